@@ -1,0 +1,359 @@
+"""A text-motion corpus in HumanML3D's own layout on disk, and its statistics.
+
+    new_joint_vecs/<name>.npy   (T, 263) features, float32
+    new_joints/<name>.npy       (T, 22, 3) joints recovered from them, metres
+    texts/<name>.txt            one sentence a line: ``sentence#word/TAG word/TAG#start#end``
+    Mean.npy  Std.npy           (263,) of the train split
+    train.txt val.txt test.txt  names of clips, one a line; all.txt and any other split likewise
+    clips.csv                   name, subject, activity, source: this project's own, may be absent
+
+`start` and `end` are seconds; ``0.0#0.0`` is the whole clip.
+"""
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.features import (
+    MIN_FRAMES,
+    RATE,
+    Convention,
+    features_to_all_joints,
+    features_to_joints,
+    joints_to_features,
+    mirror_joints,
+)
+from t2imu_utils.motion.normalise import Normaliser, check_features, statistics
+
+COLUMNS = ("name", "subject", "activity", "source")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_SWAPPED_WORD = re.compile(
+    r"\b(left|right)(?=\b|ward|hand|side|most|foot)"
+    r"|\b((?:counter|anti)[- ]?clockwise|clockwise)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MotionClip:
+    """A motion with its sentences.
+
+    Attributes:
+        features: (T, 263) HumanML3D features, float32, not normalised, 20 frames a second.
+        captions: one or more sentences, all of them on the whole clip.
+        subject: who moves; "" where unknown, as are `activity` and `source` (the recording).
+    """
+
+    name: str
+    features: Float[np.ndarray, "T 263"]
+    captions: list[str]
+    subject: str = ""
+    activity: str = ""
+    source: str = ""
+
+
+def mirror_caption(caption: str) -> str:
+    """Swap left and right, clockwise and counterclockwise, as HumanML3D does (word by word)."""
+    twins = {"left": "right", "right": "left", "clockwise": "counterclockwise"}
+
+    def swap(match: re.Match[str]) -> str:
+        word = match[0]
+        twin = twins.get(word.lower(), "clockwise")
+        if word.isupper():
+            return twin.upper()
+        return twin.capitalize() if word[0].isupper() else twin
+
+    return _SWAPPED_WORD.sub(swap, caption)
+
+
+def mirrored(
+    clip: MotionClip,
+    joints: Float[np.ndarray, "T+1 22 3"] | None = None,
+    convention: Convention = "clean",
+) -> MotionClip:
+    """The clip seen in a mirror, named "M" + name, of the same length.
+
+    Features cannot be mirrored themselves, since the heading is taken from the joints: those are
+    recovered from the features, unless the `joints` that the features were computed from are given
+    (metres, on the body they are to keep). `convention` is the one the features were computed with.
+    """
+    joints = features_to_all_joints(clip.features) if joints is None else joints
+    features = joints_to_features(mirror_joints(joints), convention=convention)
+    captions = [mirror_caption(caption) for caption in clip.captions]
+    return replace(clip, name=f"M{clip.name}", features=features, captions=captions)
+
+
+def write_corpus(
+    root: Path, clips: Sequence[MotionClip], splits: dict[str, list[str]]
+) -> Normaliser:
+    """Write a corpus, all of it or nothing; return its statistics.
+
+    The folder is built beside `root` and renamed at the end. A corpus that this function wrote
+    before is replaced; any other folder with something in it is not.
+
+    Args:
+        splits: names of clips by split; needs "train". "all" is added where it is missing.
+
+    Raises:
+        InputError: a clip that `read_corpus` would refuse, a name twice, a split that names no
+            clip, or a clip of "train" in "val" or a "test…" split as well.
+    """
+    root = Path(root)
+    _check_clips(clips)
+    splits = {"all": [clip.name for clip in clips], **splits}
+    _check_splits(splits, {clip.name for clip in clips})
+    if root.exists() and not (root / "clips.csv").exists() and any(root.iterdir()):
+        raise InputError(
+            root,
+            "a folder with other content",
+            "no folder, or a corpus written by this project",
+            "Choose another folder: this one is not overwritten.",
+        )
+    train = set(splits["train"])
+    mean, std = statistics([clip.features for clip in clips if clip.name in train])
+    root.parent.mkdir(parents=True, exist_ok=True)
+    building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    old = root.with_name(f".{root.name}.{os.getpid()}.old")
+    try:
+        _write_folder(building, clips, splits, mean, std)
+        if root.exists():
+            os.replace(root, old)
+        os.replace(building, root)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        if root.exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Normaliser(mean, std)
+
+
+def read_corpus(root: Path, split: str, skipped: list[Skipped] | None = None) -> list[MotionClip]:
+    """Clips of one split, checked, in the order of its list.
+
+    A sentence with times cuts a clip of its own (HumanML3D's rule: seconds times 20, end not
+    included), named ``<name>_<first frame>_<end frame>``; sentences on the same cut stay together.
+    A clip all of whose sentences have times is not returned whole.
+
+    Args:
+        skipped: without it the first fault raises; with it faulty clips and sentences are left out
+            and appended here, for published corpora that are known to hold some.
+
+    Raises:
+        InputError: names file and field of a missing, unreadable or faulty file.
+    """
+    root = Path(root)
+
+    def report(error: InputError) -> None:
+        if skipped is None:
+            raise error
+        skipped.append(Skipped(error.where, f"found {error.found}; expected {error.expected}"))
+
+    facts = _read_facts(root / "clips.csv")
+    clips = []
+    for name in read_split(root, split):
+        try:
+            clips += _read_clip(root, name, facts.get(name, ("", "", "")), report)
+        except InputError as error:
+            report(error)
+    return clips
+
+
+def read_split(root: Path, split: str) -> list[str]:
+    """Names listed in ``<split>.txt``."""
+    path = Path(root) / f"{split}.txt"
+    if not path.exists():
+        found = ", ".join(sorted(p.stem for p in Path(root).glob("*.txt"))) or "no split"
+        raise InputError(path, found, "a list of clips", "Check the split's name and the folder.")
+    names = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(path, f"{twice} twice", "every clip once", "Remove the second line.")
+    return names
+
+
+def read_statistics(root: Path) -> Normaliser:
+    """``Mean.npy`` and ``Std.npy`` of a corpus."""
+    mean, std = (_read_array(Path(root) / name) for name in ("Mean.npy", "Std.npy"))
+    return Normaliser(mean.astype(np.float32), std.astype(np.float32))
+
+
+def _check_clips(clips: Sequence[MotionClip]) -> None:
+    seen = set()
+    for clip in clips:
+        where = f"clip {clip.name}"
+        if not _NAME.fullmatch(clip.name):
+            raise InputError(
+                f"{where}: name",
+                repr(clip.name),
+                "letters, digits, '_', '.' and '-'",
+                "Rename the clip: its name becomes a file name.",
+            )
+        if clip.name in seen:
+            raise InputError(f"{where}: name", "two clips", "one", "Give every clip its own name.")
+        seen.add(clip.name)
+        check_features(clip.features, where)
+        bad = [c for c in clip.captions if not c.strip() or re.search(r"[#\r\n]", c)]
+        if bad or not clip.captions:
+            raise InputError(
+                f"{where}: captions",
+                repr(bad[0]) if bad else "none",
+                "one or more sentences without '#' and line breaks",
+                "Clean the sentences.",
+            )
+
+
+def _check_splits(splits: dict[str, list[str]], names: set[str]) -> None:
+    if not splits.get("train"):
+        raise InputError("splits: train", "no clip", "at least one", "Mean and Std come from it.")
+    for split, members in splits.items():
+        unknown = [name for name in members if name not in names]
+        if unknown or len(set(members)) < len(members) or not _NAME.fullmatch(split):
+            raise InputError(
+                f"splits: {split}",
+                f"unknown clip {unknown[0]}" if unknown else "a clip twice, or no file name",
+                "names of clips given, each once",
+                "Make the splits from the clips that are written.",
+            )
+        shared = set(members) & set(splits["train"])
+        if shared and (split == "val" or split.startswith("test")):
+            raise InputError(
+                f"splits: {split}",
+                f"{min(shared)}, which is in train too",
+                "clips that training never sees",
+                "Take it out of one of the two.",
+            )
+
+
+def _write_folder(
+    root: Path,
+    clips: Sequence[MotionClip],
+    splits: dict[str, list[str]],
+    mean: Float[np.ndarray, "263"],
+    std: Float[np.ndarray, "263"],
+) -> None:
+    for folder in ("new_joint_vecs", "new_joints", "texts"):
+        (root / folder).mkdir(parents=True)
+    for clip in clips:
+        features = clip.features.astype(np.float32)
+        np.save(root / "new_joint_vecs" / f"{clip.name}.npy", features)
+        np.save(root / "new_joints" / f"{clip.name}.npy", features_to_joints(features))
+        lines = [f"{caption}#{_tagged(caption)}#0.0#0.0\n" for caption in clip.captions]
+        (root / "texts" / f"{clip.name}.txt").write_text("".join(lines), encoding="utf-8")
+    for split, members in splits.items():
+        (root / f"{split}.txt").write_text("".join(f"{n}\n" for n in members), encoding="utf-8")
+    np.save(root / "Mean.npy", mean)
+    np.save(root / "Std.npy", std)
+    rows = [[getattr(clip, column) for column in COLUMNS] for clip in clips]
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(root / "clips.csv", index=False)
+
+
+def _tagged(caption: str) -> str:
+    # OTHER is a tag that HumanML3D's readers know, so no tagger is needed to be readable by them.
+    return " ".join(f"{word}/OTHER" for word in re.findall(r"\w+", caption.lower()))
+
+
+def _read_facts(path: Path) -> dict[str, tuple[str, str, str]]:
+    if not path.exists():
+        return {}
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(path, str(error), "a table", "Write the corpus again.") from error
+    if not set(COLUMNS) <= set(table.columns):
+        raise InputError(
+            path, f"columns {', '.join(table.columns)}", ", ".join(COLUMNS), "Write it again."
+        )
+    return {row.name: tuple(row[1:]) for row in table[list(COLUMNS)].itertuples(index=False)}
+
+
+def _read_clip(
+    root: Path, name: str, facts: tuple[str, str, str], report: Callable[[InputError], None]
+) -> list[MotionClip]:
+    path = root / "new_joint_vecs" / f"{name}.npy"
+    features = _read_array(path)
+    check_features(features, path)
+    features = features.astype(np.float32)
+    text = root / "texts" / f"{name}.txt"
+    cuts: dict[tuple[int, int], list[str]] = {}
+    for number, line in enumerate(_read_text(text).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            caption, start, end = _read_line(line, f"{text}: line {number}", len(features))
+        except InputError as error:
+            report(error)
+            continue
+        cuts.setdefault((start, end), []).append(caption)
+    if not cuts:
+        raise InputError(text, "no usable sentence", "one a line", "Write the sentences again.")
+    whole = (0, len(features))
+    return [
+        MotionClip(
+            name if cut == whole else f"{name}_{cut[0]}_{cut[1]}",
+            features[cut[0] : cut[1]],
+            captions,
+            *facts,
+        )
+        for cut, captions in cuts.items()
+    ]
+
+
+def _read_line(line: str, where: str, frames: int) -> tuple[str, int, int]:
+    """Sentence, first frame and end frame of one line of a text file."""
+    expected = "sentence#word/TAG …#start#end with times in seconds"
+    fields = line.strip().split("#")
+    try:
+        times = [float(field) for field in fields[2:]]
+    except ValueError:
+        times = []
+    if len(fields) != 4 or len(times) != 2 or not fields[0].strip():
+        raise InputError(where, repr(line.strip()[:80]), expected, "Correct the line.")
+    # The published files write nan for "no time".
+    start, end = (0.0 if math.isnan(time) else time for time in times)
+    if start == end == 0.0:
+        return fields[0].strip(), 0, frames
+    if start < 0 or end <= start or math.isinf(end):
+        raise InputError(
+            f"{where}: times", f"{start} to {end} s", "0 <= start < end", "Correct the times."
+        )
+    first, last = int(start * RATE), min(int(end * RATE), frames)
+    if last - first < MIN_FRAMES:
+        raise InputError(
+            f"{where}: times",
+            f"{start} to {end} s, {max(last - first, 0)} frame(s) of a clip of {frames}",
+            f"at least {MIN_FRAMES} frames",
+            "Correct the times.",
+        )
+    return fields[0].strip(), first, last
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(path, "no file", "a text file", "Restore it.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            path, f"byte {error.start} that is no UTF-8", "UTF-8 text", "Convert the file."
+        ) from error
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            path, "no file", "a .npy array", "Restore it, or take the clip out of its splits."
+        ) from error
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(
+            path, f"no readable array ({error})", "a .npy array", "Restore it from its source."
+        ) from error

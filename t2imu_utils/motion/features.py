@@ -1,0 +1,324 @@
+"""HumanML3D's 263-d representation of a motion, both ways (Guo et al. 2022).
+
+Frames are 20 a second. N + 1 frames of joints give N rows of features: row t holds the pose of
+frame t and what happens on the way to frame t + 1, seen in the *facing frame*, in which the heading
+(smoothed over about a second) points along +Z.
+
+HumanML3D's code exists in two versions that differ in blemishes; `convention` chooses:
+
+- ``"reference"`` equals the golden vectors: 1e-4 is added to the third vector component of every
+  shortest-arc quaternion. That tilts poses by about 1e-4 rad, more between opposite directions.
+- ``"dataset"`` equals the published feature files: no such tilt, but the heading of frame 0 is left
+  unturned while all others are turned, so row 0 holds a jump of heading.
+- ``"clean"`` has neither, and mends what both share: where the heading passes -Z its quaternion
+  changes sign and one frame turns the wrong way, so that the recovered path has a kink. Take it for
+  a corpus of one's own; away from those frames it equals the other two.
+
+One more is kept always, because it defines the heading that pre-trained models know: the axes of
+hips and shoulders are subtracted, not added, when the heading is smoothed.
+"""
+
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.rotations import (
+    matrix_to_rot6d,
+    quat_between,
+    quat_inverse,
+    quat_multiply,
+    quat_rotate,
+    quat_to_matrix,
+)
+from t2imu_utils.motion.skeleton import (
+    FEET,
+    JOINTS,
+    MIRROR,
+    PARENTS,
+    RAW_OFFSETS,
+    bone_lengths,
+    check_joints,
+)
+from t2imu_utils.motion.skeleton import RATE as RATE
+
+WIDTH = 263
+MIN_FRAMES = 3
+
+ROOT_ROTATION = slice(0, 1)  # half of the turn about Y to the next frame, rad
+ROOT_VELOCITY = slice(1, 3)  # X and Z step to the next frame, m per frame
+ROOT_HEIGHT = slice(3, 4)  # m above the floor
+POSITIONS = slice(4, 67)  # 21 joints, X and Z from the root, Y from the floor, m
+ROTATIONS = slice(67, 193)  # 21 local rotations, 6D
+VELOCITIES = slice(193, 259)  # 22 joints, m per frame
+CONTACTS = slice(259, 263)  # left ankle, left toe, right ankle, right toe: 1 = at rest
+GROUPS = (
+    ROOT_ROTATION,
+    ROOT_VELOCITY,
+    ROOT_HEIGHT,
+    POSITIONS,
+    ROTATIONS,
+    VELOCITIES,
+    CONTACTS,
+)
+
+CONTACT_THRESHOLD = 0.002  # squared step of a resting foot, m^2 per frame^2
+HEADING_SMOOTHING = 20.0  # standard deviation, frames
+NUDGE = 1e-4  # the tilt of the "reference" convention
+
+_LEFT_HIP, _RIGHT_HIP, _LEFT_SHOULDER, _RIGHT_SHOULDER = 1, 2, 16, 17
+# HumanML3D starts both arm chains from the root: a collar's rotation is relative to the heading.
+_ROTATION_PARENTS = [0 if joint in (13, 14) else PARENTS[joint] for joint in range(1, 22)]
+_UP = np.array([0.0, 1.0, 0.0])
+_AHEAD = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+Convention = Literal["reference", "dataset", "clean"]
+
+
+def mirror_joints(joints: Array) -> Array:
+    """Swap left and right of joints (..., 22, 3): x to -x and each joint to its twin."""
+    swapped = joints[..., list(MIRROR), :]
+    sign = [-1.0, 1.0, 1.0]
+    if isinstance(joints, Tensor):
+        return swapped * joints.new_tensor(sign)
+    return swapped * np.asarray(sign, dtype=joints.dtype)
+
+
+def uniform_skeleton(
+    joints: Float[np.ndarray, "T 22 3"],
+    target_offsets: Float[np.ndarray, "22 3"],
+    convention: Convention = "reference",
+) -> Float[np.ndarray, "T 22 3"]:
+    """Retarget onto another body: every bone keeps its direction and takes the target's length.
+
+    The path of the root is scaled by the ratio of leg lengths (thigh and shank of frame 0), so that
+    a stride suits the legs. `target_offsets` are rest-pose offsets in metres
+    (`skeleton.bone_offsets`). Returns float64.
+    """
+    check_joints(joints, "uniform_skeleton")
+    _check_convention(convention)
+    joints = joints.astype(np.float64)
+    target = np.asarray(target_offsets, dtype=np.float64)
+    if target.shape != (22, 3) or not np.isfinite(target).all():
+        raise InputError(
+            "uniform_skeleton: target_offsets",
+            f"an array of shape {target.shape}",
+            "finite offsets of shape (22, 3), metres",
+            "Take them from skeleton.bone_offsets of one frame of the target body.",
+        )
+    leg = bone_lengths(joints[0])[[5, 8]].sum()
+    target_leg = np.abs(target[[5, 8]]).max(axis=-1).sum()
+    root = joints[:, 0] * (target_leg / leg)
+    bones = quat_rotate(_bone_rotations(joints, convention), torch.from_numpy(target[1:])).numpy()
+    moved = np.empty_like(joints)
+    moved[:, 0] = root
+    for joint in range(1, 22):
+        moved[:, joint] = moved[:, PARENTS[joint]] + bones[:, joint - 1]
+    return moved
+
+
+def process_joints(
+    joints: Float[np.ndarray, "T 22 3"],
+    target_offsets: Float[np.ndarray, "22 3"] | None = None,
+    convention: Convention = "reference",
+) -> Float[np.ndarray, "T 22 3"]:
+    """Bring a motion into HumanML3D's frame: metres, float64.
+
+    Retargeted (unless `target_offsets` is None: then the body stays its own), lowest point of the
+    clip at y = 0, root of frame 0 at x = z = 0, body of frame 0 facing +Z.
+
+    Raises:
+        InputError: not (T >= 3, 22, 3), not finite, or no facing direction at frame 0.
+    """
+    check_joints(joints, "process_joints", MIN_FRAMES)
+    _check_convention(convention)
+    joints = joints.astype(np.float64)
+    if target_offsets is not None:
+        joints = uniform_skeleton(joints, target_offsets, convention)
+    origin = joints[0, 0] * [1.0, 0.0, 1.0]
+    origin[1] = joints[..., 1].min()
+    joints = joints - origin
+    forward = _forward(joints[:1], hips=1.0)
+    if np.linalg.norm(forward) < 1e-6:
+        raise InputError(
+            "process_joints: joints",
+            "hips and shoulders one above the other at frame 0",
+            "a body whose facing direction is defined at frame 0",
+            "Start the clip a few frames earlier or later.",
+        )
+    turn = _shortest_arc(torch.from_numpy(forward), _AHEAD, convention)
+    return quat_rotate(turn[:, None], torch.from_numpy(joints)).numpy()
+
+
+def joints_to_features(
+    joints: Float[np.ndarray, "T+1 22 3"],
+    target_offsets: Float[np.ndarray, "22 3"] | None = None,
+    convention: Convention = "reference",
+) -> Float[np.ndarray, "T 263"]:
+    """Features (float32, not normalised) of joints in metres, Y up, 20 frames a second.
+
+    With `target_offsets` the motion is first retargeted onto that body, as HumanML3D does; with
+    None the body keeps its own bone lengths.
+
+    Raises:
+        InputError: not (T + 1 >= 3, 22, 3), not finite, two joints of a bone in one place, or no
+            facing direction at frame 0.
+    """
+    return processed_to_features(process_joints(joints, target_offsets, convention), convention)
+
+
+def processed_to_features(
+    processed: Float[np.ndarray, "T+1 22 3"], convention: Convention = "reference"
+) -> Float[np.ndarray, "T 263"]:
+    """The second half of `joints_to_features`, for joints that `process_joints` returned."""
+    check_joints(processed, "processed_to_features", MIN_FRAMES)
+    _check_convention(convention)
+    joints = torch.from_numpy(processed.astype(np.float64))
+    bones = _bone_rotations(processed, convention)
+    heading = _heading(processed, convention)
+    inverse = quat_inverse(torch.cat((heading[:, None], bones), dim=1)[:, _ROTATION_PARENTS])
+    rotations = matrix_to_rot6d(quat_to_matrix(quat_multiply(inverse, bones)))
+
+    step = joints[1:] - joints[:-1]
+    turn = quat_multiply(heading[1:], quat_inverse(heading[:-1]))
+    if convention == "clean":
+        turn = torch.where(turn[:, :1] < 0, -turn, turn)
+    level = joints.new_tensor([1.0, 0.0, 1.0])
+    local = quat_rotate(heading[:, None], joints - joints[:, :1] * level)
+    features = (
+        torch.asin(turn[:, 2:3].clamp(-1.0, 1.0)),
+        quat_rotate(heading[1:], step[:, 0])[:, [0, 2]],
+        local[:-1, 0, 1:2],
+        local[:-1, 1:].flatten(1),
+        rotations[:-1].flatten(1),
+        quat_rotate(heading[:-1, None], step).flatten(1),
+        (step[:, FEET].square().sum(-1) < CONTACT_THRESHOLD).to(step),
+    )
+    return torch.cat(features, dim=1).numpy().astype(np.float32)
+
+
+def features_to_joints(features: Array) -> Array:
+    """Joints (..., T, 22, 3) in metres of features (..., T, 263), not normalised.
+
+    Differentiable; NumPy in, NumPy out. The path is integrated from the root's velocities and
+    starts at x = z = 0 with the *smoothed* heading along +Z, so it differs from the processed
+    joints by a constant turn about Y. Rotations, joint velocities and contacts are not used.
+    """
+    if isinstance(features, np.ndarray):
+        return features_to_joints(torch.from_numpy(np.ascontiguousarray(features))).numpy()
+    if features.ndim < 2 or features.shape[-1] != WIDTH:
+        raise InputError(
+            "features_to_joints: features",
+            f"shape {tuple(features.shape)}",
+            f"(..., frames, {WIDTH})",
+            "Pass HumanML3D features, last dimension 263.",
+        )
+    angle = 2.0 * _exclusive_sum(features[..., ROOT_ROTATION])
+    cos, sin = angle.cos(), angle.sin()
+
+    before = torch.nn.functional.pad(features[..., :-1, ROOT_VELOCITY], (0, 0, 1, 0))
+    x, z = before[..., :1], before[..., 1:]
+    root_x = torch.cumsum(cos * x - sin * z, dim=-2)
+    root_z = torch.cumsum(sin * x + cos * z, dim=-2)
+
+    local = features[..., POSITIONS].unflatten(-1, (21, 3))
+    x, y, z = local.unbind(-1)
+    body = torch.stack((cos * x - sin * z + root_x, y, sin * x + cos * z + root_z), dim=-1)
+    root = torch.stack((root_x, features[..., ROOT_HEIGHT], root_z), dim=-1)
+    return torch.cat((root, body), dim=-2)
+
+
+def features_to_all_joints(
+    features: Float[np.ndarray, "T 263"],
+) -> Float[np.ndarray, "T+1 22 3"]:
+    """The T + 1 frames that T rows of features were computed from, but for a turn about Y: float64.
+
+    `features_to_joints`, and the frame that the joint velocities of the last row lead to.
+    """
+    rows = torch.from_numpy(features.astype(np.float64))
+    joints = features_to_joints(rows)
+    half = rows[:-1, 0].sum()
+    back = torch.stack((half.cos(), half * 0, -half.sin(), half * 0))
+    step = quat_rotate(back, rows[-1, VELOCITIES].unflatten(0, (22, 3)))
+    return torch.cat((joints, joints[-1:] + step)).numpy()
+
+
+def _check_convention(convention: str) -> None:
+    if convention not in get_args(Convention):
+        raise InputError(
+            "features: convention",
+            repr(convention),
+            f"one of {', '.join(get_args(Convention))}",
+            'Take "clean" for a corpus of your own.',
+        )
+
+
+def _exclusive_sum(values: Float[Tensor, "*b T 1"]) -> Float[Tensor, "*b T 1"]:
+    """Sum of the frames before each frame: a row describes the way to the next frame."""
+    return torch.cumsum(torch.nn.functional.pad(values[..., :-1, :], (0, 0, 1, 0)), dim=-2)
+
+
+def _forward(joints: Float[np.ndarray, "T 22 3"], hips: float) -> Float[np.ndarray, "T 3"]:
+    """Level direction in front of the body, not normalised; `hips` weighs the hip axis by +-1."""
+    across = hips * (joints[:, _RIGHT_HIP] - joints[:, _LEFT_HIP])
+    across = across + joints[:, _RIGHT_SHOULDER] - joints[:, _LEFT_SHOULDER]
+    length = np.linalg.norm(across, axis=-1, keepdims=True)
+    return np.cross(_UP, across / np.maximum(length, 1e-12))
+
+
+def _heading(joints: Float[np.ndarray, "T 22 3"], convention: Convention) -> Float[Tensor, "T 4"]:
+    """Turn of each frame that brings the smoothed heading to +Z."""
+    forward = _forward(joints, hips=-1.0)
+    smooth = gaussian_filter1d(forward, HEADING_SMOOTHING, axis=0, mode="nearest")
+    length = np.linalg.norm(smooth, axis=-1, keepdims=True)
+    if (length < 1e-9).any():
+        raise InputError(
+            "joints_to_features: joints",
+            f"no heading at frame {int(length.argmin())}: directions around it cancel",
+            "a heading that survives a smoothing of about a second",
+            "Cut the clip before the spin, or leave it out.",
+        )
+    heading = _shortest_arc(torch.from_numpy(smooth / length), _AHEAD, convention)
+    if convention == "dataset":
+        heading[0] = heading.new_tensor([1.0, 0.0, 0.0, 0.0])
+    return heading
+
+
+def _bone_rotations(
+    joints: Float[np.ndarray, "T 22 3"], convention: Convention
+) -> Float[Tensor, "T 21 4"]:
+    """Shortest turn of every bone from its rest direction, in the world's frame."""
+    bones = joints[:, 1:] - joints[:, list(PARENTS[1:])]
+    lengths = np.linalg.norm(bones, axis=-1, keepdims=True)
+    if (lengths < 1e-8).any():
+        frame, bone, _ = np.argwhere(lengths < 1e-8)[0]
+        raise InputError(
+            "joints_to_features: joints",
+            f"{JOINTS[bone + 1]} in the place of {JOINTS[PARENTS[bone + 1]]} at frame {frame}",
+            "bones of some length",
+            "Check the map from the recording's skeleton to the 22 joints.",
+        )
+    return _shortest_arc(
+        torch.tensor(RAW_OFFSETS[1:]), torch.from_numpy(bones / lengths), convention
+    )
+
+
+def _shortest_arc(
+    u: Float[Tensor, "*b 3"], v: Float[Tensor, "*b 3"], convention: Convention
+) -> Float[Tensor, "*b 4"]:
+    """Rotation from direction u to direction v, both of length 1 or about it."""
+    clean = quat_between(u, v)
+    if convention != "reference":
+        return clean
+    u, v = torch.broadcast_tensors(u, v)
+    u, v = torch.nn.functional.normalize(u, dim=-1), torch.nn.functional.normalize(v, dim=-1)
+    raw = torch.cat((1.0 + (u * v).sum(-1, keepdim=True), torch.linalg.cross(u, v)), dim=-1)
+    nudged = raw + raw.new_tensor([0.0, 0.0, 0.0, NUDGE])
+    # Closer to opposite than this the nudge outweighs the arc and turns the body on its head.
+    lost = raw.norm(dim=-1, keepdim=True) < 10 * NUDGE
+    return torch.where(lost, clean, torch.nn.functional.normalize(nudged, dim=-1))

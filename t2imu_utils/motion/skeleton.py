@@ -1,0 +1,121 @@
+"""The 22-joint skeleton of SMPL and HumanML3D: names, tree, rest directions, left and right."""
+
+import numpy as np
+from jaxtyping import Float
+
+from t2imu_utils.errors import InputError
+
+JOINTS = (
+    "pelvis",
+    "left_hip",
+    "right_hip",
+    "spine1",
+    "left_knee",
+    "right_knee",
+    "spine2",
+    "left_ankle",
+    "right_ankle",
+    "spine3",
+    "left_foot",
+    "right_foot",
+    "neck",
+    "left_collar",
+    "right_collar",
+    "head",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+)
+
+RATE = 20.0  # frames a second of every motion in this project
+
+CHAINS = (
+    (0, 2, 5, 8, 11),
+    (0, 1, 4, 7, 10),
+    (0, 3, 6, 9, 12, 15),
+    (9, 14, 17, 19, 21),
+    (9, 13, 16, 18, 20),
+)
+
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
+
+# Direction from parent to joint in HumanML3D's rest pose; lengths are those of a body.
+RAW_OFFSETS: Float[np.ndarray, "22 3"] = np.array(
+    [
+        [0, 0, 0],
+        [1, 0, 0],
+        [-1, 0, 0],
+        [0, 1, 0],
+        [0, -1, 0],
+        [0, -1, 0],
+        [0, 1, 0],
+        [0, -1, 0],
+        [0, -1, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+        [0, 0, 1],
+        [0, 1, 0],
+        [1, 0, 0],
+        [-1, 0, 0],
+        [0, 0, 1],
+        [0, -1, 0],
+        [0, -1, 0],
+        [0, -1, 0],
+        [0, -1, 0],
+        [0, -1, 0],
+        [0, -1, 0],
+    ],
+    dtype=np.float64,
+)
+RAW_OFFSETS.setflags(write=False)
+
+# Joint i of a mirrored body is joint MIRROR[i] of the original.
+MIRROR = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20)
+
+# Left ankle, left toe, right ankle, right toe: the order of the contact channels.
+FEET = (7, 10, 8, 11)
+
+
+def check_joints(joints: Float[np.ndarray, "T 22 3"], where: str, min_frames: int = 1) -> None:
+    """Raise InputError unless `joints` is a finite (T >= min_frames, 22, 3) array."""
+    if not isinstance(joints, np.ndarray) or joints.ndim != 3 or joints.shape[1:] != (22, 3):
+        raise InputError(
+            f"{where}: joints",
+            f"{getattr(joints, 'shape', type(joints).__name__)}",
+            "a NumPy array of shape (frames, 22, 3), metres, Y up",
+            "Map the recording onto the 22 joints of motion.skeleton.JOINTS first.",
+        )
+    if len(joints) < min_frames:
+        raise InputError(
+            f"{where}: joints",
+            f"{len(joints)} frame(s)",
+            f"at least {min_frames} frames",
+            "Leave this clip out or cut it longer.",
+        )
+    if not np.isfinite(joints).all():
+        bad = np.argwhere(~np.isfinite(joints))[0]
+        raise InputError(
+            f"{where}: joints",
+            f"NaN or infinity at frame {bad[0]}, joint {JOINTS[bad[1]]}",
+            "finite coordinates",
+            "Clean the recording (cut or fill the gap) first.",
+        )
+
+
+def bone_lengths(joints: Float[np.ndarray, "*batch 22 3"]) -> Float[np.ndarray, "*batch 22"]:
+    """Distance in metres of every joint from its parent; 0 for the pelvis."""
+    joints = np.asarray(joints)
+    parents = np.array((0, *PARENTS[1:]))
+    return np.linalg.norm(joints - joints[..., parents, :], axis=-1)
+
+
+def bone_offsets(joints: Float[np.ndarray, "22 3"]) -> Float[np.ndarray, "22 3"]:
+    """Rest-pose offsets in metres of the body seen in one frame.
+
+    HumanML3D's target skeleton: rest direction times bone length. Pass the result as
+    `target_offsets` to retarget other people's motion onto this body.
+    """
+    return RAW_OFFSETS * bone_lengths(joints)[:, None]

@@ -1,0 +1,219 @@
+"""ASF/AMC: parsing, units and angles, kinematics against hand-made cases, and damaged files."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.asfamc import bone_positions, parse_amc, parse_asf, read_amc, read_asf
+
+ASF = """# a comment
+:version 1.10
+:name test
+:units
+  mass 1.0
+  length 0.5
+  angle deg
+:documentation
+   begin with care
+:root
+   order TX TY TZ RX RY RZ
+   axis XYZ
+   position 1 0 0
+   orientation 0 0 0
+:bonedata
+  begin
+     id 1
+     name shin
+     direction 0 -1 0
+     length 20
+     axis 0 0 30 XYZ
+    dof rx
+    limits (-10.0 170.0)
+  end
+  begin
+     id 2
+     name thigh
+     direction 0 -1 0
+     length 10
+     axis 0 0 0 XYZ
+    dof rx ry rz
+    limits (-160.0 20.0)
+           (-70.0 70.0)
+           (-60.0 inf)
+  end
+  begin
+     id 3
+     name hip
+     direction 0.6 0 0.8
+     length 5
+     axis 0 0 0 XYZ
+  end
+:hierarchy
+  begin
+    thigh shin
+    root hip
+    hip thigh
+  end
+"""
+AMC = """#!OML:ASF
+:FULLY-SPECIFIED
+:DEGREES
+7
+root 0 0 0 0 0 0
+thigh 0 0 0
+shin 0
+8
+root 0 0 0 0 0 90
+thigh 90 0 0
+shin 0
+9
+root 1 2 3 10 20 30
+thigh 40 50 60
+shin 70
+"""
+INCH = 0.0254 / 0.5
+
+
+def asf(old: str, new: str = "") -> str:
+    assert old in ASF
+    return ASF.replace(old, new, 1)
+
+
+def amc(old: str, new: str = "") -> str:
+    assert old in AMC
+    return AMC.replace(old, new, 1)
+
+
+def test_skeleton_is_read_whole():
+    skeleton = parse_asf(ASF, "test")
+    assert skeleton.bones == ("root", "hip", "thigh", "shin")
+    assert skeleton.parents == (-1, 0, 1, 2)
+    np.testing.assert_allclose(skeleton.ends, [[1, 0, 0], [3, 0, 4], [0, -10, 0], [0, -20, 0]])
+    assert skeleton.order[0] == ("tx", "ty", "tz", "rx", "ry", "rz")
+    assert skeleton.order[1:] == ((), ("rx", "ry", "rz"), ("rx",))
+    assert skeleton.limits[2] == ((-160, 20), (-70, 70), (-60, np.inf))
+    assert skeleton.limits[3] == ((-10, 170),)
+    assert skeleton.metres == pytest.approx(INCH) and skeleton.degrees
+
+
+def test_rest_pose_and_units():
+    skeleton = parse_asf(ASF, "test")
+    got = bone_positions(skeleton, parse_amc(AMC, skeleton, "test"))[0]
+    want = np.array([[1, 0, 0], [4, 0, 4], [4, -10, 4], [4, -30, 4]]) * INCH
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+def test_right_angles_by_hand():
+    # Thigh 90 deg about X swings -Y to -Z; then the root turns 90 deg about Z: +X to +Y.
+    skeleton = parse_asf(ASF, "test")
+    got = bone_positions(skeleton, parse_amc(AMC, skeleton, "test"))[1]
+    want = np.array([[1, 0, 0], [1, 3, 4], [1, 3, -6], [1, 3, -26]]) * INCH
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+def test_local_turn_is_about_the_bone_axes():
+    def turn(axis, degrees):
+        return Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+
+    skeleton = parse_asf(ASF, "test")
+    got = bone_positions(skeleton, parse_amc(AMC, skeleton, "test"))[2]
+    root_turn = turn("z", 30) @ turn("y", 20) @ turn("x", 10)
+    root = np.array([2.0, 2, 3])
+    hip = root + root_turn @ [3, 0, 4]
+    thigh_turn = root_turn @ turn("z", 60) @ turn("y", 50) @ turn("x", 40)
+    thigh = hip + thigh_turn @ [0, -10, 0]
+    axes = turn("z", 30)
+    shin = thigh + thigh_turn @ axes @ turn("x", 70) @ axes.T @ [0, -20, 0]
+    np.testing.assert_allclose(got, np.array([root, hip, thigh, shin]) * INCH, atol=1e-12)
+
+
+def test_root_order_of_channels_and_of_turns():
+    text = asf("order TX TY TZ RX RY RZ\n   axis XYZ", "order RZ TX TY TZ RX RY\n   axis ZYX")
+    skeleton = parse_asf(text, "test")
+    motion = parse_amc(amc("root 1 2 3 10 20 30", "root 30 1 2 3 10 20"), skeleton, "test")
+    got = bone_positions(skeleton, motion, ["hip"])[2, 0] / INCH
+    turn = Rotation.from_euler("zyx", [30, 20, 10], degrees=True)
+    np.testing.assert_allclose(got, [2, 2, 3] + turn.apply([3, 0, 4]), atol=1e-12)
+
+
+def test_radians_in_either_file():
+    skeleton = parse_asf(ASF, "test")
+    want = bone_positions(skeleton, parse_amc(AMC, skeleton, "test"))[1]
+    radians = AMC.replace(":DEGREES", ":RADIANS").replace(" 90", f" {np.pi / 2}")
+    got = bone_positions(skeleton, parse_amc(radians, skeleton, "test"))[1]
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+    axes = asf("angle deg", "angle rad").replace("axis 0 0 30", f"axis 0 0 {np.pi / 6}")
+    np.testing.assert_allclose(parse_asf(axes, "test").axes, skeleton.axes, atol=1e-12)
+
+
+def test_some_bones_equal_all_bones():
+    skeleton = parse_asf(ASF, "test")
+    motion = parse_amc(AMC, skeleton, "test")
+    np.testing.assert_array_equal(
+        bone_positions(skeleton, motion, ["shin", "root"]),
+        bone_positions(skeleton, motion)[:, [3, 0]],
+    )
+    with pytest.raises(InputError, match="no bone 'toe'"):
+        bone_positions(skeleton, motion, ["toe"])
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "found"),
+    [
+        (ASF[: ASF.index(":hierarchy")], "", "no section :hierarchy"),
+        (asf(":units"), "", "no section :units"),
+        (asf("   order TX TY TZ RX RY RZ\n"), "root", "no order"),
+        (asf("TX TY TZ", "TX TY TW"), "root, order, line 11", "tw"),
+        (asf("length 0.5", "length none"), "length, line 6", "none"),
+        (asf("length 20", "length long"), "shin: length, line 20", "long"),
+        (asf("direction 0 -1 0", "direction 0 -1"), "shin: direction, line 19", "0 -1"),
+        (asf("axis 0 0 30 XYZ", "axis 0 0 30 XXZ"), "shin: axis, line 21", "XXZ"),
+        (asf("dof rx\n", "dof rx l\n"), "shin: dof, line 22", "rx l"),
+        (asf("(-10.0 170.0)", "(-10.0 much)"), "shin: limits, line 23", "much"),
+        (asf("     length 20\n"), "bonedata", "without length"),
+        (asf("name shin", "name thigh"), "bonedata", "thigh twice"),
+        (asf("hip thigh", "hip leg"), "hierarchy, line 47", "'leg'"),
+        (asf("hip thigh", "hip thigh shin"), "hierarchy, line 47", "second parent of shin"),
+        (asf("    root hip\n"), "hierarchy", "not below the root"),
+        (ASF[: ASF.rindex("  end")], "line 47", "end of the section"),
+    ],
+)
+def test_damaged_skeletons_are_named(text, where, found):
+    with pytest.raises(InputError) as error:
+        parse_asf(text, "a.asf")
+    assert error.value.where.startswith("a.asf") and where in error.value.where
+    assert found in error.value.found
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "found"),
+    [
+        (AMC[: AMC.index("thigh 40")], "last frame", "no line for shin, thigh"),
+        (AMC[:-3], "shin, line 15", "0 values"),
+        (amc("shin 0\n"), "frame before line 7", "no line for shin"),
+        (amc("shin 0\n", "shin 0\nshin 0\n"), "shin, line 8", "second time"),
+        (amc("thigh 90 0 0", "thigh 90 0"), "thigh, line 10", "2 values"),
+        (amc("thigh 90 0 0", "thigh 90 0 O"), "thigh, line 10", "90 0 O"),
+        (amc("thigh 90 0 0", "thigh 90 0 nan"), "thigh, line 10", "nan"),
+        (amc("thigh 90", "femur 90"), "line 10", "femur"),
+        (amc("\n8\n", "\n9\n"), "line 8", "frame 9"),
+        (amc("7\n"), "line 4", "root 0"),
+        (":DEGREES\n", "", "no frame"),
+    ],
+)
+def test_damaged_motions_are_named(text, where, found):
+    with pytest.raises(InputError) as error:
+        parse_amc(text, parse_asf(ASF, "a.asf"), "a.amc")
+    assert error.value.where.startswith("a.amc") and where in error.value.where
+    assert found in error.value.found
+
+
+def test_reads_files(tmp_path):
+    (tmp_path / "1.asf").write_text(ASF)
+    (tmp_path / "1_1.amc").write_text(AMC)
+    skeleton = read_asf(tmp_path / "1.asf")
+    assert read_amc(tmp_path / "1_1.amc", skeleton)["root"].shape == (3, 6)
+    with pytest.raises(InputError, match="no such file"):
+        read_asf(tmp_path / "2.asf")

@@ -1,0 +1,162 @@
+"""BVH: hierarchy, channel orders, forward kinematics against hand-made cases, and damaged files."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.bvh import joint_positions, parse_bvh, read_bvh
+
+ARM = """HIERARCHY
+ROOT base
+{
+  OFFSET 1 2 3
+  CHANNELS 6 Xposition Yposition Zposition Zrotation Yrotation Xrotation
+  JOINT upper arm
+  {
+    OFFSET 0 10 0
+    CHANNELS 3 Zrotation Xrotation Yrotation
+    JOINT lower {
+      OFFSET 5 0 0
+      CHANNELS 1 Yrotation
+      End Site
+      {
+        OFFSET 2 0 0
+      }
+    }
+  }
+  JOINT other
+  {
+    OFFSET 0 0 -4
+    CHANNELS 2 Yrotation Xposition
+    End Site
+    {
+      OFFSET 0 0 -1
+    }
+  }
+}
+MOTION
+Frames: 3
+Frame Time: 0.025
+0 0 0 0 0 0 0 0 0 0 0 0
+4 5 6 90 0 0 0 0 0 90 0 0
+1 1 1 10 20 30 40 50 60 70 80 9
+"""
+
+
+def arm(old: str = "", new: str = "") -> str:
+    assert old in ARM
+    return ARM.replace(old, new, 1)
+
+
+def test_hierarchy_is_read_whole():
+    bvh = parse_bvh(ARM, "arm")
+    assert bvh.names == ("base", "upper arm", "lower", "lower.end", "other", "other.end")
+    assert bvh.parents == (-1, 0, 1, 2, 0, 4)
+    assert bvh.offsets.tolist() == [
+        [1, 2, 3],
+        [0, 10, 0],
+        [5, 0, 0],
+        [2, 0, 0],
+        [0, 0, -4],
+        [0, 0, -1],
+    ]
+    assert bvh.channels[4] == ("Yrotation", "Xposition") and bvh.channels[3] == ()
+    assert bvh.frame_time == 0.025 and bvh.values.shape == (3, 12)
+
+
+def test_rest_pose_adds_offsets():
+    got = joint_positions(parse_bvh(ARM, "arm"))[0]
+    want = [[1, 2, 3], [1, 12, 3], [6, 12, 3], [8, 12, 3], [1, 2, -1], [1, 2, -2]]
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+def test_right_angles_by_hand():
+    # Root turned 90 deg about Z: +Y becomes -X and +X becomes +Y; lower turned 90 deg about its own
+    # Y, which is now the world's -X: its end, along X, goes where -Z points.
+    got = joint_positions(parse_bvh(ARM, "arm"))[1]
+    root = np.array([5, 7, 9])
+    want = [root, root + [-10, 0, 0], root + [-10, 5, 0], root + [-10, 5, -2]]
+    np.testing.assert_allclose(got[:4], want, atol=1e-12)
+
+
+def test_channels_apply_in_their_own_order():
+    def turn(axis, degrees):
+        return Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+
+    got = joint_positions(parse_bvh(ARM, "arm"))[2]
+    root = np.array([2.0, 3, 4])
+    base = turn("z", 10) @ turn("y", 20) @ turn("x", 30)
+    upper = root + base @ [0, 10, 0]
+    upper_turn = base @ turn("z", 40) @ turn("x", 50) @ turn("y", 60)
+    lower = upper + upper_turn @ [5, 0, 0]
+    other = root + base @ [9, 0, -4]
+    want = [
+        root,
+        upper,
+        lower,
+        lower + upper_turn @ turn("y", 70) @ [2, 0, 0],
+        other,
+        other + base @ turn("y", 80) @ [0, 0, -1],
+    ]
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+def test_some_joints_equal_all_joints():
+    bvh = parse_bvh(ARM, "arm")
+    np.testing.assert_array_equal(
+        joint_positions(bvh, ["lower.end", "base"]), joint_positions(bvh)[:, [3, 0]]
+    )
+    with pytest.raises(InputError, match="no joint 'knee'"):
+        joint_positions(bvh, ["knee"])
+
+
+def test_layout_of_lines_does_not_matter():
+    compact = ARM.replace("\n  JOINT other\n  {", "\n  JOINT other {").replace(
+        "Frames: 3", "Frames:\t3"
+    )
+    compact = compact.replace("\n", "\r\n") + "\r\n\r\n"
+    np.testing.assert_array_equal(parse_bvh(compact, "arm").values, parse_bvh(ARM, "arm").values)
+
+
+def test_no_frames_is_no_error():
+    text = ARM[: ARM.index("0 0 0 0")].replace("Frames: 3", "Frames: 0")
+    assert joint_positions(parse_bvh(text, "arm")).shape == (0, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "found"),
+    [
+        (arm("MOTION\n", ""), "MOTION", "no such section"),
+        (arm("HIERARCHY", "SKELETON"), "HIERARCHY, line 1", "'SKELETON'"),
+        (arm("Frames: 3\n"), "Frames, line 30", "Frame Time"),
+        (arm("Frames: 3", "Frames: many"), "Frames, line 30", "many"),
+        (arm("Frame Time: 0.025", "Frame Time: 0"), "Frame Time, line 31", "0.0"),
+        (arm("Frames: 3", "Frames: 4"), "MOTION, line 34", "3 frames"),
+        (arm("4 5 6 90 0 0 0 0 0 90 0 0\n"), "MOTION, line 33", "2 frames"),
+        (ARM[:-12], "frame 2, line 34", "8 values"),
+        (arm("4 5 6 90", "4 5 6 9O"), "frame 1, line 33", "'9O'"),
+        (arm("4 5 6 90", "4 5 6 nan"), "frame 1, line 33", "'nan'"),
+        (arm("OFFSET 5 0 0", "OFFSET 5 zero 0"), "HIERARCHY, line 11", "'zero'"),
+        (arm("    OFFSET 0 10 0\n"), "HIERARCHY", "joint upper arm without OFFSET"),
+        (arm("      CHANNELS 1 Yrotation\n"), "HIERARCHY", "joint lower without CHANNELS"),
+        (arm("CHANNELS 1 Yrotation", "CHANNELS 1 Wrotation"), "HIERARCHY, line 12", "Wrotation"),
+        (arm("CHANNELS 3", "CHANNELS 2"), "HIERARCHY", "'Yrotation'"),
+        (arm("JOINT other", "JOINT lower"), "HIERARCHY, line 20", "'lower'"),
+        (arm("}\nMOTION", "MOTION"), "HIERARCHY", "end of the section"),
+        (ARM[ARM.index("MOTION") :], "HIERARCHY", "end of the section"),
+    ],
+)
+def test_damage_is_named(text, where, found):
+    with pytest.raises(InputError) as error:
+        parse_bvh(text, "arm.bvh")
+    assert error.value.where.startswith("arm.bvh: ") and where in error.value.where
+    assert found in error.value.found
+
+
+def test_reads_files(tmp_path):
+    path = tmp_path / "arm.bvh"
+    path.write_text(ARM)
+    assert read_bvh(path).names[1] == "upper arm"
+    with pytest.raises(InputError, match="no such file"):
+        read_bvh(tmp_path / "leg.bvh")

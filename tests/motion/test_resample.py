@@ -1,0 +1,83 @@
+"""Resampling: sines kept below the new Nyquist frequency and gone above it, lines exact."""
+
+import numpy as np
+import pytest
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.resample import resample, resample_at
+
+RATES = [(120, 20), (100, 20), (50, 20), (200, 20), (30, 20), (49.95, 20), (20, 50)]
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), RATES)
+def test_sines_below_are_kept_and_above_are_gone(rate_in, rate_out):
+    time = np.arange(int(20 * rate_in)) / rate_in
+    nyquist = min(rate_in, rate_out) / 2
+    kept = np.array([0.03, 0.1, 0.3, 0.5, 0.7]) * nyquist
+    new = resample(np.sin(2 * np.pi * time[:, None] * kept), rate_in, rate_out)
+    expected = np.sin(2 * np.pi * np.arange(len(new))[:, None] / rate_out * kept)
+    inner = slice(2 * rate_out, -2 * rate_out)
+    assert np.abs(new - expected)[inner].max() < 1e-3
+    gone = np.array([f for f in (1.06, 1.1, 1.15, 1.3, 1.9) if f * nyquist < rate_in / 2])
+    if len(gone):
+        rest = resample(np.sin(2 * np.pi * time[:, None] * gone * nyquist), rate_in, rate_out)
+        assert np.abs(rest)[inner].max() < 1e-2  # -40 dB
+
+
+@pytest.mark.parametrize(("rate_in", "rate_out"), RATES)
+def test_lines_are_exact_up_to_the_ends(rate_in, rate_out):
+    frames = 301
+    line = np.array([[1.0, -2.0]]) + np.outer(np.arange(frames) / rate_in, [3.0, 0.5])
+    new = resample(line, rate_in, rate_out)
+    assert len(new) == int((frames - 1) * rate_out / rate_in + 1e-9) + 1
+    time = np.arange(len(new)) / rate_out
+    np.testing.assert_allclose(new, [[1.0, -2.0]] + np.outer(time, [3.0, 0.5]), atol=1e-10)
+
+
+def test_short_clips_shapes_and_kinds():
+    x = np.random.default_rng(0).normal(size=(7, 22, 3))
+    assert resample(x, 120, 20).shape == (2, 22, 3)
+    assert resample(x.astype(np.float32), 120, 20).dtype == np.float32
+    assert resample(np.arange(13), 120, 20).tolist() == pytest.approx([0, 6, 12])
+    same = resample(x, 20, 20.0)
+    np.testing.assert_array_equal(same, x)
+    assert not np.shares_memory(same, x)
+
+
+def test_uneven_times():
+    rng = np.random.default_rng(1)
+    time = 5.0 + (np.arange(1000) + rng.uniform(-0.2, 0.2, 1000)) / 50
+    new = np.arange(time[0] + 0.01, time[-1], 1 / 20)
+    inner = slice(40, -40)
+    for frequency in (0.5, 1.0, 2.0, 4.0):
+        kept = resample_at(np.sin(2 * np.pi * frequency * time), time, new)
+        assert np.abs(kept - np.sin(2 * np.pi * frequency * new))[inner].max() < 2e-3
+    gone = resample_at(np.sin(2 * np.pi * 13.0 * time)[:, None], time, new)
+    assert gone.shape == (len(new), 1) and np.abs(gone)[inner].max() < 5e-2
+    line = np.outer(time, [2.0, -1.0])
+    np.testing.assert_allclose(resample_at(line, time, new), np.outer(new, [2, -1]), atol=1e-9)
+
+
+def test_uneven_times_agree_with_even_ones():
+    x = np.random.default_rng(2).normal(size=(601, 3)).cumsum(axis=0)
+    time = np.arange(601) / 120
+    even = resample(x, 120, 20)
+    np.testing.assert_allclose(resample_at(x, time, np.arange(len(even)) / 20), even, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: resample(np.array([0.0, np.nan, 1.0]), 120, 20), "1 values that are NaN"),
+        (lambda: resample(np.zeros(1), 120, 20), "2 samples"),
+        (lambda: resample(np.zeros(9), 0, 20), "rate_in"),
+        (lambda: resample(np.zeros(9), 120, float("nan")), "rate_out"),
+        (lambda: resample(np.zeros(9), 1e6, 20), "resample_at"),
+        (lambda: resample_at(np.zeros(3), [0.0, 0.1, 0.1], [0.0, 0.1]), "times that repeat"),
+        (lambda: resample_at(np.zeros(3), [0.0, 0.1], [0.0, 0.1]), "shape"),
+        (lambda: resample_at(np.zeros(3), [0.0, 0.1, 0.2], [0.0, 0.3]), "within 0.000 to 0.200"),
+    ],
+)
+def test_bad_input_is_refused(call, word):
+    with pytest.raises(InputError, match=word):
+        call()
