@@ -8,6 +8,7 @@ have not changed is not run again.
 import ast
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -79,6 +80,11 @@ def figures_dir(track: str) -> Path:
     return folder
 
 
+def cache_dir(name: str) -> Path:
+    """A folder for what can always be computed again, such as encoded texts."""
+    return runs_root() / ".cache" / name
+
+
 def run_dir(track: str, model: str, stage: str) -> Path:
     """The folder of one stage of one model; made when missing."""
     if stage not in STAGES:
@@ -115,12 +121,13 @@ def sha256(source: Path | bytes) -> str:
 
 
 def _code_only(tree: ast.AST) -> str:
-    """A dump of a syntax tree without docstrings (comments and layout are not in it anyway)."""
+    """The code of a syntax tree without docstrings (comments and layout are not in it anyway)."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    # Not `ast.dump`, whose text changed with Python 3.13.
+    return ast.unparse(tree)
 
 
 @cache
@@ -199,11 +206,7 @@ class Run:
 
     def written(self) -> pd.DataFrame:
         """What the finished run left, with sizes: the closing table of a notebook."""
-        record = read_run(self.dir) or {"outputs": {}}
-        paths = [self.dir / name for name in record["outputs"]]
-        folder = self.dir.relative_to(runs_root())
-        rows = [(str(folder / path.name), _size(path) / 1e6) for path in paths]
-        return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
+        return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
 
     def finish(self, metrics: dict[str, Any], outputs: Sequence[Path]) -> "Run":
         """Write `run.json` last, so that it stands only beside whole outputs."""
@@ -261,6 +264,16 @@ def outputs_whole(folder: Path, record: dict[str, Any]) -> bool:
         (folder / name).exists() and sha256(folder / name) == digest
         for name, digest in record["outputs"].items()
     )
+
+
+def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
+    """What a finished stage left for each model, with sizes: the closing table of a notebook."""
+    rows = []
+    for model in models:
+        folder = run_dir(track, model, stage)
+        for name in require_run(track, model, stage)["outputs"]:
+            rows.append((f"{track}/{model}/{stage}/{name}", _size(folder / name) / 1e6))
+    return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
 
 
 def _size(path: Path) -> int:
@@ -328,10 +341,22 @@ def choose_models(track: str, stage: str, wanted: list[str] | None) -> list[str]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> Path:
-    """Write JSON atomically, sorted and indented."""
+    """Write JSON atomically, sorted and indented; what is not a number (NaN) becomes null."""
+    text = json.dumps(_plain(content), indent=1, sort_keys=True, allow_nan=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True, default=float) + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def read_json(path: Path) -> dict[str, Any]:

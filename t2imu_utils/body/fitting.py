@@ -1,0 +1,278 @@
+"""Joints to SMPL pose, for many clips at once, and one motion on other bodies (Section III-B).
+
+The paper uses joints2smpl (reference [27]), which optimises through the mesh, frame by frame. Here
+the mesh is never touched: the shape follows from the bone lengths, once per skeleton, and the pose
+of all frames from one batched least-squares problem (`pose_solver`).
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from t2imu_utils.body.pose_solver import solve_pose
+from t2imu_utils.body.smpl import BETAS, BONES, Body
+from t2imu_utils.body.table1 import BETA_LIMIT, betas_of
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.rotations import matrix_to_axis_angle
+from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS
+
+N = len(JOINTS)
+# Distances that a skeleton keeps although no bone spans them: pelvis and chest are rigid.
+RIGID = ((1, 2), (1, 3), (2, 3), (13, 14), (12, 13), (12, 14))
+BETA_SPREAD = 0.003  # m of bone length that one unit of beta must earn
+
+
+def fit(
+    clips: Clips,
+    body: Body,
+    skeleton: str | None = None,
+    iterations: int = 4,
+    chunk_frames: int = 2048,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Clips:
+    """Fit shape, pose and translation to the joints of all clips.
+
+    Args:
+        clips: array ``joints`` (F, 22, 3) in metres, Y up.
+        body: the body whose bones are to follow; its mesh is not used.
+        skeleton: column of the table that says which clips show the same skeleton and share one
+            shape; None gives every clip its own, as a generated motion has its own bone lengths.
+        iterations: Levenberg-Marquardt steps at most.
+        chunk_frames: frames solved together; each thread works on one such
+            chunk, which bounds the memory (about 120 kB a frame).
+
+    Returns:
+        The clips' table with ``beta_0`` to ``beta_9``, and arrays ``global_orient`` (F, 3),
+        ``body_pose`` (F, 69), ``transl`` (F, 3), ``joint_error`` (F,) in metres, the mean over the
+        22 joints. Rotation vectors follow each other without jumps of a whole turn.
+
+    Raises `InputError`, naming the clip, on joints of a wrong shape or that are not finite.
+    """
+    joints = _checked(clips)
+    bounds = clips.bounds
+    betas = _shapes(clips, joints, body, skeleton)
+    rest = body.rest_joints(torch.from_numpy(betas)).float()[:, :N].to(device)
+    owner = np.repeat(np.arange(len(clips)), np.diff(bounds))
+    rotations = np.zeros((len(joints), BONES, 3), np.float32)
+    transl = np.zeros((len(joints), 3), np.float32)
+    error = np.zeros(len(joints), np.float32)
+
+    def solve(start: int, stop: int) -> int:
+        clip = torch.from_numpy(owner[start:stop]).to(device)
+        target = torch.from_numpy(joints[start:stop]).to(device)
+        local, shift, distance = solve_pose(target, rest[clip], clip, iterations)
+        vectors = matrix_to_axis_angle(local).cpu().numpy()
+        first = np.flatnonzero(np.diff(owner[start:stop], prepend=-1))
+        rotations[start:stop, :N] = _unwrap(vectors, first)
+        transl[start:stop] = shift.cpu().numpy()
+        error[start:stop] = distance.cpu().numpy()
+        return stop - start
+
+    chunks = _chunks(bounds, chunk_frames)
+    bar = tqdm(total=len(joints), desc="fit", unit="frame", mininterval=2, disable=not progress)
+    with bar, _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+        for done in as_completed([pool.submit(solve, *chunk) for chunk in chunks]):
+            bar.update(done.result())
+    table = clips.table.assign(**{f"beta_{i}": betas[:, i] for i in range(BETAS)})
+    arrays = {
+        "global_orient": rotations[:, 0],
+        "body_pose": rotations[:, 1:].reshape(len(joints), -1),
+        "transl": transl,
+        "joint_error": error,
+    }
+    return Clips(table, arrays, {**clips.meta, "body": body.path.name})
+
+
+def fitted_joints(fit: Clips, body: Body) -> Float[np.ndarray, "F 22 3"]:
+    """The 22 joints in metres of a fit, each clip with its own shape."""
+    betas = np.repeat(betas_of(fit.table), fit.table["frames"], axis=0)
+    names = ("global_orient", "body_pose", "transl")
+    return body.joints(betas, *(fit.arrays[name] for name in names))[:, :N].numpy()
+
+
+def added_acceleration(
+    fit: Clips, clips: Clips, body: Body, rate: float
+) -> Float[np.ndarray, "clips"]:
+    """RMS in m/s² over a clip's joints of the acceleration the fit adds to the given joints.
+
+    Second difference of (fitted - given) times rate². A constant offset of a joint adds nothing.
+    Clips of fewer than three frames give NaN.
+    """
+    difference = fitted_joints(fit, body) - clips.arrays["joints"]
+    values = []
+    for start, stop in zip(clips.bounds[:-1], clips.bounds[1:], strict=True):
+        second = np.diff(difference[start:stop], n=2, axis=0) * rate**2
+        values.append(np.sqrt((second**2).sum(-1).mean()) if len(second) else np.nan)
+    return np.array(values)
+
+
+def fit_summary(fit: Clips, clips: Clips, body: Body) -> dict[str, float]:
+    """How closely a fit follows the given joints: mean and worst clip, and what it adds."""
+    error = np.array([1000 * e.mean() for e in fit.each("joint_error")])
+    added = added_acceleration(fit, clips, body, clips.meta["rate"])
+    return {
+        "motions": len(fit),
+        "frames": int(fit.table["frames"].sum()),
+        "joint error (mm)": float(1000 * fit.arrays["joint_error"].mean()),
+        "worst motion (mm)": float(error.max()),
+        "added acceleration (m/s²)": float(np.nanmean(added)),
+    }
+
+
+def posed_skin(
+    fit: Clips, body: Body, betas: Float[np.ndarray, "10"], frame: int
+) -> Float[np.ndarray, "V 3"]:
+    """The whole mesh of another shape at one frame of the first clip of a fit, in metres."""
+    pose = [fit.arrays[name][frame : frame + 1] for name in ("global_orient", "body_pose")]
+    transl = pose_body(fit.select([0]), body, betas)[frame : frame + 1]
+    every = np.arange(len(body.model.v_template))
+    return body.vertices(every, betas, *pose, transl)[0].numpy()
+
+
+def pose_body(fit: Clips, body: Body, betas: Float[np.ndarray, "10"]) -> Float[np.ndarray, "F 3"]:
+    """Translation (F, 3) in metres that puts another shape through the same motion.
+
+    Pose stays as it is. The pelvis path is scaled by the ratio of leg lengths (hip, knee, ankle,
+    foot), so that strides fit the legs and planted feet stay planted; then each clip is shifted in
+    height, by one constant, so that the lowest foot joint is as far above the floor (y = 0) as it
+    was, scaled. A constant adds no acceleration.
+    """
+    own = betas_of(fit.table)
+    rest_own = body.rest_joints(torch.tensor(own))
+    rest_new = body.rest_joints(torch.tensor(np.asarray(betas, float)))
+    ratio = (_leg_length(rest_new) / _leg_length(rest_own)).numpy()
+    frames = fit.table["frames"].to_numpy()
+    scale = np.repeat(ratio, frames)[:, None]
+    pelvis = fit.arrays["transl"] + np.repeat(rest_own[:, 0].numpy(), frames, axis=0)
+    transl = pelvis * scale - rest_new[0].numpy()
+    pose = (fit.arrays["global_orient"], fit.arrays["body_pose"])
+    new = body.joints(np.asarray(betas), *pose, transl)[:, list(FEET), 1].numpy().min(1)
+    old = fitted_joints(fit, body)[:, list(FEET), 1].min(1)
+    starts = fit.bounds[:-1][frames > 0]
+    lift = np.zeros(len(fit))
+    lift[frames > 0] = ratio[frames > 0] * np.minimum.reduceat(old, starts)
+    lift[frames > 0] -= np.minimum.reduceat(new, starts)
+    transl[:, 1] += np.repeat(lift, frames)
+    return transl.astype(np.float32)
+
+
+def solve_shape(
+    lengths: Float[np.ndarray, "n P"], pairs: Int[np.ndarray, "P 2"], body: Body, steps: int = 15
+) -> Float[np.ndarray, "n 10"]:
+    """Betas whose distances in metres between pairs of rest joints come nearest to the given ones.
+
+    Gauss-Newton on all skeletons at once, kept within |beta_i| < 5 and drawn mildly to zero.
+    """
+    goal = torch.as_tensor(lengths, dtype=torch.float64)
+    zero = torch.zeros(1, BETAS, dtype=torch.float64)
+    mean = body.rest_joints(zero)[0]
+    change = body.rest_joints(torch.eye(BETAS, dtype=torch.float64)) - mean
+    a, b = torch.as_tensor(pairs).T
+    bone, slope = mean[a] - mean[b], (change[:, a] - change[:, b]).permute(1, 2, 0)
+    betas = zero.repeat(len(goal), 1)
+    damping = BETA_SPREAD**2 * torch.eye(BETAS, dtype=torch.float64)
+    for _ in range(steps):
+        vector = bone + torch.einsum("pxb,nb->npx", slope, betas)
+        length = vector.norm(dim=-1)
+        jacobian = torch.einsum("npx,pxb->npb", vector / length[..., None], slope)
+        normal = jacobian.mT @ jacobian + damping
+        gradient = (jacobian.mT @ (goal - length)[..., None])[..., 0] - BETA_SPREAD**2 * betas
+        betas = betas + torch.linalg.solve(normal, gradient)
+        betas = betas.clamp(-BETA_LIMIT + 1e-3, BETA_LIMIT - 1e-3)
+    return betas.numpy()
+
+
+def _checked(clips: Clips) -> Float[np.ndarray, "F 22 3"]:
+    joints = clips.arrays.get("joints")
+    if joints is None or joints.shape[1:] != (N, 3):
+        found = "no such array" if joints is None else str(joints.shape)
+        raise InputError("clips: joints", found, f"(F, {N}, 3)", "Give HumanML3D's 22 joints.")
+    broken = ~np.isfinite(joints).all((1, 2))
+    for i in np.flatnonzero(clips.table["frames"].to_numpy() == 0):
+        raise InputError(_name(clips, i), "no frames", "at least one", "Leave the clip out.")
+    if broken.any():
+        frame = int(np.flatnonzero(broken)[0])
+        clip = int(np.searchsorted(clips.bounds, frame, side="right")) - 1
+        raise InputError(
+            f"{_name(clips, clip)}: joints",
+            f"NaN or infinity in frame {frame - clips.bounds[clip]}",
+            "finite positions",
+            "Leave the clip out or repair it.",
+        )
+    return joints.astype(np.float32, copy=False)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """Lend torch's threads to the chunks: thousands of 3 x 3 products do not share well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _name(clips: Clips, index: int) -> str:
+    row = clips.table.iloc[index]
+    return f"clip {row['name'] if 'name' in clips.table else index}"
+
+
+def _shapes(clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None) -> np.ndarray:
+    """Betas (n, 10), one shape for each skeleton, from median distances over its frames."""
+    pairs = np.array([(j, PARENTS[j]) for j in range(1, N)] + list(RIGID))
+    groups = np.arange(len(clips))
+    if skeleton is not None:
+        groups = clips.table[skeleton].factorize()[0]
+    per_frame = np.repeat(groups, clips.table["frames"])
+    order = np.argsort(per_frame, kind="stable")
+    borders = np.searchsorted(per_frame[order], np.arange(groups.max() + 2))
+    lengths = []
+    for start, stop in zip(borders[:-1], borders[1:], strict=True):
+        some = joints[order[start:stop]]
+        distance = np.linalg.norm(some[:, pairs[:, 0]] - some[:, pairs[:, 1]], axis=-1)
+        lengths.append(np.median(distance, axis=0))
+    return solve_shape(np.stack(lengths), pairs, body)[groups]
+
+
+def _chunks(bounds: np.ndarray, frames: int) -> list[tuple[int, int]]:
+    """Frame ranges of whole clips, of about `frames` each."""
+    cuts = [0]
+    for stop in bounds[1:]:
+        if stop - cuts[-1] >= frames or stop == bounds[-1]:
+            cuts.append(int(stop))
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def _leg_length(rest: Float[Tensor, "*B 24 3"]) -> Float[Tensor, "*B"]:
+    chain = ((1, 4), (4, 7), (2, 5), (5, 8))
+    bones = sum((rest[..., a, :] - rest[..., b, :]).norm(dim=-1) for a, b in chain)
+    drop = rest[..., (7, 8), 1] - rest[..., (10, 11), 1]
+    return (bones + drop.sum(-1)) / 2
+
+
+def _unwrap(
+    vectors: Float[np.ndarray, "F J 3"], first: Int[np.ndarray, "clips"]
+) -> Float[np.ndarray, "F J 3"]:
+    """Add whole turns so that rotation vectors follow each other within a clip.
+
+    A rotation vector v of angle a stands for the same rotation as v (1 + 2 pi k / a).
+    """
+    vectors = vectors.copy()
+    last = np.append(first[1:], len(vectors))
+    for step in range(1, int((last - first).max())):
+        rows = (first + step)[first + step < last]
+        now, previous = vectors[rows], vectors[rows - 1]
+        angle = np.linalg.norm(now, axis=-1, keepdims=True)
+        axis = now / np.maximum(angle, 1e-6)
+        turns = np.round(((previous * axis).sum(-1, keepdims=True) - angle) / (2 * np.pi))
+        vectors[rows] = now + 2 * np.pi * turns * axis
+    return vectors

@@ -1,0 +1,126 @@
+"""The eight bodies of Table I: their heights and weights, and the shapes that reach them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from t2imu_utils.body.smpl import BETAS, GENDERS, Body
+from t2imu_utils.errors import InputError
+
+DENSITY = 985.0  # kg/m³, mean density of a body that breathes calmly; anny itself uses 980
+BETA_LIMIT = 5.0  # |beta_i| < 5, Section III-B
+HEIGHT_TOLERANCE, WEIGHT_TOLERANCE = 0.01, 2.0  # m, kg
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of Table I."""
+
+    name: str
+    gender: str
+    height_cm: float
+    weight_kg: float
+
+
+BODIES = (
+    Target("male tall", "male", 200.0, 100.0),
+    Target("male short", "male", 160.0, 60.0),
+    Target("male average", "male", 178.9, 85.8),
+    Target("male adipose", "male", 178.9, 111.0),
+    Target("female tall", "female", 180.0, 75.0),
+    Target("female short", "female", 150.0, 50.0),
+    Target("female average", "female", 165.8, 69.2),
+    Target("female adipose", "female", 165.8, 97.0),
+)
+
+
+def measure(body: Body, betas: Float[np.ndarray, "10"]) -> tuple[float, float]:
+    """Height in metres (vertical extent of the unposed mesh) and mass in kg (volume x density)."""
+    height, mass = _measure(body, torch.tensor(np.asarray(betas, float)))
+    return float(height), float(mass)
+
+
+def solve_betas(
+    body: Body, gender: str, height: float, weight: float, steps: int = 30
+) -> Float[np.ndarray, "10"]:
+    """The likeliest body of a gender that has this height (m) and weight (kg).
+
+    Height and mass are made linear in the betas and met by the step from the gender's mean that is
+    shortest in the metric of its covariance (Mahalanobis), again and again. Raises `InputError` if
+    none with |beta_i| < 5 comes within 1 cm and 2 kg.
+    """
+    if gender not in GENDERS:
+        raise InputError("gender", repr(gender), f"one of {GENDERS}", "Check its spelling.")
+    mean = torch.as_tensor(body.betas_mean[gender], dtype=torch.float64)
+    spread = torch.linalg.cholesky(torch.as_tensor(body.betas_cov[gender], dtype=torch.float64))
+    wanted = torch.tensor([height, weight], dtype=torch.float64)
+    scale = torch.tensor([HEIGHT_TOLERANCE, WEIGHT_TOLERANCE], dtype=torch.float64)
+    betas = mean.clone()
+    for _ in range(steps):
+        betas = betas.requires_grad_(True)
+        values = torch.stack(_measure(body, betas)) / scale
+        slope = torch.stack(
+            [torch.autograd.grad(value, betas, retain_graph=True)[0] for value in values]
+        )
+        values, betas = values.detach(), betas.detach()
+        if not torch.isfinite(slope).all():
+            break
+        gap = wanted / scale - values - slope @ (mean - betas)
+        goal = mean + spread @ (torch.linalg.pinv(slope @ spread) @ gap)
+        goal = goal.clamp(-BETA_LIMIT + 1e-3, BETA_LIMIT - 1e-3)
+        # Not the whole step: volume is cubic in the betas, and the tallest vertex may change.
+        move = 0.8 * (goal - betas)
+        betas = betas + move
+        if move.abs().max() < 1e-5:
+            break
+    result = betas.numpy()
+    reached = measure(body, result)
+    if not (
+        abs(reached[0] - height) <= HEIGHT_TOLERANCE
+        and abs(reached[1] - weight) <= WEIGHT_TOLERANCE
+    ):
+        raise InputError(
+            f"{body.path}: shape of a {gender} of {height:.3f} m and {weight:.1f} kg",
+            f"{reached[0]:.3f} m and {reached[1]:.1f} kg at best",
+            "1 cm and 2 kg or nearer, with |beta| < 5",
+            "The body model does not reach this build.",
+        )
+    return result
+
+
+def solve_table(body: Body) -> pd.DataFrame:
+    """Table I solved: name, gender, target and reached height (cm) and weight (kg), betas."""
+    rows = []
+    for target in BODIES:
+        betas = solve_betas(body, target.gender, target.height_cm / 100, target.weight_kg)
+        height, mass = measure(body, betas)
+        rows.append(
+            {
+                "name": target.name,
+                "gender": target.gender,
+                "height_cm": target.height_cm,
+                "weight_kg": target.weight_kg,
+                "reached_cm": 100 * height,
+                "reached_kg": mass,
+                "largest_beta": float(np.abs(betas).max()),
+                **{f"beta_{i}": float(betas[i]) for i in range(BETAS)},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def betas_of(table: pd.DataFrame) -> Float[np.ndarray, "N 10"]:
+    """The columns ``beta_0`` to ``beta_9`` of a table of bodies or clips."""
+    return table[[f"beta_{i}" for i in range(BETAS)]].to_numpy(float, copy=True)
+
+
+def _measure(body: Body, betas: Float[Tensor, "10"]) -> tuple[Tensor, Tensor]:
+    vertices = body.rest_vertices(betas)
+    height = vertices[:, 1].max() - vertices[:, 1].min()
+    a, b, c = vertices[body.model.faces_tensor].unbind(1)
+    volume = (torch.linalg.cross(a, b) * c).sum() / 6  # divergence theorem on the closed mesh
+    return height, DENSITY * volume

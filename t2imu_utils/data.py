@@ -1,0 +1,167 @@
+"""Stage 00: put a track's motion corpus and its real recordings in place, in one form each."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from t2imu_utils.activities import CATEGORIES
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import Skipped
+from t2imu_utils.evaluation.categories import categorise
+from t2imu_utils.imu.realworld import read_realworld
+from t2imu_utils.imu.umafall import read_umafall
+from t2imu_utils.motion.cmu import build_cmu
+from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
+from t2imu_utils.motion.features import RATE
+from t2imu_utils.runs import SHARED, Run, run_dir, sha256
+from t2imu_utils.tracks import Track, data_set
+
+STAGE = "00_data"
+CODE = ("motion", "imu", "demo", "data.py", "evaluation/categories.py")
+RAW = {"cmu": "cmu", "umafall": "umafall"}
+SEED = 0
+DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
+
+
+def ingredients(track: Track) -> tuple[dict, dict[str, str], Sequence[str]]:
+    """Parameters, input hashes and code rooms of stage 00, for `runs.open_run`."""
+    params = {"corpus": track.corpus.reader, "recordings": track.recordings.reader, "seed": SEED}
+    raw = [RAW[name] for name in (track.corpus.reader, track.recordings.reader) if name in RAW]
+    return params, {name: sha256(data_set(name)) for name in raw}, CODE
+
+
+def prepare(track: Track, run: Run) -> Run:
+    """Build corpus and recordings of a track into the folder of its run."""
+    motions, splits, census, skipped = _motions(track)
+    write_corpus(run.path("corpus"), motions, splits)
+    recordings, unusable = _recordings(track, run)
+    written = recordings.save(run.path("recordings"))
+    tables = {
+        "categories": _categories(motions),
+        "census": census,
+        "skipped": pd.DataFrame(
+            [asdict(s) for s in (*skipped, *unusable)], columns=["name", "reason"]
+        ),
+    }
+    for name, table in tables.items():
+        table.to_parquet(run.path(f"{name}.parquet"), index=False)
+    metrics = {
+        "clips": {name: len(names) for name, names in splits.items()},
+        "recordings": len(recordings),
+        "skipped": len(tables["skipped"]),
+    }
+    tables_written = [run.path(f"{name}.parquet") for name in tables]
+    return run.finish(metrics, [run.path("corpus"), *written, *tables_written])
+
+
+def _motions(
+    track: Track,
+) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
+    if track.corpus.reader == "cmu":
+        corpus = build_cmu(data_set("cmu"))
+        return corpus.clips, corpus.splits, corpus.census, corpus.skipped
+    # Only the made-up corpus needs the generator, so only it loads one.
+    from t2imu_utils.demo.corpus import build_corpus
+
+    motions, splits = build_corpus(seed=SEED)
+    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), []
+
+
+def _recordings(track: Track, run: Run) -> tuple[Clips, list[Skipped]]:
+    if track.recordings.reader == "umafall":
+        return read_umafall(data_set("umafall"))
+    from t2imu_utils.demo.recordings import write_recordings
+
+    return read_realworld(write_recordings(run.path("archive"), seed=SEED))
+
+
+def _categories(motions: list[MotionClip]) -> pd.DataFrame:
+    found = categorise([motion.captions for motion in motions])
+    return found.assign(name=[motion.name for motion in motions])
+
+
+def corpus_table(run: Run) -> pd.DataFrame:
+    """A row for every clip of the corpus: split, subject, minutes, category."""
+    root = run.path("corpus")
+    categories = pd.read_parquet(run.path("categories.parquet")).set_index("name")["category"]
+    rows = [
+        (split, clip.name, clip.subject, len(clip.features) / RATE / 60)
+        for split in run.metrics["clips"]
+        for clip in read_corpus(root, split)
+    ]
+    table = pd.DataFrame(rows, columns=["split", "name", "subject", "minutes"])
+    ordered = pd.Categorical(table["name"].map(categories), CATEGORIES, ordered=True)
+    return table.assign(category=ordered)
+
+
+def dropped(run: Run) -> pd.DataFrame:
+    """Frames of the raw motion that were cut away, by rule; no rows where nothing was cut."""
+    census = pd.read_parquet(run.path("census.parquet"))
+    frames = census.filter(like=DROPPED).sum().rename(lambda name: name.removeprefix(DROPPED))
+    table = pd.DataFrame({"frames": frames, "seconds": frames / RAW_RATE})
+    return table.rename_axis("cut away because of").astype({"frames": int}).round(1)
+
+
+def load_motions(track: Track, split: str) -> list[MotionClip]:
+    """The clips of one split of a track's corpus, as stage 00 left them."""
+    return read_corpus(run_dir(track.name, SHARED, STAGE) / "corpus", split)
+
+
+def load_categories(track: Track) -> pd.Series:
+    """Category of every clip of a track's corpus, by name."""
+    table = pd.read_parquet(run_dir(track.name, SHARED, STAGE) / "categories.parquet")
+    return table.set_index("name")["category"]
+
+
+def test_clips(track: Track) -> tuple[list[MotionClip], pd.DataFrame]:
+    """Clips that no choice was made on, at most as many as the track says, drawn evenly.
+
+    Returns:
+        The clips, and a table with ``clip``, ``split``, ``category`` and ``unit``: the trial that a
+        clip was cut from, the smallest thing that is independent of the others.
+    """
+    found = [(split, clip) for split in track.corpus.test for clip in load_motions(track, split)]
+    order = np.random.default_rng(SEED).permutation(len(found))[: track.analysis.max_clips]
+    chosen = [found[i] for i in np.sort(order)]
+    category = load_categories(track)
+    rows = [(c.name, split, category[c.name], c.source or c.name) for split, c in chosen]
+    table = pd.DataFrame(rows, columns=["clip", "split", "category", "unit"])
+    return [clip for _, clip in chosen], table
+
+
+def load_recordings(track: Track) -> Clips:
+    """The real recordings of a track at 20 Hz."""
+    return Clips.load(run_dir(track.name, SHARED, STAGE) / "recordings")
+
+
+def load_imu(track: Track, model: str) -> Clips:
+    """The virtual sensors of a model's motions, as stage 04 left them."""
+    return Clips.load(run_dir(track.name, model, "04_imu_synthesis") / "imu")
+
+
+def load_sampled(track: Track, model: str) -> Clips:
+    """The motions sampled from a model, as stage 03 left them."""
+    return Clips.load(run_dir(track.name, model, "03_smpl_fitting") / "motions")
+
+
+def load_requests(track: Track) -> pd.DataFrame:
+    """The motions that every prior is asked for, as stage 01 left them."""
+    return pd.read_parquet(run_dir(track.name, SHARED, "01_prompt_generation") / "requests.parquet")
+
+
+def one_per_category(motions: list[MotionClip], table: pd.DataFrame) -> dict[str, MotionClip]:
+    """The longest clip of each category among `motions`."""
+    by_name = {motion.name: motion for motion in motions}
+    held = table[table["name"].isin(by_name)].sort_values("minutes", ascending=False)
+    first = held.drop_duplicates("category").sort_values("category")
+    return {row.category: by_name[row.name] for row in first.itertuples(index=False)}
+
+
+def minutes_recorded(recordings: Clips) -> pd.DataFrame:
+    """Minutes of real recording with a usable accelerometer, per activity and position."""
+    present = [~np.isnan(acc).any(axis=-1) for acc in recordings.each("acc")]
+    minutes = np.array([p.sum(0) for p in present]) / recordings.meta["rate"] / 60
+    table = pd.DataFrame(minutes, columns=recordings.meta["sites"])
+    return table.groupby(recordings.table["activity"].to_numpy()).sum().round(1)

@@ -1,0 +1,81 @@
+"""Do sampled motions move like real ones? Accelerations per category, model by model (nb. 05)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from t2imu_utils.activities import CATEGORIES, category_of
+from t2imu_utils.clips import Clips
+from t2imu_utils.evaluation.kinematics import mean_spectrum, spectral_distance, summarise
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.motion.features import features_to_joints
+
+MEASURES = ("mean_abs_acceleration", "mean_abs_jerk", "foot_skate")
+REAL = "real"
+# Joints of each motion, by category.
+Motions = dict[str, list[np.ndarray]]
+
+
+def real_motions(clips: Sequence[MotionClip], category: pd.Series) -> Motions:
+    """Joints of corpus clips by category; `category` is indexed by clip name."""
+    found: Motions = defaultdict(list)
+    for clip in clips:
+        found[category[clip.name]].append(features_to_joints(clip.features))
+    return _ordered(found)
+
+
+def sampled_motions(motions: Clips) -> Motions:
+    """Joints of sampled motions by the category of the activity that was asked for."""
+    found: Motions = defaultdict(list)
+    for activity, joints in zip(motions.table["activity"], motions.each("joints"), strict=True):
+        found[category_of(activity)].append(joints)
+    return _ordered(found)
+
+
+def _ordered(found: Motions) -> Motions:
+    return {name: found[name] for name in CATEGORIES if name in found}
+
+
+def shared(sets: dict[str, Motions]) -> dict[str, Motions]:
+    """The categories that every set has, so that motion of the same kinds is compared."""
+    names = [c for c in CATEGORIES if all(c in motions for motions in sets.values())]
+    return {name: {c: motions[c] for c in names} for name, motions in sets.items()}
+
+
+def spectra(sets: dict[str, Motions]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Frequencies and power of the joints' acceleration of each set; categories count equally."""
+    found = {}
+    for name, motions in sets.items():
+        parts = [mean_spectrum(joints) for joints in motions.values()]
+        found[name] = parts[0][0][1:], np.mean([density for _, density in parts], axis=0)[1:]
+    return found
+
+
+def compare(sets: dict[str, Motions]) -> pd.DataFrame:
+    """A row for each set and category: n, the three measures, distance of the spectrum to real.
+
+    In "all" each category counts the same, since prompts and corpus weigh them differently.
+
+    Args:
+        sets: "real" and any number of models, as `shared` leaves them.
+
+    Returns:
+        Columns ``model``, ``category``, ``n``, those of `MEASURES` and ``spectral_distance`` (dB,
+        0 for real motion itself).
+    """
+    rows = []
+    for model, motions in sets.items():
+        for category, joints in motions.items():
+            means = summarise(joints)[list(MEASURES)].mean()
+            spectra = mean_spectrum(joints)[1], mean_spectrum(sets[REAL][category])[1]
+            rows.append(
+                {"model": model, "category": category, "n": len(joints), **means}
+                | {"spectral_distance": spectral_distance(*spectra)}
+            )
+    table = pd.DataFrame(rows)
+    total = table.groupby("model", sort=False).agg(
+        {"n": "sum"} | dict.fromkeys([*MEASURES, "spectral_distance"], "mean")
+    )
+    return pd.concat([table, total.reset_index().assign(category="all")], ignore_index=True)

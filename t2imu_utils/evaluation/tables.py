@@ -1,0 +1,167 @@
+"""The last table: what the paper reports, what was reproduced, and what differs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.runs import BASE, model_order, read_json
+from t2imu_utils.tracks import PAPER_VALUES, Track
+
+OTHERS = ("remodiffuse", "momask")
+NOT_RUN = "not run"
+KEPT = ("params", "metrics", "git", "versions", "device", "wall_seconds", "finished")
+FIELDS = ("id", "label", "value", "unit", "digits", "where")
+
+
+def load_paper_values(path: Path = PAPER_VALUES) -> dict[str, Any]:
+    """The numbers that the paper prints, each with where it stands."""
+    values = read_json(path)
+    for row in values.get("quantities", []):
+        missing = [name for name in FIELDS if name not in row]
+        if missing:
+            raise InputError(
+                f"{path}: {row.get('id', row)}",
+                f"no {', '.join(missing)}",
+                f"the fields {', '.join(FIELDS)}",
+                "Complete the entry.",
+            )
+    return values
+
+
+def summarise_values(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (None for one value), n, and the values themselves."""
+    values = [float(v) for v in values]
+    if not values or not np.isfinite(values).all():
+        raise InputError("values", str(values), "finite numbers", "Check what was measured.")
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "n": len(values), "values": values}
+
+
+def measured_values(
+    lacc: Mapping[str, float],
+    accuracy: Mapping[str, Sequence[float]],
+    refined: str,
+) -> dict[str, list[float]]:
+    """What this run has for each quantity of the paper, by its id; percentages as the paper's.
+
+    Args:
+        lacc: mean L_acc by model.
+        accuracy: balanced accuracies (0..1) by model, one for each seed.
+        refined: the model that stands for the paper's refined one.
+    """
+    found: dict[str, list[float]] = {}
+    if BASE in lacc and refined in lacc:
+        found["lacc_mdm"], found["lacc_refined"] = [lacc[BASE]], [lacc[refined]]
+        found["lacc_change"] = [100 * (lacc[refined] / lacc[BASE] - 1)]
+    mean = {model: float(np.mean(values)) for model, values in accuracy.items()}
+    for model in (BASE, *OTHERS):
+        if model in accuracy:
+            found[f"har_{model}"] = [100 * v for v in accuracy[model]]
+    if refined in accuracy:
+        found["har_refined"] = [100 * v for v in accuracy[refined]]
+        if BASE in mean:
+            found["gain_mdm"] = [100 * (mean[refined] / mean[BASE] - 1)]
+        # "The best other model" is among those of other people, as in the paper.
+        if any(model in mean for model in OTHERS):
+            best = max(mean[model] for model in OTHERS if model in mean)
+            found["gain_best"] = [100 * (mean[refined] / best - 1)]
+    return found
+
+
+def what_differs(track: Track) -> dict[str, str]:
+    """In a sentence for each kind of quantity: how this run differs from the paper's."""
+    prior, training, har, real = track.prior, track.training, track.har, track.recordings
+    label = track.title
+    lacc = (
+        f"{label}: held-out clips ({', '.join(track.corpus.test)}) instead of the training clips "
+        f"of HumanML3D; {prior.layers} layers of width {prior.width}, trained here for "
+        f"{training.pretrain_steps} + {training.finetune_steps} steps instead of the official "
+        f"checkpoint; L_acc of z-scored features, its scale is not stated in the paper"
+    )
+    recognition = (
+        f"{label}: {len(real.classes)} classes, {'+'.join(real.channels)} at {len(real.sites)} "
+        f"sites, instead of RealWorld's 8 classes; DeepConvLSTM with {har.filters} filters, "
+        f"{har.units} units, {har.epochs} epochs; {len(har.seeds)} seeds instead of 10"
+    )
+    return {"lacc": lacc, "har": recognition, "gain": "ratio of the mean accuracies above"}
+
+
+def comparison_table(
+    paper: Mapping[str, Any],
+    measured: Mapping[str, Sequence[float]],
+    differs: Mapping[str, str],
+) -> pd.DataFrame:
+    """One row for each quantity of the paper: *paper | reproduced mean ± sd (n) | what differs*.
+
+    Args:
+        paper: `load_paper_values`.
+        measured: `measured_values`; a quantity that is missing is shown as not run.
+        differs: text by id or by the part of the id before its underscore (`what_differs`).
+    """
+    known = {row["id"] for row in paper["quantities"]}
+    if unknown := sorted(set(measured) - known):
+        raise InputError(
+            "measured", ", ".join(unknown), f"ids among {', '.join(sorted(known))}", "Name them so."
+        )
+    rows = []
+    for row in paper["quantities"]:
+        values = measured.get(row["id"])
+        difference = differs.get(row["id"], differs.get(row["id"].split("_")[0], ""))
+        rows.append(
+            {
+                "quantity": row["label"],
+                "paper": _number(row["value"], row),
+                "reproduced": _reproduced(values, row) if values else NOT_RUN,
+                "what differs": difference if values else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: float, row: Mapping[str, Any]) -> str:
+    unit = f" {row['unit']}" if row["unit"] else ""
+    return f"{value:.{row['digits']}f}{unit}"
+
+
+def _reproduced(values: Sequence[float], row: Mapping[str, Any]) -> str:
+    summary = summarise_values(values)
+    if summary["sd"] is None:
+        return f"{_number(summary['mean'], row)} (n = 1)"
+    digits, unit = row["digits"], f" {row['unit']}" if row["unit"] else ""
+    return f"{summary['mean']:.{digits}f} ± {summary['sd']:.{digits}f}{unit} (n = {summary['n']})"
+
+
+def collect_results(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge `run.json` records of one track into what `results.json` holds.
+
+    Returns:
+        ``track`` and ``models``: by model and stage the parameters, metrics and provenance.
+
+    Raises:
+        InputError: no record, two tracks, a model's stage twice, or a record without its fields.
+    """
+    tracks = sorted({str(record.get("track")) for record in records})
+    if len(tracks) != 1:
+        raise InputError(
+            "run records",
+            f"tracks {', '.join(tracks) or 'none'}",
+            "finished runs of one track",
+            "Collect each track by itself.",
+        )
+    models: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda r: (model_order(r["model"]), r["stage"])):
+        missing = [name for name in KEPT if name not in record]
+        stages = models.setdefault(record["model"], {})
+        if missing or record["stage"] in stages:
+            raise InputError(
+                f"run record of {record['model']}, {record['stage']}",
+                f"no {', '.join(missing)}" if missing else "a second one",
+                f"one record with {', '.join(KEPT)}",
+                "Give each run.json once, as the stage wrote it.",
+            )
+        stages[record["stage"]] = {name: record[name] for name in KEPT}
+    return {"track": tracks[0], "models": models}

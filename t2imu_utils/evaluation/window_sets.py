@@ -1,0 +1,87 @@
+"""Windows with a class, ready for Figs. 2 and 3: the same rule for real and synthetic clips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from t2imu_utils.activities import category_of
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.imu.windows import windows
+from t2imu_utils.tracks import RecordingsSection
+
+# The smallest independent unit of a clip table: what overlapping windows, or one motion on eight
+# bodies, have in common.
+UNITS = ("motion", "recording", "subject")
+
+
+@dataclass(frozen=True)
+class WindowSet:
+    """Labelled windows.
+
+    Attributes:
+        x: (n, 40, C) m/s² and rad/s.
+        labels: (n,) class of each window.
+        groups: (n,) the motion or recording that a window comes from.
+        subjects: (n,) who performed it: a person, or a body of Table I.
+        dropped: windows left out because a sensor was missing in them.
+    """
+
+    x: Float[np.ndarray, "n T C"]
+    labels: np.ndarray
+    groups: np.ndarray
+    subjects: np.ndarray
+    dropped: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def counts(self) -> pd.Series:
+        """Windows per class."""
+        return pd.Series(self.labels).value_counts().sort_index()
+
+
+def labelled_windows(
+    clips: Clips,
+    section: RecordingsSection,
+    per_class: int | None,
+    seed: int,
+    sites: list[str] | None = None,
+) -> WindowSet:
+    """Cut clips into windows of the track's classes, at most `per_class` of each.
+
+    Args:
+        clips: virtual sensors or recordings, with a column ``activity``.
+        section: classes, channels and sites of the track.
+        per_class: a class with more windows is thinned at random, by `seed`; None keeps all.
+        sites: other sites than the track's.
+    """
+    labels = clips.table["activity"]
+    if section.labels == "categories":
+        labels = labels.map(category_of)
+    wanted = labels.isin(section.classes).to_numpy()
+    missing = sorted(set(section.classes) - set(labels))
+    if missing:
+        raise InputError(
+            "clips: activity",
+            f"no {', '.join(missing)}",
+            f"every class of the track: {', '.join(section.classes)}",
+            "Check the recordings of notebook 00, or the prompts of notebook 01.",
+        )
+    chosen = clips.select(wanted)
+    x, table = windows(chosen, channels=tuple(section.channels), sites=sites or section.sites)
+    label = labels[wanted].to_numpy()[table["clip"]]
+    rng = np.random.default_rng(seed)
+    keep = [rng.permutation(np.flatnonzero(label == name))[:per_class] for name in section.classes]
+    rows = np.sort(np.concatenate(keep))
+    unit = next((name for name in UNITS if name in table), "clip")
+    who = "body" if "body" in table else "subject"
+    return WindowSet(
+        x[rows],
+        label[rows],
+        table[unit].to_numpy()[rows],
+        table[who].to_numpy()[rows],
+        int(table.attrs.get("dropped", 0)),
+    )

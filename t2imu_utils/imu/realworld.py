@@ -1,0 +1,273 @@
+"""Reader of the raw RealWorld2016 archive (Sztyler and Stuckenschmidt 2016, reference [32]).
+
+The archive is a zip of zips of CSV files, three deep for the subjects who climbed stairs in three
+sessions. Nothing is extracted: members are read one at a time in memory. No subject is hard-coded;
+sessions come from the names of the CSV files (none in the name is session 1) and are never joined.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from tqdm import tqdm
+
+from t2imu_utils.activities import ACTIVITIES, POSITIONS, REALWORLD_ACTIVITY
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.imu.archives import Entry, Refused, leaves, natural, open_tree, read_columns
+from t2imu_utils.imu.streams import Piece, Timing, sample_pieces, uniform_pieces
+
+SENSOR = {"acc": "acc", "Gyroscope": "gyro"}
+PROBAND = re.compile(r"(?:^|/)proband(\d+)/", re.IGNORECASE)
+PACKED = re.compile(r"^(acc|gyr)_([a-z]+)(?:_\d+)?_csv\.zip$")
+STREAM = re.compile(r"^(acc|Gyroscope|MagneticField)_([a-z]+)(?:_(\d+))?_([a-z]+)\.csv$")
+OUTER = re.compile(r"realworld.*\.zip$", re.IGNORECASE)
+COLUMNS = ["attr_time", "attr_x", "attr_y", "attr_z", "id"]
+RANGE = 19.6  # m/s^2: the accelerometers end at 2 g
+SHORTEST = 2.0  # seconds of a clip; less holds no window
+
+
+def read_realworld(
+    root: Path,
+    subjects: Collection[int] | None = None,
+    activities: Collection[str] | None = None,
+    rate: float = 20.0,
+    trim: tuple[float, float] = (6.0, 7.0),
+    progress: bool = True,
+) -> tuple[Clips, list[Skipped]]:
+    """Read accelerometers and gyroscopes of RealWorld.
+
+    Every stream is put on its fitted clock (see `streams`), trimmed at its own ends, low-passed
+    and sampled on one absolute grid for all positions of a session: frames lie at multiples of
+    1 / `rate` of Unix time.
+
+    Args:
+        root: the outer zip, a folder that holds it, or an unpacked tree down to any level with
+            folders ``proband<n>`` (with or without ``data/``; zips or loose CSV files).
+        subjects: numbers to read; None takes all.
+        activities: names as in `ACTIVITIES`; None takes all.
+        rate: of the clips, frames per second.
+        trim: seconds to leave out at the start and the end of each stream, where the phones are
+            still in the hands.
+        progress: show a bar.
+
+    Returns:
+        Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 7, 3) float32 in the phones' axes,
+        NaN where a position is missing; table ``subject``, ``activity``, ``session``, ``part``
+        (a session is cut where no position was recorded), ``recording`` (the session's name),
+        ``start`` (Unix seconds), ``positions`` (how many recorded), ``clipped`` (share of raw
+        accelerations at the end of the range, worst position), ``late`` (repaid gaps),
+        ``bridged`` (lost samples that were interpolated) and ``lost`` (seconds in unrepaid gaps),
+        the last three summed over the session's streams; meta ``rate`` and ``sites``. And
+        everything that was left out: files, lines, streams that the archive lacks.
+
+    Raises:
+        InputError: the root holds no RealWorld, a wanted subject is not in it, an activity is
+            unknown, or nothing in it can be used.
+    """
+    unknown = sorted(set(activities or ()) - set(ACTIVITIES))
+    if unknown:
+        raise InputError(
+            "activities", ", ".join(unknown), f"some of {', '.join(ACTIVITIES)}", "Check the names."
+        )
+    wanted = [a for a in ACTIVITIES if activities is None or a in activities]
+    skipped: list[Skipped] = []
+    parts: list[Clips] = []
+    with open_tree(root, OUTER, skipped) as entries:
+        groups, found = _groups(Path(root).resolve().name, entries, skipped)
+        if not found:
+            raise InputError(
+                root,
+                f"{len(entries)} files, no acc_*_csv.zip or acc_*.csv in a folder proband<n>",
+                "the RealWorld2016 archive or its unpacked tree",
+                "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
+            )
+        absent = sorted(set(subjects or ()) - found)
+        if absent:
+            raise InputError(
+                root,
+                f"subjects {', '.join(map(str, sorted(found)))}",
+                f"subject {', '.join(map(str, absent))} among them",
+                "Ask for subjects that are there, or complete the archive.",
+            )
+        chosen = sorted(found if subjects is None else found & set(subjects))
+        pairs = [(subject, activity) for subject in chosen for activity in wanted]
+        for subject, activity in tqdm(pairs, "RealWorld", mininterval=2, disable=not progress):
+            members = groups.get((subject, activity), [])
+            if not members:
+                skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
+                continue
+            streams = _streams(members, subject, activity, skipped)
+            for session in sorted({key[0] for key in streams}):
+                own = {key[1:]: value for key, value in streams.items() if key[0] == session}
+                facts = {"subject": subject, "activity": activity, "session": session}
+                parts += _session(own, facts, rate, trim, skipped)
+    if not parts:
+        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
+        raise InputError(root, f"no usable stream ({reasons})", "at least one", "Get it again.")
+    return Clips.concat(parts), skipped
+
+
+Streams = dict[tuple[int, str, str], np.ndarray]  # (session, sensor, position) -> time, x, y, z, id
+
+
+def _groups(
+    root: str, entries: Sequence[Entry], skipped: list[Skipped]
+) -> tuple[dict[tuple[int, str], list[Entry]], set[int]]:
+    """Entries that may hold wanted streams, by subject and activity; and the subjects present."""
+    groups: dict[tuple[int, str], list[Entry]] = defaultdict(list)
+    found: set[int] = set()
+    for entry in entries:
+        proband = PROBAND.search(f"{root}/{entry.name}")
+        name = PurePosixPath(entry.name).name
+        match = PACKED.match(name) or STREAM.match(name)
+        if not match or match[1] == "MagneticField":
+            continue
+        if not proband:
+            skipped.append(Skipped(entry.name, "not in a folder proband<n>: whose is it?"))
+        elif match[2] not in REALWORLD_ACTIVITY:
+            skipped.append(Skipped(entry.name, f"unknown activity {match[2]}"))
+        else:
+            found.add(int(proband[1]))
+            groups[int(proband[1]), REALWORLD_ACTIVITY[match[2]]].append(entry)
+    return groups, found
+
+
+def _streams(
+    members: Sequence[Entry], subject: int, activity: str, skipped: list[Skipped]
+) -> Streams:
+    """All readable acceleration and gyroscope streams of one subject and activity."""
+    streams: Streams = {}
+    for member in sorted(members, key=lambda entry: natural(entry.name)):
+        for name, content in leaves(member, skipped):
+            base = PurePosixPath(name).name
+            match = STREAM.match(base)
+            if base.lower().startswith("readme"):
+                continue
+            if not match or match[1] not in SENSOR:
+                skipped.append(Skipped(name, "not an acceleration or gyroscope stream"))
+            elif REALWORLD_ACTIVITY.get(match[2]) != activity:
+                skipped.append(Skipped(name, f"activity {match[2]} in an archive of {activity}"))
+            elif match[4] not in POSITIONS:
+                skipped.append(Skipped(name, f"unknown position {match[4]}"))
+            else:
+                key = (int(match[3] or 1), SENSOR[match[1]], match[4])
+                if key in streams:
+                    skipped.append(Skipped(name, "the same stream was read from another file"))
+                    continue
+                try:
+                    streams[key], told = _read_stream(content)
+                except Refused as error:
+                    skipped.append(Skipped(name, str(error)))
+                    continue
+                if told:
+                    skipped.append(Skipped(f"{name}: lines", told))
+    return streams
+
+
+def _read_stream(content: bytes) -> tuple[np.ndarray, str]:
+    """Time (s), three axes and sample number of a CSV file, repeated lines left out."""
+    values, told = read_columns(content, COLUMNS)
+    if len(values) < 100:
+        raise Refused(f"only {len(values)} samples")
+    values[:, 0] /= 1000
+    repeated = np.concatenate([[False], (np.diff(values, axis=0) == 0).all(1)])
+    if repeated.any():
+        told = "; ".join(filter(None, (told, f"{int(repeated.sum())} lines stand twice")))
+    return values[~repeated], told
+
+
+def _session(
+    streams: dict[tuple[str, str], np.ndarray],
+    facts: dict,
+    rate: float,
+    trim: tuple[float, float],
+    skipped: list[Skipped],
+) -> list[Clips]:
+    """Clips of one session: all positions on one grid, cut where none was recorded."""
+    label = f"proband{facts['subject']} {facts['activity']} session {facts['session']}"
+    fitted: dict[tuple[str, str], list[Piece]] = {}
+    timings: list[Timing] = []
+    clipped = 0.0
+    for (sensor, position), values in streams.items():
+        name = f"{label} {position} {sensor}"
+        pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
+        if timing.short:
+            skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
+        if not pieces:
+            continue
+        fitted[sensor, position] = pieces
+        timings.append(timing)
+        if sensor == "acc":
+            clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
+    fitted = _one_time(fitted, label, skipped)
+    for position in POSITIONS:
+        missing = [s for s in SENSOR.values() if (s, position) not in fitted]
+        if missing:
+            skipped.append(Skipped(f"{label} {position}", f"no usable {' and no '.join(missing)}"))
+    spans = {
+        key: (min(p.start for p in pieces) + trim[0], max(p.stop for p in pieces) - trim[1])
+        for key, pieces in fitted.items()
+    }
+    for key in [key for key, (start, stop) in spans.items() if stop - start < SHORTEST]:
+        skipped.append(Skipped(f"{label} {key[1]} {key[0]}", "nothing is left after trimming"))
+        del spans[key]
+    if not spans:
+        return []
+    first = int(np.ceil(min(start for start, _ in spans.values()) * rate))
+    count = int(np.floor(max(stop for _, stop in spans.values()) * rate)) - first + 1
+    arrays = {s: np.full((count, len(POSITIONS), 3), np.nan, np.float32) for s in SENSOR.values()}
+    for (sensor, position), (start, stop) in spans.items():
+        low = max(0, int(np.ceil(start * rate)) - first)
+        high = int(np.floor(stop * rate)) - first + 1
+        signal = sample_pieces(fitted[sensor, position], (first + low) / rate, high - low, rate)
+        arrays[sensor][low:high, POSITIONS.index(position)] = signal
+    present = np.isfinite(np.concatenate(list(arrays.values()), 1)).any((1, 2))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], present, [0]])))
+    rows: list[dict] = []
+    cut: list[slice] = []
+    for low, high in zip(edges[::2], edges[1::2], strict=True):
+        if (high - low) / rate < SHORTEST:
+            skipped.append(Skipped(label, f"a stretch of {(high - low) / rate:.2f} s between gaps"))
+            continue
+        recorded = np.isfinite(arrays["acc"][low:high]).any((0, 2)) | np.isfinite(
+            arrays["gyro"][low:high]
+        ).any((0, 2))
+        rows.append({
+            **facts, "part": len(rows), "recording": label, "start": (first + low) / rate,
+            "positions": int(recorded.sum()), "clipped": clipped,
+            "late": sum(t.late for t in timings), "bridged": sum(t.bridged for t in timings),
+            "lost": sum(t.lost for t in timings),
+        })  # fmt: skip
+        cut.append(slice(low, high))
+    if not rows:
+        return []
+    meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
+    return [Clips.from_list(rows, {n: [a[s] for s in cut] for n, a in arrays.items()}, meta)]
+
+
+def _one_time(
+    fitted: dict[tuple[str, str], list[Piece]], label: str, skipped: list[Skipped]
+) -> dict[tuple[str, str], list[Piece]]:
+    """Streams without those whose clock puts them wholly outside the session of the others."""
+    if not fitted:
+        return fitted
+    start = np.median([pieces[0].start for pieces in fitted.values()])
+    stop = np.median([max(p.stop for p in pieces) for pieces in fitted.values()])
+    kept = {}
+    for (sensor, position), pieces in fitted.items():
+        inside = [piece for piece in pieces if piece.start < stop and piece.stop > start]
+        if len(inside) < len(pieces):
+            pieces_lost = len(pieces) - len(inside)
+            skipped.append(
+                Skipped(
+                    f"{label} {position} {sensor}",
+                    f"{pieces_lost} of its {len(pieces)} pieces lie at another time than the "
+                    "session of the other positions",
+                )
+            )
+        if inside:
+            kept[sensor, position] = inside
+    return kept

@@ -1,0 +1,283 @@
+"""Reader of UMAFall (Casilari et al. 2017): real accelerations at five positions.
+
+Each recording of 15 seconds is one CSV file. Accelerations only: over half of the gyroscope
+streams are clipped at 256 deg/s.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Float
+from scipy.ndimage import uniform_filter1d
+from tqdm import tqdm
+
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.imu.archives import Entry, Refused, leaves, open_tree, read_columns
+from t2imu_utils.imu.streams import Piece, sample_pieces, uniform_pieces
+
+GRAVITY = 9.80665  # m/s^2 in one standard g, the unit of the files
+RANGES = (2, 4, 8, 16)  # g
+LARGEST = 16.5  # g: the widest range of any of the sensors, and a little
+SITES = ("chest", "forearm", "waist", "thigh", "shin")
+POSITION_SITE = {
+    "RIGHTPOCKET": "thigh", "LEFTPOCKET": "thigh", "POCKET": "thigh",
+    "CHEST": "chest", "WAIST": "waist", "WRIST": "forearm", "ANKLE": "shin",
+}  # fmt: skip
+ACTIVITY = {
+    "Walking": ("walking", "walking"),
+    "Jogging": ("running", "running"),
+    "Hopping": ("jumping", "jumping"),
+    "GoUpstairs": ("stair climbing", "climbing up"),
+    "GoDownstairs": ("stair climbing", "climbing down"),
+    "Aplausing": ("standing", "standing"),
+    "HandsUp": ("standing", "standing"),
+    "MakingACall": ("standing", "standing"),
+}
+NAME = re.compile(
+    r"(?:^|/)UMAFall_Subject_(\d+)_(ADL|Fall)_(.+?)_(\d+)_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)\.csv$",
+    re.IGNORECASE,
+)
+OUTER = re.compile(r"umafall.*\.zip$", re.IGNORECASE)
+SENSOR_LINE = re.compile(r"^%\s*[0-9A-Fa-f:]{17}\s*;\s*(\d+)\s*;\s*(\w+)\s*;", re.MULTILINE)
+TAG_RATE = 20.0  # Hz, which the tags keep to 0.2 %; phones differ by up to 1.5 % and are fitted
+TIME, NUMBER, X, Y, Z, KIND, SENSOR = range(7)
+ACCELEROMETER = 0
+
+# SensorTags were worn with their x axis up: walking, gravity is 9.3 to 10.8 m/s^2 on x at chest,
+# waist and ankle, and under 0.6 on the mean of the others. A quarter turn about z makes that y.
+TAG_TO_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+MOVES = 1.0  # m/s^2: rest deviates by 0.3, the slowest walkers by 1.5 from the second's mean
+
+# A SensorTag counts 1/4096 g at its range of 8 g and 1/16384 g at 2 g.
+COARSE_STEP = 4
+FINE_COUNTS = 16384
+CLIP_COUNTS = (32511, 32767, 32768)  # readings at the end of the range, not on the coarse grid
+
+
+def read_umafall(
+    root: Path,
+    rate: float = 20.0,
+    shortest: float = 4.0,
+    active: bool = True,
+    progress: bool = True,
+) -> tuple[Clips, list[Skipped]]:
+    """Read every usable recording of a folder or zip of UMAFall.
+
+    Positions come from each file's header. Each stream is put on its fitted clock (see `streams`)
+    and all of a file on one grid. SensorTag samples that were written at a quarter of their size
+    (the tag measured at 8 g, the file has the scale of 2 g) are recognised by their finer grid,
+    multiplied by four, and counted. Tags' axes are turned so that y points up as in `sites`; the
+    phone lay in the pocket either way up and keeps its own.
+
+    Recordings last 15 s whatever happens: on stairs half of one is standing. With `active` the
+    rest before and after the movement is cut off (activities other than standing): frames before
+    the first and after the last second in which the magnitude of acceleration, at the median
+    position, deviates by more than 1 m/s^2.
+
+    Args:
+        root: the folder or `UMAFall_Dataset.zip`.
+        rate: of the clips, frames per second.
+        shortest: recordings and streams under this many seconds are left out.
+        active: cut off rest at the ends.
+        progress: show a bar.
+
+    Returns:
+        Clips: array ``acc`` (F, 5, 3) float32 in m/s^2, sensor axes, NaN where a position is
+        missing; table ``subject``, ``activity``, ``detail`` (the direction on stairs),
+        ``movement`` (the dataset's name), ``trial``, ``recorded``, ``rescaled`` (share of samples
+        multiplied by four) and ``clipped`` (share at the end of the range), both of the worst
+        position, ``bridged`` (lost samples that were interpolated), ``lost`` (seconds in unrepaid
+        gaps), ``rest`` (seconds cut off), ``recording`` (the file's name); meta ``rate`` and
+        ``sites``. And what was left out: files, positions of files, lines.
+
+    Raises:
+        InputError: the root holds no recording of UMAFall.
+    """
+    skipped: list[Skipped] = []
+    rows, arrays = [], []
+    with open_tree(root, OUTER, skipped) as entries:
+        named = [(entry, NAME.search(entry.name)) for entry in entries]
+        if not any(match for _, match in named):
+            raise InputError(
+                root,
+                f"{len(named)} files, none named as UMAFall names them",
+                "UMAFall_Subject_01_ADL_Walking_1_<date>.csv and others",
+                "Point to the folder of UMAFall or to its zip.",
+            )
+        for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
+            reason = _left_out(match)
+            if reason:
+                skipped.append(Skipped(entry.name, reason))
+                continue
+            try:
+                found = _recording(entry, match, rate, shortest, active, skipped)
+            except Refused as error:
+                skipped.append(Skipped(entry.name, str(error)))
+                continue
+            if found:
+                rows.append(found[0])
+                arrays.append(found[1])
+    if not rows:
+        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
+        raise InputError(root, f"no usable recording ({reasons})", "at least one", "Get it again.")
+    meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
+    return Clips.from_list(rows, {"acc": arrays}, meta), skipped
+
+
+def _left_out(match: re.Match | None) -> str:
+    """Why a file is not read, or ""."""
+    if match is None:
+        return "not named like a recording of UMAFall"
+    if match[2].upper() == "FALL":
+        return "a fall: none of this project's activities"
+    if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
+        return "a transition between postures, not one activity"
+    if match[3] not in ACTIVITY:
+        return f"the movement {match[3]} is none of this project's activities"
+    return ""
+
+
+def _recording(
+    entry: Entry,
+    match: re.Match,
+    rate: float,
+    shortest: float,
+    active: bool,
+    skipped: list[Skipped],
+) -> tuple[dict, np.ndarray] | None:
+    content = next((data for _, data in leaves(entry, skipped)), None)
+    if content is None:
+        return None
+    head, sensors = _header(content)
+    values, told = read_columns(content[head:], list(range(7)), sep=";")
+    acc = values[values[:, KIND] == ACCELEROMETER]
+    sane = (np.abs(acc[:, X : Z + 1]) <= LARGEST).all(1)
+    if (~sane).sum() > 0.01 * len(acc):
+        raise Refused(f"{(~sane).sum()} of its {len(acc)} accelerations are over {LARGEST} g")
+    acc = acc[sane]
+    if told or not sane.all():
+        over = f"{(~sane).sum()} accelerations over {LARGEST} g" if not sane.all() else ""
+        skipped.append(Skipped(f"{entry.name}: lines", "; ".join(filter(None, (told, over)))))
+    streams, facts = _streams(acc, sensors, entry.name, shortest, skipped)
+    if not streams:
+        raise Refused("no position has enough samples")
+    stop = max(piece.stop for pieces in streams.values() for piece in pieces)
+    # What a phone delivers first was measured before the recording began.
+    count = int(np.floor(stop * rate)) + 1
+    frames = np.full((count, len(SITES), 3), np.nan)
+    for site, pieces in streams.items():
+        frames[:, SITES.index(site)] = sample_pieces(pieces, 0.0, count, rate) * GRAVITY
+    activity, detail = ACTIVITY[match[3]]
+    first, last = _present(frames)
+    if active and activity != "standing":
+        first, last = _moving(frames, rate, first, last)
+    facts["rest"] = (_present(frames)[1] - _present(frames)[0] - (last - first)) / rate
+    if (last - first) / rate < shortest:
+        raise Refused(f"{(last - first) / rate:.1f} s of movement, under {shortest:g}")
+    frames = frames[first:last].astype(np.float32)
+    row = {
+        "subject": int(match[1]), "activity": activity, "detail": detail, "movement": match[3],
+        "trial": int(match[4]), "recorded": match[5], **facts,
+        "recording": PurePosixPath(entry.name).stem,
+    }  # fmt: skip
+    return row, frames
+
+
+def _streams(
+    acc: Float[np.ndarray, "n 7"],
+    sensors: dict[int, str],
+    name: str,
+    shortest: float,
+    skipped: list[Skipped],
+) -> tuple[dict[str, list[Piece]], dict[str, float]]:
+    """Pieces of every position in g, and what the table tells of them."""
+    streams: dict[str, list[Piece]] = {}
+    facts = {"rescaled": 0.0, "clipped": 0.0, "bridged": 0, "lost": 0.0}
+    for sensor, site in sensors.items():
+        rows = acc[acc[:, SENSOR] == sensor]
+        if len(rows) < 2 or rows[-1, TIME] - rows[0, TIME] < 1000 * shortest:
+            skipped.append(Skipped(f"{name}: {site}", f"only {len(rows)} samples"))
+            continue
+        signal, scaled = repair_scale(rows[:, X : Z + 1])
+        facts["rescaled"] = max(facts["rescaled"], scaled / len(rows))
+        facts["clipped"] = max(facts["clipped"], _clipped(signal))
+        pieces, timing = uniform_pieces(
+            rows[:, TIME] / 1000,
+            signal if site == "thigh" else signal @ TAG_TO_SITE.T,
+            rows[:, NUMBER].astype(int),
+            nominal=None if site == "thigh" else TAG_RATE,
+        )
+        facts["bridged"] += timing.bridged
+        facts["lost"] += timing.lost
+        if pieces:
+            streams[site] = pieces
+    for site in SITES:
+        if site not in sensors.values():
+            skipped.append(Skipped(f"{name}: {site}", "its header names no such sensor"))
+    return streams, facts
+
+
+def _clipped(signal: np.ndarray) -> float:
+    """Share of samples at the end of the range, where the stream reaches one (2, 4, 8 or 16 g)."""
+    size = np.abs(signal).max(1)
+    if not any(abs(size.max() / end - 1) < 0.02 for end in RANGES):
+        return 0.0
+    return float((size > size.max() - 0.02).mean())
+
+
+def _present(frames: np.ndarray) -> tuple[int, int]:
+    """First frame with a value, and the frame after the last."""
+    rows = np.flatnonzero(np.isfinite(frames).any((1, 2)))
+    return int(rows[0]), int(rows[-1]) + 1
+
+
+def _moving(frames: np.ndarray, rate: float, first: int, last: int) -> tuple[int, int]:
+    """The span from the first to the last second in which most positions are shaken."""
+    size = np.linalg.norm(frames[first:last], axis=2)
+    size = size[:, np.isfinite(size).mean(0) > 0.5]
+    size = np.where(np.isfinite(size), size, np.nanmean(size, 0))
+    second = max(2, round(rate))
+    mean = uniform_filter1d(size, second, axis=0)
+    spread = np.maximum(uniform_filter1d(size**2, second, axis=0) - mean**2, 0) ** 0.5
+    shaken = np.flatnonzero(np.median(spread, axis=1) > MOVES)
+    return (first + int(shaken[0]), first + int(shaken[-1]) + 1) if len(shaken) else (first, first)
+
+
+def _header(content: bytes) -> tuple[int, dict[int, str]]:
+    """Where the samples begin, and the site of each sensor id, from a file's header."""
+    mark = content.find(b"% TimeStamp")
+    head = content.find(b"\n", mark) + 1
+    if mark < 0 or head < 1:
+        raise Refused("no header line that names the columns (% TimeStamp; …)")
+    sensors, unknown = {}, []
+    for sensor, position in SENSOR_LINE.findall(content[:head].decode("latin-1")):
+        if position.upper() in POSITION_SITE:
+            sensors[int(sensor)] = POSITION_SITE[position.upper()]
+        else:
+            unknown.append(position)
+    if not sensors:
+        raise Refused(f"its header names no known position (found {', '.join(unknown) or 'none'})")
+    return head, sensors
+
+
+def repair_scale(signal: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 3"], int]:
+    """Undo the wrong scale of SensorTag samples, in g; return also how many there were.
+
+    Some stretches of some streams lie on a grid of 1/16384 g, while the rest of the stream lies on
+    one of 1/4096 g; there a body at rest reads 0.25 g and the range ends at 2 g. They were counted
+    at 8 g and written with the step of 2 g. One or two samples between such ones, on the coarse
+    grid by chance, belong to them. Streams on no such grid (phones) are returned as they are.
+    """
+    counts = signal * FINE_COUNTS
+    if np.abs(counts - np.round(counts)).max() > 0.02:
+        return signal, 0
+    counts = np.abs(np.round(counts)).astype(int)
+    fine = ((counts % COARSE_STEP != 0) & ~np.isin(counts, CLIP_COUNTS)).any(1)
+    for gap in (1, 2):
+        near = np.zeros(len(fine), bool)
+        near[1 : -gap or None] = fine[: -gap - 1] & fine[gap + 1 :]
+        for shift in range(gap):
+            fine[shift:] |= near[: len(fine) - shift]
+    return np.where(fine[:, None], signal * COARSE_STEP, signal), int(fine.sum())

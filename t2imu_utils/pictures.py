@@ -1,0 +1,199 @@
+"""Pictures of bodies, motions and sensors, in the style of `plots.py`."""
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import CHAINS
+from t2imu_utils.plots import COLOURS, INK, QUIET, WEIGHT, colour, label
+
+# Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
+LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
+SKIN = "#c9ced5"
+LIGHT = np.array([0.35, 0.55, 0.75])
+
+
+def _view(points: Float[np.ndarray, "... 3"], azimuth: float, elevation: float = 10.0):
+    """Orthographic picture plane (right, up) and depth towards the viewer; angles in degrees.
+
+    At azimuth 0 a body that faces +Z looks at the viewer.
+    """
+    a, e = np.radians([azimuth, elevation])
+    right = np.array([np.cos(a), 0, -np.sin(a)])
+    ahead = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    up = np.cross(ahead, right)
+    return np.stack([points @ right, points @ up], -1), points @ ahead
+
+
+def film_strip(
+    motions: Mapping[str, Float[np.ndarray, "T 22 3"]],
+    frames: int = 9,
+    fps: float = 20.0,
+    azimuth: float = 55.0,
+) -> Figure:
+    """Motions as rows of skeletons, `frames` moments of each, evenly spaced from first to last.
+
+    Figures are set side by side and not where the motion has carried them; heights are true. Left
+    limbs are blue, right ones red; the line is the floor (y = 0); times are in seconds.
+
+    Args:
+        motions: by title; metres, Y up, starting with the face to +Z.
+    """
+    for name, joints in motions.items():
+        if np.ndim(joints) != 3 or np.shape(joints)[1:] != (22, 3):
+            raise InputError(
+                f"motions: {name}", f"shape {np.shape(joints)}", "(T, 22, 3)", "Give joints."
+            )
+    figure, axes = plt.subplots(len(motions), 1, figsize=(10, 2.3 * len(motions)), squeeze=False)
+    for ax, (name, joints) in zip(axes.flat, motions.items(), strict=True):
+        _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth)
+    return figure
+
+
+def _strip(
+    ax: Axes, name: str, joints: np.ndarray, frames: int, fps: float, azimuth: float
+) -> None:
+    moments = np.unique(np.linspace(0, len(joints) - 1, frames).round().astype(int))
+    step = 1.15
+    for place, moment in enumerate(moments):
+        body = joints[moment] - joints[moment, 0] * [1, 0, 1]
+        plane, depth = _view(body, azimuth, 0.0)
+        plane[:, 0] += step * place
+        order = np.argsort([depth[list(chain)].mean() for chain in CHAINS])
+        segments = [plane[list(CHAINS[i])] for i in order]
+        ax.add_collection(
+            LineCollection(
+                segments, colors=[LIMBS[i] for i in order], linewidths=2.2, capstyle="round",
+                joinstyle="round",
+            )
+        )  # fmt: skip
+        ax.plot(*plane[15], "o", color=INK, markersize=5.5)
+        ax.text(step * place, -0.13, f"{moment / fps:.1f} s", ha="center", va="top", fontsize=8,
+                color=QUIET)  # fmt: skip
+    ax.axhline(0, color=QUIET, linewidth=0.8, zorder=0)
+    ax.set_title(name, pad=2)
+    ax.set(xlim=(-0.75, step * (frames - 1) + 0.75), ylim=(-0.32, max(1.85, joints[..., 1].max())))
+    ax.set_aspect("equal")
+    ax.axis("off")
+
+
+def mesh(
+    ax: Axes,
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    azimuth: float = 20.0,
+    skin: str = SKIN,
+) -> Axes:
+    """A shaded body on `ax`: faces that look at the viewer, farthest first."""
+    plane, depth = _view(vertices, azimuth)
+    corners = vertices[faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
+    facing, towards = _view(normal, azimuth)
+    seen = np.flatnonzero(towards > 0)
+    seen = seen[np.argsort(depth[faces[seen]].mean(1))]
+    light = LIGHT / np.linalg.norm(LIGHT)
+    shade = np.concatenate([facing[seen], towards[seen, None]], 1) @ light
+    colours = np.array(to_rgb(skin)) * (0.62 + 0.45 * shade.clip(0, 1))[:, None]
+    polygons = PolyCollection(plane[faces[seen]], facecolors=colours.clip(0, 1), rasterized=True)
+    # Edges in the faces' own colour hide the seams between them.
+    polygons.set_edgecolor("face")
+    polygons.set_linewidth(0.2)
+    ax.add_collection(polygons)
+    ax.autoscale_view()
+    ax.set_aspect("equal")
+    ax.axis("off")
+    return ax
+
+
+def bodies(
+    vertices: Mapping[str, Float[np.ndarray, "V 3"]],
+    faces: Int[np.ndarray, "F 3"],
+    azimuth: float = 25.0,
+    per_row: int = 4,
+) -> Figure:
+    """Bodies side by side at one scale, each row on one floor, each body over its name."""
+    names = list(vertices)
+    rows = [names[i : i + per_row] for i in range(0, len(names), per_row)]
+    tallest = max(np.ptp(np.asarray(v)[:, 1]) for v in vertices.values())
+    widest = max(np.ptp(_view(np.asarray(v), azimuth)[0][:, 0]) for v in vertices.values())
+    step, top, bottom = widest + 0.1, tallest + 0.08, -0.22
+    height = 10 / (step * per_row) * (top - bottom) * len(rows)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(10, height), squeeze=False)
+    right = np.array([np.cos(np.radians(azimuth)), 0, -np.sin(np.radians(azimuth))])
+    for ax, row in zip(axes.flat, rows, strict=True):
+        for place, name in enumerate(row):
+            points = np.asarray(vertices[name], dtype=float)
+            across = _view(points, azimuth)[0][:, 0]
+            aside = step * (place + 0.5) - (across.min() + across.max()) / 2
+            floor = np.array([0, -points[:, 1].min(), 0])
+            mesh(ax, points + floor + aside * right, faces, azimuth)
+            ax.text(step * (place + 0.5), -0.08, name, ha="center", va="top", fontsize=9.5)
+        ax.set(xlim=(0, step * per_row), ylim=(bottom, top))
+    return figure
+
+
+def sensor_sites(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    sites: Mapping[str, Float[np.ndarray, "3"]],
+    normals: Mapping[str, Float[np.ndarray, "3"]] | None = None,
+) -> Figure:
+    """Sensor sites on a body, from the front and from behind; a site shows where it is in sight.
+
+    Args:
+        sites: positions by name, in the frame of the vertices.
+        normals: outward directions of the sites; without them all are shown on both sides.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+    for ax, azimuth, title in zip(axes, (0.0, 180.0), ("front", "back"), strict=True):
+        mesh(ax, np.asarray(vertices, dtype=float), faces, azimuth)
+        seen = {
+            name: _view(np.asarray(point, dtype=float), azimuth)[0]
+            for name, point in sites.items()
+            if normals is None or _view(np.asarray(normals[name]), azimuth)[1] > -0.05
+        }
+        left, right = ax.get_xlim()
+        for side, edge in ((-1, left), (1, right)):
+            own = [n for n, at in seen.items() if (at[0] >= (left + right) / 2) == (side > 0)]
+            _name_points(ax, {name: seen[name] for name in own}, edge + 0.05 * side, side)
+        ax.set_title(title, loc="center", fontweight="normal", color=QUIET)
+        ax.set_xlim(left - 0.45, right + 0.45)
+    return figure
+
+
+def _name_points(ax: Axes, points: Mapping[str, np.ndarray], edge: float, side: int) -> None:
+    """Dots with their names in a column at `edge`, from the top down, none over another."""
+    height = np.inf
+    for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
+        height = min(y, height - 0.11)
+        ax.plot([x, edge], [y, height], color=QUIET, linewidth=0.7, zorder=3)
+        ax.plot(x, y, "o", color="#d55e00", markersize=7, markeredgecolor="white", zorder=4)
+        ax.text(edge, height, name.replace("_", " "), ha="left" if side > 0 else "right",
+                va="center", fontsize=9)  # fmt: skip
+
+
+def imu_traces(
+    signals: Mapping[str, Float[np.ndarray, "F 3"]], rate: float, unit: str = "m/s²"
+) -> Figure:
+    """The three axes of one sensor, one row each, one line for each body or model."""
+    figure, axes = plt.subplots(3, 1, figsize=(9, 4.8), sharex=True)
+    hues = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(signals)))
+    known = [name in COLOURS or WEIGHT.match(name) for name in signals]
+    for (name, values), hue, named in zip(signals.items(), hues, known, strict=True):
+        for ax, axis in zip(axes, np.asarray(values).T, strict=True):
+            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=1.2,
+                    color=colour(name) if named else hue, label=label(name))  # fmt: skip
+    for ax, axis in zip(axes, "xyz", strict=True):
+        ax.set_ylabel(f"{axis} ({unit})")
+        ax.margins(x=0)
+    axes[-1].set_xlabel("time (s)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+    return figure

@@ -1,0 +1,1 @@
+"""Floor 2: text encoders, diffusion, the losses, motion priors, their training and sampling."""

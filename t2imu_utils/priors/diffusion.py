@@ -1,0 +1,110 @@
+"""Forward and reverse diffusion around a model that predicts x_0; schedule and solver: diffusers.
+
+Other solvers of that library take the place of the ancestral one by another `step` in `sample`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from t2imu_utils.errors import InputError
+
+
+def schedule(steps: int = 50) -> DDPMScheduler:
+    """The cosine schedule of MDM (Nichol & Dhariwal 2021, eq. 17) for a model that predicts x_0."""
+    if steps < 2:
+        raise InputError("schedule: steps", str(steps), "at least 2", "MDM uses 50.")
+    return DDPMScheduler(
+        num_train_timesteps=steps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        variance_type="fixed_small",
+        clip_sample=False,
+    )
+
+
+def add_noise(
+    x0: Float[Tensor, "B T C"],
+    noise: Float[Tensor, "B T C"],
+    t: Int[Tensor, "B"],
+    scheduler: DDPMScheduler,
+) -> Float[Tensor, "B T C"]:
+    """x_t ~ q(x_t | x_0): the closed form of t steps of the paper's eq. (1)."""
+    return scheduler.add_noise(x0, noise, t)
+
+
+def item_noise(
+    lengths: Sequence[int],
+    generators: Sequence[torch.Generator],
+    channels: int = 263,
+    device: torch.device | str = "cpu",
+) -> Iterator[Float[Tensor, "B T C"]]:
+    """Standard normal noise without end, drawn for each item from its own generator.
+
+    An item draws as many numbers as it has frames, whatever it is batched with, and padding is
+    zero: so its sample does not depend on its neighbours. Drawn on the CPU, so that a seed means
+    the same noise on every device.
+    """
+    if len(lengths) != len(generators):
+        raise InputError(
+            "item_noise: generators", str(len(generators)), f"one for each of {len(lengths)} items",
+            "Pass one generator per item.",
+        )  # fmt: skip
+    while True:
+        batch = torch.zeros(len(lengths), max(lengths), channels)
+        for row, length, generator in zip(batch, lengths, generators, strict=True):
+            row[:length] = torch.randn(length, channels, generator=generator)
+        yield batch.to(device)
+
+
+def guided(
+    model: Callable[..., Tensor],
+    text: Float[Tensor, "B L W"],
+    text_valid: Bool[Tensor, "B L"],
+    mask: Bool[Tensor, "B T"],
+    guidance: float,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Classifier-free guidance (Ho & Salimans 2022) as a function of (x_t, t).
+
+    x̂_0 = x̂_0(∅) + guidance · (x̂_0(c) - x̂_0(∅)); both come from one batch of double size. At
+    guidance 1 only the conditional half is run.
+    """
+    items = len(text)
+    if guidance == 1:
+        return lambda x_t, t: model(x_t, t, text, text_valid, mask)
+    drop = torch.arange(2 * items, device=text.device) >= items
+    text, text_valid, mask = (torch.cat([y, y]) for y in (text, text_valid, mask))
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        both = model(torch.cat([x_t, x_t]), torch.cat([t, t]), text, text_valid, mask, drop)
+        with_text, without = both.chunk(2)
+        return without + guidance * (with_text - without)
+
+    return predict
+
+
+@torch.inference_mode()
+def sample(
+    predict_x0: Callable[[Tensor, Tensor], Tensor],
+    noise: Iterator[Float[Tensor, "B T C"]],
+    scheduler: DDPMScheduler,
+) -> Float[Tensor, "B T C"]:
+    """Ancestral sampling over all steps of `scheduler` (Ho et al. 2020, algorithm 2).
+
+    predict_x0: (x_t (B, T, C), t (B,)) -> x̂_0, such as `guided` makes. noise: yields x_T, then the
+    noise of each step down to t = 1 (`item_noise`, or a recording). The solver is DDIM with
+    eta = 1, which is the same step (Song et al. 2021, section 4.1) but, unlike
+    `DDPMScheduler.step`, takes its noise as an argument.
+    """
+    solver = DDIMScheduler.from_config(scheduler.config, set_alpha_to_one=True)
+    solver.set_timesteps(scheduler.config.num_train_timesteps)
+    x = next(noise)
+    silence = torch.zeros_like(x)
+    for t in solver.timesteps.tolist():
+        x0_hat = predict_x0(x, torch.full((len(x),), t, device=x.device))
+        fresh = next(noise) if t > 0 else silence
+        x = solver.step(x0_hat, t, x, eta=1.0, variance_noise=fresh).prev_sample
+    return x

@@ -1,0 +1,110 @@
+"""Sampling motions from a prior: prompts, lengths and seeds in, raw features out.
+
+Every generator of the project has this interface: `generate(prior, prompts, frames, seeds, ...)`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.features import RATE, features_to_joints
+from t2imu_utils.priors.checkpoints import Prior
+from t2imu_utils.priors.diffusion import guided, item_noise, sample, schedule
+
+MIN_FRAMES = 3
+
+
+def generate(
+    prior: Prior,
+    prompts: Sequence[str],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    guidance: float = 2.5,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> list[Float[np.ndarray, "T 263"]]:
+    """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
+
+    frames: length of each motion. seeds: one an item; an item's motion is made by its prompt,
+    length and seed alone, whatever it is sampled with (up to rounding). Items are batched by
+    length, so that little padding is computed.
+
+    Raises:
+        InputError: no prompts, lists of unequal length, or a length that the prior cannot make.
+    """
+    _check(prior, prompts, frames, seeds, batch_size)
+    tokens, valid = prior.text_encoder.encode(prompts)
+    scheduler = schedule(prior.config.diffusion_steps)
+    model = prior.model.to(device).eval()
+    order = sorted(range(len(prompts)), key=lambda i: frames[i])
+    motions: list[np.ndarray] = [np.empty(0)] * len(prompts)
+    with tqdm(total=len(prompts), unit="motion", mininterval=2, disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            items = order[start : start + batch_size]
+            lengths = [int(frames[i]) for i in items]
+            mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
+            longest = int(valid[items].sum(1).max())
+            predict = guided(
+                model,
+                tokens[items, :longest].to(device),
+                valid[items, :longest].to(device),
+                mask.to(device),
+                guidance,
+            )
+            noise = item_noise(lengths, generators, prior.config.channels, device)
+            x = sample(predict, noise, scheduler).cpu().numpy()
+            for i, length, row in zip(items, lengths, x, strict=True):
+                raw = prior.normaliser.denormalise(row[:length])
+                motions[i] = np.asarray(raw, dtype=np.float32)
+            bar.update(len(items))
+    return motions
+
+
+def sample_requests(
+    prior: Prior,
+    requests: pd.DataFrame,
+    guidance: float,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Clips:
+    """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
+
+    Returns:
+        The requests' table with a column ``motion`` (row number), and arrays ``features``
+        (F, 263), raw, and ``joints`` (F, 22, 3) in metres; meta ``rate`` 20.
+    """
+    columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
+    features = generate(prior, *columns, guidance, batch_size, device, progress)
+    rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
+    joints = [features_to_joints(motion) for motion in features]
+    return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
+
+
+def _check(prior, prompts, frames, seeds, batch_size) -> None:
+    if not prompts:
+        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
+    if not len(prompts) == len(frames) == len(seeds):
+        raise InputError(
+            "prompts, frames, seeds",
+            f"{len(prompts)}, {len(frames)} and {len(seeds)} of them",
+            "one length and one seed for each prompt",
+            "Repeat a prompt to sample it again with another seed.",
+        )
+    longest = prior.config.max_frames
+    for i, count in enumerate(frames):
+        if not MIN_FRAMES <= count <= longest:
+            raise InputError(
+                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
+                "Ask for a length that the prior can make.",
+            )  # fmt: skip
+    if batch_size < 1:
+        raise InputError("batch_size", str(batch_size), "at least 1", "MDM is sampled with 32.")

@@ -1,0 +1,234 @@
+"""Fitting: motions made by posing the body itself, then real and golden ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.body.fitting import (
+    RIGID,
+    added_acceleration,
+    fit,
+    fitted_joints,
+    pose_body,
+    solve_shape,
+)
+from t2imu_utils.body.pose_solver import ACTIVE
+from t2imu_utils.body.smpl import load_body
+from t2imu_utils.body.table1 import betas_of, solve_betas
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import FEET, PARENTS
+
+RATE = 20.0
+LEFT_HIP, LEFT_KNEE, LEFT_SHOULDER, RIGHT_SHOULDER = 1, 4, 16, 17
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+def clips_of(*joints, **columns):
+    rows = [
+        {"name": f"clip {i}", **{k: v[i] for k, v in columns.items()}} for i in range(len(joints))
+    ]
+    return Clips.from_list(rows, {"joints": [np.asarray(j) for j in joints]}, {"rate": RATE})
+
+
+def run(body, clips, **options):
+    return fit(clips, body, progress=False, **options)
+
+
+def posed(body, vectors, betas=None, transl=None):
+    """The 22 joints of local rotation vectors (T, 24, 3)."""
+    vectors = torch.as_tensor(vectors, dtype=torch.float32)
+    betas = torch.zeros(10) if betas is None else torch.as_tensor(betas, dtype=torch.float32)
+    transl = torch.zeros(len(vectors), 3) if transl is None else torch.as_tensor(transl).float()
+    return body.joints(betas, vectors[:, 0], vectors[:, 1:], transl)[:, :22].numpy()
+
+
+def wander(seed, frames=80):
+    """Smooth random local rotations with hinged knees and elbows, turning and walking off."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(frames) / RATE
+    vectors = np.zeros((frames, 24, 3))
+    for frequency in (0.3, 0.6, 1.1):
+        phase = rng.uniform(0, 2 * np.pi, (24, 3))
+        amount = rng.normal(0, 0.17, (24, 3))
+        vectors += amount * np.sin(2 * np.pi * frequency * t[:, None, None] + phase)
+    vectors[:, [j for j in range(24) if j not in ACTIVE]] = 0
+    for knee in (4, 5):
+        vectors[:, knee] = np.stack([0.8 + 0.6 * np.sin(3 * t + knee), 0 * t, 0 * t], 1)
+    for elbow, sign in ((18, -1), (19, 1)):
+        bend = 0.8 + 0.5 * np.sin(2 * t + elbow)
+        vectors[:, elbow] = np.stack([0 * t, sign * bend, 0 * t], 1)
+    vectors[:, 0, 1] += 1.5 * t
+    transl = np.stack([np.sin(t), 1 + 0.05 * np.sin(5 * t), t], 1)
+    return vectors, transl
+
+
+def test_recovers_motions_of_the_body_itself(body):
+    rng = np.random.default_rng(0)
+    motions = [wander(seed) for seed in range(6)]
+    joints = [posed(body, v, rng.normal(size=10), shift) for v, shift in motions]
+    clips = clips_of(*joints)
+    fitted = run(body, clips)
+    assert fitted.arrays["joint_error"].max() < 2e-3
+    error = np.linalg.norm(fitted_joints(fitted, body) - clips.arrays["joints"], axis=-1).mean(1)
+    np.testing.assert_allclose(error, fitted.arrays["joint_error"], atol=1e-5)
+    assert added_acceleration(fitted, clips, body, RATE).max() < 0.1
+    assert fitted.arrays["body_pose"].shape == (480, 69)
+    assert not fitted.arrays["body_pose"].reshape(-1, 23, 3)[:, [9, 10, 14, 19, 20, 21, 22]].any()
+
+
+def test_shape_follows_the_bones(body):
+    betas = np.random.default_rng(1).normal(size=(5, 10))
+    pairs = np.array([(j, PARENTS[j]) for j in range(1, 22)] + list(RIGID))
+    rest = body.rest_joints(torch.tensor(betas))
+    lengths = (rest[:, pairs[:, 0]] - rest[:, pairs[:, 1]]).norm(dim=-1).numpy()
+    found = body.rest_joints(torch.tensor(solve_shape(lengths, pairs, body)))
+    again = (found[:, pairs[:, 0]] - found[:, pairs[:, 1]]).norm(dim=-1).numpy()
+    np.testing.assert_allclose(again, lengths, atol=2e-3)
+    giant = solve_shape(1.6 * lengths, pairs, body)
+    assert np.abs(giant).max() < 5
+
+
+@pytest.mark.parametrize("iterations", [4, 30])
+def test_a_bent_knee_tells_the_twist_of_the_thigh(body, iterations):
+    vectors = np.zeros((40, 24, 3))
+    vectors[:, LEFT_HIP] = (-0.9, 0, 0)
+    vectors[:, LEFT_KNEE, 0] = 1.4
+    vectors[:, RIGHT_SHOULDER, 2] = 1.2
+    vectors[:, 19, 1] = 1.4
+    twisted = vectors.copy()
+    twisted[:, LEFT_HIP, 1] = 0.5
+    twisted[:, RIGHT_SHOULDER, 0] = 0.5
+    for truth in (vectors, twisted):
+        fitted = run(body, clips_of(posed(body, truth)), iterations=iterations)
+        pose = fitted.arrays["body_pose"].reshape(-1, 23, 3)
+        for bone in (LEFT_HIP, LEFT_KNEE, RIGHT_SHOULDER, 19):
+            np.testing.assert_allclose(pose[:, bone - 1], truth[:, bone], atol=0.15)
+
+
+def test_a_straight_limb_is_not_twisted(body):
+    vectors = np.zeros((40, 24, 3))
+    vectors[:, LEFT_SHOULDER, 2] = -1.3
+    vectors[:, LEFT_HIP, 0] = np.linspace(-0.5, 0.5, 40)
+    pose = run(body, clips_of(posed(body, vectors))).arrays["body_pose"].reshape(-1, 23, 3)
+    assert np.abs(pose[:, LEFT_HIP - 1, 1]).max() < 0.1
+    assert np.abs(pose[:, LEFT_SHOULDER - 1, 0]).max() < 0.1
+
+
+def test_noise_does_not_make_limbs_spin(body):
+    """2 mm of noise on nearly straight legs and arms: rotations may follow, not flip."""
+    vectors = np.zeros((100, 24, 3))
+    vectors[:, [4, 5], 0] = 0.1
+    vectors[:, LEFT_SHOULDER, 2], vectors[:, RIGHT_SHOULDER, 2] = -1.2, 1.2
+    joints = posed(body, vectors)
+    noise = np.random.default_rng(0).normal(0, 0.002, joints.shape)
+    pose = run(body, clips_of(joints + noise)).arrays["body_pose"].reshape(-1, 23, 3)
+    limbs = np.array([1, 2, 4, 5, 16, 17, 18, 19]) - 1
+    assert np.abs(np.diff(pose[:, limbs], axis=0)).max() < 0.15
+
+
+def test_turning_goes_on_past_half_a_turn(body):
+    vectors = np.zeros((120, 24, 3))
+    vectors[:, 0, 1] = np.linspace(0.1, 6 * np.pi + 1, 120)
+    orient = run(body, clips_of(posed(body, vectors))).arrays["global_orient"]
+    np.testing.assert_allclose(orient[:, 1], vectors[:, 0, 1], atol=0.02)
+    np.testing.assert_allclose(orient[:, [0, 2]], 0, atol=0.1)
+
+
+def test_moving_the_world_moves_the_body(body):
+    vectors, transl = wander(3)
+    here, there = (posed(body, vectors, transl=transl + shift) for shift in (0, [30.0, 1, -50]))
+    one, other = run(body, clips_of(here)), run(body, clips_of(there))
+    np.testing.assert_allclose(
+        other.arrays["transl"] - one.arrays["transl"], np.tile([30.0, 1, -50], (80, 1)), atol=1e-3
+    )
+    np.testing.assert_allclose(other.arrays["body_pose"], one.arrays["body_pose"], atol=0.02)
+
+
+def test_clips_and_chunks_do_not_touch_each_other(body):
+    joints = [posed(body, *wander(seed)[:1], transl=wander(seed)[1]) for seed in range(4)]
+    together = run(body, clips_of(*joints))
+    chunked = run(body, clips_of(*joints), chunk_frames=1)
+    alone = Clips.concat([run(body, clips_of(j)) for j in joints])
+    for name, array in together.arrays.items():
+        np.testing.assert_allclose(chunked.arrays[name], array, atol=2e-3)
+        np.testing.assert_allclose(alone.arrays[name], array, atol=2e-3)
+
+
+def test_threads_are_given_back(body):
+    before = torch.get_num_threads()
+    run(body, clips_of(posed(body, wander(0)[0])))
+    assert torch.get_num_threads() == before
+
+
+def test_clips_of_one_skeleton_share_its_shape(body):
+    shapes = np.random.default_rng(5).normal(size=(2, 10))
+    joints = [posed(body, wander(i)[0], shapes[i % 2]) for i in range(4)]
+    clips = clips_of(*joints, actor=["a", "b", "a", "b"])
+    betas = betas_of(run(body, clips, skeleton="actor").table)
+    np.testing.assert_array_equal(betas[:2], betas[2:])
+    assert np.abs(betas[0] - betas[1]).max() > 0.3
+
+
+def test_other_bodies_stride_with_their_legs(body):
+    vectors, transl = wander(2)
+    joints = posed(body, vectors, transl=transl)
+    clips = clips_of(joints - [0, joints[:, list(FEET), 1].min(), 0])
+    fitted = run(body, clips)
+    same = pose_body(fitted, body, betas_of(fitted.table)[0])
+    np.testing.assert_allclose(same, fitted.arrays["transl"], atol=1e-5)
+
+    tall = solve_betas(body, "male", 2.0, 100.0)
+    moved = pose_body(fitted, body, tall)
+    pose = (fitted.arrays["global_orient"], fitted.arrays["body_pose"])
+    joints = body.joints(tall, *pose, moved)[:, :22].numpy()
+    own = fitted_joints(fitted, body)
+
+    def leg(j):
+        return np.linalg.norm(j[0, 1] - j[0, 4]) + np.linalg.norm(j[0, 4] - j[0, 7])
+
+    ratio = leg(joints) / leg(own)
+    assert ratio > 1.1
+    path = np.diff(joints[:, 0], axis=0)
+    np.testing.assert_allclose(path, ratio * np.diff(own[:, 0], axis=0), rtol=0.05, atol=1e-3)
+    assert joints[:, list(FEET), 1].min() == pytest.approx(0, abs=2e-3)
+    short = solve_betas(body, "female", 1.5, 50.0)
+    joints = body.joints(short, *pose, pose_body(fitted, body, short))[:, list(FEET), 1]
+    assert float(joints.min()) == pytest.approx(0, abs=2e-3)
+
+
+def test_a_humanml3d_clip(body, real_data):
+    joints = np.load(real_data / "humanml3d" / "new_joints" / "012314.npy")
+    clips = clips_of(joints)
+    fitted = run(body, clips)
+    assert fitted.arrays["joint_error"].mean() < 0.006
+    own = np.sqrt(((np.diff(joints, n=2, axis=0) * RATE**2) ** 2).sum(-1).mean())
+    assert added_acceleration(fitted, clips, body, RATE)[0] < 0.03 * own
+    assert np.abs(betas_of(fitted.table)).max() < 5
+
+
+def test_joints_recovered_from_features(body, reference):
+    with np.load(reference / "humanml3d_golden.npz") as golden:
+        joints = golden["recovered_joints"]
+    assert run(body, clips_of(joints)).arrays["joint_error"].mean() < 0.006
+
+
+def test_bad_joints_are_named(body):
+    good = posed(body, wander(0)[0])
+    broken = good.copy()
+    broken[7, 3, 1] = np.nan
+    with pytest.raises(InputError, match="clip 1: joints.*frame 7"):
+        run(body, clips_of(good, broken))
+    with pytest.raises(InputError, match=r"joints.*21.*22"):
+        run(body, clips_of(good[:, :21]))
+    with pytest.raises(InputError, match="clip 1.*no frames"):
+        run(body, clips_of(good, good[:0]))
+
+
+def test_a_single_frame(body):
+    fitted = run(body, clips_of(posed(body, wander(0)[0])[:1]))
+    assert fitted.arrays["joint_error"][0] < 2e-3

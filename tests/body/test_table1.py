@@ -1,0 +1,127 @@
+"""Table I: a box whose volume is known, the eight bodies, and builds that cannot be reached."""
+
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.body.smpl import load_body
+from t2imu_utils.body.table1 import (
+    BODIES,
+    DENSITY,
+    betas_of,
+    measure,
+    solve_betas,
+    solve_table,
+)
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import PARENTS
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def table(body):
+    return solve_table(body)
+
+
+def box(path, gain=0.0):
+    """An SMPL-format box of 0.2 x 1.5 x 0.3 m; beta 0 stretches its height by `gain` m a unit."""
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    shapedirs = np.zeros((8, 3, 10), np.float32)
+    shapedirs[:, 1, 0] = gain * corners[:, 1]
+    np.savez(
+        path,
+        v_template=corners * np.float32([0.2, 1.5, 0.3]),
+        shapedirs=shapedirs,
+        posedirs=np.zeros((8, 3, 207), np.int8),
+        J_regressor=np.full((24, 8), 1 / 8, np.float32),
+        weights=np.full((8, 24), 1 / 24, np.float32),
+        kintree_table=np.array([[*PARENTS, 20, 21], range(24)]),
+        f=np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]),
+    )
+    return load_body(path)
+
+
+def test_measure_a_box(tmp_path):
+    body = box(tmp_path / "box.npz", gain=0.1)
+    height, mass = measure(body, np.zeros(10))
+    assert height == pytest.approx(1.5)
+    assert abs(mass) == pytest.approx(0.2 * 1.5 * 0.3 * DENSITY)
+    assert measure(body, np.eye(10)[0] * 2)[0] == pytest.approx(1.7)
+
+
+def test_the_skin_points_outward(body):
+    assert 50 < measure(body, np.zeros(10))[1] < 90
+
+
+def test_the_rows_are_the_paper_s():
+    rows = [(b.name, b.gender, b.height_cm, b.weight_kg) for b in BODIES]
+    assert rows[0] == ("male tall", "male", 200.0, 100.0)
+    assert rows[-1] == ("female adipose", "female", 165.8, 97.0)
+    assert [b.weight_kg for b in BODIES] == [100, 60, 85.8, 111, 75, 50, 69.2, 97]
+    adipose = [b for b in BODIES if "adipose" in b.name]
+    assert [round(b.weight_kg / (b.height_cm / 100) ** 2) for b in adipose] == [35, 35]
+
+
+def test_all_eight_are_reached(body, table):
+    for target, betas in zip(BODIES, betas_of(table), strict=True):
+        height, mass = measure(body, betas)
+        assert abs(100 * height - target.height_cm) < 1
+        assert abs(mass - target.weight_kg) < 2
+        assert np.abs(betas).max() < 5
+
+
+def girth(body, betas, level):
+    """Width plus depth of the trunk at a fraction of the height of spine1 to the neck."""
+    betas = torch.tensor(betas)
+    skin, joints = body.rest_vertices(betas).numpy(), body.rest_joints(betas).numpy()
+    at = joints[0, 1] + level * (joints[12, 1] - joints[0, 1])
+    ring = skin[(np.abs(skin[:, 1] - at) < 0.03) & (np.abs(skin[:, 0]) < 0.35)]
+    return np.ptp(ring[:, 0]) + np.ptp(ring[:, 2])
+
+
+def test_weight_sits_on_the_trunk_and_not_in_the_bones(body, table):
+    betas = dict(zip(table["name"], betas_of(table), strict=True))
+    for gender in ("male", "female"):
+        average, adipose = betas[f"{gender} average"], betas[f"{gender} adipose"]
+        assert girth(body, adipose, 0.25) > 1.12 * girth(body, average, 0.25)
+        legs = [body.rest_joints(torch.tensor(b)) for b in (average, adipose)]
+        shin = [(joints[4] - joints[7]).norm() for joints in legs]
+        assert shin[1] == pytest.approx(float(shin[0]), rel=0.06)
+
+
+def test_the_shape_is_the_likeliest_one(body):
+    betas = solve_betas(body, "female", 1.70, 70.0)
+    mean, covariance = body.betas_mean["female"], body.betas_cov["female"]
+    # At the optimum the deviation is covariance times a mix of the two slopes.
+    slopes = []
+    for which in range(2):
+        steps = [np.array(measure(body, betas + 1e-4 * e))[which] for e in np.eye(10)]
+        slopes.append((np.array(steps) - measure(body, betas)[which]) / 1e-4)
+    span = covariance @ np.array(slopes).T
+    deviation = betas - mean
+    mix = np.linalg.lstsq(span, deviation, rcond=None)[0]
+    np.testing.assert_allclose(span @ mix, deviation, atol=0.02)
+
+
+def test_the_mean_body_needs_no_step(body):
+    height, mass = measure(body, body.betas_mean["male"])
+    found = solve_betas(body, "male", height, mass)
+    np.testing.assert_allclose(found, body.betas_mean["male"], atol=1e-4)
+
+
+def test_a_body_without_gender_statistics(tmp_path):
+    body = box(tmp_path / "box.npz", gain=-0.1)
+    with pytest.raises(InputError, match="box.npz.*female of 1.500 m"):
+        solve_betas(body, "female", 1.5, 400.0)
+
+
+def test_unreachable_and_unknown(body):
+    with pytest.raises(InputError, match="male of 3.000 m"):
+        solve_betas(body, "male", 3.0, 60.0)
+    with pytest.raises(InputError, match="gender"):
+        solve_betas(body, "neutral", 1.8, 80.0)

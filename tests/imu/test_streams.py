@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from t2imu_utils.imu.streams import Piece, sample_pieces, uniform_pieces
+
+PERIOD = 0.02002
+EPOCH = 1.4359e9
+
+
+def recorded(count, period=PERIOD, seed=0):
+    """True times, delivery stamps in whole milliseconds with a little delay, and a slow signal."""
+    rng = np.random.default_rng(seed)
+    times = EPOCH + period * np.arange(count)
+    stamps = np.round((times + rng.uniform(0, 0.006, count)) * 1000) / 1000
+    return times, stamps, np.stack([np.sin(2 * np.pi * 0.7 * (times - EPOCH))] * 3, 1)
+
+
+def deliver_late(stamps, first, gap):
+    """Hold back what was sampled in `gap` seconds, then deliver it at 3 ms a sample."""
+    stamps = stamps.copy()
+    free = stamps[first] + gap
+    for i in range(first + 1, len(stamps)):
+        free += 0.003
+        if stamps[i] >= free:
+            break
+        stamps[i] = free
+    return stamps
+
+
+def true_signal(times):
+    return np.sin(2 * np.pi * 0.7 * (times - EPOCH))
+
+
+def test_a_gap_that_a_burst_repays_moves_nothing():
+    times, stamps, values = recorded(6000)
+    stamps = deliver_late(deliver_late(stamps, 2000, 1.5), 4000, 0.9)
+    assert np.diff(stamps).max() > 1.4
+    pieces, timing = uniform_pieces(stamps, values)
+    assert len(pieces) == 1 and timing.late == 2 and timing.lost == 0 and timing.bridged == 0
+    assert pieces[0].period == pytest.approx(PERIOD, rel=1e-5)
+    assert abs(pieces[0].start - times[0]) < 0.005 and abs(pieces[0].stop - times[-1]) < 0.005
+    grid = EPOCH + 35 + np.arange(400) / 20
+    clean = sample_pieces(pieces, grid[0], 400, 20.0)[:, 0]
+    naive = np.interp(grid, stamps, values[:, 0])
+    assert np.abs(clean - true_signal(grid)).max() < 0.03
+    assert np.abs(naive - true_signal(grid)).max() > 0.5
+
+
+def test_a_gap_that_nothing_repays_cuts_the_stream():
+    times, stamps, values = recorded(6000)
+    kept = np.r_[0:2000, 2150:6000]
+    pieces, timing = uniform_pieces(stamps[kept], values[kept])
+    assert [len(piece.values) for piece in pieces] == [2000, 3850]
+    assert timing.lost == pytest.approx(150 * PERIOD, abs=0.03) and timing.late == 0
+    assert abs(pieces[1].start - times[2150]) < 0.005
+    out = sample_pieces(pieces, np.ceil(times[50] * 20) / 20, 2200, 20.0)
+    missing = np.flatnonzero(np.isnan(out[:, 0]))
+    assert len(missing) in (60, 61, 62) and np.all(np.diff(missing) == 1)
+
+
+def test_a_partly_repaid_gap_counts_only_what_is_lost():
+    times, stamps, values = recorded(6000)
+    late = deliver_late(stamps, 3000, 1.5)
+    kept = np.r_[0:3001, 3031:6000]
+    pieces, timing = uniform_pieces(late[kept], values[kept])
+    assert len(pieces) == 2 and timing.late == 1
+    assert timing.lost == pytest.approx(30 * PERIOD, abs=0.025)
+
+
+def test_few_lost_samples_are_bridged_and_counted():
+    times, stamps, values = recorded(4000)
+    kept = np.delete(np.arange(4000), [1000, 1001, 2500])
+    for numbers in (None, kept + 1):
+        pieces, timing = uniform_pieces(stamps[kept], values[kept], numbers)
+        assert len(pieces) == 1 and timing.bridged == 3 and timing.lost == 0
+        np.testing.assert_allclose(pieces[0].values[:, 0], values[:, 0], atol=0.02)
+
+
+def test_what_was_held_back_before_the_start_lies_before_it():
+    times, stamps, values = recorded(3000, period=0.005)
+    stamps = np.maximum(stamps, EPOCH + 2.0)
+    pieces, timing = uniform_pieces(stamps, values)
+    assert len(pieces) == 1 and pieces[0].start == pytest.approx(EPOCH, abs=0.01)
+
+
+def test_a_clock_set_back_starts_a_new_piece():
+    times, stamps, values = recorded(4000)
+    stamps = stamps.copy()
+    stamps[2000:] -= 5.0
+    pieces, _ = uniform_pieces(stamps, values)
+    assert [len(piece.values) for piece in pieces] == [2000, 2000]
+    assert pieces[1].start == pytest.approx(times[2000] - 5.0, abs=0.005)
+
+
+def test_one_wild_stamp_costs_no_memory_and_no_neighbours():
+    times, stamps, values = recorded(4000)
+    stamps = stamps.copy()
+    stamps[2000] = 5.0
+    pieces, timing = uniform_pieces(stamps, values)
+    assert sum(len(p.values) for p in pieces if abs(p.start - EPOCH) < 100) >= 3998
+    assert timing.short >= 1
+
+
+def test_a_known_rate_overrules_wild_stamps():
+    rng = np.random.default_rng(1)
+    true = 0.05 * np.arange(300)
+    stamps = np.maximum.accumulate(true + 0.05 * rng.standard_exponential(300))
+    pieces, timing = uniform_pieces(stamps + EPOCH, np.zeros((300, 3)), nominal=20.0)
+    assert timing.rate == pytest.approx(20.0, rel=0.01)
+
+
+def test_pass_band_is_kept_stop_band_removed_and_trends_exact():
+    t = np.arange(3000) * 0.02
+    tone = [np.sin(2 * np.pi * f * t) for f in (1.0, 5.0, 7.0, 11.5, 14.0, 23.0)]
+    piece = Piece(10.0, 0.02, np.stack([*tone, 3 * t - 4], 1))
+    out = sample_pieces([piece], 10.0, 1000, 20.0)[30:-30]
+    grid = (np.arange(1000) / 20)[30:-30]
+    for column, f in enumerate((1.0, 5.0, 7.0)):
+        np.testing.assert_allclose(out[:, column], np.sin(2 * np.pi * f * grid), atol=2e-3)
+    assert np.abs(out[:, 3:6]).max() < 2e-3
+    whole = sample_pieces([piece], 10.0, 1000, 20.0)[:, 6]
+    np.testing.assert_allclose(whole, 3 * np.arange(1000) / 20 - 4, atol=1e-3)
+
+
+def test_frames_outside_are_missing_and_the_first_piece_stays_where_two_overlap():
+    ones, twos = (Piece(s, 0.02, np.full((101, 2), v)) for s, v in ((1.0, 1.0), (2.0, 2.0)))
+    out = sample_pieces([ones, twos], 0.0, 120, 20.0)[:, 0]
+    assert np.isnan(out[:20]).all() and np.isnan(out[81:]).all()
+    np.testing.assert_allclose(out[20:61], 1.0)
+    np.testing.assert_allclose(out[61:81], 2.0)
+
+
+@pytest.mark.parametrize("jitter", [0.002, 0.01, 0.02])
+def test_jitter_of_up_to_a_period_is_not_taken_for_losses(jitter):
+    rng = np.random.default_rng(3)
+    times = EPOCH + PERIOD * np.arange(20000)
+    pieces, timing = uniform_pieces(times + rng.normal(0, jitter, 20000), np.zeros((20000, 3)))
+    assert len(pieces) == 1 and timing.lost == 0 and timing.bridged <= 3
+    assert abs(pieces[0].stop - times[-1]) < 0.07 and timing.rate == pytest.approx(49.95, rel=1e-4)

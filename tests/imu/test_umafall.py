@@ -1,0 +1,220 @@
+import io
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.imu.umafall import GRAVITY, SITES, read_umafall, repair_scale
+
+HEADER = """% Universidad de Malaga - ETSI de Telecomunicacion (Spain)
+% ID: made for a test
+
+% MAC Address; Sensor_ID; Position; Device Model
+%f8:95:c7:f3:ba:82; 0; RIGHTPOCKET; phone
+%C4:BE:84:71:A5:02; 2; ANKLE; SensorTag
+%C4:BE:84:70:0E:80; 3; WRIST; SensorTag
+%C4:BE:84:70:64:8A; 1; CHEST; SensorTag
+
+% TimeStamp; Sample No; X-Axis; Y-Axis; Z-Axis; Sensor Type; Sensor ID;
+"""
+NAME = "UMAFall_Subject_{:02d}_ADL_{}_1_2017-04-14_23-25-52.csv"
+
+
+def on_grid(values, step=1 / 4096):
+    return np.round(values / step) * step
+
+
+def wave(times, shake):
+    """Gravity on x and a 2 Hz shake of `shake` g; whole counts of 1/4096 g."""
+    x = 1 + shake * np.sin(2 * np.pi * 2 * times)
+    return on_grid(np.stack([x, 0 * times, 0.1 + 0 * times], 1))
+
+
+def recording(shake=0.5, rest_after=20.0, spoil=None, header=HEADER):
+    """A file as the dataset has it: phone at 200 Hz, three tags at 20 Hz, other sensor types."""
+    lines = []
+    for sensor, rate in ((0, 200.0), (1, 20.0), (2, 20.0), (3, 20.0)):
+        times = np.arange(int(15 * rate)) / rate
+        values = wave(times, shake * (times < rest_after))
+        if spoil:
+            values = spoil(sensor, values)
+        for n, (t, (x, y, z)) in enumerate(zip(times, values.tolist(), strict=True)):
+            lines.append(f"{round(1000 * t)};{n};{x!r};{y!r};{z!r};0;{sensor}")
+            if sensor and n % 5 == 0:
+                lines.append(f"{round(1000 * t)};{n};200.5;-100.0;3.0;1;{sensor}")
+    return header + "\n".join(lines)
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_positions_come_from_the_header_units_are_si_and_y_points_up(tmp_path):
+    write(tmp_path, {NAME.format(7, "Walking"): recording()})
+    clips, skipped = read_umafall(tmp_path, progress=False)
+    row = clips.table.iloc[0]
+    assert (row.subject, row.activity, row.detail, row.movement, row.trial) == (
+        7, "walking", "walking", "Walking", 1,
+    )  # fmt: skip
+    assert clips.meta == {"rate": 20.0, "sites": list(SITES), "source": "UMAFall"}
+    assert row.frames == 300 and row.rescaled == 0 and row.lost == 0 and row.rest == 0
+    acc = clips.arrays["acc"]
+    assert acc.dtype == np.float32 and set(clips.arrays) == {"acc"}
+    assert np.isnan(acc[:, SITES.index("waist")]).all()
+    expected = wave(np.arange(300) / 20, 0.5) * GRAVITY
+    thigh = acc[10:-10, SITES.index("thigh")]
+    np.testing.assert_allclose(thigh, expected[10:-10], atol=0.02)
+    for site in ("chest", "forearm", "shin"):
+        tag = acc[10:-10, SITES.index(site)]
+        np.testing.assert_allclose(tag[:, 1], expected[10:-10, 0], atol=0.02)
+        np.testing.assert_allclose(tag[:, 2], expected[10:-10, 2], atol=0.02)
+        assert np.abs(tag[:, 0]).max() < 0.02
+    assert [(s.name.split(": ")[1], s.reason) for s in skipped] == [
+        ("waist", "its header names no such sensor")
+    ]
+
+
+def test_movements_map_to_activities_and_others_are_told(tmp_path):
+    moves = ("Jogging", "Hopping", "GoUpstairs", "GoDownstairs", "Aplausing", "HandsUp",
+             "MakingACall", "LyingDown_OnABed", "Bending")  # fmt: skip
+    files = {NAME.format(1, m): recording() for m in moves}
+    files["UMAFall_Subject_01_Fall_forwardFall_1_2017-04-14_23-25-52.csv"] = recording()
+    files["notes.txt"] = "?"
+    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
+    found = {r.movement: (r.activity, r.detail) for r in clips.table.itertuples()}
+    assert found == {
+        "Jogging": ("running", "running"),
+        "Hopping": ("jumping", "jumping"),
+        "GoUpstairs": ("stair climbing", "climbing up"),
+        "GoDownstairs": ("stair climbing", "climbing down"),
+        **dict.fromkeys(("Aplausing", "HandsUp", "MakingACall"), ("standing", "standing")),
+    }
+    reasons = {s.name: s.reason for s in skipped if ": waist" not in s.name}
+    assert len(reasons) == 4
+    assert "transition" in reasons[NAME.format(1, "LyingDown_OnABed")]
+    assert "Bending" in reasons[NAME.format(1, "Bending")]
+    assert "a fall" in reasons[next(name for name in reasons if "Fall_forward" in name)]
+
+
+def test_rest_at_the_ends_is_cut_from_movements_only(tmp_path):
+    files = {NAME.format(1, m): recording(rest_after=8.0) for m in ("Walking", "HandsUp")}
+    clips, _ = read_umafall(write(tmp_path, files), progress=False)
+    frames = dict(zip(clips.table.movement, clips.table.frames, strict=True))
+    assert frames["HandsUp"] == 300 and 155 <= frames["Walking"] <= 172
+    assert clips.table.rest.max() == pytest.approx(15 - frames["Walking"] / 20)
+    whole, _ = read_umafall(tmp_path, active=False, progress=False)
+    assert set(whole.table.frames) == {300}
+
+
+def test_a_recording_without_movement_is_told(tmp_path):
+    files = {
+        NAME.format(1, "Walking"): recording(shake=0.01),
+        NAME.format(2, "Walking"): recording(),
+    }
+    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
+    assert clips.table.subject.tolist() == [2]
+    assert any("of movement" in s.reason and "Subject_01" in s.name for s in skipped)
+
+
+def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
+    good = recording()
+    lines = good.splitlines()
+    lines[500] = "1.012.598.156.929.010;9;1;2;3;0;0"
+    lines[700] = "2.5;9;75.0;0.1;0.1;0;0"
+    thousands = good.replace(";0.1", ";-10.302.734.375")
+    files = {
+        NAME.format(1, "Walking"): "\n".join(lines),
+        NAME.format(2, "Walking"): thousands,
+        NAME.format(3, "Walking"): good[: len(HEADER) - 100],
+        NAME.format(4, "Walking"): good.replace("CHEST", "HAT").replace("WRIST", "SHOE"),
+        NAME.format(5, "Walking"): "",
+        NAME.format(6, "Walking"): good.replace("% TimeStamp", "TimeStamp"),
+    }
+    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
+    assert clips.table.subject.tolist() == [1, 4]
+    reasons = {s.name: s.reason for s in skipped}
+    told = reasons[NAME.format(1, "Walking") + ": lines"]
+    assert told.startswith("1 of its") and "1 accelerations over" in told
+    assert "lines are unreadable" in reasons[NAME.format(2, "Walking")]
+    for number in (3, 5, 6):
+        assert "TimeStamp" in reasons[NAME.format(number, "Walking")]
+    assert np.isnan(clips[1]["acc"][:, SITES.index("chest")]).all()
+
+
+def test_samples_written_at_a_quarter_are_found_by_their_grid():
+    rng = np.random.default_rng(0)
+    true = on_grid(rng.normal([0.9, 0.1, -0.3], 0.3, (300, 3)))
+    spoiled = true.copy()
+    spoiled[40:90] /= 4
+    fixed, count = repair_scale(spoiled)
+    assert 48 <= count <= 51
+    assert np.abs(fixed - true)[(np.arange(300) < 38) | (np.arange(300) > 92)].max() == 0
+    np.testing.assert_array_equal(fixed[42:88], true[42:88])
+
+
+def test_ends_of_the_range_and_other_grids_are_left_alone():
+    true = on_grid(np.random.default_rng(0).normal(0, 0.5, (100, 3)))
+    true[20, 2], true[30, 0], true[40, 1] = -32511 / 16384, 2.0, 32767 / 16384
+    fixed, count = repair_scale(true)
+    assert count == 0 and np.array_equal(fixed, true)
+    phone = np.random.default_rng(0).normal(0, 0.5, (100, 3))
+    fixed, count = repair_scale(phone)
+    assert count == 0 and np.array_equal(fixed, phone)
+
+
+def test_repair_is_reported(tmp_path):
+    def spoil(sensor, values):
+        values = values.copy()
+        if sensor == 1:
+            values[:150] /= 4
+        return values
+
+    write(tmp_path, {NAME.format(1, "HandsUp"): recording(spoil=spoil)})
+    clips, _ = read_umafall(tmp_path, progress=False)
+    assert clips.table.rescaled[0] == pytest.approx(0.5, abs=0.02)
+    chest = np.linalg.norm(clips.arrays["acc"][:, SITES.index("chest")], axis=1)
+    assert 4.5 < chest.min() and abs(chest.mean() - GRAVITY) < 0.3
+
+
+def test_a_zip_reads_like_its_folder_and_an_empty_one_is_told(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder, {NAME.format(1, "Walking"): recording()})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.write(folder / NAME.format(1, "Walking"), f"UMAFall/{NAME.format(1, 'Walking')}")
+    (tmp_path / "UMAFall_Dataset.zip").write_bytes(buffer.getvalue())
+    one, _ = read_umafall(folder, progress=False)
+    two, _ = read_umafall(tmp_path / "UMAFall_Dataset.zip", progress=False)
+    np.testing.assert_array_equal(one.arrays["acc"], two.arrays["acc"])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match="none named"):
+        read_umafall(empty, progress=False)
+
+
+def test_the_real_dataset(real_data):
+    clips, skipped = read_umafall(real_data / "umafall" / "UMAFall_Dataset.zip", progress=False)
+    files = {s.name for s in skipped if ": " not in s.name}
+    assert len(clips) + len(files) == 323 and len(clips) >= 295
+    assert clips.table.subject.nunique() == 18 and 13 not in set(clips.table.subject)
+    reasons = Counter(s.reason.split(" ")[-1] for s in skipped if s.name in files)
+    assert reasons["unreadable"] == 10 and reasons["activity"] == 8
+    assert Counter(clips.table.activity) == {
+        "standing": 131, "walking": 59, "jumping": 50, "stair climbing": 34, "running": 28,
+    }  # fmt: skip
+    size = np.linalg.norm(clips.arrays["acc"], axis=2)
+    standing = np.repeat(clips.table.activity == "standing", clips.table.frames)
+    medians = np.nanmedian(size[standing], axis=0)
+    np.testing.assert_allclose(medians, GRAVITY, rtol=0.04)
+    # A quarter of gravity is what unrepaired samples of a resting tag read.
+    chest = size[standing, SITES.index("chest")]
+    assert np.nanmean(chest < 0.5 * GRAVITY) < 0.003
+    assert (clips.table.rescaled > 0).sum() > 80
+    for site in ("chest", "waist", "shin"):
+        mean = np.nanmean(clips.arrays["acc"][standing, SITES.index(site)], axis=0)
+        assert mean[1] > 8.5 and np.argmax(np.abs(mean)) == 1

@@ -1,0 +1,108 @@
+"""Weights by rule, golden vectors batch first, and a small prior that needs no text model."""
+
+import ast
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.priors.checkpoints import new_prior
+from t2imu_utils.priors.mdm import MDM, MDMConfig
+
+ARCHITECTURES = {
+    "distilbert": MDMConfig(arch="trans_dec", text_width=768),
+    "clip": MDMConfig(arch="trans_enc", text_width=512),
+}
+
+
+def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    if len(shape) <= 1:
+        return torch.from_numpy(np.float32(key.endswith("weight")) + np.float32(0.02) * z)
+    return torch.from_numpy(z / np.sqrt(np.float32(np.prod(shape[1:]))))
+
+
+@dataclass
+class Golden:
+    model: MDM
+    arrays: dict[str, np.ndarray]
+    keys: dict[str, tuple[int, ...]]
+
+    def motion(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[name]).transpose(-1, -2)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[name])
+
+    @property
+    def text(self) -> torch.Tensor:
+        return self.tensor("text").transpose(0, 1)
+
+    @property
+    def text_valid(self) -> torch.Tensor:
+        return ~self.tensor("text_padding")
+
+    def mask(self, lengths: str, frames: int) -> torch.Tensor:
+        return torch.arange(frames)[None] < self.tensor(lengths)[:, None]
+
+
+@pytest.fixture(scope="session", params=["distilbert", "clip"])
+def golden(request, reference) -> Golden:
+    name = request.param
+    with np.load(reference / f"mdm_{name}_golden.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    lines = (reference / f"mdm_{name}_state_dict.txt").read_text().splitlines()
+    keys = {k: ast.literal_eval(s) for k, s in (line.split("\t") for line in lines)}
+    model = MDM(ARCHITECTURES[name]).eval()
+    # The official tables of sinusoids stand in a checkpoint; nonsense there must not matter.
+    model.load_state_dict({k: rule(k, s) for k, s in keys.items()})
+    return Golden(model, arrays, keys)
+
+
+class WordEncoder:
+    """Stands in for a text encoder: a fixed random state for each word."""
+
+    name, width, fingerprint = "words", 16, "f" * 64
+
+    def encode(self, texts):
+        def state(word):
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4])
+            return torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
+
+        rows = [torch.stack([state(word) for word in text.split()]) for text in texts]
+        counts = torch.tensor([len(row) for row in rows])
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
+
+
+@pytest.fixture
+def encoder() -> WordEncoder:
+    return WordEncoder()
+
+
+@pytest.fixture
+def clips() -> list[MotionClip]:
+    rng = np.random.default_rng(5)
+    words = ["walks slowly", "runs", "sits down on a chair", "jumps twice"]
+    made = []
+    for i, frames in enumerate(rng.integers(8, 25, 12)):
+        phase = np.linspace(0, 4, frames)[:, None] + rng.random(263)
+        features = (0.3 * np.sin(phase) + 0.1 * i).astype(np.float32)
+        features[:, 259:] = rng.integers(0, 2, (frames, 4))
+        text = words[i % 4]
+        made.append(MotionClip(f"clip{i}", features, [f"a person {text}", text], "1", text, "test"))
+    return made
+
+
+@pytest.fixture
+def prior(clips, encoder):
+    everything = np.concatenate([clip.features for clip in clips])
+    normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
+    config = MDMConfig(
+        layers=2, width=16, heads=2, feedforward=32, dropout=0.0, max_frames=24, diffusion_steps=10
+    )
+    return new_prior(config, normaliser, encoder, seed=3)

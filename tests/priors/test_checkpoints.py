@@ -1,0 +1,118 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.priors.checkpoints import load_prior, new_prior, save_prior
+
+
+@pytest.fixture
+def saved(prior, tmp_path):
+    prior.history.append({"config": {"steps": 5, "weights": {"acc": 0.1}}, "clips": 12})
+    return save_prior(tmp_path / "prior.safetensors", prior)
+
+
+def rewrite(path, change):
+    """Change the tensors or the metadata of a file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["t2imu"])
+    tensors = load_file(path)
+    change(tensors, about)
+    save_file(tensors, path, {"t2imu": json.dumps(about)})
+
+
+def test_a_prior_comes_back_as_it_was(prior, saved, encoder):
+    loaded = load_prior(saved, encoder)
+    for key, value in prior.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value)
+    assert loaded.config == prior.config and loaded.history == prior.history
+    np.testing.assert_array_equal(loaded.normaliser.mean, np.float32(prior.normaliser.mean))
+    np.testing.assert_array_equal(loaded.normaliser.std, np.float32(prior.normaliser.std))
+    assert loaded.text_encoder_name == "words" and not loaded.model.training
+    assert [p.name for p in saved.parent.iterdir()] == ["prior.safetensors"]
+
+
+def test_text_width_is_that_of_the_encoder(prior, encoder):
+    config = replace(prior.config, text_width=999)
+    assert new_prior(config, prior.normaliser, encoder, 0).config.text_width == encoder.width
+
+
+def test_another_text_encoder_is_refused(saved, encoder):
+    encoder.fingerprint = "0" * 64
+    with pytest.raises(InputError, match="text_encoder.*ffffffffffff"):
+        load_prior(saved, encoder)
+
+
+def test_without_an_encoder_the_named_one_is_loaded(saved):
+    with pytest.raises(InputError, match="'words'.*minilm"):
+        load_prior(saved)
+
+
+def test_all_parameters_that_do_not_fit_are_listed(saved, encoder):
+    def change(tensors, about):
+        del tensors["embed_text.bias"]
+        tensors["stranger"] = torch.zeros(2)
+        tensors["embed_text.weight"] = torch.zeros(16, 15)
+        tensors["seqTransDecoder.layers.0.norm1.bias"] = torch.zeros(16, dtype=torch.float64)
+        tensors["seqTransDecoder.layers.0.norm2.bias"][0] = torch.nan
+        tensors["normaliser.mean"] = torch.zeros(262)
+
+    rewrite(saved, change)
+    with pytest.raises(InputError) as error:
+        load_prior(saved, encoder)
+    for part in (
+        "embed_text.bias is missing",
+        "stranger is unknown",
+        "embed_text.weight is float32 (16, 15), not float32 (16, 16)",
+        "layers.0.norm1.bias is float64",
+        "layers.0.norm2.bias holds values that are not finite",
+        "normaliser.mean is float32 (262,)",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_file_of_another_size_of_model_is_refused(saved, encoder):
+    rewrite(saved, lambda tensors, about: about["config"].update(layers=3))
+    with pytest.raises(InputError, match="layers.2.*missing"):
+        load_prior(saved, encoder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, about: about.update(format="other"),
+        lambda _, about: about["config"].update(rotary=True),
+        lambda _, about: about["config"].pop("width"),
+        lambda _, about: about["config"].update(arch="gru"),
+        lambda _, about: about.pop("history"),
+    ],
+)
+def test_metadata_that_is_not_ours_is_refused(saved, encoder, change):
+    rewrite(saved, change)
+    with pytest.raises(InputError):
+        load_prior(saved, encoder)
+
+
+def test_other_safetensors_files_are_refused(saved, encoder):
+    save_file({"x": torch.zeros(3)}, saved)
+    with pytest.raises(InputError, match="format"):
+        load_prior(saved, encoder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
+def test_a_truncated_file_is_named(saved, encoder, keep):
+    content = saved.read_bytes()
+    saved.write_bytes(content[:keep])
+    with pytest.raises(InputError, match="prior.safetensors"):
+        load_prior(saved, encoder)
+
+
+def test_an_absent_file_is_named(tmp_path, encoder):
+    with pytest.raises(InputError, match="nothing.safetensors.*no such file"):
+        load_prior(tmp_path / "nothing.safetensors", encoder)

@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.priors.checkpoints import Prior
+from t2imu_utils.priors.generate import generate
+
+PROMPTS = ["a person walks", "a person runs fast in a circle", "sits", "jumps", "a person walks"]
+FRAMES = [20, 9, 24, 9, 20]
+SEEDS = [1, 2, 3, 4, 5]
+
+
+def make(prior, prompts=PROMPTS, frames=FRAMES, seeds=SEEDS, batch_size=3, guidance=2.5):
+    return generate(prior, prompts, frames, seeds, guidance, batch_size, progress=False)
+
+
+def test_motions_come_in_order_and_in_the_length_asked_for(prior):
+    motions = make(prior)
+    assert [m.shape for m in motions] == [(n, 263) for n in FRAMES]
+    assert all(m.dtype == np.float32 and np.isfinite(m).all() for m in motions)
+
+
+def test_the_same_call_gives_the_same_motions(prior):
+    for a, b in zip(make(prior), make(prior), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("arch", ["trans_dec", "trans_enc"])
+def test_a_motion_does_not_depend_on_what_it_is_sampled_with(prior, encoder, arch):
+    from t2imu_utils.priors.checkpoints import new_prior
+
+    prior = new_prior(replace(prior.config, arch=arch), prior.normaliser, encoder, 3)
+    together = make(prior)
+    order = [4, 2, 0, 3, 1]
+    shuffled = make(prior, *([x[i] for i in order] for x in (PROMPTS, FRAMES, SEEDS)), batch_size=5)
+    alone = make(prior, batch_size=1)
+    for i in range(5):
+        np.testing.assert_allclose(together[i], shuffled[order.index(i)], atol=1e-4)
+        np.testing.assert_allclose(together[i], alone[i], atol=1e-4)
+
+
+def test_seed_prompt_and_guidance_decide_the_motion(prior):
+    base = make(prior)
+    assert np.abs(base[0] - base[4]).max() > 0.05
+    other_text = make(prior, prompts=["a person falls", *PROMPTS[1:]])
+    assert np.abs(base[0] - other_text[0]).max() > 1e-3
+    np.testing.assert_allclose(base[1], other_text[1], atol=1e-4)
+    assert np.abs(base[0] - make(prior, guidance=1.0)[0]).max() > 1e-3
+
+
+def test_features_are_denormalised(prior):
+    mean, std = np.full(263, 3.0, np.float32), np.full(263, 2.0, np.float32)
+    plain = Prior(prior.model, Normaliser(0 * mean, 0 * std + 1), prior.text_encoder)
+    scaled = Prior(prior.model, Normaliser(mean, std), prior.text_encoder)
+    for a, b in zip(make(plain), make(scaled), strict=True):
+        np.testing.assert_allclose(2 * a + 3, b, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": [], "frames": [], "seeds": []}, "prompts.*empty"),
+        ({"frames": [20, 9, 0, 9, 20]}, r"frames\[2\].*0.*3 to 24"),
+        ({"frames": [20, 9, 24, 25, 20]}, r"frames\[3\].*25.*3 to 24"),
+        ({"frames": [20]}, "one length and one seed"),
+        ({"seeds": [1, 2]}, "one length and one seed"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_impossible_requests_are_refused(prior, change, message):
+    with pytest.raises(InputError, match=message):
+        make(prior, **change)

@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.priors import training
+from t2imu_utils.priors.checkpoints import new_prior
+from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.priors.training import TrainConfig, ema_decay_at, train
+
+CONFIG = TrainConfig(
+    steps=12, batch_size=4, learning_rate=1e-3, max_frames=16, checkpoint_every=5, ema_decay=0.9
+)
+
+
+def run(prior, clips, folder, config=CONFIG, validation=()):
+    return train(prior, clips, config, folder, validation, progress=False)
+
+
+def weights(prior):
+    return torch.cat([p.flatten() for p in prior.model.state_dict().values()])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
+    prior, clips, encoder, tmp_path, monkeypatch, dropout
+):
+    prior = new_prior(replace(prior.config, dropout=dropout), prior.normaliser, encoder, 3)
+    whole, curves = run(prior, clips, tmp_path / "whole", validation=clips[:3])
+    real, calls = training.batch_losses, []
+
+    def interrupt(*arguments, **named):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "batch_losses", interrupt)
+        run(prior, clips, tmp_path / "parts", validation=clips[:3])
+    torch.randn(100)
+    with monkeypatch.context() as patch:
+        calls.clear()
+        patch.setattr(training, "batch_losses", interrupt)
+        resumed, again = run(prior, clips, tmp_path / "parts", validation=clips[:3])
+    assert len(calls) == 7 + 1
+    assert torch.equal(weights(whole), weights(resumed))
+    assert curves.equals(again)
+
+
+def test_a_finished_training_is_not_run_again(prior, clips, tmp_path, monkeypatch):
+    first, curves = run(prior, clips, tmp_path)
+    monkeypatch.setattr(training, "draw_batch", None)
+    second, again = run(prior, clips, tmp_path)
+    assert torch.equal(weights(first), weights(second)) and curves.equals(again)
+
+
+def test_a_weight_of_zero_is_the_control_bit_for_bit(prior, clips, tmp_path):
+    control, _ = run(prior, clips, tmp_path)
+    zero = LossWeights(acc=0.0, acc_space="joints", acc_contacts=False)
+    arm, curves = run(prior, clips, tmp_path, replace(CONFIG, weights=zero))
+    assert torch.equal(weights(control), weights(arm))
+    assert curves["acc"].isna().all()
+
+
+@pytest.mark.parametrize("space", ["features", "joints"])
+def test_lambda_acc_changes_the_weights_and_lowers_l_acc(prior, clips, tmp_path, space):
+    config = replace(CONFIG, steps=60, checkpoint_every=60)
+    accs, ends = [], []
+    for acc in (0.0, 1.0 if space == "features" else 0.01):
+        chosen = replace(config, weights=LossWeights(acc=acc, acc_space=space))
+        trained, curves = run(prior, clips, tmp_path, chosen, clips)
+        accs.append(curves[curves.split == "validation"]["acc"].iloc[-1])
+        ends.append(weights(trained))
+    assert not torch.equal(*ends)
+    assert accs[1] < accs[0]
+
+
+def test_arms_share_their_first_loss(prior, clips, tmp_path):
+    firsts = []
+    for acc in (0.0, 0.1, 1.0):
+        config = replace(CONFIG, steps=1, weights=LossWeights(acc=acc))
+        _, curves = run(prior, clips, tmp_path, config)
+        firsts.append(curves["simple"].iloc[0])
+    assert firsts[0] == firsts[1] == firsts[2]
+
+
+def test_loss_falls_and_the_base_is_left_alone(prior, clips, tmp_path):
+    before = weights(prior).clone()
+    config = replace(CONFIG, steps=150, learning_rate=3e-3, checkpoint_every=150, validate_every=50)
+    trained, curves = run(prior, clips, tmp_path, config, clips)
+    assert torch.equal(weights(prior), before)
+    simple = curves[curves.split == "train"]["simple"].to_numpy()
+    assert simple[-20:].mean() < 0.6 * simple[:10].mean()
+    held_out = curves[curves.split == "validation"]
+    assert held_out["step"].tolist() == [50, 100, 150]
+    assert held_out["simple"].is_monotonic_decreasing
+    assert held_out.drop(columns="split").notna().all(axis=None)
+    assert curves[curves.split == "train"]["step"].tolist() == list(range(1, 151))
+    assert not trained.model.training
+    (entry,) = trained.history
+    assert entry["config"]["steps"] == 150 and entry["clips"] == len(clips)
+    assert prior.history == []
+
+
+def test_the_moving_average(prior, clips, tmp_path, monkeypatch):
+    seen = []
+    update = training._Training.update
+
+    def spy(self, batch):
+        update(self, batch)
+        seen.append(torch.cat([p.detach().flatten() for p in self.model.parameters()]))
+
+    monkeypatch.setattr(training._Training, "update", spy)
+    average = torch.cat([p.detach().flatten() for p in prior.model.parameters()])
+    trained, _ = run(prior, clips, tmp_path)
+    for n, now in enumerate(seen):
+        decay = ema_decay_at(0.9, n)
+        average = decay * average + (1 - decay) * now
+    end = torch.cat([p.flatten() for p in trained.model.parameters()])
+    torch.testing.assert_close(end, average, atol=1e-6, rtol=1e-5)
+    seen.clear()
+    last, _ = run(prior, clips, tmp_path, replace(CONFIG, ema_decay=0.0))
+    end = torch.cat([p.flatten() for p in last.model.parameters()])
+    torch.testing.assert_close(end, seen[-1], atol=1e-7, rtol=0)
+
+
+def test_the_decay_starts_low():
+    assert ema_decay_at(0.999, 0) == pytest.approx(0.1)
+    assert ema_decay_at(0.999, 90) == pytest.approx(0.91)
+    assert ema_decay_at(0.999, 10**6) == 0.999
+
+
+def test_trainings_of_other_settings_do_not_mix(prior, clips, tmp_path):
+    a, _ = run(prior, clips, tmp_path)
+    b, _ = run(prior, clips, tmp_path, replace(CONFIG, seed=1))
+    c, _ = run(prior, clips[:-1], tmp_path)
+    assert not torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
+    assert len(list(tmp_path.glob("training-*.pt"))) == 3
+    # How often the state is written is no part of what is trained.
+    d, _ = run(prior, clips, tmp_path, replace(CONFIG, checkpoint_every=3))
+    assert torch.equal(weights(a), weights(d))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_second_training_goes_on_from_the_first(prior, clips, tmp_path):
+    base, _ = run(prior, clips, tmp_path)
+    tuned, _ = run(base, clips, tmp_path)
+    assert not torch.equal(weights(base), weights(tuned))
+    assert len(tuned.history) == 2
+
+
+def test_the_global_generator_is_left_alone(prior, clips, encoder, tmp_path):
+    prior = new_prior(replace(prior.config, dropout=0.2), prior.normaliser, encoder, 3)
+    before = torch.get_rng_state()
+    run(prior, clips, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_padding_of_a_batch_does_not_reach_the_weights(prior, clips, tmp_path, monkeypatch):
+    clean, _ = run(prior, clips, tmp_path / "clean")
+    draw = training.draw_batch
+
+    def soiled(*arguments):
+        batch = draw(*arguments)
+        noise = torch.where(batch.mask[..., None], batch.noise, 30.0)
+        return replace(batch, noise=noise)
+
+    monkeypatch.setattr(training, "draw_batch", soiled)
+    dirty, _ = run(prior, clips, tmp_path / "dirty")
+    torch.testing.assert_close(weights(clean), weights(dirty), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
+def test_a_damaged_state_file_is_named(prior, clips, tmp_path, damage):
+    run(prior, clips, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=f"{path.name}.*Delete the file"):
+        run(prior, clips, tmp_path)
+
+
+def test_a_training_that_diverges_says_so_and_keeps_no_broken_state(prior, clips, tmp_path):
+    config = replace(CONFIG, learning_rate=1e30)
+    with pytest.raises(InputError, match="finite loss.*learning_rate"):
+        run(prior, clips, tmp_path, config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_crops_longer_than_the_model_are_refused(prior, clips, tmp_path):
+    with pytest.raises(InputError, match="max_frames.*at most the model's 24"):
+        run(prior, clips, tmp_path, replace(CONFIG, max_frames=25))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"condition_dropout": 1.5}],
+)
+def test_impossible_settings_are_refused(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        replace(CONFIG, **change)
+
+
+def test_conditions_are_learnt(prior, encoder, tmp_path):
+    """Two still motions told apart by their sentence alone: the text decides the prediction."""
+    rng = np.random.default_rng(0)
+    up = rng.standard_normal(263).astype(np.float32)
+    clips = [
+        MotionClip("a", np.tile(up, (10, 1)), ["rise"], "1", "", "test"),
+        MotionClip("b", np.tile(-up, (10, 1)), ["fall"], "1", "", "test"),
+    ]
+    prior.normaliser = type(prior.normaliser)(np.zeros(263, np.float32), np.ones(263, np.float32))
+    config = replace(CONFIG, steps=120, batch_size=16, learning_rate=3e-3, checkpoint_every=120)
+    trained, _ = run(prior, clips, tmp_path, config)
+    text, valid = encoder.encode(["rise", "fall"])
+    x_t, t = torch.randn(2, 10, 263), torch.tensor([9, 9])
+    with torch.no_grad():
+        x0 = trained.model(x_t, t, text, valid, torch.ones(2, 10, dtype=torch.bool))
+    sides = (x0.mean(1) @ torch.from_numpy(up)) / (up @ up)
+    assert sides[0] > 0.5 and sides[1] < -0.5

@@ -1,0 +1,171 @@
+"""The strict runner, on notebooks made here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+
+from t2imu_utils import execute as runner
+from t2imu_utils.execute import NotebookError, execute, main
+
+PARAMETERS = """\
+track: str = "demo"  # which data
+lambda_acc: float = 0.1  # weight of L_acc, eq. (6)
+steps: int | None = None  # None: the track's value
+models: list[str] | None = None
+"""
+
+
+def notebook(path: Path, *cells: str) -> Path:
+    made = [
+        nbformat.v4.new_markdown_cell("# A stage"),
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_markdown_cell("## Training"),
+    ]
+    made += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    node = nbformat.v4.new_notebook(cells=made)
+    # The kernel of somebody's own environment.
+    node.metadata["kernelspec"] = {"name": "conda-env-x", "display_name": "x", "language": "python"}
+    nbformat.write(node, path)
+    return path
+
+
+def printed(out: Path) -> str:
+    cells = nbformat.read(out, as_version=4).cells
+    outputs = [o for cell in cells for o in cell.get("outputs", [])]
+    return "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+
+
+def test_a_run_records_all_parameters_and_is_isolated(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    question = (
+        "import json, os, sys, zmq\n"
+        "from ipykernel.kernelapp import IPKernelApp\n"
+        "app = IPKernelApp.instance()\n"
+        "print(json.dumps([lambda_acc, models, sys.executable, os.getcwd(), app.transport,"
+        " app.ip, os.environ['HF_HUB_OFFLINE'], os.environ['MPLBACKEND']]))"
+    )
+    path = notebook(tmp_path / "nb.ipynb", question)
+    before = path.read_bytes()
+    caplog.set_level("INFO", logger=runner.log.name)
+    out = execute(path, tmp_path / "deep" / "out.ipynb", {"lambda_acc": "0.5"}, cwd=tmp_path)
+    said = json.loads(printed(out))
+    assert said[:5] == [0.5, None, sys.executable, str(tmp_path), "ipc"]
+    assert said[6] == "1" and "inline" in said[7]
+    # The kernel's folder is its own, on this node, and gone with it.
+    assert not Path(said[5]).parent.exists()
+    record = nbformat.read(out, as_version=4).metadata["t2imu"]
+    assert record["notebook"] == "nb.ipynb"
+    assert record["parameters"] == {
+        "track": "demo",
+        "lambda_acc": 0.5,
+        "steps": None,
+        "models": None,
+    }
+    assert len(record["package"]) == 64
+    assert [p.name for p in out.parent.iterdir()] == ["out.ipynb"]
+    assert path.read_bytes() == before
+    lines = [r.getMessage() for r in caplog.records if r.name == runner.log.name]
+    assert len(lines) == 3 and lines[1].endswith("cell 3/3  Training")
+
+
+def test_failure_keeps_what_ran_and_the_earlier_result(tmp_path):
+    path = notebook(tmp_path / "nb.ipynb", "print('one')", "raise ValueError('boom')", "print(2)")
+    out = tmp_path / "out.ipynb"
+    out.write_text("an earlier, whole result")
+    answer = CliRunner().invoke(main, [str(path), str(out), "-p", "steps", "3", "--quiet"])
+    assert answer.exit_code == 1
+    assert "nb.ipynb, cell 6 (under 'Training'): ValueError: boom" in answer.stderr
+    assert out.read_text() == "an earlier, whole result"
+    assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.failed.ipynb", "out.ipynb"]
+    assert printed(tmp_path / "out.failed.ipynb") == "one\n"
+
+
+def test_early_exit_and_dead_kernel_are_failures(tmp_path):
+    for name, cell, said in (
+        ("exit", "import sys; sys.exit(0)", "never reached"),
+        ("dead", "import os; os._exit(9)", "kernel died"),
+    ):
+        path = notebook(tmp_path / f"{name}.ipynb", cell, "print(1)")
+        with pytest.raises(NotebookError, match=said):
+            execute(path, tmp_path / f"{name}.out.ipynb", {}, progress=False)
+        assert (tmp_path / f"{name}.out.failed.ipynb").exists()
+        assert not (tmp_path / f"{name}.out.ipynb").exists()
+
+
+def test_kernel_start_is_tried_twice(tmp_path, monkeypatch):
+    path = notebook(tmp_path / "nb.ipynb", "print('ran')")
+    start, folders = runner.start_kernel, []
+
+    def failing_once(folder, cwd, timeout):
+        folders.append(folder)
+        if len(folders) == 1:
+            raise RuntimeError("Address already in use")
+        return start(folder, cwd, timeout)
+
+    monkeypatch.setattr(runner, "start_kernel", failing_once)
+    out = execute(path, tmp_path / "out.ipynb", {}, progress=False)
+    assert printed(out) == "ran\n"
+    assert len(set(folders)) == 2 and not any(folder.exists() for folder in folders)
+
+    def failing(folder, cwd, timeout):
+        folders.append(folder)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(runner, "start_kernel", failing)
+    with pytest.raises(NotebookError, match="twice: no memory"):
+        execute(path, tmp_path / "again.ipynb", {}, progress=False)
+    assert len(folders) == 4
+    assert not list(tmp_path.glob("again*"))
+
+
+def test_a_kernel_that_never_answers_is_ended(tmp_path, monkeypatch):
+    """A real failed start: the interpreter ends at once, and no process or folder is left."""
+    broken = tmp_path / "ipykernel_launcher.py"
+    broken.write_text("raise SystemExit('not today')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
+    with (
+        pytest.raises(NotebookError, match="did not start, twice"),
+        runner.isolated_kernel(tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.glob("t2imu-*"))
+
+
+def test_cancelled_job_keeps_what_ran_and_takes_its_kernel_along(tmp_path):
+    told = tmp_path / "pid"
+    cell = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid()))"
+    path = notebook(tmp_path / "nb.ipynb", cell, "time.sleep(300)")
+    out = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "t2imu_utils.execute", str(path), str(out), "--quiet"]
+    job = subprocess.Popen(command, cwd=runner.ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
+            assert job.poll() is None
+            time.sleep(0.1)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 128 + signal.SIGTERM
+    finally:
+        job.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
+    assert [p.name for p in tmp_path.glob("out*")] == ["out.failed.ipynb"]
+
+
+def test_command_line_refusals(tmp_path):
+    path = notebook(tmp_path / "nb.ipynb")
+    for extra in (["-p", "nope", "1"], ["-p", "steps", "1", "-p", "steps", "2"]):
+        answer = CliRunner().invoke(main, [str(path), str(tmp_path / "out.ipynb"), *extra])
+        assert answer.exit_code == 2
+        assert answer.stderr.startswith("Error: ")
+    assert not list(tmp_path.glob("out*"))

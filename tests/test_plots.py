@@ -1,0 +1,165 @@
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from t2imu_utils import plots
+from t2imu_utils.activities import ACTIVITIES, CATEGORIES
+from t2imu_utils.errors import InputError
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def styled():
+    with matplotlib.rc_context():
+        plots.style()
+        yield
+    plt.close("all")
+
+
+def lightness(hue):
+    return np.dot(to_rgb(hue), [0.3, 0.6, 0.1])
+
+
+def texts(figure):
+    return " ".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def test_every_model_has_its_colour():
+    shades = [plots.colour(f"mdm-acc{weight}") for weight in ("0.03", "0.1", "0.3", "1", "3")]
+    assert len(set(shades)) == 5
+    assert sorted(shades, key=lightness, reverse=True) == shades
+    fixed = [plots.colour(m) for m in ("real", "mdm", "mdm-ft", "momask", "remodiffuse")]
+    assert len(set(fixed + shades)) == 10
+    assert plots.colour("mdm-acc0.1-joints") == plots.colour("mdm-acc0.1")
+    assert plots.colour("mdm-ft-s1") == plots.colour("mdm-ft") != plots.colour("mdm")
+    assert plots.colour("someone") == plots.colour("someone") in plots.OTHER_MODELS
+
+
+def test_labels_are_for_readers():
+    assert plots.label("mdm-acc0.1") == "refined, λ = 0.1"
+    assert (
+        plots.label("mdm-acc1e-05-joints-nocontacts") == "refined, λ = 1e-05 (joints, nocontacts)"
+    )
+    assert plots.label("mdm") == "MDM (base)"
+    assert plots.label("mdm-ft-s1") == "control (λ = 0) (s1)"
+    assert plots.label("someone") == "someone"
+
+
+def test_one_order_holds_all_names():
+    assert set(ACTIVITIES) | set(CATEGORIES) == set(plots.ORDER)
+    assert plots.ordered(["walking", "zzz", "running", "walking"]) == ["running", "walking", "zzz"]
+
+
+def test_a_saved_figure_repeats_and_stays_small(tmp_path):
+    def noisy():
+        figure, ax = plt.subplots(figsize=(4, 3))
+        ax.imshow(np.random.default_rng(0).random((300, 300, 3)))
+        return figure
+
+    first = plots.save(noisy(), tmp_path / "a.png", limit=60_000).read_bytes()
+    assert plots.save(noisy(), tmp_path / "b.png", limit=60_000).read_bytes() == first
+    assert len(first) <= 60_000 < len(plots.save(noisy(), tmp_path / "d.png").read_bytes())
+    assert not plt.get_fignums()
+    info = Image.open(io.BytesIO(first)).info
+    assert "Software" not in info and not any("time" in key.lower() for key in info)
+    with pytest.raises(InputError, match="at most 1000"):
+        plots.save(noisy(), tmp_path / "c.png", limit=1000)
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_a_small_figure_is_saved_as_drawn(tmp_path):
+    figure, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([0, 1])
+    image = Image.open(plots.save(figure, tmp_path / "a.png"))
+    assert image.size == (330, 220) and image.mode == "RGBA"
+
+
+def test_the_caption_tells_the_corpus():
+    figure, _ = plt.subplots()
+    plots.caption(figure, "demo corpus (synthetic stand-in)", "n = 3 seeds.")
+    assert "demo corpus (synthetic stand-in). n = 3 seeds." in texts(figure).replace("\n", " ")
+
+
+def differences(shift):
+    groups = ["walking", "running", "high-dynamic", "low-dynamic", "all"]
+    delta = np.array([-0.01, -0.03, -0.03, -0.01, -0.02]) * shift
+    return pd.DataFrame(
+        {
+            "group": groups, "clips": [7, 5, 5, 7, 12], "delta": delta, "delta_low": delta - 0.001,
+            "delta_high": delta + 0.002, "relative": 10 * delta, "relative_low": 9 * delta,
+            "relative_high": 11 * delta,
+        }
+    )  # fmt: skip
+
+
+def test_figure_1_shows_every_model_and_count():
+    figure = plots.fig1_lacc({"mdm-ft": differences(0.2), "mdm-acc0.1": differences(1)})
+    left, right = figure.axes
+    heights = [bar.get_height() for bars in left.containers for bar in bars]
+    assert {-0.03, -0.01} <= {round(h, 6) for h in heights}
+    assert [t.get_text() for t in left.get_xticklabels()] == ["running\nn = 5", "walking\nn = 7"]
+    assert len(right.get_xticklabels()) == 3
+    assert "control (λ = 0)" in texts(figure) and "refined, λ = 0.1" in texts(figure)
+    relative = plots.fig1_lacc({"mdm-ft": differences(1)}, relative=True)
+    assert "%" in relative.axes[0].get_ylabel()
+    assert [round(bar.get_height(), 6) for bar in relative.axes[0].containers[0]] == [-30, -10]
+
+
+def test_figure_2_has_lettered_panels():
+    points = np.random.default_rng(0).normal(size=(40, 2))
+    real = np.arange(40) < 15
+    panels = [plots.Panel(f"title {i}", points, real, "mdm", "energy 0.3") for i in range(3)]
+    figure = plots.fig2_tsne(panels)
+    assert [ax.get_title("left") for ax in figure.axes] == [
+        "A  title 0", "B  title 1", "C  title 2",
+    ]  # fmt: skip
+    assert "energy 0.3" in texts(figure)
+    assert "real (n = 15)" in texts(figure) and "MDM (base) (n = 25)" in texts(figure)
+    shown = figure.axes[0].collections[0]
+    np.testing.assert_allclose(np.sort(shown.get_offsets(), 0), np.sort(points, 0))
+    own = shown.get_facecolors()[:, :3]
+    assert (np.abs(own - to_rgb(plots.colour("real"))).max(1) < 0.01).sum() == 15
+
+
+def test_figure_3_shows_means_and_every_seed():
+    figure = plots.fig3_har(
+        {"mdm": [0.5, 0.6], "mdm-acc1": [0.7]}, real=[0.9], chance=0.125, paper={"mdm": 0.526}
+    )
+    ax = figure.axes[0]
+    assert [bar.get_height() for bars in ax.containers for bar in bars] == pytest.approx([55, 70])
+    points = np.concatenate([c.get_offsets()[:, 1] for c in ax.collections if len(c.get_offsets())])
+    assert {50.0, 60.0, 70.0} <= set(np.round(points, 6))
+    for text in ("55.0", "70.0", "chance: 12.5", "real: 90.0", "paper"):
+        assert text in texts(figure)
+    assert len(plots.fig3_har({"momask": [0.4]}).axes[0].containers) == 1
+
+
+def test_the_other_plots_hold_what_they_were_given():
+    shares = pd.DataFrame(
+        [[0.75, 0.25], [0, 1.0]], index=["walking", "running"], columns=["walking", "running"]
+    )
+    figure = plots.confusion(shares, "title")
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["running", "walking"]
+    assert figure.axes[0].images[0].get_array().tolist() == [[100, 0], [25, 75]]
+
+    steps = pd.DataFrame({"step": [0, 1, 2, 2], "split": ["train"] * 3 + ["validation"],
+                          "simple": [3.0, 2.0, 1.0, 1.5], "acc": [np.nan] * 3 + [0.1]})  # fmt: skip
+    figure = plots.loss_curves({"mdm-ft": steps}, terms=("simple", "acc"))
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [3, 2, 1]
+    assert figure.axes[1].lines[1].get_ydata().tolist() == [0.1]
+
+    x = np.arange(5.0)
+    figure = plots.lines({"real": (x, x + 1), "gaussian": (x, x + 2)}, "Hz", "power", log=True)
+    assert figure.axes[0].get_yscale() == "log"
+    assert figure.axes[0].lines[1].get_linestyle() == "--"
+
+    values = pd.DataFrame({"real": [1.0, 2], "mdm": [3.0, 4]}, index=["walking", "jumping"])
+    figure = plots.bars(values, "m/s²", values - 0.1, values + 0.1)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["jumping", "walking"]
