@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 
 from t2imu_utils.activities import CATEGORIES
 from t2imu_utils.clips import Clips
@@ -14,7 +16,7 @@ from t2imu_utils.imu.realworld import read_realworld
 from t2imu_utils.imu.umafall import read_umafall
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
-from t2imu_utils.motion.features import RATE
+from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.runs import SHARED, Run, run_dir, sha256
 from t2imu_utils.tracks import Track, data_set
 
@@ -27,16 +29,21 @@ DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rat
 
 def ingredients(track: Track) -> tuple[dict, dict[str, str], Sequence[str]]:
     """Parameters, input hashes and code rooms of stage 00, for `runs.open_run`."""
-    params = {"corpus": track.corpus.reader, "recordings": track.recordings.reader, "seed": SEED}
+    params = {
+        "corpus": [track.corpus.reader, track.corpus.made_up],
+        "recordings": [track.recordings.reader, track.recordings.made_up],
+        "seed": SEED,
+    }
     raw = [RAW[name] for name in (track.corpus.reader, track.recordings.reader) if name in RAW]
     return params, {name: sha256(data_set(name)) for name in raw}, CODE
 
 
 def prepare(track: Track, run: Run) -> Run:
     """Build corpus and recordings of a track into the folder of its run."""
-    motions, splits, census, skipped = _motions(track)
+    # Neither needs the other: two processes.
+    jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
+    (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
     write_corpus(run.path("corpus"), motions, splits)
-    recordings, unusable = _recordings(track, run)
     written = recordings.save(run.path("recordings"))
     tables = {
         "categories": _categories(motions),
@@ -65,16 +72,16 @@ def _motions(
     # Only the made-up corpus needs the generator, so only it loads one.
     from t2imu_utils.demo.corpus import build_corpus
 
-    motions, splits = build_corpus(seed=SEED)
+    motions, splits = build_corpus(SEED, track.corpus.made_up)
     return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), []
 
 
-def _recordings(track: Track, run: Run) -> tuple[Clips, list[Skipped]]:
+def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
     if track.recordings.reader == "umafall":
         return read_umafall(data_set("umafall"))
     from t2imu_utils.demo.recordings import write_recordings
 
-    return read_realworld(write_recordings(run.path("archive"), seed=SEED))
+    return read_realworld(write_recordings(archive, SEED, track.recordings.made_up))
 
 
 def _categories(motions: list[MotionClip]) -> pd.DataFrame:
@@ -129,6 +136,13 @@ def test_clips(track: Track) -> tuple[list[MotionClip], pd.DataFrame]:
     rows = [(c.name, split, category[c.name], c.source or c.name) for split, c in chosen]
     table = pd.DataFrame(rows, columns=["clip", "split", "category", "unit"])
     return [clip for _, clip in chosen], table
+
+
+def as_clips(motions: Sequence[MotionClip]) -> Clips:
+    """Corpus clips as joints (F, 22, 3), to be fitted like sampled motions."""
+    rows = [{"name": motion.name, "subject": motion.subject} for motion in motions]
+    joints = [features_to_joints(motion.features) for motion in motions]
+    return Clips.from_list(rows, {"joints": joints}, {"rate": RATE})
 
 
 def load_recordings(track: Track) -> Clips:

@@ -51,14 +51,18 @@ def film_strip(
             raise InputError(
                 f"motions: {name}", f"shape {np.shape(joints)}", "(T, 22, 3)", "Give joints."
             )
-    figure, axes = plt.subplots(len(motions), 1, figsize=(10, 2.3 * len(motions)), squeeze=False)
-    for ax, (name, joints) in zip(axes.flat, motions.items(), strict=True):
-        _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth)
+    tops = [max(1.0, min(2.6, float(np.max(joints[..., 1])) + 0.1)) for joints in motions.values()]
+    ratios = [top + 0.45 for top in tops]
+    figure, axes = plt.subplots(
+        len(motions), 1, figsize=(10, 0.9 * sum(ratios)), height_ratios=ratios, squeeze=False
+    )
+    for ax, top, (name, joints) in zip(axes.flat, tops, motions.items(), strict=True):
+        _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth, top)
     return figure
 
 
 def _strip(
-    ax: Axes, name: str, joints: np.ndarray, frames: int, fps: float, azimuth: float
+    ax: Axes, name: str, joints: np.ndarray, frames: int, fps: float, azimuth: float, top: float
 ) -> None:
     moments = np.unique(np.linspace(0, len(joints) - 1, frames).round().astype(int))
     step = 1.15
@@ -79,7 +83,7 @@ def _strip(
                 color=QUIET)  # fmt: skip
     ax.axhline(0, color=QUIET, linewidth=0.8, zorder=0)
     ax.set_title(name, pad=2)
-    ax.set(xlim=(-0.75, step * (frames - 1) + 0.75), ylim=(-0.32, max(1.85, joints[..., 1].max())))
+    ax.set(xlim=(-0.75, step * (frames - 1) + 0.75), ylim=(-0.32, top))
     ax.set_aspect("equal")
     ax.axis("off")
 
@@ -131,6 +135,7 @@ def bodies(
     for ax, row in zip(axes.flat, rows, strict=True):
         for place, name in enumerate(row):
             points = np.asarray(vertices[name], dtype=float)
+            points = points - points.mean(0) * [1, 0, 1]
             across = _view(points, azimuth)[0][:, 0]
             aside = step * (place + 0.5) - (across.min() + across.max()) / 2
             floor = np.array([0, -points[:, 1].min(), 0])

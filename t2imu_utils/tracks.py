@@ -36,6 +36,7 @@ class CorpusSection(Section):
     train: str  # name of the split to train on
     validation: str  # unseen subjects, for every choice that is made
     test: list[str]  # splits that are only reported
+    made_up: Count | None = None  # how many clips the demo writes
 
 
 class RecordingsSection(Section):
@@ -46,6 +47,7 @@ class RecordingsSection(Section):
     classes: list[str]
     channels: list[Literal["acc", "gyro"]]
     sites: list[str]
+    made_up: Count | None = None  # how many subjects the demo writes
 
 
 class PriorSection(Section):

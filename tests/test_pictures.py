@@ -64,9 +64,9 @@ def test_bodies_stand_on_one_floor_side_by_side():
     first, second = (np.concatenate([p.vertices for p in c.get_paths()]) for c in
                      figure.axes[0].collections)  # fmt: skip
     assert first[:, 0].max() < second[:, 0].min()
-    # Seen from ten degrees above, the front's lower edge lies sin(10°) of its depth below.
+    # Seen from ten degrees above, the front's lower edge lies sin(10°) of half its depth below.
     low = -np.sin(np.radians(10.0))
-    assert first[:, 1].min() == pytest.approx(low) and second[:, 1].min() == pytest.approx(2 * low)
+    assert first[:, 1].min() == pytest.approx(low / 2) and second[:, 1].min() == pytest.approx(low)
     assert {"low", "tall"} <= {t.get_text() for t in figure.axes[0].texts}
 
 
