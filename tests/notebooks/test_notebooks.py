@@ -1,0 +1,98 @@
+"""The eight notebooks, in order and headless, on a setting so small that only the machinery shows."""
+
+import json
+
+import nbformat
+import pytest
+import yaml
+
+from t2imu_utils import runs
+from t2imu_utils.execute import execute
+from t2imu_utils.tracks import TRACKS
+
+TINY = {
+    "corpus": {"made_up": 54},
+    "recordings": {"made_up": 3, "sites": ["head", "waist", "shin"]},
+    "prior": {"layers": 1, "width": 32, "heads": 2, "feedforward": 32, "diffusion_steps": 5},
+    "training": {"pretrain_steps": 6, "finetune_steps": 4, "batch_size": 8, "checkpoint_every": 2},
+    "sampling": {"seconds": [3.0, 3.2], "batch_size": 80},
+    "analysis": {"timesteps": [1, 3], "max_clips": 12, "bootstrap": 50},
+    "har": {
+        "epochs": 1,
+        "filters": 4,
+        "units": 8,
+        "windows_per_class": 8,
+        "test_windows_per_class": 30,
+        "tsne_windows": 160,
+        "folds": 3,
+        "seeds": [0, 1],
+    },
+}
+ARMS = ["mdm", "mdm-ft", "mdm-acc0.5"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Track name, runs folder, and the executed notebooks by stage, of a whole tiny run."""
+    folder = tmp_path_factory.mktemp("tiny")
+    values = yaml.safe_load((TRACKS / "demo.yaml").read_text())
+    for section, changes in TINY.items():
+        values[section] |= changes
+    track = folder / "tiny.yaml"
+    track.write_text(yaml.safe_dump(values))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2IMU_RUNS", str(folder / "runs"))
+        patch.setenv("OMP_NUM_THREADS", "2")
+        executed = {}
+        for stage in runs.STAGES:
+            given = {"lambda_acc": 0.5} if stage == "02_finetuning" else {}
+            out = folder / f"{stage}.ipynb"
+            execute(
+                runs.ROOT / "notebooks" / f"{stage}.ipynb",
+                out,
+                {"track": str(track), **given},
+                progress=False,
+            )
+            executed[stage] = nbformat.read(out, as_version=4)
+        yield folder / "runs" / "tiny", folder / "runs" / "figures" / "tiny", executed
+
+
+def outputs_of(notebook):
+    for cell in notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+@pytest.mark.parametrize("stage", runs.STAGES)
+def test_notebook_shows_what_it_promises(finished, stage):
+    outputs = list(outputs_of(finished[2][stage]))
+    assert not [o for o in outputs if o.output_type == "error"]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 1
+    assert all(len(o.data["image/png"]) < 200_000 for o in pictures)
+
+
+def test_every_stage_left_its_record(finished):
+    folder, _, _ = finished
+    found = {tuple(p.parts[-3:-1]) for p in folder.glob("*/*/run.json")}
+    assert {("shared", "00_data"), ("shared", "01_prompt_generation")} <= found
+    for stage in runs.STAGES[2:6] + ("07_har",):
+        assert {(arm, stage) for arm in ARMS} <= found
+    assert {("compare", stage) for stage in runs.STAGES[3:]} <= found
+    for path in folder.glob("*/*/run.json"):
+        assert runs.outputs_whole(path.parent, json.loads(path.read_text()))
+
+
+def test_figures_and_results_are_written(finished):
+    _, figures, _ = finished
+    names = {p.name for p in figures.iterdir()}
+    assert names == {"fig1_lacc.png", "fig2_tsne.png", "fig3_har.png", "results.json"}
+    results = json.loads((figures / "results.json").read_text())
+    assert set(results["models"]) == {*ARMS, "compare", "real"}
+    accuracy = results["models"]["mdm"]["07_har"]["metrics"]["balanced_accuracy"]
+    assert accuracy["n"] == 2 and 0 <= accuracy["mean"] <= 1
+
+
+def test_made_up_data_are_called_so(finished):
+    _, figures, executed = finished
+    text = json.dumps(executed["07_har"])
+    assert "synthetic stand-in" in text and "not run" in text
