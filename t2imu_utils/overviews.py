@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from t2imu_utils.clips import Clips
-from t2imu_utils.plots import INK, QUIET, colour, confusion, label, ordered
+from t2imu_utils.plots import INK, QUIET, colour, label, ordered
 
 SPLITS = {"train": "#8d97a5", "val": "#e69f00", "test": "#0072b2", "test_trials": "#9ecbe8"}
 AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}
@@ -88,23 +89,24 @@ def noise_schedule(alphas_cumprod: Float[np.ndarray, "T"]) -> Figure:
 
 def fit_error(fits: Mapping[str, Clips]) -> Figure:
     """Distance of fitted to given joints per activity: mean of a motion, one box for each model."""
+    tables = [
+        pd.DataFrame(
+            {
+                "activity": fit.table["activity"],
+                "error": [1000 * error.mean() for error in fit.each("joint_error")],
+                "model": label(model),
+            }
+        )
+        for model, fit in fits.items()
+    ]
     figure, ax = plt.subplots(figsize=(9, 3.2))
-    width = 0.8 / len(fits)
-    for place, (model, fit) in enumerate(fits.items()):
-        error = pd.Series([1000 * e.mean() for e in fit.each("joint_error")])
-        by_activity = dict(list(error.groupby(fit.table["activity"].to_numpy())))
-        names = ordered(list(by_activity))
-        at = np.arange(len(names)) + (place - (len(fits) - 1) / 2) * width
-        boxes = ax.boxplot(
-            [by_activity[name] for name in names], positions=at, widths=0.85 * width,
-            patch_artist=True, showfliers=False, medianprops={"color": INK},
-        )  # fmt: skip
-        for box in boxes["boxes"]:
-            box.set_facecolor(colour(model))
-        boxes["boxes"][0].set_label(label(model))
-    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
-    ax.set(ylabel="joint error (mm)", ylim=(0, None))
-    ax.legend(ncols=4, loc="upper right")
+    sns.boxplot(
+        pd.concat(tables), x="activity", y="error", hue="model", ax=ax, showfliers=False,
+        order=ordered(tables[0]["activity"]), saturation=1, linewidth=0.9,
+        palette={label(model): colour(model) for model in fits},
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="joint error (mm)", ylim=(0, None))
+    sns.move_legend(ax, "lower right", bbox_to_anchor=(1, 1), ncols=4, title=None)
     return figure
 
 
@@ -179,6 +181,30 @@ def dynamics_by_activity(
     return figure
 
 
+def spectra(
+    found: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+) -> Figure:
+    """Power spectra of joint acceleration: a panel for each category, a line for each set."""
+    names = ordered(list(found))
+    rows = -(-len(names) // 3)
+    figure, axes = plt.subplots(
+        rows, 3, figsize=(10, 2.5 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for ax, name in zip(axes.flat, names, strict=False):
+        for model, (frequency, power) in found[name].items():
+            width = 2.2 if model == "real" else 1.4
+            ax.plot(frequency, power, color=colour(model), linewidth=width, label=label(model))
+        ax.set_title(name)
+        ax.set_yscale("log")
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
+    figure.supylabel("power ((m/s²)²/Hz)", fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("frequency (Hz)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    return figure
+
+
 def intervals(numbers: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
     """Estimates with 95 % intervals, a row for each model, a panel for each measure.
 
@@ -209,7 +235,15 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
     side = 1.0 + 0.42 * len(next(iter(shares.values())))
     figure, axes = plt.subplots(rows, 2, figsize=(10, side * rows), squeeze=False)
     for ax, (model, table) in zip(axes.flat, shares.items(), strict=False):
-        confusion(table, label(model), ax)
+        names = ordered(list(table.index))
+        percent = 100 * table.loc[names, names]
+        written = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
+        sns.heatmap(
+            percent, ax=ax, annot=written, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False,
+            square=True, annot_kws={"size": 8},
+        )  # fmt: skip
+        ax.set(xlabel="recognised as (%)", ylabel="true class", title=label(model))
+        plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     for ax in axes.flat[len(shares) :]:
         ax.remove()
     return figure

@@ -360,28 +360,6 @@ def fig3_har(
     return figure
 
 
-def confusion(shares: pd.DataFrame, title: str, ax: Axes | None = None) -> Figure:
-    """Shares of each true class (rows) taken for each class (columns), as percentages."""
-    names = [name for name in ordered(list(shares.index)) if name in shares.columns]
-    values = 100 * shares.loc[names, names].to_numpy(dtype=float)
-    if ax is None:
-        side = 1.6 + 0.48 * len(names)
-        figure, ax = plt.subplots(figsize=(side + 0.6, side))
-    ax.imshow(values, cmap=LinearSegmentedColormap.from_list("c", ["white", "#0072b2"]),
-              vmin=0, vmax=100)  # fmt: skip
-    for row, column in np.ndindex(values.shape):
-        value = values[row, column]
-        if value >= 0.5:
-            ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
-                    color="white" if value > 55 else INK)  # fmt: skip
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="recognised as (%)", ylabel="true class", title=title)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    return ax.figure
-
-
 def _plain_log(axes: Axes) -> None:
     """Ticks at 1, 2 and 5 of each decade, as plain numbers."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -397,7 +375,8 @@ def loss_curves(
     Args:
         curves: by model, with columns ``step``, ``split`` ("train" or "validation") and the terms.
     """
-    figure, axes = plt.subplots(1, len(terms), figsize=(3.3 * len(terms), 3), squeeze=False)
+    size = (min(3.3 * len(terms), 11), 3)
+    figure, axes = plt.subplots(1, len(terms), figsize=size, squeeze=False)
     for ax, term in zip(axes.flat, terms, strict=True):
         for model, table in curves.items():
             train = table[(table["split"] == "train") & table[term].notna()]

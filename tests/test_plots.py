@@ -142,13 +142,6 @@ def test_figure_3_shows_means_and_every_seed():
 
 
 def test_the_other_plots_hold_what_they_were_given():
-    shares = pd.DataFrame(
-        [[0.75, 0.25], [0, 1.0]], index=["walking", "running"], columns=["walking", "running"]
-    )
-    figure = plots.confusion(shares, "title")
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["running", "walking"]
-    assert figure.axes[0].images[0].get_array().tolist() == [[100, 0], [25, 75]]
-
     steps = pd.DataFrame({"step": [0, 1, 2, 2], "split": ["train"] * 3 + ["validation"],
                           "simple": [3.0, 2.0, 1.0, 1.5], "acc": [np.nan] * 3 + [0.1]})  # fmt: skip
     figure = plots.loss_curves({"mdm-ft": steps}, terms=("simple", "acc"))

@@ -44,12 +44,16 @@ def shared(sets: dict[str, Motions]) -> dict[str, Motions]:
     return {name: {c: motions[c] for c in names} for name, motions in sets.items()}
 
 
-def spectra(sets: dict[str, Motions]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Frequencies and power of the joints' acceleration of each set; categories count equally."""
+def spectra(sets: dict[str, Motions]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Frequency (Hz) and power ((m/s²)²/Hz) of the joints' acceleration, by category and set.
+
+    The bin of frequency zero is left out, as in `kinematics.spectral_distance`.
+    """
+    categories = next(iter(sets.values()))
     found = {}
-    for name, motions in sets.items():
-        parts = [mean_spectrum(joints) for joints in motions.values()]
-        found[name] = parts[0][0][1:], np.mean([density for _, density in parts], axis=0)[1:]
+    for category in categories:
+        parts = {name: mean_spectrum(motions[category]) for name, motions in sets.items()}
+        found[category] = {name: (x[1:], density[1:]) for name, (x, density) in parts.items()}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The eight notebooks, in order and headless, on a setting so small that only the machinery shows."""
+"""The eight notebooks, headless and in order, so small that only the machinery shows."""
 
 import json
 
