@@ -23,6 +23,7 @@ from t2imu_utils.tracks import Track, data_set
 STAGE = "00_data"
 CODE = ("motion", "imu", "demo", "data.py", "evaluation/categories.py")
 RAW = {"cmu": "cmu", "umafall": "umafall"}
+SPLITS = ("train", "val", "test", "test_trials")
 SEED = 0
 DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
@@ -95,7 +96,7 @@ def corpus_table(run: Run) -> pd.DataFrame:
     categories = pd.read_parquet(run.path("categories.parquet")).set_index("name")["category"]
     rows = [
         (split, clip.name, clip.subject, len(clip.features) / RATE / 60)
-        for split in run.metrics["clips"]
+        for split in sorted(run.metrics["clips"], key=SPLITS.index)
         for clip in read_corpus(root, split)
     ]
     table = pd.DataFrame(rows, columns=["split", "name", "subject", "minutes"])

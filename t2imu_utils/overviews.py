@@ -36,8 +36,9 @@ def recording_examples(
 ) -> Figure:
     """Accelerometer of one position during the first recording of each activity."""
     rate, at = recordings.meta["rate"], recordings.meta["sites"].index(site)
+    rows, height = -(-len(activities) // 2), 1.25 * len(activities)
     figure, axes = plt.subplots(
-        -(-len(activities) // 2), 2, figsize=(10, 1.25 * len(activities)), sharex=True, sharey=True
+        rows, 2, figsize=(10, height), sharex=True, sharey=True, squeeze=False
     )
     for ax, activity in zip(axes.flat, activities, strict=False):
         ax.set_title(activity, pad=2)
@@ -50,13 +51,19 @@ def recording_examples(
                 break
     for ax in axes.flat[len(activities) :]:
         ax.remove()
-    for ax in axes[-1]:
-        ax.set_xlabel("time (s)")
+    _label_lowest(axes, len(activities), "time (s)")
     for ax in axes[:, 0]:
         ax.set_ylabel("acc (m/s²)")
     handles = [plt.Line2D([], [], color=hue, label=axis) for axis, hue in AXES.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure
+
+
+def _label_lowest(axes: np.ndarray, count: int, text: str) -> None:
+    """Label the x axis of the lowest panel of each column where only `count` panels are used."""
+    for ax in axes.flat[max(0, count - axes.shape[1]) : count]:
+        ax.set_xlabel(text)
+        ax.tick_params(labelbottom=True)
 
 
 def prompt_similarity(scores: pd.DataFrame, activities: pd.Series) -> Figure:
@@ -199,8 +206,7 @@ def spectra(
     for ax in axes.flat[len(names) :]:
         ax.remove()
     figure.supylabel("power ((m/s²)²/Hz)", fontsize=10)
-    for ax in axes[-1]:
-        ax.set_xlabel("frequency (Hz)")
+    _label_lowest(axes, len(names), "frequency (Hz)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     return figure
 

@@ -156,3 +156,21 @@ def test_the_other_plots_hold_what_they_were_given():
     values = pd.DataFrame({"real": [1.0, 2], "mdm": [3.0, 4]}, index=["walking", "jumping"])
     figure = plots.bars(values, "m/s²", values - 0.1, values + 0.1)
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["jumping", "walking"]
+
+
+def test_a_shown_figure_is_a_small_captioned_picture(tmp_path):
+    def drawn():
+        figure, ax = plt.subplots(figsize=(4, 3))
+        ax.imshow(np.random.default_rng(0).random((300, 300, 3)))
+        return figure
+
+    figure = drawn()
+    shown = plots.show(figure, "demo corpus", "n = 3 seeds.")
+    assert "demo corpus. n = 3 seeds." in texts(figure)
+    assert shown.format == "png" and len(shown.data) <= plots.LIMIT
+    assert Image.open(io.BytesIO(shown.data)).format == "PNG"
+    assert not plt.get_fignums()
+    # The file holds what the notebook shows; without a caption it would be another picture.
+    path = tmp_path / "figures" / "a.png"
+    assert plots.show(drawn(), "demo corpus", "n = 3 seeds.", path).data == path.read_bytes()
+    assert shown.data == path.read_bytes() != plots.save(drawn(), tmp_path / "b.png").read_bytes()

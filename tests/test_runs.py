@@ -1,7 +1,9 @@
 """Run folders: what counts as done, and what makes it count no longer."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from t2imu_utils import runs
@@ -94,3 +96,76 @@ def test_damaged_json_is_named(tmp_path):
 def test_missing_stage_says_what_to_run(runs_folder):
     with pytest.raises(InputError, match="make paper TRACK=demo"):
         runs.require_run("demo", "mdm", "02_finetuning")
+
+
+def test_what_a_stage_left_is_listed_with_sizes(runs_folder):
+    for model, size in (("mdm", 1_250_000), ("mdm-ft", 2_500_000)):
+        run = runs.open_run("demo", model, "04_imu_synthesis", {}, {})
+        (run.path("corpus") / "deep").mkdir(parents=True)
+        run.path("imu.npz").write_bytes(bytes(size))
+        # A folder counts with all that is in it.
+        (run.path("corpus") / "a.npy").write_bytes(bytes(400_000))
+        (run.path("corpus") / "deep" / "b.npy").write_bytes(bytes(300_000))
+        run.path("scratch.pt").write_bytes(bytes(10))
+        run.finish({}, [run.path("imu.npz"), run.path("corpus")])
+    table = runs.written("demo", ["mdm-ft", "mdm"], "04_imu_synthesis")
+    assert dict(zip(table["file"], table["MB"], strict=True)) == {
+        "demo/mdm-ft/04_imu_synthesis/imu.npz": 2.5,
+        "demo/mdm-ft/04_imu_synthesis/corpus": 0.7,
+        "demo/mdm/04_imu_synthesis/imu.npz": 1.25,
+        "demo/mdm/04_imu_synthesis/corpus": 0.7,
+    }
+    own = table[table["file"].str.startswith("demo/mdm/")].reset_index(drop=True)
+    assert run.written()["file"].str.startswith("demo/mdm-ft/").all()
+    reopened = runs.open_run("demo", "mdm", "04_imu_synthesis", {}, {})
+    assert reopened.done and reopened.written().equals(own)
+    with pytest.raises(InputError, match="finished stage 04_imu_synthesis of mdm-acc1"):
+        runs.written("demo", ["mdm", "mdm-acc1"], "04_imu_synthesis")
+
+
+def test_json_holds_plain_numbers(tmp_path):
+    content = {
+        "nan": math.nan,
+        "infinite": [-math.inf, np.float32("inf")],
+        "numpy": {"whole": np.int64(3), "part": np.float64(0.5), "single": np.float32(0.25)},
+        "flags": (np.bool_(True), False),
+        "missing": [None, np.float64("nan"), np.array(np.nan)],
+        4: "key",
+        "text": "°",
+    }
+    path = runs.write_json(tmp_path / "a.json", content)
+    text = path.read_text(encoding="utf-8")
+    assert not any(word in text for word in ("NaN", "Infinity"))
+    assert runs.read_json(path) == {
+        "nan": None,
+        "infinite": [None, None],
+        "numpy": {"whole": 3, "part": 0.5, "single": 0.25},
+        "flags": [True, False],
+        "missing": [None, None, None],
+        "4": "key",
+        "text": "°",
+    }
+    shuffled = dict(reversed(list(content.items())))
+    assert runs.write_json(tmp_path / "b.json", shuffled).read_text() == path.read_text()
+
+
+def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = runs.write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+    assert runs.read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_metrics_that_are_no_number_can_be_read_again(runs_folder):
+    run = runs.open_run("demo", "mdm", "02_finetuning", {}, {})
+    run.finish({"loss": np.float32("nan"), "clips": np.int64(5)}, [])
+    assert runs.open_run("demo", "mdm", "02_finetuning", {}, {}).metrics == {
+        "loss": None,
+        "clips": 5,
+    }
+
+
+def test_a_cache_lies_below_the_runs_and_is_not_made_by_asking(runs_folder):
+    assert runs.cache_dir("text") == runs_folder / ".cache" / "text"
+    assert runs.cache_dir("text") != runs.cache_dir("other")
+    assert not runs_folder.exists()

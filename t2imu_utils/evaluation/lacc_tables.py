@@ -1,5 +1,6 @@
 """Tables, sentences and metrics made of the losses of notebook 05."""
 
+import numpy as np
 import pandas as pd
 
 from t2imu_utils.evaluation.lacc import ALL, CONSTANT, GAUSSIAN, MODEL
@@ -34,10 +35,10 @@ def in_words(model: str, control: str, change: pd.DataFrame) -> str:
     """
     row = change.set_index("group").loc[ALL]
     low, high = row["relative_low"], row["relative_high"]
-    size = f"{row['relative']:+.1%} [{low:+.1%}, {high:+.1%}]"
-    about = (
-        f"L_acc of {model} against {control}: {size}, {row['clips']} clips of {row['units']} trials"
-    )
+    about = f"L_acc of {model} against {control}: {row['relative']:+.1%}"
+    if np.isnan(low):
+        return f"{about}, {row['clips']:.0f} clips. One trial alone has no interval."
+    about += f" [{low:+.1%}, {high:+.1%}], {row['clips']:.0f} clips of {row['units']:.0f} trials"
     if high < 0:
         return f"{about}. Lower, and the 95 % interval excludes zero."
     if low > 0:

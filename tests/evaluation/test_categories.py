@@ -3,7 +3,7 @@ import pytest
 
 from t2imu_utils.activities import CATEGORIES
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.categories import NAMED, categorise
+from t2imu_utils.evaluation.categories import NAMED, categorise, category_similarity
 
 PLAIN = {
     "a person is dancing to music.": "dancing",
@@ -81,3 +81,17 @@ def test_order_and_repetition_do_not_matter(embed):
 def test_a_clip_without_text_is_refused(captions, embed):
     with pytest.raises(InputError, match="captions: clip"):
         categorise(captions, embed=embed)
+
+
+def test_similarity_to_every_named_category(embed):
+    table = category_similarity(["near", "opposite", "near"], embed)
+    assert table.columns.tolist() == list(NAMED) and "other" not in table
+    names = 2 * np.pi * np.arange(len(NAMED)) / len(NAMED)
+    for row, angle in enumerate((0.2, np.pi, 0.2)):
+        np.testing.assert_allclose(table.loc[row], np.cos(angle - names), atol=1e-9)
+
+
+def test_a_category_is_most_similar_to_its_own_name():
+    table = category_similarity([name.upper() + "." for name in NAMED])
+    assert table.to_numpy().argmax(1).tolist() == list(range(len(NAMED)))
+    assert (table.abs() <= 1 + 1e-6).all(axis=None)

@@ -1,12 +1,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.priors.generate import generate
+from t2imu_utils.priors.generate import generate, sample_requests
 
 PROMPTS = ["a person walks", "a person runs fast in a circle", "sits", "jumps", "a person walks"]
 FRAMES = [20, 9, 24, 9, 20]
@@ -73,3 +75,32 @@ def test_features_are_denormalised(prior):
 def test_impossible_requests_are_refused(prior, change, message):
     with pytest.raises(InputError, match=message):
         make(prior, **change)
+
+
+def test_requests_become_clips_in_their_order(prior):
+    requests = pd.DataFrame(
+        {
+            "activity": ["walking", "running", "sitting", "jumping", "walking"],
+            "seed": SEEDS,
+            "frames": FRAMES,
+            "prompt": PROMPTS,
+        },
+        index=[7, 3, 5, 1, 0],
+    )
+    given = requests.copy()
+    clips = sample_requests(prior, requests, guidance=2.5, batch_size=3, progress=False)
+    pd.testing.assert_frame_equal(requests, given)
+    assert clips.meta == {"rate": 20.0}
+    assert clips.table["motion"].tolist() == [0, 1, 2, 3, 4]
+    for name in requests.columns:
+        assert clips.table[name].tolist() == requests[name].tolist()
+    for index, features in enumerate(make(prior)):
+        np.testing.assert_array_equal(clips[index]["features"], features)
+        np.testing.assert_array_equal(clips[index]["joints"], features_to_joints(features))
+    assert clips[2]["joints"].shape == (24, 22, 3)
+
+
+def test_requests_that_cannot_be_made_are_refused(prior):
+    requests = pd.DataFrame({"prompt": ["walks", "runs"], "frames": [20, 25], "seed": [1, 2]})
+    with pytest.raises(InputError, match=r"frames\[1\].*25.*3 to 24"):
+        sample_requests(prior, requests, 2.5, 4, progress=False)

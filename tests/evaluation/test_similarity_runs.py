@@ -1,0 +1,164 @@
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from t2imu_utils.evaluation import similarity_runs
+from t2imu_utils.evaluation.similarity import catch22_features
+from t2imu_utils.evaluation.similarity_runs import Described
+from t2imu_utils.evaluation.window_sets import WindowSet
+
+
+def described(labels, shift=0.0, scale=1.0, seed=0, per_group=1):
+    """Four features that know no size, two more that do; the first tells the row."""
+    n = len(labels)
+    rng = np.random.default_rng(seed)
+    plain = rng.normal(shift, 1, (n, 4))
+    sized = np.concatenate([plain, scale * rng.normal(3, 0.2, (n, 2))], axis=1)
+    return Described(plain, sized, np.asarray(labels), np.arange(n) // per_group, 0)
+
+
+def rows_of(part, whole):
+    """Which windows of `whole` those of `part` are."""
+    order = [int(np.flatnonzero(whole.catch22[:, 0] == value)[0]) for value in part.catch22[:, 0]]
+    assert (part.catch24 == whole.catch24[order]).all()
+    assert (part.labels == whole.labels[order]).all() and (part.groups == whole.groups[order]).all()
+    return order
+
+
+def test_windows_of_some_classes():
+    whole = described(list("abcabc"))
+    part = whole.only(["c", "a"])
+    assert rows_of(part, whole) == [0, 2, 3, 5] and part.constant == whole.constant
+
+
+@pytest.mark.parametrize("count", [3, 6, 9, 12, 17, 40])
+def test_thinning_is_as_even_over_classes_as_they_allow(count):
+    whole = described(list("a" * 10 + "b" * 2 + "c" * 5))
+    for seed in range(5):
+        part = whole.thinned(count, np.random.default_rng(seed))
+        rows = rows_of(part, whole)
+        assert len(set(rows)) == len(rows) == min(count, 17)
+        counts = {name: int((part.labels == name).sum()) for name in "abc"}
+        # Whoever has windows left has at most one less than any other class.
+        full = {"a": 10, "b": 2, "c": 5}
+        most = max(counts.values())
+        assert all(counts[n] in (full[n], most, most - 1) for n in "abc")
+        assert all(counts[n] >= most - 1 or counts[n] == full[n] for n in "abc")
+
+
+def test_thinning_draws_at_random():
+    whole = described(list("a" * 10 + "b" * 10))
+    draws = [
+        rows_of(whole.thinned(4, np.random.default_rng(seed)), whole) for seed in (*range(30), 0)
+    ]
+    assert set(np.concatenate(draws)) == set(range(20))
+    assert draws[0] == draws[-1]
+
+
+def test_windows_are_described_with_and_without_their_size():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 40, 3)).cumsum(1)
+    x[2, :, 1] = 9.81
+    windows = WindowSet(x, np.array(list("abcdef")), np.arange(6), np.arange(6), 0)
+    found = similarity_runs.describe(windows)
+    kept = [0, 1, 3, 4, 5]
+    assert found.constant == 1 and "".join(found.labels) == "abdef"
+    assert found.groups.tolist() == kept
+    assert_allclose(found.catch22, catch22_features(x[kept]).values)
+    assert_allclose(found.catch24, catch22_features(x[kept], moments=True).values)
+    assert_allclose(found.catch24[:, 22], x[kept][..., 0].mean(1))
+
+
+def test_as_many_real_as_synthetic_points():
+    real, synthetic = described(list("ab" * 20)), described(list("ab" * 35), shift=12.0, seed=1)
+    points, is_real = similarity_runs.embed(real, synthetic, perplexity=30, seed=0)
+    assert points.shape == (80, 2) and is_real.tolist() == [True] * 40 + [False] * 40
+    # Whichever is real stands together, apart from the synthetic ones.
+    centres = points[is_real].mean(0), points[~is_real].mean(0)
+    nearer = np.linalg.norm(points[:, None] - centres, axis=-1).argmin(1)
+    assert (nearer == ~is_real).all()
+    again, _ = similarity_runs.embed(real, synthetic, perplexity=30, seed=0)
+    assert_allclose(again, points)
+
+
+def numbers(**models):
+    real = described(list("ab" * 30), per_group=2)
+    synthetic = {
+        name: described(list("ab" * 24), seed=1 + i, per_group=3, **settings)
+        for i, (name, settings) in enumerate(models.items())
+    }
+    return similarity_runs.compare(real, synthetic, 0, "all of them")
+
+
+def test_models_are_compared_on_one_scale():
+    table = numbers(near={}, far={"shift": 1.5}, large={"scale": 2.0})
+    assert len(table) == 12 and set(table["classes"]) == {"all of them"}
+    assert (table["recordings"] == 30).all() and (table["motions"] == 16).all()
+    keys = similarity_runs.MEASURES | similarity_runs.WITH_SIZE
+    value = table.pivot(index="model", columns="measure", values="value")
+    assert set(value.columns) == set(keys)
+    assert value.loc["far", "distance"] > value.loc["near", "distance"] + 0.1
+    assert value.loc["far", "mixing"] < 0.8 < value.loc["near", "mixing"]
+    # Of a wrong size: not seen without the moments, plain with them.
+    assert value.loc["large", "distance"] == pytest.approx(value.loc["near", "distance"], abs=0.1)
+    assert value.loc["large", "distance_sized"] > value.loc["near", "distance_sized"] + 0.1
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    # All models' windows make the scale, so another model changes it for everyone.
+    alone = numbers(near={}).set_index("measure")["value"]
+    assert alone["distance"] != pytest.approx(value.loc["near", "distance"], rel=1e-6)
+
+
+def row(model, measure, value, low, high, classes="all"):
+    return {
+        "model": model, "classes": classes, "measure": measure, "value": value, "low": low,
+        "high": high, "recordings": 5, "motions": 6,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def hand():
+    return pd.DataFrame(
+        [
+            row("mdm", "distance", 0.5, 0.4, 0.6),
+            row("mdm", "mixing", 0.5, 0.4, 0.6),
+            row("mdm", "distance_sized", 0.5, 0.4, 0.6),
+            row("mdm", "mixing_sized", 0.5, 0.4, 0.6),
+            row("acc", "distance", 0.3, 0.2, 0.39),
+            row("acc", "mixing", 0.3, 0.2, 0.41),
+            row("acc", "distance_sized", 0.7, 0.61, 0.8),
+            row("acc", "mixing_sized", 0.7, 0.59, 0.8),
+        ]
+    )
+
+
+def test_numbers_in_words(hand):
+    assert similarity_runs.in_words(hand, "mdm", "acc").splitlines() == [
+        "energy distance, catch22 (all): 0.500 → 0.300, nearer to real; "
+        "the intervals do not overlap.",
+        "nearest-neighbour mixing, catch22 (all): 0.500 → 0.300, farther from real; "
+        "the intervals overlap.",
+        "energy distance, catch22 + mean, sd (all): 0.500 → 0.700, farther from real; "
+        "the intervals do not overlap.",
+        "nearest-neighbour mixing, catch22 + mean, sd (all): 0.500 → 0.700, nearer to real; "
+        "the intervals overlap.",
+    ]
+    back = similarity_runs.in_words(hand, "acc", "mdm").splitlines()
+    assert "0.300 → 0.500, farther from real; the intervals do not overlap" in back[0]
+
+
+def test_every_selection_of_classes_has_its_own_line(hand):
+    both = pd.concat([hand, hand.assign(classes="jumping + running", value=0.9)])
+    lines = similarity_runs.in_words(both, "mdm", "acc").splitlines()
+    assert len(lines) == 8
+    assert lines[4].startswith("energy distance, catch22 (jumping + running): 0.900 → 0.900")
+
+
+def test_table_and_metrics_hold_the_same_numbers(hand):
+    table = similarity_runs.table(hand)
+    assert table.index.tolist() == ["mdm", "acc"]
+    assert table.loc["acc", ("all", "energy distance, catch22")] == "0.300 [0.200, 0.390]"
+    assert table.shape == (2, 4)
+    found = similarity_runs.as_metrics(hand)
+    assert list(found) == ["mdm", "acc"] and set(found["acc"]["all"]) == set(hand["measure"])
+    assert found["acc"]["all"]["mixing_sized"] == {"value": 0.7, "low": 0.59, "high": 0.8}

@@ -1,0 +1,283 @@
+"""Stage 00 on a made-up track of the smallest size, built once for all tests here."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from numpy.testing import assert_allclose, assert_array_equal
+
+from t2imu_utils import data, runs
+from t2imu_utils.activities import ACTIVITIES, CATEGORIES, POSITIONS
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.motion.features import features_to_joints
+from t2imu_utils.tracks import TRACKS, load_track
+
+# Three clips of each of nine kinds, one subject for each split; the second person who wears
+# phones is the one of whom a stream is missing.
+CLIPS, PEOPLE = 27, 2
+SPLITS = ("train", "val", "test")
+
+
+def opened(track):
+    return runs.open_run(track.name, runs.SHARED, data.STAGE, *data.ingredients(track))
+
+
+@pytest.fixture(scope="module")
+def track(tmp_path_factory):
+    """The track, prepared; its runs folder stays set for this module."""
+    folder = tmp_path_factory.mktemp("data")
+    values = yaml.safe_load((TRACKS / "demo.yaml").read_text())
+    values["corpus"]["made_up"], values["recordings"]["made_up"] = CLIPS, PEOPLE
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2IMU_RUNS", str(folder / "runs"))
+        track = load_track(str(path))
+        run = opened(track)
+        assert not run.done
+        data.prepare(track, run)
+        yield track
+
+
+@pytest.fixture
+def run(track):
+    return opened(track)
+
+
+def test_a_second_look_says_done(track, run):
+    assert run.done
+    assert run.metrics == {
+        "clips": {"train": 9, "val": 9, "test": 9},
+        "recordings": PEOPLE * len(ACTIVITIES),
+        "skipped": 1,
+    }
+    names = {file.rsplit("/", 1)[1] for file in run.written()["file"]}
+    assert names == {
+        "corpus", "recordings.npz", "recordings.parquet", "categories.parquet", "census.parquet",
+        "skipped.parquet",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["corpus", "recordings"])
+def test_another_size_is_another_run(track, section):
+    other = getattr(track, section).model_copy(update={"made_up": 30})
+    params, inputs, code = data.ingredients(track)
+    changed, _, _ = data.ingredients(track.model_copy(update={section: other}))
+    assert changed != params
+    # What only later stages read must not build the data again.
+    later = track.model_copy(
+        update={"har": track.har.model_copy(update={"epochs": 99}), "title": "x"}
+    )
+    assert data.ingredients(later) == (params, inputs, code)
+    assert inputs == {} and runs.code_hash(*code)
+
+
+def test_real_data_are_named_by_their_content(track, tmp_path, monkeypatch):
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    corpus = track.corpus.model_copy(update={"reader": "cmu", "made_up": None})
+    real = track.model_copy(update={"corpus": corpus})
+    with pytest.raises(InputError, match="cmu"):
+        data.ingredients(real)
+    (tmp_path / "cmu").mkdir()
+    (tmp_path / "cmu" / "01.amc").write_text("a")
+    _, inputs, _ = data.ingredients(real)
+    (tmp_path / "cmu" / "01.amc").write_text("b")
+    assert list(inputs) == ["cmu"] and data.ingredients(real)[1] != inputs
+
+
+def test_no_clip_and_no_subject_is_in_two_splits(track):
+    parts = {split: data.load_motions(track, split) for split in SPLITS}
+    names = [clip.name for part in parts.values() for clip in part]
+    assert len(names) == len(set(names)) == CLIPS
+    subjects = [{clip.subject for clip in part} for part in parts.values()]
+    assert all(len(own) == 1 for own in subjects) and len(set.union(*subjects)) == 3
+    for part in parts.values():
+        assert len({clip.activity for clip in part}) == 9
+        assert all(clip.captions and np.isfinite(clip.features).all() for clip in part)
+    with pytest.raises(InputError, match="nosplit"):
+        data.load_motions(track, "nosplit")
+
+
+def test_every_clip_has_a_category(track):
+    category = data.load_categories(track)
+    clips = [clip for split in SPLITS for clip in data.load_motions(track, split)]
+    assert set(category.index) == {clip.name for clip in clips} and category.index.is_unique
+    assert set(category) <= set(CATEGORIES)
+    # Categories belong to their clips: whoever runs is never dancing or sitting.
+    for clip in clips:
+        kind = "stair climbing" if clip.activity.startswith("climbing") else clip.activity
+        assert category[clip.name] in (kind, "other")
+    assert (category != "other").sum() > CLIPS / 2
+
+
+def test_the_corpus_as_a_table(track, run):
+    table = data.corpus_table(run).set_index("name")
+    assert len(table) == CLIPS and table["split"].value_counts().to_dict() == dict.fromkeys(
+        SPLITS, 9
+    )
+    category = data.load_categories(track)
+    assert table["category"].astype(str).to_dict() == category.to_dict()
+    assert tuple(table["category"].cat.categories) == CATEGORIES
+    for split in SPLITS:
+        for clip in data.load_motions(track, split):
+            row = table.loc[clip.name]
+            assert (row["split"], row["subject"]) == (split, clip.subject)
+            assert row["minutes"] == pytest.approx(len(clip.features) / 1200)
+    # Made-up clips last from three to eight seconds.
+    assert table["minutes"].between(3 / 60, 8 / 60).all()
+
+
+def test_the_longest_clip_of_each_category(track, run):
+    table = data.corpus_table(run)
+    motions = data.load_motions(track, "train")
+    found = data.one_per_category(motions, table)
+    assert list(found) == [c for c in CATEGORIES if c in found]
+    category = data.load_categories(track)
+    assert set(found) == {category[clip.name] for clip in motions}
+    for name, clip in found.items():
+        own = [len(m.features) for m in motions if category[m.name] == name]
+        assert category[clip.name] == name and len(clip.features) == max(own)
+
+
+def test_people_do_everything_and_the_missing_stream_is_told(track, run):
+    recordings = data.load_recordings(track)
+    pairs = set(zip(recordings.table["subject"], recordings.table["activity"], strict=True))
+    assert pairs == {(who, what) for who in (1, 2) for what in ACTIVITIES}
+    assert recordings.meta["rate"] == 20.0 and recordings.meta["sites"] == list(POSITIONS)
+    skipped = pd.read_parquet(run.path("skipped.parquet"))
+    assert len(skipped) == 1
+    name, reason = skipped.iloc[0][["name", "reason"]]
+    assert all(word in name for word in ("proband2", "climbing up", "forearm"))
+    assert "no usable acc" in reason
+    missing = recordings.table.query("subject == 2 and activity == 'climbing up'").index
+    at = POSITIONS.index("forearm")
+    for index in range(len(recordings)):
+        assert np.isnan(recordings[index]["acc"][:, at]).all() == (index in missing)
+
+
+def test_minutes_that_were_recorded(track):
+    recordings = data.load_recordings(track)
+    table = data.minutes_recorded(recordings)
+    assert table.index.tolist() == sorted(ACTIVITIES) and table.columns.tolist() == list(POSITIONS)
+    # Two people for 33 s each, of which 13 are trimmed; one forearm did not climb.
+    assert table.loc["climbing up", "forearm"] == 0.3
+    assert (table.drop(columns="forearm") == 0.7).all(axis=None)
+
+
+def test_minutes_by_hand():
+    acc = [np.zeros((n, 2, 3)) for n in (1200, 600, 2400)]
+    acc[0][:600, 1, 2] = np.nan
+    rows = [{"activity": a} for a in ("walking", "lying", "walking")]
+    clips = Clips.from_list(rows, {"acc": acc}, {"rate": 20.0, "sites": ["head", "shin"]})
+    table = data.minutes_recorded(clips)
+    assert table.loc["walking"].to_dict() == {"head": 3.0, "shin": 2.5}
+    assert table.loc["lying"].to_dict() == {"head": 0.5, "shin": 0.5}
+
+
+def test_nothing_was_cut_from_made_up_motion(run):
+    assert len(data.dropped(run)) == 0
+
+
+def test_frames_cut_by_rule(tmp_path):
+    census = pd.DataFrame(
+        {"name": ["a", "b"], "dropped: jumps": [120, 60], "dropped: floor": [0, 12], "kept": [5, 6]}
+    )
+    census.to_parquet(tmp_path / "census.parquet")
+    table = data.dropped(runs.Run(tmp_path, {}, {}, ""))
+    assert table.to_dict("index") == {
+        "jumps": {"frames": 180, "seconds": 1.5},
+        "floor": {"frames": 12, "seconds": 0.1},
+    }
+
+
+def limited(track, count):
+    analysis = track.analysis.model_copy(update={"max_clips": count})
+    return track.model_copy(update={"analysis": analysis})
+
+
+def test_test_clips_are_those_of_the_test_splits(track):
+    clips, table = data.test_clips(limited(track, 100))
+    held_out = data.load_motions(track, "test")
+    assert [clip.name for clip in clips] == [clip.name for clip in held_out]
+    assert table["clip"].tolist() == [clip.name for clip in clips]
+    assert set(table["split"]) == {"test"}
+    assert table["unit"].tolist() == [clip.source for clip in held_out]
+    assert table["unit"].nunique() == 9
+    category = data.load_categories(track)
+    assert table["category"].tolist() == [category[clip.name] for clip in clips]
+
+
+def test_test_clips_are_at_most_as_many_as_the_track_says(track):
+    clips, table = data.test_clips(limited(track, 4))
+    assert len(clips) == len(table) == 4 == table["clip"].nunique()
+    again, same = data.test_clips(limited(track, 4))
+    pd.testing.assert_frame_equal(table, same)
+    for one, other in zip(clips, again, strict=True):
+        assert_array_equal(one.features, other.features)
+    # In the order of the corpus, but not its first clips.
+    assert table["clip"].is_monotonic_increasing
+    everything = [clip.name for clip in data.load_motions(track, "test")]
+    assert set(table["clip"]) < set(everything) and table["clip"].tolist() != everything[:4]
+    more = data.test_clips(limited(track, 6))[1]
+    assert set(table["clip"]) < set(more["clip"])
+
+
+def test_clips_of_one_trial_are_one_unit(track, monkeypatch):
+    clip = data.load_motions(track, "test")[0]
+    cut = [
+        replace(clip, source="trial 7"),
+        replace(clip, source="trial 7"),
+        replace(clip, source=""),
+    ]
+    monkeypatch.setattr(data, "load_motions", lambda track, split: cut)
+    table = data.test_clips(track)[1]
+    assert table["unit"].tolist() == ["trial 7", "trial 7", clip.name]
+
+
+def test_corpus_clips_as_joints(track):
+    motions = data.load_motions(track, "val")
+    clips = data.as_clips(motions)
+    assert clips.table["frames"].tolist() == [len(motion.features) for motion in motions]
+    assert clips.table["name"].tolist() == [motion.name for motion in motions]
+    assert set(clips.table["subject"]) == {motions[0].subject}
+    assert clips.meta == {"rate": 20.0}
+    for index, motion in enumerate(motions):
+        assert_allclose(clips[index]["joints"], features_to_joints(motion.features))
+    assert isinstance(motions[0], MotionClip) and clips.arrays["joints"].shape[1:] == (22, 3)
+
+
+@pytest.mark.parametrize(
+    ("load", "stage", "name"),
+    [(data.load_imu, "04_imu_synthesis", "imu"), (data.load_sampled, "03_smpl_fitting", "motions")],
+)
+def test_results_of_a_model_are_read_from_its_own_stage(track, load, stage, name):
+    for value, model in enumerate(("mdm", "mdm-ft")):
+        folder = runs.run_dir(track.name, model, stage)
+        Clips.from_list([{"activity": "walking"}], {"acc": [np.full((3, 1), value)]}).save(
+            folder / name
+        )
+    assert load(track, "mdm-ft").arrays["acc"].tolist() == [[1]] * 3
+    with pytest.raises(InputError, match=f"mdm-acc9.*{stage}"):
+        load(track, "mdm-acc9")
+
+
+def test_requests_are_those_of_stage_01(track):
+    table = pd.DataFrame({"prompt": ["walks"], "frames": [60], "seed": [1]})
+    folder = runs.run_dir(track.name, runs.SHARED, "01_prompt_generation")
+    table.to_parquet(folder / "requests.parquet")
+    pd.testing.assert_frame_equal(data.load_requests(track), table)
+
+
+def test_a_damaged_corpus_is_not_done(track, tmp_path, monkeypatch):
+    shutil.copytree(runs.runs_root(), tmp_path / "runs")
+    monkeypatch.setenv("T2IMU_RUNS", str(tmp_path / "runs"))
+    run = opened(track)
+    assert run.done
+    texts = sorted(run.path("corpus").glob("texts/*.txt"))
+    texts[0].write_text("something else#x/OTHER#0.0#0.0\n")
+    assert not opened(track).done

@@ -1,0 +1,248 @@
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.patches import PathPatch
+from numpy.testing import assert_allclose
+
+from t2imu_utils import overviews, plots
+from t2imu_utils.clips import Clips
+from t2imu_utils.imu.sensors import virtual_imu
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def styled():
+    with matplotlib.rc_context():
+        plots.style()
+        yield
+    plt.close("all")
+
+
+def ticks(labels):
+    return [text.get_text() for text in labels]
+
+
+def title(ax):
+    return ax.get_title("left") or ax.get_title()
+
+
+def test_minutes_are_stacked_by_split():
+    minutes = pd.DataFrame(
+        {"test": [1.0, 2.0], "train": [10.0, 20.0], "val": [np.nan, 4.0]},
+        index=pd.CategoricalIndex(["stair climbing", "dancing"]),
+    )
+    ax = overviews.minutes_by_category(minutes).axes[0]
+    assert ticks(ax.get_xticklabels()) == ["dancing", "stair\nclimbing"]
+    drawn = {c.get_label(): [(b.get_y(), b.get_height()) for b in c] for c in ax.containers}
+    assert drawn == {
+        "train": [(0, 20), (0, 10)],
+        "val": [(20, 4), (10, 0)],
+        "test": [(24, 2), (10, 1)],
+    }
+    assert ticks(ax.get_legend().get_texts()) == ["train", "val", "test"]
+
+
+def recorded(*rows, sites=("head", "waist")):
+    """Clips of (activity, frames): 100 clip + 10 site + axis, at 20 Hz."""
+    acc = [
+        np.tile(100.0 * i + np.array([[0, 1, 2], [10, 11, 12]]), (frames, 1, 1))
+        for i, (_, frames) in enumerate(rows)
+    ]
+    table = [{"activity": activity} for activity, _ in rows]
+    return Clips.from_list(table, {"acc": acc}, {"rate": 20.0, "sites": list(sites)})
+
+
+def test_examples_are_of_one_position_in_the_first_recording_that_has_it():
+    clips = recorded(("walking", 200), ("sitting", 50), ("walking", 300), ("sitting", 200))
+    clips[0]["acc"][:, 1] = np.nan
+    clips[1]["acc"][:10, 1] = np.nan
+    figure = overviews.recording_examples(clips, ["sitting", "walking", "lying"], "waist", 5.0)
+    axes = figure.axes
+    assert [title(ax) for ax in axes] == ["sitting", "walking", "lying"]
+    expected = [(110, 40), (210, 100)]
+    for ax, (value, frames) in zip(axes, expected, strict=False):
+        assert len(ax.lines) == 3
+        for axis, line in enumerate(ax.lines):
+            assert_allclose(line.get_ydata(), np.full(frames, value + axis))
+            assert line.get_xdata()[[0, -1]] == pytest.approx([0, (frames - 1) / 20])
+            assert line.get_color() == list(overviews.AXES.values())[axis]
+    assert not axes[2].lines
+    # The lowest panel of each column says what the axis is, also beside a gap.
+    assert [ax.get_xlabel() for ax in axes] == ["", "time (s)", "time (s)"]
+    figure.canvas.draw()
+    shown = [any(t.get_visible() and t.get_text() for t in ax.get_xticklabels()) for ax in axes]
+    assert shown == [False, True, True]
+
+
+@pytest.mark.parametrize("activities", [["walking"], ["walking", "sitting"]])
+def test_few_activities_have_examples_too(activities):
+    clips = recorded(("walking", 200), ("sitting", 200))
+    figure = overviews.recording_examples(clips, activities, "head")
+    assert [title(ax) for ax in figure.axes] == activities
+
+
+def test_prompts_are_shown_by_activity():
+    scores = pd.DataFrame(np.arange(10).reshape(5, 2) / 10, columns=["stair climbing", "walking"])
+    activities = pd.Series(["a", "a", "a", "b", "c"], index=[9, 8, 7, 6, 5])
+    ax = overviews.prompt_similarity(scores, activities).axes[0]
+    assert_allclose(ax.images[0].get_array(), scores)
+    assert ticks(ax.get_xticklabels()) == ["stair\nclimbing", "walking"]
+    assert_allclose(ax.get_yticks(), [1, 3, 4])
+    assert ticks(ax.get_yticklabels()) == ["a", "b", "c"]
+    assert [line.get_ydata()[0] for line in ax.lines] == [2.5, 3.5]
+
+
+def test_signal_and_noise_of_the_schedule():
+    ax = overviews.noise_schedule(np.array([1.0, 0.64, 0.0])).axes[0]
+    signal, noise = (line.get_ydata() for line in ax.lines)
+    assert_allclose(signal, [1, 0.8, 0])
+    assert_allclose(noise, [0, 0.6, 1])
+
+
+def test_fit_errors_are_means_of_motions_in_millimetres():
+    def fit(walking, running):
+        errors = [*walking, *running]
+        rows = [{"activity": "walking"}] * len(walking) + [{"activity": "running"}] * len(running)
+        # Two frames, one above and one below, so that only their mean is the motion's.
+        frames = [np.array([0.5, 1.5]) * e / 1000 for e in errors]
+        return Clips.from_list(rows, {"joint_error": frames}, {"rate": 20.0})
+
+    fits = {"mdm": fit([2.0, 4.0, 90.0], [10.0]), "mdm-ft": fit([6.0, 7.0, 8.0], [20.0])}
+    ax = overviews.fit_error(fits).axes[0]
+    assert ticks(ax.get_xticklabels()) == ["running", "walking"]
+    boxes = [patch for patch in ax.patches if isinstance(patch, PathPatch)]
+    found = {}
+    for box in boxes:
+        points = box.get_path().vertices
+        place = round(points[:, 0].mean())
+        inside = [
+            line.get_ydata()[0]
+            for line in ax.lines
+            if len(set(line.get_ydata())) == 1
+            and points[:, 0].min() <= np.mean(line.get_xdata()) <= points[:, 0].max()
+        ]
+        found[to_hex(box.get_facecolor()), place] = inside
+    mdm, ft = plots.colour("mdm"), plots.colour("mdm-ft")
+    assert set(found) == {(mdm, 0), (mdm, 1), (ft, 0), (ft, 1)}
+    medians = {(mdm, 0): 10, (mdm, 1): 4, (ft, 0): 20, (ft, 1): 7}
+    for key, value in medians.items():
+        assert any(y == pytest.approx(value) for y in found[key])
+    assert ticks(ax.get_legend().get_texts()) == [plots.label("mdm"), plots.label("mdm-ft")]
+
+
+def test_known_motions_are_read_rightly_and_errors_found():
+    figure, table = overviews.known_motions(virtual_imu)
+    assert table.shape == (3, 2) and table.loc["free fall"].max() < 1e-6
+    assert table.loc["spin, 2 rad/s"].max() < 1e-6
+    # A chord is shorter than its arc: the second difference over 0.05 s misses 2 m/s² by 0.1 %.
+    wheel = table.loc["wheel, r = 0.5 m, 2 rad/s"]
+    assert 1e-4 < wheel["acc (m/s²)"] < 5e-3 and wheel["gyro (rad/s)"] < 1e-6
+    assert [title(ax) for ax in figure.axes[:3]] == table.index.tolist()
+
+    def upside_down(positions, rotations, rate):
+        acc, gyro = virtual_imu(positions, rotations, rate)
+        return acc - 2 * 9.81 * rotations[:, 1], -gyro
+
+    _, wrong = overviews.known_motions(upside_down)
+    assert_allclose(wrong["acc (m/s²)"], 2 * 9.81, rtol=1e-3)
+    assert_allclose(wrong["gyro (rad/s)"], [0, 4, 4], atol=1e-6)
+
+
+def test_dynamics_are_medians_by_activity_and_position():
+    def spread(factor):
+        rows = [("walking", "head", 1), ("walking", "head", 2), ("walking", "head", 9)]
+        rows += [("running", "head", 5), ("walking", "shin", 7), ("lying", "shin", 3)]
+        table = pd.DataFrame(rows, columns=["activity", "site", "spread"])
+        return table.assign(spread=factor * table["spread"])
+
+    activities = ["walking", "running"]
+    figure = overviews.dynamics_by_activity(
+        {"real": spread(1), "mdm": spread(10)}, ["head", "shin"], activities
+    )
+    head, shin = figure.axes
+    assert (title(head), title(shin)) == ("head", "shin")
+    assert ticks(head.get_yticklabels()) == ["running", "walking"]
+    for line, factor, shift in zip(head.lines, (1, 10), (-0.08, 0.08), strict=True):
+        assert_allclose(line.get_xdata(), [5 * factor, 2 * factor])
+        assert_allclose(line.get_ydata(), [shift, 1 + shift])
+    assert_allclose(shin.lines[0].get_xdata(), [np.nan, 7])
+    assert head.lines[1].get_color() == plots.colour("mdm")
+
+
+def test_spectra_have_a_panel_for_each_category():
+    x = np.array([0.5, 1.0, 1.5])
+    found = {
+        name: {"real": (x, x * factor), "mdm": (x, x * factor * 2)}
+        for factor, name in enumerate(("walking", "jumping", "sitting", "running"), start=1)
+    }
+    axes = overviews.spectra(found).axes
+    assert [title(ax) for ax in axes] == ["jumping", "running", "walking", "sitting"]
+    for ax, factor in zip(axes, (2, 4, 1, 3), strict=True):
+        assert ax.get_yscale() == "log"
+        for line, own in zip(ax.lines, (factor, 2 * factor), strict=True):
+            assert_allclose(line.get_xydata(), np.stack([x, x * own], 1))
+    assert [ax.get_xlabel() != "" for ax in axes] == [False, True, True, True]
+
+
+def test_intervals_have_a_row_for_each_model():
+    rows = [
+        ("mdm", "distance", 0.4, 0.3, 0.6), ("mdm", "mixing", 0.9, 0.8, 1.0),
+        ("acc", "distance", 0.1, 0.0, 0.2), ("acc", "mixing", 0.7, 0.6, 0.75),
+    ]  # fmt: skip
+    numbers = pd.DataFrame(rows, columns=["model", "measure", "value", "low", "high"])
+    figure = overviews.intervals(numbers, {"mixing": "mixed", "distance": "far"})
+    mixing, distance = figure.axes
+    assert (mixing.get_xlabel(), distance.get_xlabel()) == ("mixed", "far")
+    # Read from above: the first model is the highest.
+    assert ticks(mixing.get_yticklabels()) == [plots.label("acc"), plots.label("mdm")]
+    drawn = {
+        int(line.get_ydata()[0]): list(line.get_xdata())
+        for line in mixing.lines
+        if len(line.get_xdata()) == 2
+    }
+    assert drawn == {0: [0.6, 0.75], 1: [0.8, 1.0]}
+    points = {
+        int(line.get_ydata()[0]): line.get_xdata()[0]
+        for line in distance.lines
+        if len(line.get_xdata()) == 1
+    }
+    assert points == {0: 0.1, 1: 0.4}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_confusions_of_every_generator(count):
+    names = ["walking", "running"]
+    models = ["real", "mdm", "mdm-ft"][:count]
+    shares = {
+        model: pd.DataFrame(
+            [[1 - i / 4, i / 4], [0.004, 0.996]], index=names, columns=names
+        ).rename_axis(index="truth", columns="found")
+        for i, model in enumerate(models)
+    }
+    axes = overviews.confusions(shares).axes
+    assert [title(ax) for ax in axes] == [plots.label(model) for model in models]
+    for i, ax in enumerate(axes):
+        assert ticks(ax.get_yticklabels()) == ["running", "walking"]
+        assert ticks(ax.get_xticklabels()) == ["running", "walking"]
+        shown = np.asarray(ax.collections[0].get_array()).ravel()
+        assert_allclose(shown, [99.6, 0.4, 25 * i, 100 - 25 * i])
+        assert (ax.get_ylabel(), ax.get_xlabel()) == ("true class", "recognised as (%)")
+        # Less than half a percent is left blank.
+        texts = [text.get_text() for text in ax.texts]
+        assert texts == ["100", "", f"{25 * i}" if i else "", f"{100 - 25 * i}"]
+
+
+def test_every_subject_is_a_dot():
+    accuracy = {"mdm": pd.Series([0.5, 0.7], index=[1, 2]), "real": pd.Series([0.9], index=[1])}
+    ax = overviews.by_subject(accuracy).axes[0]
+    dots = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
+    assert_allclose(dots[0], [[-0.2, 50], [0.2, 70]])
+    assert_allclose(dots[1], [[1, 90]])
+    means = [c.get_segments()[0][:, 1] for c in ax.collections if isinstance(c, LineCollection)]
+    assert_allclose(means, [[60, 60], [90, 90]])
+    assert ticks(ax.get_xticklabels()) == ["MDM\n(base)", "real"]
