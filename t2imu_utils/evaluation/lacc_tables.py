@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from t2imu_utils.evaluation.lacc import ALL, CONSTANT, GAUSSIAN, MODEL
+from t2imu_utils.evaluation.lacc import ALL, CONSTANT, GAUSSIAN, MODEL, paired_difference
 
 READINGS = ["simple", "acc", "acc_no_contacts", "acc_joints"]
 REFERENCES = {GAUSSIAN: "x̂₀ of {} through a Gaussian, σ = 1 frame", CONSTANT: "x̂₀ of {}, frozen"}
@@ -25,6 +25,17 @@ def with_references(losses: dict[str, pd.DataFrame], base: str) -> pd.DataFrame:
         rows[name.format(base)] = table.loc[table["estimate"] == estimate, READINGS].mean()
     table = pd.DataFrame(rows).T
     return table.assign(acc_against_base=table["acc"] / table.loc[base, "acc"] - 1)
+
+
+def by_split(
+    before: pd.DataFrame, after: pd.DataFrame, groups: pd.DataFrame, draws: int
+) -> dict[str, pd.DataFrame]:
+    """`lacc.paired_difference` for each test split by itself; arguments as there."""
+    found = {}
+    for split, part in groups.groupby("split", sort=False):
+        tables = (table[table["clip"].isin(part["clip"])] for table in (before, after))
+        found[split] = paired_difference(*tables, part, draws=draws)
+    return found
 
 
 def in_words(model: str, control: str, change: pd.DataFrame) -> str:

@@ -95,3 +95,17 @@ def test_metrics_hold_everything_and_can_be_written(tmp_path):
         "real": {"n": 4.0, "mean_abs_jerk": 1.0, "foot_skate": 0.1},
         "mdm": {"n": 5.0, "mean_abs_jerk": 3.0, "foot_skate": None},
     }
+
+
+def test_splits_are_compared_by_themselves():
+    clips = ["a", "b", "c", "d"]
+    before = pd.DataFrame({"clip": clips, "timestep": 1, "acc": [1.0, 1.0, 2.0, 2.0]})
+    after = before.assign(acc=[0.5, 0.5, 3.0, 3.0])
+    groups = pd.DataFrame(
+        {"clip": clips, "split": ["test"] * 2 + ["test_trials"] * 2, "category": "walking"}
+    )
+    found = lacc_tables.by_split(before, after, groups, draws=20)
+    relative = {
+        name: table.set_index("group").loc["all", "relative"] for name, table in found.items()
+    }
+    assert relative == {"test": -0.5, "test_trials": 0.5}
