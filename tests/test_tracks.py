@@ -27,9 +27,9 @@ def changed(tmp_path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("  layers: 4", "  layers: four", "prior.layers"),
-        ("  layers: 4", "  layers: 4\n  depth: 4", "prior.depth"),
-        ("  layers: 4\n", "", "prior.layers"),
+        ("  layers: 2", "  layers: four", "prior.layers"),
+        ("  layers: 2", "  layers: 2\n  depth: 4", "prior.depth"),
+        ("  layers: 2\n", "", "prior.layers"),
         ("reader: demo", "reader: amass", "corpus.reader"),
     ],
 )
