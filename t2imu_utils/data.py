@@ -1,7 +1,7 @@
 """Stage 00: put a track's motion corpus and its real recordings in place, in one form each."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +9,40 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from t2imu_utils.activities import CATEGORIES
+from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
 from t2imu_utils.evaluation.categories import categorise
+from t2imu_utils.imu.mhealth import read_mhealth
+from t2imu_utils.imu.pamap2 import read_pamap2
 from t2imu_utils.imu.realworld import read_realworld
 from t2imu_utils.imu.umafall import read_umafall
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
-from t2imu_utils.runs import SHARED, Run, run_dir, sha256
-from t2imu_utils.tracks import Track, data_set
+from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
+from t2imu_utils.runs import SHARED, Run, cache_dir, run_dir, sha256
+from t2imu_utils.tracks import OPEN_BODY, Track, data_set
 
 STAGE = "00_data"
-CODE = ("motion", "imu", "demo", "data.py", "evaluation/categories.py")
-RAW = {"cmu": "cmu", "umafall": "umafall"}
+CODE = (
+    "activities.py",
+    "data.py",
+    "demo",
+    "evaluation/categories.py",
+    "imu",
+    "motion",
+    "priors/text.py",
+)
+READERS: dict[str, Callable[[Path], tuple[Clips, list[Skipped]]]] = {
+    "mhealth": read_mhealth,
+    "pamap2": read_pamap2,
+    "realworld": read_realworld,
+    "umafall": read_umafall,
+}
 SPLITS = ("train", "val", "test", "test_trials")
 SEED = 0
+OPEN, LICENSED = "Open SMPL-format body", "SMPL, licensed"
 DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
 
@@ -35,7 +53,8 @@ def ingredients(track: Track) -> tuple[dict, dict[str, str], Sequence[str]]:
         "recordings": [track.recordings.reader, track.recordings.made_up],
         "seed": SEED,
     }
-    raw = [RAW[name] for name in (track.corpus.reader, track.recordings.reader) if name in RAW]
+    sections = (track.corpus, track.recordings)
+    raw = [section.reader for section in sections if section.made_up is None]
     return params, {name: sha256(data_set(name)) for name in raw}, CODE
 
 
@@ -44,8 +63,10 @@ def prepare(track: Track, run: Run) -> Run:
     # Neither needs the other: two processes.
     jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
     (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
-    write_corpus(run.path("corpus"), motions, splits)
     written = recordings.save(run.path("recordings"))
+    if track.corpus.reader != "humanml3d":  # gigabytes that are in that form already
+        write_corpus(run.path("corpus"), motions, splits)
+        written.append(run.path("corpus"))
     tables = {
         "categories": _categories(motions),
         "census": census,
@@ -61,7 +82,7 @@ def prepare(track: Track, run: Run) -> Run:
         "skipped": len(tables["skipped"]),
     }
     tables_written = [run.path(f"{name}.parquet") for name in tables]
-    return run.finish(metrics, [run.path("corpus"), *written, *tables_written])
+    return run.finish(metrics, [*written, *tables_written])
 
 
 def _motions(
@@ -70,6 +91,8 @@ def _motions(
     if track.corpus.reader == "cmu":
         corpus = build_cmu(data_set("cmu"))
         return corpus.clips, corpus.splits, corpus.census, corpus.skipped
+    if track.corpus.reader == "humanml3d":
+        return _humanml3d(track, data_set("humanml3d"))
     # Only the made-up corpus needs the generator, so only it loads one.
     from t2imu_utils.demo.corpus import build_corpus
 
@@ -77,9 +100,26 @@ def _motions(
     return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), []
 
 
+def _humanml3d(
+    track: Track, root: Path
+) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
+    section, skipped = track.corpus, []
+    splits = {
+        split: read_humanml3d(root, split, skipped)
+        for split in (section.train, section.validation, *section.test)
+    }
+    # Read again where they are needed: gigabytes of features need not pass between processes.
+    motions = [
+        replace(clip, features=clip.features[:0]) for clips in splits.values() for clip in clips
+    ]
+    names = {split: [clip.name for clip in clips] for split, clips in splits.items()}
+    return motions, names, integrity(root), skipped
+
+
 def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
-    if track.recordings.reader == "umafall":
-        return read_umafall(data_set("umafall"))
+    reader = track.recordings.reader
+    if track.recordings.made_up is None:
+        return READERS[reader](data_set(reader))
     from t2imu_utils.demo.recordings import write_recordings
 
     return read_realworld(write_recordings(archive, SEED, track.recordings.made_up))
@@ -90,14 +130,13 @@ def _categories(motions: list[MotionClip]) -> pd.DataFrame:
     return found.assign(name=[motion.name for motion in motions])
 
 
-def corpus_table(run: Run) -> pd.DataFrame:
+def corpus_table(track: Track, run: Run) -> pd.DataFrame:
     """A row for every clip of the corpus: split, subject, minutes, category."""
-    root = run.path("corpus")
     categories = pd.read_parquet(run.path("categories.parquet")).set_index("name")["category"]
     rows = [
         (split, clip.name, clip.subject, len(clip.features) / RATE / 60)
         for split in sorted(run.metrics["clips"], key=SPLITS.index)
-        for clip in read_corpus(root, split)
+        for clip in load_motions(track, split)
     ]
     table = pd.DataFrame(rows, columns=["split", "name", "subject", "minutes"])
     ordered = pd.Categorical(table["name"].map(categories), CATEGORIES, ordered=True)
@@ -113,7 +152,9 @@ def dropped(run: Run) -> pd.DataFrame:
 
 
 def load_motions(track: Track, split: str) -> list[MotionClip]:
-    """The clips of one split of a track's corpus, as stage 00 left them."""
+    """The clips of one split of a track's corpus, as stage 00 left or found them."""
+    if track.corpus.reader == "humanml3d":
+        return read_humanml3d(data_set("humanml3d"), split, skipped=[])  # told by stage 00
     return read_corpus(run_dir(track.name, SHARED, STAGE) / "corpus", split)
 
 
@@ -144,6 +185,23 @@ def as_clips(motions: Sequence[MotionClip]) -> Clips:
     rows = [{"name": motion.name, "subject": motion.subject} for motion in motions]
     joints = [features_to_joints(motion.features) for motion in motions]
     return Clips.from_list(rows, {"joints": joints}, {"rate": RATE})
+
+
+def body_files(track: Track) -> Path:
+    """The file or folder that a track's bodies are read from."""
+    return OPEN_BODY if track.body == "open" else data_set("smpl")
+
+
+def body_name(track: Track) -> str:
+    """What captions call a track's bodies."""
+    return OPEN if track.body == "open" else LICENSED
+
+
+def bodies(track: Track) -> Bodies:
+    """The body models of a track: the committed one for all, or licensed SMPL by gender."""
+    if track.body == "open":
+        return load_bodies()
+    return load_bodies(body_files(track), cache_dir("body"))
 
 
 def load_recordings(track: Track) -> Clips:

@@ -161,6 +161,13 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
+def compute_device() -> str:
+    """Where networks are trained and sampled: "cuda" if there is such a device, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def provenance() -> dict[str, Any]:
     """Versions, code revision and machine, for `run.json`."""
     import torch
@@ -176,7 +183,7 @@ def provenance() -> dict[str, Any]:
             "revision": _git("rev-parse", "HEAD"),
             "dirty": None if status is None else bool(status),
         },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if compute_device() == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
 

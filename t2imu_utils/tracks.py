@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import ROOT
@@ -32,7 +32,7 @@ class Section(BaseModel):
 class CorpusSection(Section):
     """Motion and text that the prior is trained on."""
 
-    reader: Literal["demo", "cmu"]
+    reader: Literal["demo", "cmu", "humanml3d"]
     train: str  # name of the split to train on
     validation: str  # unseen subjects, for every choice that is made
     test: list[str]  # splits that are only reported
@@ -42,7 +42,7 @@ class CorpusSection(Section):
 class RecordingsSection(Section):
     """Real recordings that the classifier is tested on."""
 
-    reader: Literal["realworld", "umafall"]
+    reader: Literal["realworld", "umafall", "pamap2", "mhealth"]
     labels: Literal["activities", "categories"]
     classes: list[str]
     channels: list[Literal["acc", "gyro"]]
@@ -64,8 +64,8 @@ class PriorSection(Section):
 class TrainingSection(Section):
     """Budget of the base and of each fine-tuned arm."""
 
-    pretrain_steps: Count
-    pretrain_learning_rate: Positive
+    pretrain_steps: Count | None = None  # of a base that is trained here
+    pretrain_learning_rate: Positive | None = None
     finetune_steps: Count
     finetune_learning_rate: Positive
     batch_size: Count
@@ -114,13 +114,25 @@ class Track(Section):
     title: str  # stands in the caption of every figure
     synthetic: bool  # whether the corpus is made up
     text_encoder: str
+    body: Literal["open", "smpl"]  # the committed body, or the licensed files below T2IMU_DATA
     corpus: CorpusSection
     recordings: RecordingsSection
-    prior: PriorSection
+    prior: PriorSection | None = None  # size of a base that is trained here, or else ...
+    checkpoint: str | None = None  # ... the published base: its folder below T2IMU_DATA
     training: TrainingSection
     sampling: SamplingSection
     analysis: AnalysisSection
     har: HarSection
+
+    @model_validator(mode="after")
+    def _one_base(self) -> "Track":
+        trained = {self.training.pretrain_steps, self.training.pretrain_learning_rate, self.prior}
+        if (self.checkpoint is None and None in trained) or (self.checkpoint and trained != {None}):
+            raise ValueError(
+                "a base is either trained here (prior, training.pretrain_steps and "
+                "training.pretrain_learning_rate) or published (checkpoint)"
+            )
+        return self
 
 
 def track_file(name: str) -> Path:
@@ -150,9 +162,10 @@ def load_track(name: str) -> Track:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
+        value = f" (value {first['input']!r})" if field else ""
         raise InputError(
-            f"{path}: {field}",
-            f"{first['msg'].lower()} (value {first['input']!r})",
+            f"{path}: {field}" if field else path,
+            f"{first['msg'].lower()}{value}",
             "the fields and types of t2imu_utils/tracks.py",
             "Compare with workflow/tracks/demo.yaml.",
         ) from error
@@ -175,7 +188,7 @@ def data_set(name: str) -> Path:
             path,
             "nothing",
             f"the data set {name!r}",
-            "Set T2IMU_DATA to the folder that holds it (README, section on tracks), "
-            "or run the demo track, which needs none.",
+            "`t2imu data status --track <track>` says what belongs where below T2IMU_DATA and how "
+            "to get it; the demo track needs nothing.",
         )
     return path

@@ -116,7 +116,7 @@ def test_every_clip_has_a_category(track):
 
 
 def test_the_corpus_as_a_table(track, run):
-    table = data.corpus_table(run).set_index("name")
+    table = data.corpus_table(track, run).set_index("name")
     assert len(table) == CLIPS and table["split"].value_counts().to_dict() == dict.fromkeys(
         SPLITS, 9
     )
@@ -133,7 +133,7 @@ def test_the_corpus_as_a_table(track, run):
 
 
 def test_the_longest_clip_of_each_category(track, run):
-    table = data.corpus_table(run)
+    table = data.corpus_table(track, run)
     motions = data.load_motions(track, "train")
     found = data.one_per_category(motions, table)
     assert list(found) == [c for c in CATEGORIES if c in found]

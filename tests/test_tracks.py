@@ -38,8 +38,30 @@ def test_wrong_field_is_named(tmp_path, old, new, field):
         load_track(changed(tmp_path, old, new))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("body: open\n", "body: open\ncheckpoint: mdm/some\n"),
+        ("  pretrain_steps: 700\n", ""),
+        ("  pretrain_learning_rate: 7.0e-4\n", ""),
+    ],
+)
+def test_a_base_is_trained_or_published(tmp_path, old, new):
+    with pytest.raises(InputError, match="either trained here .* or published"):
+        load_track(changed(tmp_path, old, new))
+
+
+def test_the_paper_track_keeps_the_published_settings():
+    track = load_track("paper")
+    training = track.training
+    assert track.checkpoint and track.prior is None and training.pretrain_steps is None
+    assert (training.finetune_learning_rate, training.batch_size) == (1e-4, 64)
+    assert (training.ema_decay, training.condition_dropout) == (0.9999, 0.1)
+    assert len(track.recordings.sites) == 7 and len(track.har.seeds) == 10
+
+
 def test_unknown_track_lists_the_known():
-    with pytest.raises(InputError, match="cmu, demo"):
+    with pytest.raises(InputError, match="cmu, demo, paper"):
         load_track("nowhere")
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2imu_utils.body.pose_solver import solve_pose
-from t2imu_utils.body.smpl import BETAS, BONES, Body
+from t2imu_utils.body.smpl import Body, Shape
+from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.body.table1 import BETA_LIMIT, betas_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
@@ -127,34 +128,44 @@ def fit_summary(fit: Clips, clips: Clips, body: Body) -> dict[str, float]:
     }
 
 
-def posed_skin(
-    fit: Clips, body: Body, betas: Float[np.ndarray, "10"], frame: int
-) -> Float[np.ndarray, "V 3"]:
-    """The whole mesh of another shape at one frame of the first clip of a fit, in metres."""
-    pose = [fit.arrays[name][frame : frame + 1] for name in ("global_orient", "body_pose")]
-    transl = pose_body(fit.select([0]), body, betas)[frame : frame + 1]
-    every = np.arange(len(body.model.v_template))
-    return body.vertices(every, betas, *pose, transl)[0].numpy()
+def posed_skin(fit: Clips, body: Body, shape: Shape, frame: int) -> Float[np.ndarray, "V 3"]:
+    """The whole mesh in metres of another person at one frame of the first clip of a fit.
 
-
-def pose_body(fit: Clips, body: Body, betas: Float[np.ndarray, "10"]) -> Float[np.ndarray, "F 3"]:
-    """Translation (F, 3) in metres that puts another shape through the same motion.
-
-    Pose stays as it is. The pelvis path is scaled by the ratio of leg lengths (hip, knee, ankle,
-    foot), so that strides fit the legs and planted feet stay planted; then each clip is shifted in
-    height, by one constant, so that the lowest foot joint is as far above the floor (y = 0) as it
-    was, scaled. A constant adds no acceleration.
+    `body` is the model that was fitted. Raises `InputError` for a frame that the clip has not.
     """
-    own = betas_of(fit.table)
-    rest_own = body.rest_joints(torch.tensor(own))
-    rest_new = body.rest_joints(torch.tensor(np.asarray(betas, float)))
+    frames = int(fit.table["frames"].iloc[0])
+    if not 0 <= frame < frames:
+        raise InputError(
+            f"posed_skin: {_name(fit, 0)}, frame",
+            f"{frame}",
+            f"0 to {frames - 1}",
+            "Choose a frame of the clip, or select a longer clip.",
+        )
+    pose = [fit.arrays[name][frame : frame + 1] for name in ("global_orient", "body_pose")]
+    transl = pose_body(fit.select([0]), body, shape)[frame : frame + 1]
+    every = np.arange(len(shape.body.model.v_template))
+    return shape.body.vertices(every, shape.betas, *pose, transl)[0].numpy()
+
+
+def pose_body(fit: Clips, body: Body, shape: Shape) -> Float[np.ndarray, "F 3"]:
+    """Translation (F, 3) in metres that puts another person through the same motion.
+
+    `body` is the model that was fitted; the person may have another, as women and men have in
+    SMPL. Pose stays as it is: rotations of the same bones. The pelvis path is scaled by the ratio
+    of leg lengths (hip, knee, ankle, foot), so that strides fit the legs and planted feet stay
+    planted; then each clip is shifted in height, by one constant, so that the lowest foot joint is
+    as far above the floor (y = 0) as it was, scaled. A constant adds no acceleration.
+    """
+    betas = np.asarray(shape.betas, float)
+    rest_own = body.rest_joints(torch.tensor(betas_of(fit.table)))
+    rest_new = shape.body.rest_joints(torch.tensor(betas))
     ratio = (_leg_length(rest_new) / _leg_length(rest_own)).numpy()
     frames = fit.table["frames"].to_numpy()
     scale = np.repeat(ratio, frames)[:, None]
     pelvis = fit.arrays["transl"] + np.repeat(rest_own[:, 0].numpy(), frames, axis=0)
     transl = pelvis * scale - rest_new[0].numpy()
     pose = (fit.arrays["global_orient"], fit.arrays["body_pose"])
-    new = body.joints(np.asarray(betas), *pose, transl)[:, list(FEET), 1].numpy().min(1)
+    new = shape.body.joints(betas, *pose, transl)[:, list(FEET), 1].numpy().min(1)
     old = fitted_joints(fit, body)[:, list(FEET), 1].min(1)
     starts = fit.bounds[:-1][frames > 0]
     lift = np.zeros(len(fit))

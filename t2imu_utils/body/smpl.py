@@ -19,15 +19,13 @@ from jaxtyping import Float, Int
 from smplx.utils import Struct
 from torch import Tensor
 
+from t2imu_utils.body.smpl_files import BETAS, BONES, find_models, read_model
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.runs import atomic_write
 from t2imu_utils.tracks import OPEN_BODY
 
-BONES, BETAS = 24, 10
 GENDERS = ("male", "female")
-KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
-REMEDY = "Rebuild it with `python -m t2imu_utils.body.build_open_body`, or check the download."
 
 
 @dataclass(frozen=True)
@@ -165,6 +163,30 @@ class Body:
         return rotations, positions + shift[:, None], local
 
 
+@dataclass(frozen=True)
+class Bodies:
+    """The models of one release: the fit uses the neutral one, each person that of the gender."""
+
+    neutral: Body
+    male: Body
+    female: Body
+
+    def of(self, gender: str) -> Body:
+        """The model of a gender: "male", "female" or "neutral"."""
+        if gender not in ("neutral", *GENDERS):
+            expected = f"neutral, {' or '.join(GENDERS)}"
+            raise InputError("gender", repr(gender), expected, "Check its spelling.")
+        return getattr(self, gender)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A person: a body model, and the betas (10,) that stand for the person on it."""
+
+    body: Body
+    betas: Float[np.ndarray, "10"]
+
+
 def forward_kinematics(
     local: Float[Tensor, "F J 3 3"], rest: Float[Tensor, "F J 3"], parents: tuple[int, ...]
 ) -> tuple[Float[Tensor, "F J 3 3"], Float[Tensor, "F J 3"]]:
@@ -178,23 +200,17 @@ def forward_kinematics(
     return torch.stack(rotations, dim=1), torch.stack(positions, dim=1)
 
 
-def load_body(path: Path | None = None, dtype: torch.dtype = torch.float32) -> Body:
+def load_body(
+    path: Path | None = None, dtype: torch.dtype = torch.float32, cache: Path | None = None
+) -> Body:
     """Read an SMPL-format body: the open one that is committed, or a licensed ``.npz`` or ``.pkl``.
 
-    Pickles are read with an unpickler that builds arrays and nothing else. Raises `InputError` for
-    a file that is missing, not such a model, lacks a field or has one of a wrong shape.
+    Nothing in a pickle is run (`smpl_files.read_model`). `cache` is a folder where the arrays of a
+    pickle are kept for later calls. Raises `InputError` for a file that is missing, not such a
+    model, lacks a field or has one of a wrong shape.
     """
     path = Path(path or OPEN_BODY)
-    if not path.is_file():
-        raise InputError(
-            path,
-            "nothing",
-            "an SMPL-format body (.npz or .pkl)",
-            "The licensed one comes from smpl.is.tue.mpg.de; the open one from "
-            "`python -m t2imu_utils.body.build_open_body`.",
-        )
-    stored = _read_pickle(path) if path.suffix == ".pkl" else _read_npz(path)
-    arrays = _checked(path, stored)
+    arrays = read_model(path, cache)
     with contextlib.redirect_stdout(io.StringIO()):  # smplx prints that there are 10 betas
         model = smplx.SMPL(
             str(path),
@@ -206,9 +222,51 @@ def load_body(path: Path | None = None, dtype: torch.dtype = torch.float32) -> B
             dtype=dtype,
         )
     model.requires_grad_(False)
-    mean = {g: stored.get(f"betas_mean_{g}", np.zeros(BETAS)).astype(float) for g in GENDERS}
-    cov = {g: stored.get(f"betas_cov_{g}", np.eye(BETAS)).astype(float) for g in GENDERS}
+    mean = {g: arrays.get(f"betas_mean_{g}", np.zeros(BETAS)).astype(float) for g in GENDERS}
+    cov = {g: arrays.get(f"betas_cov_{g}", np.eye(BETAS)).astype(float) for g in GENDERS}
     return Body(model, path, mean, cov)
+
+
+def load_bodies(folder: Path | None = None, cache: Path | None = None) -> Bodies:
+    """Read the body models of all genders: the open body for each, or a folder of licensed SMPL.
+
+    Args:
+        folder: holds three files as downloaded, cleaned or renamed for smplx, in subfolders too
+            (`smpl_files.find_models`); None takes the open body.
+        cache: see `load_body`.
+
+    Raises:
+        InputError: a model is missing or unreadable, or the three are not of one mesh.
+    """
+    if folder is None:
+        body = load_body()
+        return Bodies(body, body, body)
+    found = find_models(folder)
+    missing = [name for name in ("neutral", *GENDERS) if name not in found]
+    if missing:
+        names = ", ".join(path.name for path in found.values()) or "no model"
+        raise InputError(
+            folder,
+            f"{names}, so none that is {' or '.join(missing)}",
+            "SMPL_NEUTRAL.pkl, SMPL_MALE.pkl and SMPL_FEMALE.pkl",
+            "SMPL_python_v.1.1.0.zip of smpl.is.tue.mpg.de has all three, as "
+            "basicmodel_neutral, _m and _f_lbs_10_207_0_v1.1.0.pkl; either name will do.",
+        )
+    bodies = Bodies(**{gender: load_body(path, cache=cache) for gender, path in found.items()})
+    for body in (bodies.male, bodies.female):
+        if not same_mesh(body, bodies.neutral):
+            raise InputError(
+                f"{body.path}: f",
+                f"other triangles than in {bodies.neutral.path.name}",
+                "one mesh for all genders",
+                "Take the three files from one release.",
+            )
+    return bodies
+
+
+def same_mesh(one: Body, other: Body) -> bool:
+    """Whether vertices of one body are those of the other: the same triangles, in order."""
+    return one is other or np.array_equal(one.faces, other.faces)
 
 
 def write_smpl_pickle(body: Body, path: Path) -> None:
@@ -226,78 +284,3 @@ def write_smpl_pickle(body: Body, path: Path) -> None:
     }
     with atomic_write(path) as temporary:
         temporary.write_bytes(pickle.dumps({k: v.cpu().numpy() for k, v in arrays.items()}))
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files if key in KEYS or "betas_" in key}
-    except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
-        raise InputError(path, f"no readable arrays ({error})", "an .npz", REMEDY) from error
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and SciPy sparse matrices; anything else in the file is refused."""
-
-    _ALLOWED = {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("scipy.sparse.csc", "csc_matrix"),
-        ("scipy.sparse._csc", "csc_matrix"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-        if name == "csc_matrix":
-            module = "scipy.sparse"
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as stream:
-            stored = _ArrayUnpickler(stream, encoding="latin1").load()
-    except Exception as error:
-        remedy = "Convert models that hold chumpy objects with smplx's tools/clean_ch.py."
-        raise InputError(path, f"no plain arrays ({error})", "a cleaned .pkl", remedy) from error
-    if not isinstance(stored, dict):
-        raise InputError(path, type(stored).__name__, "a dict of arrays", REMEDY)
-    arrays = {k: v for k, v in stored.items() if k in KEYS}
-    return {k: v.toarray() if hasattr(v, "toarray") else np.asarray(v) for k, v in arrays.items()}
-
-
-def _checked(path: Path, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The seven arrays of a model, after their shapes were compared with each other."""
-    for key in KEYS:
-        if key not in stored:
-            raise InputError(f"{path}: {key}", "no such field", "an SMPL-format body", REMEDY)
-    arrays = {key: stored[key] for key in KEYS}
-    arrays["shapedirs"] = arrays["shapedirs"][..., :BETAS]
-    count = len(arrays["v_template"])
-    expected = {
-        "v_template": (count, 3),
-        "shapedirs": (count, 3, BETAS),
-        "posedirs": (count, 3, 9 * (BONES - 1)),
-        "J_regressor": (BONES, count),
-        "weights": (count, BONES),
-        "kintree_table": (2, BONES),
-        "f": (len(arrays["f"]), 3),
-    }
-    for key, shape in expected.items():
-        if arrays[key].shape != shape:
-            raise InputError(f"{path}: {key}", str(arrays[key].shape), str(shape), REMEDY)
-        if arrays[key].dtype.kind == "f" and not np.isfinite(arrays[key]).all():
-            raise InputError(f"{path}: {key}", "NaN or infinity", "finite numbers", REMEDY)
-    arrays["kintree_table"] = arrays["kintree_table"].astype(np.int64)
-    arrays["f"] = arrays["f"].astype(np.int64)
-    if arrays["f"].min() < 0 or arrays["f"].max() >= count:
-        raise InputError(f"{path}: f", "vertices that do not exist", f"0 to {count - 1}", REMEDY)
-    return arrays

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from t2imu_utils.body.smpl import BETAS, GENDERS, Body
+from t2imu_utils.body.smpl import GENDERS, Bodies, Body, Shape
+from t2imu_utils.body.smpl_files import BETAS
 from t2imu_utils.errors import InputError
 
 DENSITY = 985.0  # kg/m³, mean density of a body that breathes calmly; anny itself uses 980
@@ -92,10 +93,14 @@ def solve_betas(
     return result
 
 
-def solve_table(body: Body) -> pd.DataFrame:
-    """Table I solved: name, gender, target and reached height (cm) and weight (kg), betas."""
+def solve_table(bodies: Bodies) -> pd.DataFrame:
+    """Table I solved: name, gender, target and reached height (cm) and weight (kg), betas.
+
+    The betas of a row belong to the model of its gender.
+    """
     rows = []
     for target in BODIES:
+        body = bodies.of(target.gender)
         betas = solve_betas(body, target.gender, target.height_cm / 100, target.weight_kg)
         height, mass = measure(body, betas)
         rows.append(
@@ -111,6 +116,12 @@ def solve_table(body: Body) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def shapes_of(table: pd.DataFrame, bodies: Bodies) -> dict[str, Shape]:
+    """The people of a solved table by name, each on the model of the own gender."""
+    rows = zip(table["name"], table["gender"], betas_of(table), strict=True)
+    return {name: Shape(bodies.of(gender), betas) for name, gender, betas in rows}
 
 
 def betas_of(table: pd.DataFrame) -> Float[np.ndarray, "N 10"]:

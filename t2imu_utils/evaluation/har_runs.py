@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from t2imu_utils.evaluation.har import HarConfig, predict, train_classifier, train_on_real
@@ -42,13 +43,20 @@ def repeat(
     classes: Sequence[str],
     section: HarSection,
     seeds: Sequence[int],
+    device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train on synthetic windows and test on all real ones, once for each seed: a count table."""
     found = {}
     for seed in tqdm(seeds, "trainings", mininterval=2, disable=not progress):
         classifier = train_classifier(
-            train.x, train.labels, classes, har_config(section, seed), train.groups, progress=False
+            train.x,
+            train.labels,
+            classes,
+            har_config(section, seed),
+            train.groups,
+            device,
+            progress=False,
         )
         found[seed] = predict(classifier, test.x)
     return _counts(found, test)
@@ -59,6 +67,7 @@ def repeat_on_real(
     classes: Sequence[str],
     section: HarSection,
     seeds: Sequence[int],
+    device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
     """The reference line: trained on real windows of other subjects, once for each seed."""
@@ -70,6 +79,7 @@ def repeat_on_real(
             classes,
             har_config(section, seed),
             section.folds,
+            device,
             progress=False,
         )
         for seed in tqdm(seeds, "trainings on real data", mininterval=2, disable=not progress)

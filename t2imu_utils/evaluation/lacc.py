@@ -83,9 +83,9 @@ def clip_losses(
         normalised features, ``pos`` and ``foot`` in m², ``acc_joints`` in (m/s²)².
     """
     _check(prior, clips, timesteps)
-    encoder, config = prior.text_encoder, prior.config
+    config = prior.config
     captions = {text: i for i, text in enumerate(dict.fromkeys(c.captions[0] for c in clips))}
-    text, text_valid = encoder.encode(list(captions))
+    text, text_valid = prior.condition(list(captions))
     model, scheduler = prior.model.to(device).eval(), schedule(config.diffusion_steps)
     pairs = [(clip, t) for clip in sorted(clips, key=lambda c: len(c.features)) for t in timesteps]
     batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]

@@ -17,6 +17,7 @@ import pycatch22
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from t2imu_utils.errors import InputError
 
@@ -123,7 +124,9 @@ def tsne(
             "Give more windows or a lower perplexity.",
         )
     model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
-    return model.fit_transform(features)
+    # Its threads wait for each other at every step: with a busy core that takes many times longer.
+    with threadpool_limits(limits=1):
+        return model.fit_transform(features)
 
 
 @dataclass(frozen=True)

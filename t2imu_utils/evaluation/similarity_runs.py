@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from t2imu_utils.evaluation.similarity import (
+    Estimate,
     Scaling,
     catch22_features,
     nearest_neighbour_mixing,
@@ -15,10 +16,13 @@ from t2imu_utils.evaluation.similarity import (
     two_sample_distance,
 )
 from t2imu_utils.evaluation.window_sets import WindowSet
+from t2imu_utils.runs import REAL
 
 DYNAMIC = ("jumping", "running")  # panels C and D
 MEASURES = {"distance": "energy distance, catch22", "mixing": "nearest-neighbour mixing, catch22"}
 WITH_SIZE = {f"{key}_sized": f"{name} + mean, sd" for key, name in MEASURES.items()}
+SPLITS = 20  # of the real subjects into halves
+FEWEST = 4  # recordings on either side of a comparison
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,16 @@ class Described:
     catch24: Float[np.ndarray, "n 72"]
     labels: np.ndarray
     groups: np.ndarray
+    subjects: np.ndarray
     constant: int
+
+    def _rows(self, rows: np.ndarray) -> "Described":
+        parts = (self.catch22, self.catch24, self.labels, self.groups, self.subjects)
+        return Described(*(part[rows] for part in parts), self.constant)
 
     def only(self, classes: Sequence[str]) -> "Described":
         """The windows of some classes."""
-        rows = np.isin(self.labels, classes)
-        parts = (self.catch22, self.catch24, self.labels, self.groups)
-        return Described(*(part[rows] for part in parts), self.constant)
+        return self._rows(np.isin(self.labels, classes))
 
     def thinned(self, count: int, rng: np.random.Generator) -> "Described":
         """`count` windows, as evenly over classes as they allow."""
@@ -46,9 +53,7 @@ class Described:
         for name in np.unique(self.labels):
             own = np.flatnonzero(self.labels == name)
             turn[own] = rng.permutation(len(own))
-        rows = np.lexsort((rng.random(len(turn)), turn))[:count]
-        parts = (self.catch22, self.catch24, self.labels, self.groups)
-        return Described(*(part[rows] for part in parts), self.constant)
+        return self._rows(np.lexsort((rng.random(len(turn)), turn))[:count])
 
 
 def describe(windows: WindowSet) -> Described:
@@ -63,6 +68,7 @@ def describe(windows: WindowSet) -> Described:
         values,
         windows.labels[rows],
         windows.groups[rows],
+        windows.subjects[rows],
         int((~rows).sum()),
     )
 
@@ -84,6 +90,10 @@ def compare(
 ) -> pd.DataFrame:
     """Two-sample numbers of each model, on features scaled by all models' windows together.
 
+    The row `REAL` compares real with real: one half of the subjects with the other half, the mean
+    and the range of 95 % over `SPLITS` ways to halve them. No synthetic set can be expected to lie
+    nearer than that. NaN where the halves have too few recordings.
+
     Returns:
         Columns ``model``, ``classes``, ``measure`` (keys of `MEASURES` and `WITH_SIZE`), ``value``
         with ``low`` and ``high`` (95 %), and how many recordings and motions stood behind it.
@@ -93,33 +103,60 @@ def compare(
         sets = {model: getattr(part, name) for model, part in synthetic.items()}
         scaling = Scaling.fit(np.concatenate([getattr(real, name), *sets.values()]))
         own = scaling(getattr(real, name))
+        found = {REAL: _between_halves(own, real, seed)}
         for model, values in sets.items():
             groups = {"x_groups": real.groups, "y_groups": synthetic[model].groups}
-            found = {
+            found[model] = {
                 "distance": two_sample_distance(own, scaling(values), seed, **groups),
                 "mixing": nearest_neighbour_mixing(own, scaling(values), seed, **groups),
             }
-            for measure, estimate in found.items():
-                rows.append(
-                    {
-                        "model": model,
-                        "classes": classes,
-                        "measure": measure + suffix,
-                        "value": estimate.value,
-                        "low": estimate.low,
-                        "high": estimate.high,
-                        "recordings": estimate.n_x,
-                        "motions": estimate.n_y,
-                    }
-                )
+        rows += [
+            {
+                "model": model,
+                "classes": classes,
+                "measure": measure + suffix,
+                "value": estimate.value,
+                "low": estimate.low,
+                "high": estimate.high,
+                "recordings": estimate.n_x,
+                "motions": estimate.n_y,
+            }
+            for model, estimates in found.items()
+            for measure, estimate in estimates.items()
+        ]
     return pd.DataFrame(rows)
+
+
+def _between_halves(
+    features: Float[np.ndarray, "n F"], real: Described, seed: int
+) -> dict[str, Estimate]:
+    """The two numbers between the windows of one half of the subjects and those of the other."""
+    rng = np.random.default_rng(seed)
+    subjects = np.unique(real.subjects)
+    values: dict[str, list[float]] = {"distance": [], "mixing": []}
+    for _ in range(SPLITS):
+        first = np.isin(real.subjects, rng.permutation(subjects)[: len(subjects) // 2])
+        sides = [np.flatnonzero(first), np.flatnonzero(~first)]
+        if min(len(np.unique(real.groups[side])) for side in sides) < FEWEST:
+            continue
+        x, y = (features[side] for side in sides)
+        groups = dict(zip(("x_groups", "y_groups"), (real.groups[s] for s in sides), strict=True))
+        values["distance"].append(two_sample_distance(x, y, seed, draws=2, **groups).value)
+        values["mixing"].append(nearest_neighbour_mixing(x, y, seed, draws=5, **groups).value)
+    count = len(np.unique(real.groups))
+    return {
+        name: Estimate(float(np.mean(v)), *map(float, np.percentile(v, [2.5, 97.5])), count, count)
+        if v
+        else Estimate(np.nan, np.nan, np.nan, count, count)
+        for name, v in values.items()
+    }
 
 
 def table(numbers: pd.DataFrame) -> pd.DataFrame:
     """`compare` for reading: a row for each model, "value [low, high]" in the cells."""
     cells = numbers.assign(
         text=[
-            f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.value == row.value else "–"
             for row in numbers.itertuples(index=False)
         ],
         measure=numbers["measure"].map(MEASURES | WITH_SIZE),

@@ -76,16 +76,23 @@ def what_differs(track: Track) -> dict[str, str]:
     """In a sentence for each kind of quantity: how this run differs from the paper's."""
     prior, training, har, real = track.prior, track.training, track.har, track.recordings
     label = track.title
-    lacc = (
-        f"{label}: held-out clips ({', '.join(track.corpus.test)}) instead of the training clips "
-        f"of HumanML3D; {prior.layers} layers of width {prior.width}, trained here for "
-        f"{training.pretrain_steps} + {training.finetune_steps} steps instead of the official "
-        f"checkpoint; L_acc of z-scored features, its scale is not stated in the paper"
-    )
+    splits = ", ".join(track.corpus.test)
+    differences = [f"held-out clips ({splits}) instead of the training clips of HumanML3D"]
+    if prior is not None:
+        differences.append(
+            f"{prior.layers} layers of width {prior.width}, trained here for "
+            f"{training.pretrain_steps} + {training.finetune_steps} steps instead of the official "
+            f"checkpoint"
+        )
+    differences.append("L_acc of z-scored features, its scale is not stated in the paper")
+    lacc = f"{label}: {'; '.join(differences)}"
+    theirs = real.reader == "realworld" and not track.synthetic
+    data = "" if theirs else ", instead of RealWorld's 8 classes"
+    seeds = f"{len(har.seeds)} seeds" + ("" if len(har.seeds) == 10 else " instead of 10")
     recognition = (
         f"{label}: {len(real.classes)} classes, {'+'.join(real.channels)} at {len(real.sites)} "
-        f"sites, instead of RealWorld's 8 classes; DeepConvLSTM with {har.filters} filters, "
-        f"{har.units} units, {har.epochs} epochs; {len(har.seeds)} seeds instead of 10"
+        f"sites{data}; DeepConvLSTM with "
+        f"{har.filters} filters, {har.units} units, {har.epochs} epochs; {seeds}"
     )
     return {"lacc": lacc, "har": recognition, "gain": "ratio of the mean accuracies above"}
 

@@ -73,6 +73,14 @@ def labelled_windows(
     chosen = clips.select(wanted)
     x, table = windows(chosen, channels=tuple(section.channels), sites=sites or section.sites)
     label = labels[wanted].to_numpy()[table["clip"]]
+    lost = [name for name in section.classes if name not in label]
+    if lost:
+        raise InputError(
+            f"clips: windows of {', '.join(lost)}",
+            "none with all sensors",
+            f"some with {', '.join(sites or section.sites)}",
+            "Ask for fewer sites, or leave the class out (section recordings of the track).",
+        )
     rng = np.random.default_rng(seed)
     keep = [rng.permutation(np.flatnonzero(label == name))[:per_class] for name in section.classes]
     rows = np.sort(np.concatenate(keep))

@@ -11,13 +11,21 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from t2imu_utils.activities import ACTIVITIES, POSITIONS, REALWORLD_ACTIVITY
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.imu.archives import Entry, Refused, leaves, natural, open_tree, read_columns
-from t2imu_utils.imu.streams import Piece, Timing, sample_pieces, uniform_pieces
+from t2imu_utils.imu.streams import (
+    Piece,
+    Timing,
+    lay_on_grid,
+    recorded_sites,
+    recorded_stretches,
+    uniform_pieces,
+)
 
 SENSOR = {"acc": "acc", "Gyroscope": "gyro"}
 PROBAND = re.compile(r"(?:^|/)proband(\d+)/", re.IGNORECASE)
@@ -27,6 +35,10 @@ OUTER = re.compile(r"realworld.*\.zip$", re.IGNORECASE)
 COLUMNS = ["attr_time", "attr_x", "attr_y", "attr_z", "id"]
 RANGE = 19.6  # m/s^2: the accelerometers end at 2 g
 SHORTEST = 2.0  # seconds of a clip; less holds no window
+
+# What the data set's description says; minutes are approximate, for one subject.
+SUBJECTS = 15
+MINUTES = {activity: 1.7 if activity == "jumping" else 10.0 for activity in ACTIVITIES}
 
 
 def read_realworld(
@@ -99,11 +111,7 @@ def read_realworld(
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
                 continue
-            streams = _streams(members, subject, activity, skipped)
-            for session in sorted({key[0] for key in streams}):
-                own = {key[1:]: value for key, value in streams.items() if key[0] == session}
-                facts = {"subject": subject, "activity": activity, "session": session}
-                parts += _session(own, facts, rate, trim, skipped)
+            parts += _sessions(members, subject, activity, rate, trim, skipped)
     if not parts:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
         raise InputError(root, f"no usable stream ({reasons})", "at least one", "Get it again.")
@@ -133,6 +141,24 @@ def _groups(
             found.add(int(proband[1]))
             groups[int(proband[1]), REALWORLD_ACTIVITY[match[2]]].append(entry)
     return groups, found
+
+
+def _sessions(
+    members: Sequence[Entry],
+    subject: int,
+    activity: str,
+    rate: float,
+    trim: tuple[float, float],
+    skipped: list[Skipped],
+) -> list[Clips]:
+    """Clips of one subject and activity; the streams they come from go when this returns."""
+    streams = _streams(members, subject, activity, skipped)
+    clips: list[Clips] = []
+    for session in sorted({key[0] for key in streams}):
+        own = {key[1:]: value for key, value in streams.items() if key[0] == session}
+        facts = {"subject": subject, "activity": activity, "session": session}
+        clips += _session(own, facts, rate, trim, skipped)
+    return clips
 
 
 def _streams(
@@ -216,28 +242,17 @@ def _session(
         del spans[key]
     if not spans:
         return []
-    first = int(np.ceil(min(start for start, _ in spans.values()) * rate))
-    count = int(np.floor(max(stop for _, stop in spans.values()) * rate)) - first + 1
-    arrays = {s: np.full((count, len(POSITIONS), 3), np.nan, np.float32) for s in SENSOR.values()}
-    for (sensor, position), (start, stop) in spans.items():
-        low = max(0, int(np.ceil(start * rate)) - first)
-        high = int(np.floor(stop * rate)) - first + 1
-        signal = sample_pieces(fitted[sensor, position], (first + low) / rate, high - low, rate)
-        arrays[sensor][low:high, POSITIONS.index(position)] = signal
-    present = np.isfinite(np.concatenate(list(arrays.values()), 1)).any((1, 2))
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], present, [0]])))
+    first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
     rows: list[dict] = []
     cut: list[slice] = []
-    for low, high in zip(edges[::2], edges[1::2], strict=True):
+    for low, high in recorded_stretches(arrays):
         if (high - low) / rate < SHORTEST:
             skipped.append(Skipped(label, f"a stretch of {(high - low) / rate:.2f} s between gaps"))
             continue
-        recorded = np.isfinite(arrays["acc"][low:high]).any((0, 2)) | np.isfinite(
-            arrays["gyro"][low:high]
-        ).any((0, 2))
+        part = {sensor: array[low:high] for sensor, array in arrays.items()}
         rows.append({
             **facts, "part": len(rows), "recording": label, "start": (first + low) / rate,
-            "positions": int(recorded.sum()), "clipped": clipped,
+            "positions": recorded_sites(part), "clipped": clipped,
             "late": sum(t.late for t in timings), "bridged": sum(t.bridged for t in timings),
             "lost": sum(t.lost for t in timings),
         })  # fmt: skip
@@ -271,3 +286,55 @@ def _one_time(
         if inside:
             kept[sensor, position] = inside
     return kept
+
+
+def census(clips: Clips) -> pd.DataFrame:
+    """What was read, one row for each subject and activity, in order; zeros where there is none.
+
+    Returns:
+        ``subject``, ``activity``, ``minutes`` (in which at least one position recorded, after
+        trimming), ``positions`` (with an accelerometer), ``sessions``.
+    """
+    present = [np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")]
+    each = clips.table[["subject", "activity", "session"]].assign(
+        minutes=clips.table["frames"] / clips.meta["rate"] / 60
+    )
+    pairs = [(s, a) for s in sorted(each["subject"].unique()) for a in ACTIVITIES]
+    rows = []
+    for subject, activity in pairs:
+        own = ((each["subject"] == subject) & (each["activity"] == activity)).to_numpy()
+        positions = np.any([present[i] for i in np.flatnonzero(own)] or [[False]], axis=0).sum()
+        found = each[own]
+        rows.append(
+            (subject, activity, found["minutes"].sum(), positions, found["session"].nunique())
+        )
+    return pd.DataFrame(rows, columns=["subject", "activity", "minutes", "positions", "sessions"])
+
+
+def expected_census(clips: Clips) -> pd.DataFrame:
+    """What the data set's description says beside what was read: rows of facts, two columns.
+
+    Minutes are medians over the subjects who did the activity. They fall short of the description
+    by the seconds that were trimmed from each session.
+    """
+    found = census(clips)
+    done = found[found["minutes"] > 0]
+    median = done.groupby("activity")["minutes"].median()
+    complete = done.groupby("subject")["activity"].nunique() == len(ACTIVITIES)
+    rows = {
+        "subjects": (SUBJECTS, done["subject"].nunique()),
+        "activities": (len(ACTIVITIES), done["activity"].nunique()),
+        "positions": (len(POSITIONS), done["positions"].max()),
+        "subjects with every activity": (SUBJECTS, int(complete.sum())),
+        "subject and activity, with every position": (
+            SUBJECTS * len(ACTIVITIES),
+            int((done["positions"] == len(POSITIONS)).sum()),
+        ),
+        **{
+            f"minutes of {activity} for a subject": (MINUTES[activity], median.get(activity, 0.0))
+            for activity in ACTIVITIES
+        },
+        "minutes in all": (SUBJECTS * sum(MINUTES.values()), done["minutes"].sum()),
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["description", "here"])
+    return table.astype(float).round(1)

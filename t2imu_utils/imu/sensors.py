@@ -1,7 +1,7 @@
 """What an inertial sensor on a moving surface would measure (Section III-C, eqs. 7 and 8)."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2imu_utils.body.fitting import pose_body
-from t2imu_utils.body.smpl import Body
+from t2imu_utils.body.smpl import Body, Shape, same_mesh
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.sites import Site, sensor_frames, site_vertices
@@ -107,25 +107,25 @@ def virtual_imu(
 def synthesise(
     fits: Clips,
     body: Body,
-    bodies: Mapping[str, Float[np.ndarray, "B"]],
+    shapes: Mapping[str, Shape],
     sites: Sequence[Site],
     rate: float | None = None,
     gravity: float = GRAVITY,
     scheme: str = "central",
     progress: bool = True,
 ) -> Clips:
-    """Virtual recordings of every fitted motion on every body.
+    """Virtual recordings of every fitted motion on every person.
 
-    All bodies strike the same poses; the path of the pelvis grows with the length of the legs
-    (`body.fitting.pose_body`), so that feet that stood still go on standing still. Only the
-    vertices in `sites` and their neighbours are skinned, one motion at a time on the device of
-    `body`, so memory does not grow with the number of clips.
+    All strike the same poses, each on the model of the own gender; the path of the pelvis grows
+    with the length of the legs (`body.fitting.pose_body`), so that feet that stood still go on
+    standing still. Only the vertices in `sites` and their neighbours are skinned, one motion at a
+    time on the device of each model, so memory does not grow with the number of clips.
 
     Args:
         fits: arrays ``global_orient`` (F, 3), ``body_pose`` (F, 69) and ``transl`` (F, 3); columns
             ``beta_0`` to ``beta_9``, as `body.fitting.fit` leaves them.
-        body: the model that skins.
-        bodies: shape coefficients by name of body.
+        body: the model that was fitted and that the sites were found on.
+        shapes: people by name, from `body.table1.shapes_of`.
         sites: from `sensor_sites`.
         rate: frames per second; None takes that of `fits`.
         gravity: g of eq. (7), m/s^2.
@@ -133,21 +133,22 @@ def synthesise(
         progress: show a bar.
 
     Returns:
-        One clip for each motion and body, motions in the order of `fits` and bodies within them;
+        One clip for each motion and person, motions in the order of `fits` and people within them;
         the table is that of `fits` with the columns ``body`` and, unless `fits` has one,
         ``motion`` (row in `fits`); arrays ``acc`` and ``gyro`` (F, S, 3) float32; meta ``rate``
         and ``sites``.
 
     Raises:
-        InputError: a motion of fewer than three frames, missing arrays, no rate.
+        InputError: a motion of fewer than three frames, missing arrays, no rate, a model with
+            another mesh than `body`.
     """
     rate = fits.meta.get("rate") if rate is None else rate
     missing = [name for name in POSE if name not in fits.arrays]
-    if missing or not rate or not bodies or not sites:
+    if missing or not rate or not shapes or not sites:
         raise InputError(
             "synthesise",
-            f"no {', '.join(missing) or ('rate' if not rate else 'bodies or sites')}",
-            "fitted poses with a rate, at least one body and one site",
+            f"no {', '.join(missing) or ('rate' if not rate else 'people or sites')}",
+            "fitted poses with a rate, at least one person and one site",
             "Fit the body to the motions first (notebook 03).",
         )
     if fits.table["frames"].min() < 3:
@@ -158,28 +159,44 @@ def synthesise(
             "at least 3, which a second derivative needs",
             "Leave it out with Clips.select.",
         )
-    device = body.model.v_template.device
-    shapes = {name: torch.as_tensor(np.asarray(b), dtype=torch.float32).to(device)
-              for name, b in bodies.items()}  # fmt: skip
-    paths = np.stack([pose_body(fits, body, betas) for betas in bodies.values()])
+    for name, shape in shapes.items():
+        if not same_mesh(shape.body, body):
+            raise InputError(
+                f"synthesise: {name}",
+                f"other triangles in {shape.body.path.name} than in {body.path.name}",
+                "one mesh, so that a site is the same place on all",
+                "Load all models with load_bodies.",
+            )
+    paths = np.stack([pose_body(fits, body, shape) for shape in shapes.values()])
+    people = list(shapes.values())
+    betas = torch.tensor(np.stack([shape.betas for shape in people]), dtype=torch.float32)
     bounds = fits.bounds
     rows: list[dict] = []
     acc: list[np.ndarray] = []
     gyro: list[np.ndarray] = []
     for index in tqdm(range(len(fits)), "IMU", mininterval=2, disable=not progress):
         motion = fits[index]
-        pose = {n: torch.as_tensor(motion[n], dtype=torch.float32).to(device) for n in POSE[:2]}
-        path = torch.from_numpy(paths[:, bounds[index] : bounds[index + 1]]).to(device)
-        at_once = max(1, BATCH // path.shape[1])
-        betas_of_all = torch.stack(list(shapes.values()))
-        for betas, transl in zip(betas_of_all.split(at_once), path.split(at_once), strict=True):
-            a, w = _recordings(body, sites, betas, pose, transl, rate, gravity, scheme)
+        pose = {n: torch.as_tensor(motion[n], dtype=torch.float32) for n in POSE[:2]}
+        path = torch.from_numpy(paths[:, bounds[index] : bounds[index + 1]])
+        for who in _together(people, max(1, BATCH // path.shape[1])):
+            model = people[who.start].body
+            a, w = _recordings(model, sites, betas[who], pose, path[who], rate, gravity, scheme)
             acc += list(a.cpu().numpy())
             gyro += list(w.cpu().numpy())
         facts = {k: v for k, v in fits.table.iloc[index].items() if k != "frames"}
         rows += [{"motion": index, **facts, "body": name} for name in shapes]
     meta = {"rate": float(rate), "sites": [site.name for site in sites]}
     return Clips.from_list(rows, {"acc": acc, "gyro": gyro}, meta)
+
+
+def _together(people: Sequence[Shape], most: int) -> Iterator[slice]:
+    """Runs of at most `most` people who follow each other and have one model."""
+    start = 0
+    for stop in range(1, len(people) + 1):
+        full = stop == len(people) or stop - start == most
+        if full or people[stop].body is not people[start].body:
+            yield slice(start, stop)
+            start = stop
 
 
 @torch.no_grad()
@@ -193,10 +210,13 @@ def _recordings(
     gravity: float,
     scheme: str,
 ) -> tuple[Float[Tensor, "N T S 3"], Float[Tensor, "N T S 3"]]:
-    """Readings of all sensors during one motion on several bodies at once."""
+    """Readings of all sensors during one motion of several people of one model at once."""
+    device = body.model.v_template.device
+    betas, transl = betas.to(device), transl.to(device)
+    pose = {name: values.to(device) for name, values in pose.items()}
     count, frames = transl.shape[:2]
     repeated = {n: values.repeat(count, *[1] * (values.ndim - 1)) for n, values in pose.items()}
-    ids = torch.as_tensor(site_vertices(sites), device=betas.device)
+    ids = torch.as_tensor(site_vertices(sites), device=device)
     vertices = body.vertices(
         ids, betas.repeat_interleave(frames, 0), **repeated, transl=transl.flatten(0, 1)
     )

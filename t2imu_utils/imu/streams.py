@@ -5,9 +5,11 @@ samples that waited arrive in a burst a moment later: nothing is lost, yet inter
 stamps first stretches and then squashes the signal. So samples are counted, not clocked: a line
 is fitted through the stamps of a stream, and the stream is cut only where a gap is *not* repaid,
 that is, where all later stamps stay above the line.
+
+The streams of a recording then share one grid, and a recording is cut where no sensor recorded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +19,13 @@ from scipy.ndimage import minimum_filter1d
 CLOCK_WENT_BACK = 0.2  # seconds; smaller steps back are jitter
 CLOCK_TOLERANCE = 0.01
 TAIL = 16  # samples
+SURE = 120  # samples on either side of a loss
+STEP = 0.1  # of a period: smaller rises are jitter
 BLOCKS = 150  # of stamps for the median-of-slopes line: enough for any clock, quick for any stream
 LOBES = 12  # zero crossings of the resampling kernel on either side
 KAISER_BETA = 6.0
 PASS_BAND = 0.9  # of the Nyquist frequency of the slower side
+SLACK = 1e-6  # frames: rounding must not cost the frame on which a stream begins or ends
 
 
 @dataclass(frozen=True)
@@ -174,20 +179,27 @@ def _count_losses(
 
     A late sample leaves later stamps on the line; a lost one lifts all of them. So the smallest
     offset from here on (looking `ahead` past the longest burst) jumps only at losses, and at
-    stamps that are early by chance: those leave the lower quartiles on either side alike. The last
-    few samples cannot tell, and count as late.
+    stamps that are early by chance: those leave the lower quartiles on either side alike. Where the
+    last samples before a loss are late themselves it rises in steps, which count together; in few
+    samples only a jump of its own counts. The last samples cannot tell, and count as late.
     """
     offset = stamps - period * (numbers - numbers[0])
     padded = np.concatenate([offset, np.full(ahead, np.inf)])
     floor = minimum_filter1d(padded, ahead, origin=-(ahead // 2))[: len(offset)]
-    jumps = np.diff(floor)
-    holes = np.where(jumps > 0.6 * period, np.round(jumps / period), 0).astype(np.int64)
-    for at in np.flatnonzero(holes):
-        before = np.quantile(offset[max(0, at + 1 - ahead) : at + 1], 0.25)
-        after = np.quantile(offset[at + 1 : at + 1 + ahead], 0.25)
-        tail = len(offset) - 1 - at < TAIL and holes[at] < TAIL
-        if tail or after - before < 0.5 * holes[at] * period:
-            holes[at] = 0
+    jumps = np.diff(floor) / period
+    holes = np.zeros(len(jumps), np.int64)
+    steps = np.flatnonzero(jumps > STEP)
+    for near in np.split(steps, np.flatnonzero(np.diff(steps) > TAIL) + 1):
+        sure = len(near) and min(near[0] + 1, len(offset) - 1 - near[-1], ahead) >= SURE
+        for group in [near] if sure else near[jumps[near] > 0.6][:, None]:
+            rise = (floor[group + 1] - floor[group[0]]) / period
+            total = round(rise[-1]) if rise[-1] > 0.6 else 0
+            before = np.quantile(offset[max(0, group[0] + 1 - ahead) : group[0] + 1], 0.25)
+            after = np.quantile(offset[group[-1] + 1 : group[-1] + 1 + ahead], 0.25)
+            tail = len(offset) - 1 - group[-1] < TAIL and total < TAIL
+            if total and not tail and after - before >= 0.5 * total * period:
+                level = np.minimum(np.maximum.accumulate(np.round(rise)), total)
+                holes[group] = np.diff(level, prepend=0)
     index = numbers - numbers[0]
     index[1:] += np.cumsum(holes)
     return index, holes
@@ -246,3 +258,46 @@ def _windowed_sinc(piece: Piece, times: np.ndarray, rate: float) -> np.ndarray:
         near = centre[rows, None] + taps + half + 1
         out[rows] = np.einsum("tk,tkd->td", weights, padded[near])
     return out
+
+
+def lay_on_grid(
+    streams: Mapping[tuple[str, str], Sequence[Piece]],
+    spans: Mapping[tuple[str, str], tuple[float, float]],
+    sensors: Sequence[str],
+    sites: Sequence[str],
+    rate: float,
+) -> tuple[int, dict[str, Float[np.ndarray, "F S 3"]]]:
+    """Streams of one recording on one grid, whose frames lie at multiples of 1 / `rate` seconds.
+
+    Args:
+        streams: pieces by sensor and site.
+        spans: seconds to take, from and to, of each stream that is to be laid.
+        sensors, sites: order of the arrays and of their second axis.
+        rate: frames per second.
+
+    Returns:
+        Number of the first frame, and one float32 array a sensor, NaN where a stream is missing.
+    """
+    first = int(np.ceil(min(start for start, _ in spans.values()) * rate - SLACK))
+    last = int(np.floor(max(stop for _, stop in spans.values()) * rate + SLACK))
+    shape = (last - first + 1, len(sites), 3)
+    arrays = {sensor: np.full(shape, np.nan, np.float32) for sensor in sensors}
+    for (sensor, site), (start, stop) in spans.items():
+        low = max(0, int(np.ceil(start * rate - SLACK)) - first)
+        high = int(np.floor(stop * rate + SLACK)) - first + 1
+        signal = sample_pieces(streams[sensor, site], (first + low) / rate, high - low, rate)
+        arrays[sensor][low:high, sites.index(site)] = signal
+    return first, arrays
+
+
+def recorded_stretches(arrays: Mapping[str, Float[np.ndarray, "F S 3"]]) -> list[tuple[int, int]]:
+    """First frame and end of every stretch in which at least one site recorded."""
+    present = np.isfinite(np.concatenate(list(arrays.values()), 1)).any((1, 2))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], present, [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def recorded_sites(arrays: Mapping[str, Float[np.ndarray, "F S 3"]]) -> int:
+    """How many sites hold a value."""
+    present = [np.isfinite(array).any((0, 2)) for array in arrays.values()]
+    return int(np.any(present, axis=0).sum())

@@ -31,10 +31,12 @@ def windows(
         ``clip`` (row in `clips`) and ``start_frame`` (in the clip). ``table.attrs`` tells the rest:
         ``channels``, the names of the C columns (``"acc head x"``, sites in order, for each site
         the sensors, for each sensor its axes); ``dropped``, the number of windows left out because
-        a value is missing; ``short``, the number of clips under `size` frames.
+        a value is missing; ``short``, the number of clips under `size` frames; ``without``, the
+        rows of `clips` that gave no window, for either reason.
 
     Raises:
-        InputError: unknown channel or site, or a size or overlap that makes no window.
+        InputError: unknown channel or site, a channel that no clip recorded at a site (every
+            window would be left out), or a size or overlap that makes no window.
     """
     have = list(clips.meta["sites"])
     sites = have if sites is None else list(sites)
@@ -56,20 +58,30 @@ def windows(
     at = [have.index(name) for name in sites]
     signal = np.concatenate([clips.arrays[name][:, at] for name in channels], axis=-1)
     signal = np.ascontiguousarray(signal.reshape(len(signal), -1), dtype=np.float32)
+    present = np.isfinite(signal)
+    names = [f"{c} {site} {axis}" for site in sites for c in channels for axis in "xyz"]
+    never = [name for name, seen in zip(names, present.any(0), strict=True) if not seen]
+    if len(signal) and never:
+        streams = dict.fromkeys(name.rsplit(" ", 1)[0] for name in never)
+        raise InputError(
+            "windows: channels", f"no value of {', '.join(streams)} in any clip",
+            "sensors that were recorded", "Leave out their sites or their channels.",
+        )  # fmt: skip
     spans = list(zip(clips.bounds[:-1], clips.bounds[1:], strict=True))
     starts = [np.arange(first, last - size + 1, step) for first, last in spans]
     clip = np.repeat(np.arange(len(clips)), [len(s) for s in starts])
     start = np.concatenate([np.empty(0, int), *starts])
     # Counting missing frames once, cumulatively, spares looking into every window.
-    gaps = np.concatenate([[0], np.cumsum(~np.isfinite(signal).all(1))])
+    gaps = np.concatenate([[0], np.cumsum(~present.all(1))])
     whole = gaps[start + size] == gaps[start]
     clip, start = clip[whole], start[whole]
     x = signal[start[:, None] + np.arange(size)]
     table = clips.table.drop(columns="frames").iloc[clip].reset_index(drop=True)
     table = table.assign(clip=clip, start_frame=start - clips.bounds[clip])
     table.attrs = {
-        "channels": [f"{c} {site} {axis}" for site in sites for c in channels for axis in "xyz"],
+        "channels": names,
         "dropped": int((~whole).sum()),
         "short": sum(len(s) == 0 for s in starts),
+        "without": np.setdiff1d(np.arange(len(clips)), clip).tolist(),
     }
     return x, table

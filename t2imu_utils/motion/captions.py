@@ -86,8 +86,8 @@ def sentence(description: str) -> str | None:
 def why_spam(text: str) -> str | None:
     """Why a crowd-sourced sentence is not used; None for one that is."""
     words = text.split()
-    if found := _SPAM.search(text):
-        return f"link or mark-up {found[0]!r}"
+    if _SPAM.search(text):  # not quoted: the list of what was left out is published
+        return "a link or mark-up"
     if len(words) < 2:
         return "fewer than two words"
     if len(words) > _LONGEST:

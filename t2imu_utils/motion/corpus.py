@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -135,7 +135,13 @@ def write_corpus(
     return Normaliser(mean, std)
 
 
-def read_corpus(root: Path, split: str, skipped: list[Skipped] | None = None) -> list[MotionClip]:
+def read_corpus(
+    root: Path,
+    split: str,
+    skipped: list[Skipped] | None = None,
+    lengths: tuple[int, float] = (MIN_FRAMES, math.inf),
+    facts: Mapping[str, tuple[str, str, str]] | None = None,
+) -> list[MotionClip]:
     """Clips of one split, checked, in the order of its list.
 
     A sentence with times cuts a clip of its own (HumanML3D's rule: seconds times 20, end not
@@ -145,6 +151,8 @@ def read_corpus(root: Path, split: str, skipped: list[Skipped] | None = None) ->
     Args:
         skipped: without it the first fault raises; with it faulty clips and sentences are left out
             and appended here, for published corpora that are known to hold some.
+        lengths: fewest and most frames of a clip, and of what is cut from it; others are faulty.
+        facts: subject, activity and source of clips by listed name, instead of ``clips.csv``.
 
     Raises:
         InputError: names file and field of a missing, unreadable or faulty file.
@@ -156,11 +164,11 @@ def read_corpus(root: Path, split: str, skipped: list[Skipped] | None = None) ->
             raise error
         skipped.append(Skipped(error.where, f"found {error.found}; expected {error.expected}"))
 
-    facts = _read_facts(root / "clips.csv")
+    facts = _read_facts(root / "clips.csv") if facts is None else facts
     clips = []
     for name in read_split(root, split):
         try:
-            clips += _read_clip(root, name, facts.get(name, ("", "", "")), report)
+            clips += _read_clip(root, name, facts.get(name, ("", "", "")), lengths, report)
         except InputError as error:
             report(error)
     return clips
@@ -181,7 +189,7 @@ def read_split(root: Path, split: str) -> list[str]:
 
 def read_statistics(root: Path) -> Normaliser:
     """``Mean.npy`` and ``Std.npy`` of a corpus."""
-    mean, std = (_read_array(Path(root) / name) for name in ("Mean.npy", "Std.npy"))
+    mean, std = (read_array(Path(root) / name) for name in ("Mean.npy", "Std.npy"))
     return Normaliser(mean.astype(np.float32), std.astype(np.float32))
 
 
@@ -275,11 +283,22 @@ def _read_facts(path: Path) -> dict[str, tuple[str, str, str]]:
 
 
 def _read_clip(
-    root: Path, name: str, facts: tuple[str, str, str], report: Callable[[InputError], None]
+    root: Path,
+    name: str,
+    facts: tuple[str, str, str],
+    lengths: tuple[int, float],
+    report: Callable[[InputError], None],
 ) -> list[MotionClip]:
     path = root / "new_joint_vecs" / f"{name}.npy"
-    features = _read_array(path)
+    features = read_array(path)
     check_features(features, path)
+    if not lengths[0] <= len(features) <= lengths[1]:
+        raise InputError(
+            f"{path}: features",
+            f"{len(features)} frames",
+            _frames(lengths),
+            "Take this clip out of the corpus and its splits.",
+        )
     features = features.astype(np.float32)
     text = root / "texts" / f"{name}.txt"
     cuts: dict[tuple[int, int], list[str]] = {}
@@ -287,7 +306,7 @@ def _read_clip(
         if not line.strip():
             continue
         try:
-            caption, start, end = _read_line(line, f"{text}: line {number}", len(features))
+            caption, start, end = _read_line(line, f"{text}: line {number}", len(features), lengths)
         except InputError as error:
             report(error)
             continue
@@ -306,7 +325,14 @@ def _read_clip(
     ]
 
 
-def _read_line(line: str, where: str, frames: int) -> tuple[str, int, int]:
+def _frames(lengths: tuple[int, float]) -> str:
+    fewest, most = lengths
+    return f"at least {fewest} frames" if math.isinf(most) else f"{fewest} to {most} frames"
+
+
+def _read_line(
+    line: str, where: str, frames: int, lengths: tuple[int, float]
+) -> tuple[str, int, int]:
     """Sentence, first frame and end frame of one line of a text file."""
     expected = "sentence#word/TAG …#start#end with times in seconds"
     fields = line.strip().split("#")
@@ -325,11 +351,11 @@ def _read_line(line: str, where: str, frames: int) -> tuple[str, int, int]:
             f"{where}: times", f"{start} to {end} s", "0 <= start < end", "Correct the times."
         )
     first, last = int(start * RATE), min(int(end * RATE), frames)
-    if last - first < MIN_FRAMES:
+    if not lengths[0] <= last - first <= lengths[1]:
         raise InputError(
             f"{where}: times",
             f"{start} to {end} s, {max(last - first, 0)} frame(s) of a clip of {frames}",
-            f"at least {MIN_FRAMES} frames",
+            _frames(lengths),
             "Correct the times.",
         )
     return fields[0].strip(), first, last
@@ -346,7 +372,8 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _read_array(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """A ``.npy`` file of a corpus; `InputError` where it is missing or damaged."""
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError as error:

@@ -18,6 +18,8 @@ from t2imu_utils.runs import sha256
 # Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
 # the padding goes, while clips of one length (often of one activity) still meet others.
 CHUNK = 8
+# Captions encoded at a time: padding all of a large corpus to its longest would not fit in memory.
+SENTENCES = 1024
 # Which of the random streams of a seed.
 ORDER = 0
 
@@ -40,7 +42,7 @@ class Batch:
 
 
 class Dataset:
-    """Clips in memory: normalised features, and the token states of every caption, encoded once."""
+    """Clips in memory: normalised features, and what conditions on each caption, encoded once."""
 
     def __init__(self, prior: Prior, clips: Sequence[MotionClip]):
         _check_clips(clips, prior.config.channels)
@@ -51,10 +53,12 @@ class Dataset:
         ]
         self.lengths = np.array([len(x) for x in self.motions])
         sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
-        tokens, valid = prior.text_encoder.encode(sentences)
         number = {text: i for i, text in enumerate(sentences)}
         self.captions = [[number[text] for text in clip.captions] for clip in clips]
-        self.tokens = [row[keep] for row, keep in zip(tokens, valid, strict=True)]
+        self.tokens: list[Tensor] = []
+        for start in range(0, len(sentences), SENTENCES):
+            tokens, valid = prior.condition(sentences[start : start + SENTENCES])
+            self.tokens += [row[keep] for row, keep in zip(tokens, valid, strict=True)]
         self.fingerprint = sha256(
             json.dumps(
                 [

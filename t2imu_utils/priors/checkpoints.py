@@ -1,14 +1,17 @@
 """A trained prior and everything needed to use it again, in one safetensors file."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
@@ -42,13 +45,28 @@ class Prior:
         """Name of the text encoder, as `load_text_encoder` knows it."""
         return self.text_encoder.name
 
+    def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
+        """What the network is told of texts, and which of it is no padding.
+
+        `trans_dec` attends to the token states; `trans_enc` gets the pooled vector as one token.
+        """
+        if self.config.arch == "trans_dec":
+            return self.text_encoder.encode(texts)
+        pooled = self.text_encoder.encode_pooled(texts)[:, None]
+        return pooled, torch.ones(pooled.shape[:2], dtype=torch.bool)
+
 
 def new_prior(
     config: MDMConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
 ) -> Prior:
-    """An untrained prior; `text_width` of `config` is set to that of the encoder."""
-    model = new_mdm(replace(config, text_width=text_encoder.width), seed)
-    return Prior(model, normaliser, text_encoder)
+    """An untrained prior; `text_width` of `config` is set to what the encoder gives it."""
+    width = condition_width(config.arch, text_encoder)
+    return Prior(new_mdm(replace(config, text_width=width), seed), normaliser, text_encoder)
+
+
+def condition_width(arch: str, text_encoder: TextEncoder) -> int:
+    """Size of what `Prior.condition` gives: of a token state, or of the pooled vector."""
+    return text_encoder.width if arch == "trans_dec" else text_encoder.pooled_width
 
 
 def save_prior(path: Path, prior: Prior) -> Path:
@@ -99,7 +117,9 @@ def load_prior(
             "Pass that encoder; another one's token states mean nothing to this prior.",
         )
     model = MDM(config)
-    _check(path, tensors, model, config)
+    wanted = {key: tuple(x.shape) for key, x in model.state_dict().items()}
+    wanted |= {f"normaliser.{name}": (config.channels,) for name in ("mean", "std")}
+    check_parameters(path, tensors, wanted, f"those of {config}", REMEDY)
     statistics = [tensors.pop(f"normaliser.{name}").numpy() for name in ("mean", "std")]
     model.load_state_dict(tensors)
     model.to(device).eval()
@@ -135,19 +155,29 @@ def _config(path: Path, about: dict[str, Any]) -> MDMConfig:
     return MDMConfig(**about["config"])
 
 
-def _check(path: Path, tensors: dict[str, torch.Tensor], model: MDM, config: MDMConfig) -> None:
-    wanted = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    wanted |= {f"normaliser.{name}": (config.channels,) for name in ("mean", "std")}
+def check_parameters(
+    path: Path,
+    tensors: Mapping[str, Any],
+    wanted: Mapping[str, tuple[int, ...]],
+    expected: str,
+    remedy: str,
+) -> None:
+    """Compare parameters with the names and shapes wanted; all must be float32 and finite.
+
+    Raises:
+        InputError: lists everything that is missing, unknown, of another shape or type, or not
+            finite, as what was found where `expected` was.
+    """
     problems = [f"{key} is missing" for key in wanted if key not in tensors]
     problems += [f"{key} is unknown" for key in tensors if key not in wanted]
     for key in wanted.keys() & tensors.keys():
         found = tensors[key]
-        if tuple(found.shape) != wanted[key] or found.dtype != torch.float32:
+        if not isinstance(found, Tensor):
+            problems.append(f"{key} is no tensor")
+        elif tuple(found.shape) != wanted[key] or found.dtype != torch.float32:
             kind = str(found.dtype).removeprefix("torch.")
             problems.append(f"{key} is {kind} {tuple(found.shape)}, not float32 {wanted[key]}")
         elif not found.isfinite().all():
             problems.append(f"{key} holds values that are not finite")
     if problems:
-        raise InputError(
-            f"{path}: parameters", "; ".join(sorted(problems)), f"those of {config}", REMEDY
-        )
+        raise InputError(f"{path}: parameters", "; ".join(sorted(problems)), expected, remedy)

@@ -40,7 +40,7 @@ def generate(
         InputError: no prompts, lists of unequal length, or a length that the prior cannot make.
     """
     _check(prior, prompts, frames, seeds, batch_size)
-    tokens, valid = prior.text_encoder.encode(prompts)
+    tokens, valid = prior.condition(prompts)
     scheduler = schedule(prior.config.diffusion_steps)
     model = prior.model.to(device).eval()
     order = sorted(range(len(prompts)), key=lambda i: frames[i])

@@ -1,6 +1,6 @@
 """Text prompts: the sentences that the priors are asked for (Section III-A)."""
 
-from collections import Counter
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +14,54 @@ from t2imu_utils.tracks import PROMPTS
 
 PER_ACTIVITY = 10
 WORDS = (4, 20)
+# HumanML3D's text files part fields with '#' and captions by lines, so a prompt holds neither;
+# nor does it hold what is left over from markup or JSON.
+_FOREIGN = re.compile(r"[^A-Za-z0-9 ,.;:'\"()/!?%&+-]")
 
 
-def load_prompts(path: Path = PROMPTS) -> dict[str, list[str]]:
+def load_prompts(path: Path | str = PROMPTS) -> dict[str, list[str]]:
     """Read the prompts of each activity, in the paper's order of activities.
 
+    Args:
+        path: YAML with a list of sentences for each activity, or a transcript (``.json``) that
+            `prompt_writer.write_prompts` left; the latter needs neither key nor network.
+
     Raises:
-        InputError: an activity missing or unknown, fewer than ten prompts, a prompt that stands
-            twice or is shorter or longer than `WORDS`.
+        InputError: no such file, damaged or not UTF-8; an activity missing or unknown, fewer than
+            ten prompts, a prompt that stands twice or has a fault (see `fault_of`).
     """
-    prompts = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    path = Path(path)
+    prompts = _read(path)
     if not isinstance(prompts, dict) or set(prompts) != set(ACTIVITIES):
         found = ", ".join(map(str, prompts)) if isinstance(prompts, dict) else "no mapping"
         raise InputError(path, found, f"the activities {', '.join(ACTIVITIES)}", "Mend its keys.")
-    for activity, sentences in prompts.items():
-        _check(path, activity, sentences)
-    repeated = [s for s, n in Counter(sum(prompts.values(), [])).items() if n > 1]
-    if repeated:
-        raise InputError(path, f"{repeated[0]!r} twice", "every prompt once", "Rephrase one.")
+    seen: set[str] = set()
+    for activity in ACTIVITIES:
+        _check(f"{path}: {activity}", prompts[activity])
+        for sentence in prompts[activity]:
+            if key_of(sentence) in seen:
+                raise InputError(path, f"{sentence!r} twice", "every prompt once", "Rephrase one.")
+            seen.add(key_of(sentence))
     return {activity: prompts[activity] for activity in ACTIVITIES}
 
 
-def _check(path: Path, activity: str, sentences: list[str]) -> None:
-    where = f"{path}: {activity}"
+def _read(path: Path) -> object:
+    if not path.is_file():
+        raise InputError(path, "no file", "prompts (.yaml) or a transcript (.json)", "Check it.")
+    if path.suffix == ".json":
+        # Here and not above: the writer takes its rules from this module.
+        from t2imu_utils.priors.prompt_writer import replay
+
+        return replay(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            path, f"no valid YAML in UTF-8 ({error})", "a list for each activity", "Mend it."
+        ) from error
+
+
+def _check(where: str, sentences: object) -> None:
     if not isinstance(sentences, list) or not all(isinstance(s, str) for s in sentences):
         raise InputError(where, "no list of sentences", "a list of sentences", "Write '- …' lines.")
     if len(sentences) < PER_ACTIVITY:
@@ -44,11 +69,29 @@ def _check(path: Path, activity: str, sentences: list[str]) -> None:
             where, f"{len(sentences)} prompts", f"{PER_ACTIVITY} or more", "Write more of them."
         )
     for sentence in sentences:
-        words = len(sentence.split())
-        if not WORDS[0] <= words <= WORDS[1]:
+        fault = fault_of(sentence)
+        if fault is not None:
             raise InputError(
-                where, f"{words} words in {sentence!r}", f"{WORDS[0]} to {WORDS[1]}", "Rephrase it."
+                where, fault, f"one line of {WORDS[0]} to {WORDS[1]} plain words", "Rephrase it."
             )
+
+
+def fault_of(sentence: str) -> str | None:
+    """Why a sentence cannot be a prompt, or None where it can.
+
+    A prompt is one line of `WORDS` words in ASCII letters, digits and common punctuation.
+    """
+    shown = repr(sentence if len(sentence) <= 80 else f"{sentence[:77]}...")
+    foreign = _FOREIGN.search(sentence)
+    if foreign:
+        return f"the sign {foreign[0]!r} in {shown}"
+    words = len(sentence.split())
+    return None if WORDS[0] <= words <= WORDS[1] else f"{words} words in {shown}"
+
+
+def key_of(sentence: str) -> str:
+    """A sentence without capitals, spare blanks and its closing mark: equal keys, one prompt."""
+    return " ".join(sentence.casefold().split()).rstrip(" .!")
 
 
 def draw_requests(

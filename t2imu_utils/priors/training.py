@@ -198,7 +198,7 @@ def train(
                 state.save()
                 bar.set_postfix(loss=f"{state.rows[-1]['total']:.4f}", refresh=False)
             bar.update()
-    curves = state.curves()
+    curves = loss_curves(state.rows, state.validated)
     entry = {"config": asdict(config), "clips": len(clips), "data": data.fingerprint}
     if held_out is not None:
         entry["validation"] = state.validated[-1]
@@ -298,12 +298,15 @@ class _Training:
                 "Delete the file to train from the start.",
             ) from error
 
-    def curves(self) -> pd.DataFrame:
-        """Loss curves: step, split, and a column for each term."""
-        splits = {"train": self.rows, "validation": self.validated}
-        rows = [{**row, "split": split} for split, group in splits.items() for row in group]
-        columns = ["step", "split", "simple", "pos", "foot", "vel", "acc", "total"]
-        return pd.DataFrame(rows, columns=columns)
+
+def loss_curves(
+    trained: Sequence[dict[str, float]], validated: Sequence[dict[str, float]]
+) -> pd.DataFrame:
+    """Loss curves of training steps and validations: step, split, and a column for each term."""
+    splits = {"train": trained, "validation": validated}
+    rows = [{**row, "split": split} for split, group in splits.items() for row in group]
+    columns = ["step", "split", "simple", "pos", "foot", "vel", "acc", "total"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _weights_hash(model: nn.Module) -> str:

@@ -15,7 +15,7 @@ from t2imu_utils.body.fitting import (
     solve_shape,
 )
 from t2imu_utils.body.pose_solver import ACTIVE
-from t2imu_utils.body.smpl import load_body
+from t2imu_utils.body.smpl import Shape, load_body
 from t2imu_utils.body.table1 import betas_of, measure, solve_betas
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
@@ -181,11 +181,11 @@ def test_other_bodies_stride_with_their_legs(body):
     joints = posed(body, vectors, transl=transl)
     clips = clips_of(joints - [0, joints[:, list(FEET), 1].min(), 0])
     fitted = run(body, clips)
-    same = pose_body(fitted, body, betas_of(fitted.table)[0])
+    same = pose_body(fitted, body, Shape(body, betas_of(fitted.table)[0]))
     np.testing.assert_allclose(same, fitted.arrays["transl"], atol=1e-5)
 
     tall = solve_betas(body, "male", 2.0, 100.0)
-    moved = pose_body(fitted, body, tall)
+    moved = pose_body(fitted, body, Shape(body, tall))
     pose = (fitted.arrays["global_orient"], fitted.arrays["body_pose"])
     joints = body.joints(tall, *pose, moved)[:, :22].numpy()
     own = fitted_joints(fitted, body)
@@ -199,7 +199,8 @@ def test_other_bodies_stride_with_their_legs(body):
     np.testing.assert_allclose(path, ratio * np.diff(own[:, 0], axis=0), rtol=0.05, atol=1e-3)
     assert joints[:, list(FEET), 1].min() == pytest.approx(0, abs=2e-3)
     short = solve_betas(body, "female", 1.5, 50.0)
-    joints = body.joints(short, *pose, pose_body(fitted, body, short))[:, list(FEET), 1]
+    moved = pose_body(fitted, body, Shape(body, short))
+    joints = body.joints(short, *pose, moved)[:, list(FEET), 1]
     assert float(joints.min()) == pytest.approx(0, abs=2e-3)
 
 
@@ -271,14 +272,15 @@ def test_the_skin_of_the_own_shape_follows_the_fit(body):
     betas = np.random.default_rng(2).normal(size=10)
     first, second = wander(4, frames=12), wander(5, frames=12)
     fitted = fits_of(body, first, second, betas=betas)
-    skin = posed_skin(fitted, body, betas, frame=7)
+    shape = Shape(body, betas)
+    skin = posed_skin(fitted, body, shape, frame=7)
     vectors, transl = (torch.as_tensor(part[7:8]).float() for part in first)
     every = torch.arange(len(body.model.v_template))
     expected = body.vertices(every, betas, vectors[:, 0], vectors[:, 1:], transl)[0]
     assert skin.shape == (len(every), 3)
     np.testing.assert_allclose(skin, expected.numpy(), atol=2e-5)
-    assert np.abs(skin - posed_skin(fitted, body, betas, frame=8)).max() > 1e-3
-    other = posed_skin(fitted.select([1]), body, betas, frame=7)
+    assert np.abs(skin - posed_skin(fitted, body, shape, frame=8)).max() > 1e-3
+    other = posed_skin(fitted.select([1]), body, shape, frame=7)
     assert np.abs(skin - other).max() > 1e-2
 
 
@@ -287,7 +289,7 @@ def test_the_skin_of_another_shape_stands_on_the_same_floor(body):
     floor = fitted_joints(fitted, body)[0, list(FEET), 1].min()
     fitted.arrays["transl"][:, 1] -= floor
     tall, short = (solve_betas(body, "male", h, m) for h, m in ((2.0, 100.0), (1.6, 60.0)))
-    skins = {h: posed_skin(fitted, body, b, 1) for h, b in ((2.0, tall), (1.6, short))}
+    skins = {h: posed_skin(fitted, body, Shape(body, b), 1) for h, b in ((2.0, tall), (1.6, short))}
     for (height, skin), betas in zip(skins.items(), (tall, short), strict=True):
         assert np.ptp(skin[:, 1]) == pytest.approx(measure(body, betas)[0], abs=1e-4)
         assert np.ptp(skin[:, 1]) == pytest.approx(height, abs=0.01)
@@ -295,3 +297,45 @@ def test_the_skin_of_another_shape_stands_on_the_same_floor(body):
         assert -0.08 < skin[:, 1].min() < 0
     shift = skins[2.0] - body.rest_vertices(torch.tensor(tall)).numpy()
     np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("frame", [-1, 12, 40])
+def test_a_frame_that_the_clip_has_not_is_told(body, frame):
+    fitted = fits_of(body, wander(4, frames=12), wander(5, frames=40))
+    message = f"posed_skin: clip 0, frame: found {frame}; expected 0 to 11"
+    with pytest.raises(InputError, match=message):
+        posed_skin(fitted, body, Shape(body, np.zeros(10)), frame)
+
+
+def test_recovers_motions_of_a_licensed_body(licensed):
+    """Its pelvis is not the origin, as the open body's is."""
+    assert licensed.neutral.rest_joints(torch.zeros(10))[0].norm() > 0.2
+    motions = [wander(seed) for seed in (1, 2)]
+    clips = clips_of(*(posed(licensed.neutral, v, transl=shift) for v, shift in motions))
+    fitted = run(licensed.neutral, clips)
+    assert fitted.arrays["joint_error"].max() < 2e-3
+    assert fitted.meta["body"] == "SMPL_NEUTRAL.pkl"
+
+
+def test_the_pose_goes_to_the_model_of_another_gender(body, licensed):
+    """The stand-in's men are the open body with the mean betas of men: joints must agree."""
+    motions = [wander(seed, frames=30) for seed in (6, 7)]
+    own = fits_of(body, *motions)
+    moved = [(v, shift - np.array([0.0, -0.22, 0.03])) for v, shift in motions]
+    theirs = fits_of(licensed.neutral, *moved)
+    np.testing.assert_allclose(
+        fitted_joints(theirs, licensed.neutral), fitted_joints(own, body), atol=1e-5
+    )
+    betas = np.linspace(-1, 1, 10)
+    for gender in ("male", "female"):
+        man = Shape(licensed.of(gender), betas)
+        same = Shape(body, body.betas_mean[gender] + betas)
+        pose = (own.arrays["global_orient"], own.arrays["body_pose"])
+        got = man.body.joints(betas, *pose, pose_body(theirs, licensed.neutral, man)).numpy()
+        expected = body.joints(same.betas, *pose, pose_body(own, body, same))
+        np.testing.assert_allclose(got, expected.numpy(), atol=2e-5)
+        assert np.abs(got[:, :22] - fitted_joints(own, body)).max() > 0.05
+    skin = posed_skin(theirs, licensed.neutral, man, frame=9)
+    assert skin.shape == (6890, 3)
+    ends = skin[:, 1].min(), skin[:, 1].max()
+    assert ends[0] < got[9, :, 1].min() < got[9, :, 1].max() < ends[1]

@@ -8,9 +8,11 @@ import pytest
 import smplx
 import torch
 
-from t2imu_utils.body.smpl import KEYS, load_body, write_smpl_pickle
+from t2imu_utils.body.smpl import load_bodies, load_body, same_mesh, write_smpl_pickle
+from t2imu_utils.body.smpl_files import KEYS
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS
+from tests.body.layouts import ORIGINAL, smpl_arrays
 
 LEFT_ELBOW, LEFT_WRIST = JOINTS.index("left_elbow"), JOINTS.index("left_wrist")
 
@@ -150,6 +152,80 @@ def test_smplx_opens_the_exported_pickle(body, pose, tmp_path):
     torch.testing.assert_close(got, expected)
     again = load_body(tmp_path / "SMPL_NEUTRAL.pkl")
     torch.testing.assert_close(again.joints(*pose), body.joints(*pose))
+
+
+@pytest.mark.parametrize("gender", ORIGINAL)
+def test_licensed_models_equal_smplx(licensed, pose, tmp_path, gender):
+    """The official pickle through `load_bodies`, the same arrays in a cleaned one through smplx."""
+    (tmp_path / "SMPL_CLEAN.pkl").write_bytes(pickle.dumps(smpl_arrays(gender)))
+    plain = smplx.create(str(tmp_path / "SMPL_CLEAN.pkl"), model_type="smpl", batch_size=7)
+    betas, *motion = pose
+    expected = forward(plain, (betas.expand(7, -1), *motion))
+    body = licensed.of(gender)
+    every = torch.arange(6890)
+    got = body.vertices(every, *pose)
+    torch.testing.assert_close(got, expected.vertices, atol=2e-5, rtol=0)
+    torch.testing.assert_close(body.joints(*pose), expected.joints[:, :24], atol=2e-5, rtol=0)
+    np.testing.assert_array_equal(body.faces, plain.faces)
+    assert body.parents == (*PARENTS, 20, 21)
+    # Pose blend shapes take part: without them the skin is somewhere else.
+    stiff = smpl_arrays(gender) | {"posedirs": np.zeros((6890, 3, 207), np.int8)}
+    np.savez(tmp_path / "stiff.npz", **stiff)
+    assert (load_body(tmp_path / "stiff.npz").vertices(every, *pose) - got).abs().max() > 1e-3
+
+
+def test_the_open_body_serves_all_genders():
+    bodies = load_bodies()
+    assert bodies.neutral is bodies.male is bodies.female is bodies.of("male")
+    with pytest.raises(InputError, match="gender: found 'men'; expected neutral, male or female"):
+        bodies.of("men")
+
+
+def test_each_gender_has_its_model_on_one_mesh(licensed):
+    assert [licensed.of(g).path.name for g in ("neutral", "male", "female")] == [
+        "SMPL_NEUTRAL.pkl",
+        "SMPL_MALE.pkl",
+        "SMPL_FEMALE.pkl",
+    ]
+    assert same_mesh(licensed.male, licensed.female)
+    assert not same_mesh(licensed.male, load_body())
+    skins = [licensed.of(gender).rest_vertices(np.zeros(10)).numpy() for gender in ORIGINAL]
+    heights = [np.ptp(skin[:, 1]) for skin in skins]
+    assert heights[2] + 0.05 < heights[0] < heights[1] - 0.05
+
+
+def write_small(path, **changes):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps({**random_model(30), **changes}))
+
+
+def test_missing_models_are_told_with_where_to_get_them(tmp_path):
+    with pytest.raises(InputError, match="found no model, so none that is neutral or male or fem"):
+        load_bodies(tmp_path)
+    for name in ("basicModel_f_lbs_10_207_0_v1.0.0.pkl", "basicmodel_m_lbs_10_207_0_v1.0.0.pkl"):
+        write_small(tmp_path / name)
+    expected = r"basicModel_f_.*basicmodel_m_.*none that is neutral; expected SMPL_NEUTRAL.pkl"
+    with pytest.raises(InputError, match=expected + r".*SMPL_python_v\.1\.1\.0\.zip"):
+        load_bodies(tmp_path)
+
+
+def test_models_of_different_meshes_are_told(tmp_path):
+    for gender in ORIGINAL:
+        write_small(tmp_path / f"SMPL_{gender.upper()}.pkl")
+    write_small(tmp_path / "SMPL_MALE.pkl", f=random_model(30)["f"][::-1])
+    with pytest.raises(InputError, match="SMPL_MALE.pkl: f: .* than in SMPL_NEUTRAL.pkl"):
+        load_bodies(tmp_path)
+
+
+def test_bodies_are_cached_where_the_caller_says(tmp_path):
+    for gender in ORIGINAL:
+        write_small(tmp_path / "smpl" / f"SMPL_{gender.upper()}.pkl")
+    first = load_bodies(tmp_path / "smpl", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1  # one content, three names
+    again = load_bodies(tmp_path / "smpl", tmp_path / "cache")
+    for name, array in first.male.model.state_dict().items():
+        torch.testing.assert_close(again.male.model.state_dict()[name], array, rtol=0, atol=0)
+    assert len(list((tmp_path / "smpl").iterdir())) == 3
 
 
 class Command:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.body.smpl import load_body
+from t2imu_utils.body.smpl import Bodies, load_body
 from t2imu_utils.body.table1 import (
     BODIES,
     DENSITY,
     betas_of,
     measure,
+    shapes_of,
     solve_betas,
     solve_table,
 )
@@ -24,7 +25,7 @@ def body():
 
 @pytest.fixture(scope="module")
 def table(body):
-    return solve_table(body)
+    return solve_table(Bodies(body, body, body))
 
 
 def box(path, gain=0.0):
@@ -73,6 +74,34 @@ def test_all_eight_are_reached(body, table):
         assert abs(100 * height - target.height_cm) < 1
         assert abs(mass - target.weight_kg) < 2
         assert np.abs(betas).max() < 5
+
+
+def test_all_eight_are_reached_on_the_licensed_model_of_their_gender(licensed):
+    table = solve_table(licensed)
+    shapes = shapes_of(table, licensed)
+    assert list(shapes) == [target.name for target in BODIES]
+    for target, shape in zip(BODIES, shapes.values(), strict=True):
+        assert shape.body is licensed.of(target.gender)
+        assert shape.body.path.name == f"SMPL_{target.gender.upper()}.pkl"
+        height, mass = measure(shape.body, shape.betas)
+        assert abs(100 * height - target.height_cm) < 1
+        assert abs(mass - target.weight_kg) < 2
+        assert np.abs(shape.betas).max() < 5
+    np.testing.assert_allclose(table["reached_cm"], table["height_cm"], atol=1)
+
+
+def test_without_statistics_the_shape_is_the_one_of_smallest_betas(licensed):
+    body = licensed.female
+    for gender in ("male", "female"):
+        np.testing.assert_array_equal(body.betas_mean[gender], np.zeros(10))
+        np.testing.assert_array_equal(body.betas_cov[gender], np.eye(10))
+    betas = solve_betas(body, "female", 1.70, 70.0)
+    slopes = []
+    for which in range(2):
+        steps = [np.array(measure(body, betas + 1e-4 * e))[which] for e in np.eye(10)]
+        slopes.append((np.array(steps) - measure(body, betas)[which]) / 1e-4)
+    across = np.linalg.svd(np.array(slopes))[2][2:]  # directions that change neither
+    np.testing.assert_allclose(across @ betas, 0, atol=0.02)
 
 
 def girth(body, betas, level):

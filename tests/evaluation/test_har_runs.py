@@ -104,8 +104,9 @@ def test_one_training_for_each_seed_with_motions_kept_together(monkeypatch):
     train, test = window_set(24, 0), window_set(9, 1)
     asked = []
 
-    def classifier(x, labels, classes, config, groups, progress):
+    def classifier(x, labels, classes, config, groups, device, progress):
         asked.append(config.seed)
+        assert device == "cpu"
         assert x is train.x and labels is train.labels and groups is train.groups
         assert tuple(classes) == CLASSES and config == har_runs.har_config(SECTION, config.seed)
         return config.seed
@@ -139,8 +140,8 @@ def test_training_on_synthetic_windows_recognises_real_ones():
 def test_the_reference_never_knows_the_subject(monkeypatch):
     test = window_set(18, 1)
 
-    def folds(x, labels, subjects, classes, config, folds, progress):
-        assert x is test.x and subjects is test.subjects and folds == 2
+    def folds(x, labels, subjects, classes, config, folds, device, progress):
+        assert x is test.x and subjects is test.subjects and folds == 2 and device == "cpu"
         return np.where(np.asarray(subjects) == 0, labels, "still")
 
     monkeypatch.setattr(har_runs, "train_on_real", folds)

@@ -9,13 +9,14 @@ from t2imu_utils.evaluation.similarity_runs import Described
 from t2imu_utils.evaluation.window_sets import WindowSet
 
 
-def described(labels, shift=0.0, scale=1.0, seed=0, per_group=1):
+def described(labels, shift=0.0, scale=1.0, seed=0, per_group=1, people=6):
     """Four features that know no size, two more that do; the first tells the row."""
     n = len(labels)
     rng = np.random.default_rng(seed)
     plain = rng.normal(shift, 1, (n, 4))
     sized = np.concatenate([plain, scale * rng.normal(3, 0.2, (n, 2))], axis=1)
-    return Described(plain, sized, np.asarray(labels), np.arange(n) // per_group, 0)
+    groups = np.arange(n) // per_group
+    return Described(plain, sized, np.asarray(labels), groups, groups % people, 0)
 
 
 def rows_of(part, whole):
@@ -93,8 +94,9 @@ def numbers(**models):
 
 def test_models_are_compared_on_one_scale():
     table = numbers(near={}, far={"shift": 1.5}, large={"scale": 2.0})
-    assert len(table) == 12 and set(table["classes"]) == {"all of them"}
-    assert (table["recordings"] == 30).all() and (table["motions"] == 16).all()
+    assert len(table) == 16 and set(table["classes"]) == {"all of them"}
+    synthetic = table[table["model"] != "real"]
+    assert (table["recordings"] == 30).all() and (synthetic["motions"] == 16).all()
     keys = similarity_runs.MEASURES | similarity_runs.WITH_SIZE
     value = table.pivot(index="model", columns="measure", values="value")
     assert set(value.columns) == set(keys)
@@ -105,8 +107,28 @@ def test_models_are_compared_on_one_scale():
     assert value.loc["large", "distance_sized"] > value.loc["near", "distance_sized"] + 0.1
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     # All models' windows make the scale, so another model changes it for everyone.
-    alone = numbers(near={}).set_index("measure")["value"]
+    alone = numbers(near={}).set_index(["model", "measure"])["value"]["near"]
     assert alone["distance"] != pytest.approx(value.loc["near", "distance"], rel=1e-6)
+
+
+def test_real_against_real_is_the_floor():
+    value = numbers(near={}).set_index(["model", "measure"])["value"]
+    # Six people who are alike: halves of them are mixed, and no distance is between them.
+    assert value["real", "distance"] == pytest.approx(0, abs=0.03)
+    assert value["real", "mixing"] > 0.9
+    # Every other person is another kind of person: some halves lie far apart, by subject and not
+    # by recording.
+    real = described(list("ab" * 30), per_group=2)
+    real.catch22[np.isin(real.subjects, [0, 2, 4])] += 3
+    floor = similarity_runs.compare(real, {}, 0).set_index("measure")
+    assert floor.loc["distance", "value"] > 0.1 and floor.loc["distance", "high"] > 0.5
+
+
+def test_too_few_recordings_have_no_floor():
+    real = described(list("ab" * 5), per_group=2, people=2)
+    floor = similarity_runs.compare(real, {}, 0)
+    assert floor["value"].isna().all()
+    assert (similarity_runs.table(floor) == "–").all(axis=None)
 
 
 def row(model, measure, value, low, high, classes="all"):

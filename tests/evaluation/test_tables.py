@@ -86,6 +86,12 @@ def test_what_differs_names_the_track(name):
     assert "instead of 10" in texts["har"]
 
 
+def test_the_paper_track_differs_in_little():
+    texts = what_differs(load_track("paper"))
+    assert "official checkpoint" not in texts["lacc"] and "instead of 10" not in texts["har"]
+    assert "instead of RealWorld" not in texts["har"]
+
+
 def record(model, stage, track="demo", **metrics):
     facts = {"params": {}, "git": {}, "versions": {}, "device": "cpu", "wall_seconds": 1.0}
     return {

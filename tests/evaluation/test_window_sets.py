@@ -124,3 +124,11 @@ def test_missing_classes_are_named():
     clips = recordings(["walking"], 60, subject=1)
     with pytest.raises(InputError, match="no lying, running.*walking, running, lying"):
         labelled_windows(clips, section(["walking", "running", "lying"]), None, 0)
+
+
+def test_a_class_whose_windows_all_lack_a_sensor_is_named():
+    clips = recordings(["walking", "lying"], 60, subject=1)
+    clips.arrays["acc"][60:, SITES.index("head")] = np.nan
+    assert len(labelled_windows(clips, section(["walking", "lying"]), None, 0)) == 4
+    with pytest.raises(InputError, match="windows of lying.*waist, head"):
+        labelled_windows(clips, section(["walking", "lying"], sites=["waist", "head"]), None, 0)

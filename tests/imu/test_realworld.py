@@ -3,11 +3,14 @@ import shutil
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from t2imu_utils.activities import POSITIONS
+from t2imu_utils.activities import ACTIVITIES, POSITIONS
+from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.realworld import read_realworld
+from t2imu_utils.imu.realworld import census, expected_census, read_realworld
+from t2imu_utils.imu.streams import uniform_pieces
 
 EPOCH = 1_435_993_000.0
 PERIOD = 0.02
@@ -329,3 +332,107 @@ def test_the_genuine_stream_is_whole_and_unstretched(real_data):
     rhythm = [np.abs(np.fft.rfft(part - part.mean())) for part in np.split(gyro[:12500, 2], 50)]
     peaks = np.array([np.argmax(spectrum[8:15]) + 8 for spectrum in rhythm]) / 12.5
     assert np.std(peaks) < 0.06 and 0.75 < np.mean(peaks) < 0.95
+
+
+def raw(real_data, name):
+    table = pd.read_csv(real_data / "realworld" / "proband1" / f"{name}_walking_shin.csv")
+    return table["attr_time"].to_numpy() / 1000, table.filter(regex="attr_[xyz]").to_numpy()
+
+
+@pytest.mark.parametrize("name", ["acc", "Gyroscope"])
+def test_the_genuine_stamps_lie_on_the_fitted_line(real_data, name):
+    times, values = raw(real_data, name)
+    pieces, timing = uniform_pieces(times, values)
+    assert len(pieces) == 1 and timing.lost == 0 and timing.rate == pytest.approx(49.952, abs=5e-4)
+    # Every sample stands in the piece, in order, with the few that were lost between two of them.
+    piece = pieces[0]
+    assert len(piece.values) == len(times) + timing.bridged and timing.bridged <= 2
+    first = np.flatnonzero((piece.values[: len(values)] != values).any(1))[0]
+    np.testing.assert_array_equal(piece.values[first + timing.bridged :], values[first:])
+    number = np.arange(len(times)) + timing.bridged * (np.arange(len(times)) >= first)
+    error = times - (piece.start + piece.period * number)
+    on_time = np.abs(error) < piece.period
+    assert on_time.mean() > 0.92 and np.sqrt((error[on_time] ** 2).mean()) < 0.005
+    # No drift and no step: the line fits the first minute as it fits the last.
+    minutes = [np.median(part) for part in np.array_split(error, 11)]
+    assert np.abs(minutes).max() < 0.002 and error.min() > -0.006
+
+
+def cadence(times, signal):
+    """Strongest frequency of strides, from a Fourier sum at the times given."""
+    tried = np.arange(0.7, 1.1, 0.002)
+    signal = (signal - signal.mean()) * np.hanning(len(signal))
+    waves = np.exp(-2j * np.pi * np.outer(tried, times - times[0]))
+    return tried[np.argmax(np.abs(waves @ signal))]
+
+
+def test_the_genuine_cadence_is_the_same_after_as_before(real_data):
+    times, values = raw(real_data, "Gyroscope")
+    clips, _ = read_realworld(real_data / "realworld", progress=False)
+    gyro = clips[0]["gyro"][:, POSITIONS.index("shin")]
+    frames = clips.table.start[0] + np.arange(len(gyro)) / 20
+    late = np.flatnonzero(np.diff(times) > 0.3)
+    assert len(late) == 13
+    # Between late deliveries the raw stamps can be trusted: the same seconds, before and after.
+    spans = [s for s in zip(late[:-1] + 150, late[1:] - 10, strict=True) if s[1] - s[0] > 500]
+    assert len(spans) >= 4
+    for low, high in spans:
+        inside = (frames >= times[low]) & (frames <= times[high])
+        before = cadence(times[low:high], values[low:high, 2])
+        after = cadence(frames[inside], gyro[inside, 2])
+        assert after == pytest.approx(before, rel=0.01)
+    # The whole, counted in samples of the recorder, which knows no lateness.
+    count = np.arange(len(values)) * 0.02002
+    whole = slice(400, len(values) - 400)
+    assert cadence(frames, gyro[:, 2]) == pytest.approx(
+        cadence(count[whole], values[whole, 2]), rel=0.01
+    )
+
+
+def recordings(subjects=15, jumping=1.7, leave_out=()):
+    """Clips as read: two positions missing for subject 2 climbing up, three sessions of 4."""
+    rows, acc = [], []
+    for subject in range(1, subjects + 1):
+        for activity in ACTIVITIES:
+            if (subject, activity) in leave_out:
+                continue
+            sessions = 3 if (subject, activity) == (4, "climbing up") else 1
+            minutes = jumping if activity == "jumping" else 10
+            for session in range(1, sessions + 1):
+                frames = np.zeros((round(minutes * 60 / sessions), 7, 3), np.float32)
+                if (subject, activity) == (2, "climbing up"):
+                    frames[:, [2, 3], 1] = np.nan
+                acc.append(frames)
+                rows.append({"subject": subject, "activity": activity, "session": session})
+    return Clips.from_list(rows, {"acc": acc}, {"rate": 1.0, "sites": list(POSITIONS)})
+
+
+def test_census_counts_minutes_positions_and_sessions_of_each_subject():
+    table = census(recordings(leave_out=[(3, "lying")]))
+    assert len(table) == 15 * 8
+    rows = table.set_index(["subject", "activity"])
+    assert rows.loc[(1, "walking")].tolist() == [10, 7, 1]
+    assert rows.loc[(2, "climbing up")].tolist() == [10, 5, 1]
+    assert rows.loc[(4, "climbing up"), "sessions"] == 3
+    assert rows.loc[(4, "climbing up"), "minutes"] == pytest.approx(10)
+    assert rows.loc[(5, "jumping"), "minutes"] == pytest.approx(1.7)
+    assert rows.loc[(3, "lying")].tolist() == [0, 0, 0]
+
+
+def test_a_complete_archive_agrees_with_the_description_but_for_missing_streams():
+    table = expected_census(recordings())
+    differing = table[table["description"] != table["here"]]
+    assert differing.T.to_dict("list") == {"subject and activity, with every position": [120, 119]}
+
+
+def test_what_an_archive_lacks_stands_beside_the_description():
+    few = expected_census(recordings(subjects=5, jumping=1.0, leave_out=[(3, "lying")]))
+    assert few.loc["subjects"].tolist() == [15, 5]
+    assert few.loc["activities"].tolist() == [8, 8]
+    assert few.loc["positions"].tolist() == [7, 7]
+    assert few.loc["subjects with every activity"].tolist() == [15, 4]
+    assert few.loc["subject and activity, with every position"].tolist() == [120, 38]
+    assert few.loc["minutes of jumping for a subject"].tolist() == [1.7, 1.0]
+    assert few.loc["minutes of lying for a subject"].tolist() == [10, 10]
+    none = expected_census(recordings(subjects=1, leave_out=[(1, "lying")]))
+    assert none.loc["minutes of lying for a subject"].tolist() == [10, 0]

@@ -4,13 +4,14 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from t2imu_utils.body.fitting import pose_body
-from t2imu_utils.body.smpl import load_body
+from t2imu_utils.body.smpl import Shape, load_bodies, load_body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu import sensors
 from t2imu_utils.imu.sensors import synthesise, virtual_imu
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites
 from t2imu_utils.motion.rotations import axis_angle_to_matrix, quat_to_matrix
+from tests.body.layouts import write_fake_smpl
 
 RATE = 50.0
 TIME = torch.arange(200, dtype=torch.float64) / RATE
@@ -162,33 +163,73 @@ def fits(lengths=(12, 30), seed=0):
     return Clips.from_list(rows, arrays, {"rate": 20.0})
 
 
-BODIES = {"mean": np.zeros(10), "other": np.linspace(1, -1, 10)}
+@pytest.fixture(scope="module")
+def shapes(body):
+    return {"mean": Shape(body, np.zeros(10)), "other": Shape(body, np.linspace(1, -1, 10))}
 
 
-def test_synthesis_equals_sensors_on_the_whole_mesh(body):
+def assert_equals_whole_mesh(got, clips, row, body, shape, sites):
+    """One recording against smplx's own forward pass on the person's model."""
+    motion = {name: torch.as_tensor(array) for name, array in clips[row].items()}
+    frames = slice(clips.bounds[row], clips.bounds[row + 1])
+    betas = torch.tensor(shape.betas)[None].float()
+    mesh = shape.body.model(
+        betas=betas.expand(len(motion["transl"]), -1),
+        body_pose=motion["body_pose"].flatten(1),
+        global_orient=motion["global_orient"],
+        transl=torch.from_numpy(pose_body(clips, body, shape)[frames]),
+    ).vertices
+    rings = [v for site in sites for v in (site.vertex, *site.ring)]
+    positions, rotations = sensor_frames(mesh[:, rings], sites)
+    acc, gyro = virtual_imu(positions.movedim(1, 0), rotations.movedim(1, 0), 20.0)
+    np.testing.assert_allclose(got["acc"], acc.movedim(1, 0), atol=2e-2)
+    np.testing.assert_allclose(got["gyro"], gyro.movedim(1, 0), atol=2e-3)
+
+
+def test_synthesis_equals_sensors_on_the_whole_mesh(body, shapes):
     clips, sites = fits(), sensor_sites(body)
-    out = synthesise(clips, body, BODIES, sites, progress=False)
+    out = synthesise(clips, body, shapes, sites, progress=False)
     assert out.meta == {"rate": 20.0, "sites": [site.name for site in sites]}
     assert out.table["body"].tolist() == ["mean", "other"] * 2
     assert out.table["motion"].tolist() == [0, 0, 1, 1]
     assert out.table["frames"].tolist() == [12, 12, 30, 30]
     assert out.table["prompt"].tolist() == ["p0", "p0", "p1", "p1"]
-    motion = {name: torch.as_tensor(array) for name, array in clips[1].items()}
-    mesh = body.model(
-        betas=torch.tensor(BODIES["other"])[None].float().expand(30, -1),
-        body_pose=motion["body_pose"].flatten(1),
-        global_orient=motion["global_orient"],
-        transl=torch.from_numpy(pose_body(clips, body, BODIES["other"])[clips.bounds[1] :]),
-    ).vertices
-    rings = [v for site in sites for v in (site.vertex, *site.ring)]
-    positions, rotations = sensor_frames(mesh[:, rings], sites)
-    acc, gyro = virtual_imu(positions.movedim(1, 0), rotations.movedim(1, 0), 20.0)
-    np.testing.assert_allclose(out[3]["acc"], acc.movedim(1, 0), atol=2e-2)
-    np.testing.assert_allclose(out[3]["gyro"], gyro.movedim(1, 0), atol=2e-3)
+    assert_equals_whole_mesh(out[3], clips, 1, body, shapes["other"], sites)
     assert out.arrays["acc"].dtype == np.float32
 
 
-def test_a_standing_body_feels_gravity_and_no_turn_at_every_site(body):
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("licensed")
+    write_fake_smpl(folder)
+    return load_bodies(folder)
+
+
+def test_everybody_is_recorded_on_the_model_of_the_own_gender(licensed):
+    clips, betas = fits(), np.linspace(1, -1, 10)
+    people = {
+        "man": Shape(licensed.male, betas),
+        "woman": Shape(licensed.female, betas),
+        "other woman": Shape(licensed.female, -betas),
+        "other man": Shape(licensed.male, -betas),
+    }
+    sites = sensor_sites(licensed.neutral)
+    out = synthesise(clips, licensed.neutral, people, sites, progress=False)
+    assert out.table["body"].tolist() == list(people) * 2
+    for row, (name, motion) in enumerate(zip(out.table["body"], out.table["motion"], strict=True)):
+        assert_equals_whole_mesh(out[row], clips, motion, licensed.neutral, people[name], sites)
+    man, woman = (out[row]["acc"] for row in (4, 5))
+    assert np.abs(man - woman).max() > 0.05
+
+
+def test_people_on_another_mesh_are_told(body, shapes, licensed):
+    sites = sensor_sites(licensed.neutral)
+    message = "synthesise: mean: found other triangles in open_body.npz than in SMPL_NEUTRAL.pkl"
+    with pytest.raises(InputError, match=message):
+        synthesise(fits(), licensed.neutral, shapes, sites, progress=False)
+
+
+def test_a_standing_body_feels_gravity_and_no_turn_at_every_site(body, shapes):
     still = {
         "global_orient": [np.zeros((5, 3), np.float32)],
         "body_pose": [np.zeros((5, 23, 3), np.float32)],
@@ -197,36 +238,36 @@ def test_a_standing_body_feels_gravity_and_no_turn_at_every_site(body):
     sites = sensor_sites(body)
     shape = {f"beta_{i}": 0.0 for i in range(10)}
     fit = Clips.from_list([shape], still)
-    out = synthesise(fit, body, BODIES, sites, rate=20.0, progress=False)
+    out = synthesise(fit, body, shapes, sites, rate=20.0, progress=False)
     np.testing.assert_allclose(np.linalg.norm(out.arrays["acc"], axis=-1), 9.81, atol=1e-3)
     assert np.abs(out.arrays["gyro"]).max() < 1e-3
     trunk_and_legs = [s.name in ("head", "chest", "waist", "thigh", "shin") for s in sites]
     assert out.arrays["acc"][:, trunk_and_legs, 1].min() > 9.0
 
 
-def test_frames_skinned_at_once_do_not_matter(body, monkeypatch):
+def test_frames_skinned_at_once_do_not_matter(body, shapes, monkeypatch):
     sites = sensor_sites(body)
-    whole = synthesise(fits(), body, BODIES, sites, progress=False)
+    whole = synthesise(fits(), body, shapes, sites, progress=False)
     monkeypatch.setattr(sensors, "BATCH", 1)
-    parts = synthesise(fits(), body, BODIES, sites, progress=False)
+    parts = synthesise(fits(), body, shapes, sites, progress=False)
     np.testing.assert_allclose(parts.arrays["acc"], whole.arrays["acc"], atol=5e-3)
     assert parts.table.equals(whole.table)
 
 
-def test_short_and_incomplete_fits_are_told(body):
+def test_short_and_incomplete_fits_are_told(body, shapes):
     sites = sensor_sites(body)
     with pytest.raises(InputError, match="clip 1"):
-        synthesise(fits((12, 2)), body, BODIES, sites, progress=False)
+        synthesise(fits((12, 2)), body, shapes, sites, progress=False)
     poor = fits()
     del poor.arrays["transl"]
     with pytest.raises(InputError, match="transl"):
-        synthesise(poor, body, BODIES, sites, progress=False)
+        synthesise(poor, body, shapes, sites, progress=False)
 
 
-def test_gravity_is_the_one_that_was_asked_for(body):
+def test_gravity_is_the_one_that_was_asked_for(body, shapes):
     sites = sensor_sites(body)
-    moon = synthesise(fits(), body, BODIES, sites, gravity=1.62, progress=False)
-    earth = synthesise(fits(), body, BODIES, sites, progress=False)
+    moon = synthesise(fits(), body, shapes, sites, gravity=1.62, progress=False)
+    earth = synthesise(fits(), body, shapes, sites, progress=False)
     added = np.linalg.norm(earth.arrays["acc"] - moon.arrays["acc"], axis=-1)
     np.testing.assert_allclose(added, 9.81 - 1.62, atol=1e-3)
 

@@ -5,9 +5,10 @@ import torch
 from t2imu_utils.activities import SITES
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.sites import sensor_frames, sensor_sites, site_vertices
+from t2imu_utils.imu.sites import RULES, sensor_frames, sensor_sites, site_vertices
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import JOINTS
+from tests.body.layouts import smpl_arrays
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +111,71 @@ def test_some_sites_can_be_asked_for_and_unknown_ones_are_told(body, sites):
         sensor_sites(body, ["elbow"])
     with pytest.raises(InputError, match="site_vertices"):
         sensor_frames(torch.zeros(4, 3), sites)
+
+
+def load_arrays(path, arrays):
+    np.savez(path, **arrays)
+    return load_body(path)
+
+
+@pytest.fixture(scope="module")
+def licensed(tmp_path_factory):
+    """A body on 6,890 other vertices, with the pelvis away from the origin."""
+    return load_arrays(tmp_path_factory.mktemp("smpl") / "SMPL_NEUTRAL.npz", smpl_arrays("neutral"))
+
+
+def angles(one, other):
+    cosine = (torch.einsum("sij,sij->s", one, other) - 1) / 2
+    return torch.rad2deg(torch.arccos(cosine.clip(-1, 1)))
+
+
+def test_sites_of_the_licensed_topology_lie_where_the_open_body_s_do(body, sites, licensed):
+    _, (positions, rotations) = rest(body, sites)
+    found = sensor_sites(licensed)
+    assert [site.name for site in found] == list(SITES)
+    _, (theirs, turned) = rest(licensed, found)
+    away = (theirs - licensed.rest_joints(torch.zeros(10))[0] - positions).norm(dim=-1)
+    # Other vertices: edges are 3 cm at most here, up to 5 cm on the open body's limbs.
+    assert (away > 0.005).sum() >= 5 and away.max() < 0.025
+    assert angles(rotations, turned).max() < 15 and angles(rotations, turned).median() < 5
+
+
+def test_a_site_of_either_topology_is_a_corner_of_the_triangle_that_its_ray_leaves(body, licensed):
+    for model in (body, licensed):
+        joints = dict(zip(JOINTS, model.rest_joints(torch.zeros(10)).numpy()[:22], strict=True))
+        skin = model.rest_vertices(torch.zeros(10)).numpy()
+        for site in sensor_sites(model):
+            rule = RULES[site.name]
+            start = joints[rule.low] + rule.along * (joints[rule.high] - joints[rule.low])
+            offset = np.linalg.norm(np.cross(skin[site.vertex] - start, rule.toward))
+            longest = np.linalg.norm(skin[list(site.ring)] - skin[site.vertex], axis=1).max()
+            # The weight of the heaviest corner is a third at least.
+            assert offset < 2 / 3 * longest
+            assert (skin[site.vertex] - start) @ rule.toward > 0.02
+
+
+def test_sites_do_not_depend_on_the_order_of_vertices_and_faces(licensed, tmp_path):
+    arrays = smpl_arrays("neutral")
+    rng = np.random.default_rng(0)
+    order = rng.permutation(6890)  # new vertex i is the old order[i]
+    renumbered = np.argsort(order)[arrays["f"][rng.permutation(13776)]]
+    per_vertex = ("v_template", "shapedirs", "posedirs", "weights")
+    shuffled = arrays | {key: arrays[key][order] for key in per_vertex}
+    shuffled |= {"J_regressor": arrays["J_regressor"][:, order]}
+    shuffled |= {"f": np.roll(renumbered, 1, axis=1)}
+    other = load_arrays(tmp_path / "shuffled.npz", shuffled)
+    sites, again = sensor_sites(licensed), sensor_sites(other)
+    assert [order[site.vertex] for site in again] == [site.vertex for site in sites]
+    for mine, theirs in zip(rest(licensed, sites)[1], rest(other, again)[1], strict=True):
+        torch.testing.assert_close(theirs, mine, atol=1e-4, rtol=0)
+
+
+def test_sites_of_the_neutral_body_serve_the_other_genders(licensed, tmp_path):
+    """Same mesh, so same vertices: they stay where a rule on the other body would put them."""
+    sites = sensor_sites(licensed)
+    for gender in ("male", "female"):
+        other = load_arrays(tmp_path / f"{gender}.npz", smpl_arrays(gender))
+        _, (positions, rotations) = rest(other, sites)
+        _, (own, turned) = rest(other, sensor_sites(other))
+        assert (own - positions).norm(dim=-1).max() < 0.03
+        assert angles(rotations, turned).max() < 20 and angles(rotations, turned).median() < 5

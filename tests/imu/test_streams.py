@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from t2imu_utils.imu.streams import Piece, sample_pieces, uniform_pieces
+from t2imu_utils.imu.streams import (
+    Piece,
+    lay_on_grid,
+    recorded_sites,
+    recorded_stretches,
+    sample_pieces,
+    uniform_pieces,
+)
 
 PERIOD = 0.02002
 EPOCH = 1.4359e9
@@ -76,6 +83,34 @@ def test_few_lost_samples_are_bridged_and_counted():
         np.testing.assert_allclose(pieces[0].values[:, 0], values[:, 0], atol=0.02)
 
 
+def test_a_loss_right_after_late_samples_is_found():
+    times, stamps, values = recorded(6000)
+    stamps[2995:3000] += [0.002, 0.002, 0.003, 0.011, 0.012]
+    kept = np.delete(np.arange(6000), 3000)
+    pieces, timing = uniform_pieces(stamps[kept], values[kept])
+    assert timing.bridged == 1 and timing.lost == 0 and timing.error < 0.004
+    assert pieces[0].period == pytest.approx(PERIOD, rel=1e-5)
+    np.testing.assert_allclose(pieces[0].values[:, 0], values[:, 0], atol=0.02)
+
+
+@pytest.mark.parametrize(("size", "seed"), [(1, 16), (2, 15), (2, 0), (5, 25), (50, 48)])
+def test_losses_among_late_samples_are_counted_exactly(size, seed):
+    rng = np.random.default_rng(seed)
+    times = EPOCH + PERIOD * np.arange(30000)
+    late = np.where(rng.random(30000) < 0.08, rng.exponential(0.02, 30000), 0)
+    stamps = times + rng.uniform(0, 0.006, 30000) + late
+    kept = np.ones(30000, bool)
+    for at in rng.choice(np.arange(500, 29500), 3, replace=False):
+        kept[at : at + size] = False
+    for at in rng.choice(29800, 13, replace=False):
+        held = times[at] + rng.uniform(0.4, 1.4) + 0.003 * np.arange(70)
+        stamps[at : at + 70] = np.maximum(stamps[at : at + 70], held)
+    stamps = np.round(np.maximum.accumulate(stamps) * 1000) / 1000
+    _, timing = uniform_pieces(stamps[kept], np.zeros((kept.sum(), 1)))
+    assert timing.bridged + round(timing.lost / PERIOD) == 3 * size
+    assert timing.error < 0.004
+
+
 def test_what_was_held_back_before_the_start_lies_before_it():
     times, stamps, values = recorded(3000, period=0.005)
     stamps = np.maximum(stamps, EPOCH + 2.0)
@@ -137,3 +172,25 @@ def test_jitter_of_up_to_a_period_is_not_taken_for_losses(jitter):
     pieces, timing = uniform_pieces(times + rng.normal(0, jitter, 20000), np.zeros((20000, 3)))
     assert len(pieces) == 1 and timing.lost == 0 and timing.bridged <= 3
     assert abs(pieces[0].stop - times[-1]) < 0.07 and timing.rate == pytest.approx(49.95, rel=1e-4)
+
+
+def test_streams_of_one_recording_share_a_grid_and_show_where_nothing_was_recorded():
+    def piece(start, seconds, value):
+        return Piece(start, 0.02, np.full((round(seconds / 0.02) + 1, 3), value))
+
+    streams = {
+        ("acc", "head"): [piece(10.0, 3.0, 1.0), piece(16.0, 4.0, 2.0)],
+        ("gyro", "shin"): [piece(10.49, 3.0, 3.0)],
+        ("acc", "shin"): [piece(0.0, 100.0, 4.0)],
+    }
+    spans = {("acc", "head"): (10.0, 20.0), ("gyro", "shin"): (10.49, 13.49)}
+    first, arrays = lay_on_grid(streams, spans, ("acc", "gyro"), ("head", "shin"), 20.0)
+    assert first == 200 and arrays["acc"].shape == (201, 2, 3)
+    assert arrays["acc"].dtype == np.float32 and np.isnan(arrays["acc"][:, 1]).all()
+    head = np.isfinite(arrays["acc"][:, 0, 0])
+    assert np.flatnonzero(head).tolist() == [*range(61), *range(120, 201)]
+    shin = np.flatnonzero(np.isfinite(arrays["gyro"][:, 1, 0]))
+    assert (shin[0], shin[-1]) == (10, 69)
+    assert recorded_stretches(arrays) == [(0, 70), (120, 201)]
+    assert recorded_sites(arrays) == 2
+    assert recorded_sites({name: array[120:] for name, array in arrays.items()}) == 1

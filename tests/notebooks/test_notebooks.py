@@ -2,13 +2,9 @@
 
 import json
 
-import nbformat
 import pytest
-import yaml
 
 from t2imu_utils import runs
-from t2imu_utils.execute import execute
-from t2imu_utils.tracks import TRACKS
 
 TINY = {
     "corpus": {"made_up": 54},
@@ -32,28 +28,15 @@ ARMS = ["mdm", "mdm-ft", "mdm-acc0.5"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, tools):
     """Track name, runs folder, and the executed notebooks by stage, of a whole tiny run."""
     folder = tmp_path_factory.mktemp("tiny")
-    values = yaml.safe_load((TRACKS / "demo.yaml").read_text())
-    for section, changes in TINY.items():
-        values[section] |= changes
-    track = folder / "tiny.yaml"
-    track.write_text(yaml.safe_dump(values))
+    write_track, execute_all = tools
+    track = write_track(folder, "tiny", "demo", TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
-        patch.setenv("OMP_NUM_THREADS", "2")
-        executed = {}
-        for stage in runs.STAGES:
-            given = {"lambda_acc": 0.5} if stage == "02_finetuning" else {}
-            out = folder / f"{stage}.ipynb"
-            execute(
-                runs.ROOT / "notebooks" / f"{stage}.ipynb",
-                out,
-                {"track": str(track), **given},
-                progress=False,
-            )
-            executed[stage] = nbformat.read(out, as_version=4)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        executed = execute_all(track, folder, {"02_finetuning": {"lambda_acc": 0.5}})
         yield folder / "runs" / "tiny", folder / "runs" / "figures" / "tiny", executed
 
 

@@ -1,17 +1,20 @@
-"""Weights by rule, golden vectors batch first, and a small prior that needs no text model."""
+"""Official layouts, golden vectors batch first, and a small prior that needs no text model."""
 
 import ast
 import hashlib
-import zlib
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.priors.checkpoints import new_prior
+from t2imu_utils.priors.checkpoints import Prior, new_prior
 from t2imu_utils.priors.mdm import MDM, MDMConfig
+from t2imu_utils.priors.mdm_checkpoints import read_mdm
 
 ARCHITECTURES = {
     "distilbert": MDMConfig(arch="trans_dec", text_width=768),
@@ -19,18 +22,38 @@ ARCHITECTURES = {
 }
 
 
-def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
-    if len(shape) <= 1:
-        return torch.from_numpy(np.float32(key.endswith("weight")) + np.float32(0.02) * z)
-    return torch.from_numpy(z / np.sqrt(np.float32(np.prod(shape[1:]))))
+@pytest.fixture(scope="session")
+def layouts() -> ModuleType:
+    """What writes official layouts: the functions of layouts.py."""
+    path = Path(__file__).with_name("layouts.py")
+    spec = importlib.util.spec_from_file_location("layouts", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class NamedEncoder:
+    """Stands in for a text encoder where only its name and width count."""
+
+    name: str
+    width: int
+    fingerprint: str = "a" * 64
+
+    @property
+    def pooled_width(self) -> int:
+        return self.width
 
 
 @dataclass
 class Golden:
-    model: MDM
+    prior: Prior
     arrays: dict[str, np.ndarray]
     keys: dict[str, tuple[int, ...]]
+
+    @property
+    def model(self) -> MDM:
+        return self.prior.model
 
     def motion(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self.arrays[name]).transpose(-1, -2)
@@ -51,22 +74,26 @@ class Golden:
 
 
 @pytest.fixture(scope="session", params=["distilbert", "clip"])
-def golden(request, reference) -> Golden:
+def golden(request, reference, layouts, tmp_path_factory) -> Golden:
+    """Golden vectors, and the official checkpoint that they belong to as it was read."""
     name = request.param
+    config = ARCHITECTURES[name]
     with np.load(reference / f"mdm_{name}_golden.npz", allow_pickle=False) as file:
         arrays = dict(file)
     lines = (reference / f"mdm_{name}_state_dict.txt").read_text().splitlines()
     keys = {k: ast.literal_eval(s) for k, s in (line.split("\t") for line in lines)}
-    model = MDM(ARCHITECTURES[name]).eval()
-    # The official tables of sinusoids stand in a checkpoint; nonsense there must not matter.
-    model.load_state_dict({k: rule(k, s) for k, s in keys.items()})
-    return Golden(model, arrays, keys)
+    path = layouts.write_official_mdm(tmp_path_factory.mktemp(name), config, shapes=keys)
+    plain = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
+    encoder = NamedEncoder({"clip": "clip_mdm"}.get(name, name), config.text_width)
+    prior = read_mdm(path, plain, encoder)
+    path.unlink()  # 100 MB
+    return Golden(prior, arrays, keys)
 
 
 class WordEncoder:
     """Stands in for a text encoder: a fixed random state for each word."""
 
-    name, width, fingerprint = "words", 16, "f" * 64
+    name, width, pooled_width, fingerprint = "words", 16, 16, "f" * 64
 
     def encode(self, texts):
         def state(word):
@@ -77,6 +104,10 @@ class WordEncoder:
         counts = torch.tensor([len(row) for row in rows])
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
+
+    def encode_pooled(self, texts):
+        tokens, valid = self.encode(texts)
+        return tokens.sum(1) / valid.sum(1, keepdim=True)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def track():
 
 
 def test_an_untrained_prior_has_the_sizes_of_the_track(track, clips, encoder):
-    prior = arms.new_prior(track, clips, encoder, seed=1)
+    prior = arms.starting_prior(track, clips, encoder, seed=1)
     config = asdict(prior.config)
     assert {name: config[name] for name in track.prior.model_dump()} == track.prior.model_dump()
     assert config["arch"] == "trans_dec" and config["text_width"] == encoder.width
@@ -38,7 +38,7 @@ def test_an_untrained_prior_has_the_sizes_of_the_track(track, clips, encoder):
     np.testing.assert_array_equal(prior.normaliser.std, std)
 
     def weights(seed):
-        return arms.new_prior(track, clips, encoder, seed).model.state_dict()
+        return arms.starting_prior(track, clips, encoder, seed).model.state_dict()
 
     own = prior.model.state_dict()
     assert all(torch.equal(own[key], x) for key, x in weights(1).items())

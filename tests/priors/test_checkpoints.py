@@ -41,6 +41,20 @@ def test_a_prior_comes_back_as_it_was(prior, saved, encoder):
 def test_text_width_is_that_of_the_encoder(prior, encoder):
     config = replace(prior.config, text_width=999)
     assert new_prior(config, prior.normaliser, encoder, 0).config.text_width == encoder.width
+    encoder.pooled_width = 12
+    pooled = new_prior(replace(config, arch="trans_enc"), prior.normaliser, encoder, 0)
+    assert pooled.config.text_width == 12
+
+
+def test_a_decoder_is_told_token_states_and_an_encoder_one_pooled_vector(prior, encoder):
+    texts = ["a person walks", "jumps"]
+    tokens, valid = prior.condition(texts)
+    assert tokens.shape == (2, 3, 16) and valid.sum(1).tolist() == [3, 1]
+    assert torch.equal(tokens, encoder.encode(texts)[0])
+    config = replace(prior.config, arch="trans_enc")
+    pooled, valid = new_prior(config, prior.normaliser, encoder, 0).condition(texts)
+    assert pooled.shape == (2, 1, 16) and valid.tolist() == [[True], [True]]
+    assert torch.equal(pooled[:, 0], encoder.encode_pooled(texts))
 
 
 def test_another_text_encoder_is_refused(saved, encoder):

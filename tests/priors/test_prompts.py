@@ -27,6 +27,11 @@ def test_shipped_prompts_hold_the_papers_examples():
         (lambda p: p["lying"].append("The person lies."), "3 words"),
         (lambda p: p["lying"].append(" ".join(["very"] * 300)), "300 words"),
         (lambda p: p["lying"].append(p["sitting"][0]), "twice"),
+        (lambda p: p["lying"].append(p["sitting"][0].upper().rstrip(".")), "twice"),
+        (lambda p: p["lying"].append(""), "0 words"),
+        (lambda p: p["lying"].append("The person lies on bed #2."), "the sign '#'"),
+        (lambda p: p["lying"].append("The person lies\non a bed."), r"the sign '.n'"),
+        (lambda p: p["lying"].append("The person lies on a café's floor."), "the sign 'é'"),
         (lambda p: p.update(lying="lying"), "no list"),
     ],
 )
@@ -38,6 +43,23 @@ def test_bad_prompts_are_named(tmp_path, change, message):
     with pytest.raises(InputError, match=message) as error:
         load_prompts(path)
     assert "mine.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no file"),
+        (b"walking: [The person goes to the caf\xe9.]", "no valid YAML in UTF-8"),
+        (b"walking: [", "no valid YAML"),
+        (b"", "no mapping"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"mine.yaml: found {message}"):
+        load_prompts(str(path))
 
 
 def test_requests_do_not_depend_on_one_another():

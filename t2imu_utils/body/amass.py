@@ -1,0 +1,427 @@
+"""AMASS motions (Mahmood et al. 2019) as joints, and HumanML3D built from them.
+
+The archives must be AMASS's "SMPL+H G": ``poses`` (N, 156), ``trans`` (N, 3), ``betas`` (16,),
+``gender``, ``mocap_framerate``. Joints need neither the mesh nor the hands: rest joints are linear
+in the shape, and the skeleton is walked from there. Dynamic shapes (DMPLs) move no joint.
+"""
+
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from t2imu_utils.body.smpl import forward_kinematics
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.features import (
+    RATE,
+    Convention,
+    features_to_joints,
+    joints_to_features,
+    mirror_joints,
+)
+from t2imu_utils.motion.humanml3d import (
+    HUMANACT12,
+    STATISTICS,
+    found_statistics,
+    read_index,
+    write_array,
+    write_splits,
+    write_statistics,
+    write_texts,
+)
+from t2imu_utils.motion.normalise import check_features
+from t2imu_utils.motion.rotations import axis_angle_to_matrix
+from t2imu_utils.motion.skeleton import JOINTS, PARENTS, bone_offsets
+from t2imu_utils.runs import atomic_write
+
+BODY, BONES, BETAS, POSE = len(JOINTS), 52, 10, 156  # the hands' joints come after the body's
+GENDERS = ("male", "female")
+TARGET_CLIP = "000021"  # the first frame of this clip gives the body of all others
+# Seconds at the start that HumanML3D leaves out before its frames count: T-poses.
+LEAD_IN = {
+    "Eyes_Japan_Dataset": 3.0,
+    "MPI_HDM05": 3.0,
+    "MPI_Limits": 1.0,
+    "TotalCapture": 1.0,
+    "Transitions_mocap": 0.5,
+}
+# What AMASS calls some of its parts today.
+RENAMED = {
+    "BioMotionLab_NTroje": "BMLrub",
+    "DFaust_67": "DFaust",
+    "MPI_HDM05": "HDM05",
+    "MPI_Limits": "PosePrior",
+    "MPI_mosh": "MoSh",
+    "SSM_synced": "SSM",
+    "TCD_handMocap": "TCDHands",
+    "Transitions_mocap": "Transitions",
+}
+
+_FIELDS = ("poses", "trans", "betas", "gender", "mocap_framerate")
+_MODEL = ("v_template", "shapedirs", "J_regressor", "kintree_table")
+_MAX_BYTES = 2**31  # of one array: a guard against archives that explode
+_NEEDED = ("new_joints", "new_joint_vecs")  # what makes a clip whole; joints are there to look at
+_AMASS = "Download it from amass.is.tue.mpg.de as SMPL+H G."
+_SMPLH = "Download the extended SMPL+H model that goes with AMASS from mano.is.tue.mpg.de."
+
+
+@dataclass(frozen=True, eq=False)
+class SmplH:
+    """The skeleton of an SMPL+H model, metres: rest joints = template + directions @ betas."""
+
+    template: Float[np.ndarray, "52 3"]
+    directions: Float[np.ndarray, "52 3 10"]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one call of `build_humanml3d` did, by clip (twins go with their clips).
+
+    Attributes:
+        built: clips that this call wrote.
+        kept: clips that were whole before.
+        skipped: clips, texts, lists and index rows that are left out. What stands before the colon
+            of a reason is one of a few kinds.
+        remarks: what is there but not quite as it should be: a clip whose range ends after its
+            recording, a twin whose text was made by rule, statistics that were found.
+    """
+
+    built: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    remarks: list[Skipped] = field(default_factory=list)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How often each kind of reason stands in `skipped`, the most frequent first."""
+        return dict(Counter(s.reason.partition(":")[0] for s in self.skipped).most_common())
+
+
+def load_smplh(path: Path) -> SmplH:
+    """Read the skeleton of an SMPL+H ``model.npz``.
+
+    Raises:
+        InputError: no such file, damaged, or a field is missing or misshapen.
+    """
+    stored = _read_npz(path, _MODEL, _SMPLH)
+    count, width = stored["v_template"].shape[:1], stored["shapedirs"].shape[-1:]
+    shapes = {
+        "v_template": (*count, 3),
+        "shapedirs": (*count, 3, max(width + (BETAS,))),
+        "J_regressor": (BONES, *count),
+        "kintree_table": (2, BONES),
+    }
+    _check_arrays(path, stored, shapes, _SMPLH)
+    if not all(np.isfinite(stored[key]).all() for key in shapes):
+        raise InputError(path, "NaN or infinity", "finite numbers", _SMPLH)
+    parents = stored["kintree_table"][0, 1:BODY].tolist()
+    if parents != list(PARENTS[1:]):
+        raise InputError(
+            f"{path}: kintree_table", f"parents {parents}", f"parents {list(PARENTS[1:])}", _SMPLH
+        )
+    regressor = stored["J_regressor"].astype(np.float64)
+    directions = stored["shapedirs"][..., :BETAS].astype(np.float64)
+    return SmplH(
+        regressor @ stored["v_template"].astype(np.float64),
+        np.einsum("jv,vxb->jxb", regressor, directions),
+    )
+
+
+def amass_joints(path: Path, models: Mapping[str, SmplH]) -> Float[np.ndarray, "F 22 3"]:
+    """Joints in metres of an AMASS motion, every int(rate / 20)-th frame, Y up, left-handed.
+
+    As HumanML3D makes them: y and z change places, which mirrors the world; `clip_joints` mirrors
+    it back. 59 frames a second become 29.5, and count as 20. What is not stored as the text "male"
+    is female: that takes in genders stored as bytes, of which some archives are full.
+
+    Args:
+        path: an ``.npz`` of AMASS's SMPL+H G.
+        models: the skeleton of either gender.
+
+    Returns:
+        float64; frames of the recording that are NaN stay so.
+
+    Raises:
+        InputError: no such file, damaged, or a field is missing or misshapen.
+    """
+    stored = _read_npz(path, _FIELDS, _AMASS)
+    frames, betas, gender = stored["poses"].shape[:1], stored["betas"], stored["gender"]
+    stored["mocap_framerate"] = stored["mocap_framerate"].squeeze()
+    shapes = {
+        "poses": (*frames, POSE),
+        "trans": (*frames, 3),
+        "betas": (max(betas.shape[:1] + (BETAS,)),),
+        "mocap_framerate": (),
+    }
+    _check_arrays(path, stored, shapes, _AMASS)
+    rate = float(stored["mocap_framerate"])
+    if not RATE <= rate < np.inf or not np.isfinite(betas).all():
+        found = f"{rate:g} frames a second, betas {betas[:3].round(2)} …"
+        raise InputError(
+            f"{path}: mocap_framerate, betas", found, f"at least {RATE:g}, finite betas", _AMASS
+        )
+    step = int(rate / RATE)
+    poses, trans = (stored[key][::step].astype(np.float64) for key in ("poses", "trans"))
+    male = gender.dtype.kind == "U" and gender.size == 1 and gender.item() == "male"
+    model = models["male" if male else "female"]
+    rest = (model.template + model.directions @ betas[:BETAS])[:BODY]
+    local = axis_angle_to_matrix(torch.from_numpy(poses[:, : 3 * BODY]).unflatten(1, (BODY, 3)))
+    _, joints = forward_kinematics(
+        local, torch.from_numpy(rest).expand(len(local), -1, -1), PARENTS
+    )
+    return (joints.numpy() + trans[:, None])[..., [0, 2, 1]]
+
+
+def clip_joints(
+    recording: Float[np.ndarray, "F 22 3"], subset: str, start: int, end: int
+) -> Float[np.ndarray, "T 22 3"]:
+    """What HumanML3D takes of a recording as one clip: right-handed, Y up.
+
+    AMASS recordings lose their source's lead-in, are cut to frames `start` to `end` (which may lie
+    behind the last) and mirrored in x. Those of HumanAct12 are clips already.
+
+    Raises:
+        InputError: the range is reversed, or starts after the recording's end.
+    """
+    if subset == HUMANACT12:
+        return recording
+    recording = recording[int(LEAD_IN.get(subset, 0.0) * RATE) :]
+    remedy = "Compare the row with HumanML3D's index, and the recording with AMASS."
+    if not 0 <= start < end:
+        found = f"reversed frame range: {start} to {end}"
+        raise InputError("index.csv", found, "0 <= start < end", remedy)
+    if start >= len(recording):
+        found = f"range past the end: {start} to {end} of {len(recording)} frames"
+        raise InputError("index.csv", found, "a range that the recording holds", remedy)
+    return recording[start:end] * [-1.0, 1.0, 1.0]
+
+
+def build_humanml3d(
+    amass_root: Path,
+    models_root: Path,
+    index_csv: Path,
+    texts_root: Path,
+    out: Path,
+    splits_root: Path | None = None,
+    pose_data: Path | None = None,
+    target_offsets: Float[np.ndarray, "22 3"] | None = None,
+    convention: Convention = "dataset",
+    progress: bool = True,
+) -> Build:
+    """Build HumanML3D's official folder from AMASS: all that the inputs allow.
+
+    Every file is written at once or not at all, and files that are there already stay, so an
+    interrupted build goes on where it stopped, and one with more of AMASS adds to the last.
+    ``joints`` holds what the features were made from. ``Mean.npy`` and ``Std.npy`` are kept where
+    they are published ones, which published weights need; else they are computed from all clips in
+    the folder, twins too, as HumanML3D makes them, and again when clips were added.
+
+    Args:
+        amass_root: holds ``<source>/…/*_poses.npz``, under the sources' old or new names.
+        models_root: holds ``male/model.npz`` and ``female/model.npz`` of SMPL+H.
+        index_csv: HumanML3D's index.
+        texts_root: folder of texts, or HumanML3D's ``texts.zip``.
+        out: the folder to fill; it may hold texts, lists and index already.
+        splits_root: folder of ``train.txt`` and the other lists; `out` when None.
+        pose_data: holds ``humanact12/…/*.npy``; beside `amass_root` when None.
+        target_offsets: rest offsets in metres of the body that all take; from the first frame of
+            clip 000021 when None. `skeleton.bone_offsets` of a frame of any published clip in
+            ``new_joints`` gives the same.
+        convention: of the features; the default equals the published files.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no folder of AMASS, a model or the index that cannot be read, or no body to
+            take: clip 000021 cannot be built and `target_offsets` are not given.
+    """
+    amass_root, out = Path(amass_root), Path(out)
+    pose_data = amass_root.parent / "pose_data" if pose_data is None else Path(pose_data)
+    if not amass_root.is_dir():
+        raise InputError(amass_root, "no folder", "AMASS, a folder for each source", _AMASS)
+    models = {g: load_smplh(Path(models_root) / g / "model.npz") for g in GENDERS}
+    build = Build()
+    index = read_index(index_csv, build.skipped)
+    offsets = target_offsets
+    if offsets is None:
+        offsets = _target_offsets(index, index_csv, amass_root, pose_data, models, out)
+    if np.shape(offsets) != (BODY, 3) or not np.isfinite(offsets).all():
+        found = f"shape {np.shape(offsets)}, or NaN"
+        remedy = "Take them from skeleton.bone_offsets."
+        raise InputError("target_offsets", found, f"finite, of shape ({BODY}, 3)", remedy)
+    if not (out / "index.csv").exists():
+        with atomic_write(out / "index.csv") as temporary:
+            temporary.write_bytes(Path(index_csv).read_bytes())
+    build.skipped.extend(write_splits(Path(splits_root or out), out))
+    missing, made = write_texts(texts_root, out, list(index["name"]))
+    build.skipped.extend(missing)
+    build.remarks.extend(made)
+    whole = np.array([_is_whole(out, name) for name in index["name"]], dtype=bool)
+    build.kept.extend(index["name"][whole])
+    found = found_statistics(out)
+    recordings = index[~whole].groupby("path", sort=False)
+    for _, rows in tqdm(recordings, "recordings", mininterval=2, disable=not progress):
+        try:
+            recording = _read_recording(rows.iloc[0], amass_root, pose_data, models)
+        except InputError as error:
+            kind = "file absent" if error.found == "no file" else "file unreadable"
+            build.skipped.extend(Skipped(name, f"{kind}: {error}") for name in rows["name"])
+            continue
+        for row in rows.itertuples(index=False):
+            try:
+                arrays, remarks = _make_clip(recording, row, offsets, convention)
+            except InputError as error:
+                build.skipped.append(Skipped(row.name, error.found))
+                continue
+            if not (build.built or found):
+                # They must not outlive the set of clips that they belong to.
+                for name in STATISTICS:
+                    (out / name).unlink(missing_ok=True)
+            _write_clip(out, arrays)
+            build.built.append(row.name)
+            build.remarks.extend(remarks)
+    if found:
+        build.remarks.append(Skipped(", ".join(found), "kept as found, not computed"))
+    elif not all((out / name).exists() for name in STATISTICS):
+        build.skipped.extend(write_statistics(out))
+    return build
+
+
+def _is_whole(out: Path, name: str) -> bool:
+    return all((out / f / f"{twin}{name}.npy").exists() for f in _NEEDED for twin in ("", "M"))
+
+
+def _target_offsets(
+    index: pd.DataFrame,
+    index_csv: Path,
+    amass_root: Path,
+    pose_data: Path,
+    models: Mapping[str, SmplH],
+    out: Path,
+) -> Float[np.ndarray, "22 3"]:
+    """The body that all clips take: built before, published, or from AMASS."""
+    try:
+        for folder in ("joints", "new_joints"):
+            path = out / folder / f"{TARGET_CLIP}.npy"
+            if path.exists():
+                return bone_offsets(_read_joints(path)[0])
+        rows = index[index["name"] == TARGET_CLIP]
+        if rows.empty:
+            raise InputError(index_csv, f"no row {TARGET_CLIP}", "the whole index", "")
+        row = rows.iloc[0]
+        recording = _read_recording(row, amass_root, pose_data, models)
+        joints = clip_joints(recording, row["subset"], row["start"], row["end"])
+        # As stored, so that a build that goes on later takes the same body to the last bit.
+        return bone_offsets(joints[0].astype(np.float32).astype(np.float64))
+    except InputError as error:
+        raise InputError(
+            f"clip {TARGET_CLIP}",
+            f"{error.found} ({error.where})",
+            "the clip whose first frame gives the body of all others",
+            "Add its recording (KIT of AMASS), or pass target_offsets: skeleton.bone_offsets of a "
+            "frame of any published clip in new_joints.",
+        ) from error
+
+
+def _read_recording(
+    row: pd.Series, amass_root: Path, pose_data: Path, models: Mapping[str, SmplH]
+) -> Float[np.ndarray, "F 22 3"]:
+    """The recording of a row of the index, at 20 frames a second, under any of its names."""
+    source, inner = row["subset"], Path(row["path"])
+    if source == HUMANACT12:
+        found = [p for p in (pose_data / inner, pose_data / source / inner.name) if p.is_file()]
+        return _read_joints(found[0] if found else pose_data / inner)
+    path = amass_root / inner.with_suffix(".npz")
+    renamed = amass_root / RENAMED.get(source, source) / path.relative_to(amass_root / source)
+    return amass_joints(renamed if renamed.is_file() and not path.is_file() else path, models)
+
+
+def _make_clip(
+    recording: Float[np.ndarray, "F 22 3"],
+    row: tuple,
+    offsets: Float[np.ndarray, "22 3"],
+    convention: Convention,
+) -> tuple[dict[str, np.ndarray], list[Skipped]]:
+    """Arrays of a clip and of its twin by file, needed ones last, and a remark if it is short."""
+    joints = clip_joints(recording, row.subset, row.start, row.end).astype(np.float32)
+    if not np.isfinite(joints).all():
+        frame, joint, _ = np.argwhere(~np.isfinite(joints))[0]
+        found = f"NaN: frame {frame} of the clip, {JOINTS[joint]}"
+        raise InputError(row.path, found, "finite joints", _AMASS)
+    arrays = {}
+    for name, seen in ((row.name, joints), (f"M{row.name}", mirror_joints(joints))):
+        try:
+            features = joints_to_features(seen, offsets, convention)
+            check_features(features, row.path, min_frames=1)
+        except InputError as error:
+            found = f"no features: {error.found} ({error.where})"
+            raise InputError(row.path, found, error.expected, "Leave the clip out.") from error
+        arrays[f"joints/{name}.npy"] = seen
+        arrays[f"new_joints/{name}.npy"] = features_to_joints(features)
+        arrays[f"new_joint_vecs/{name}.npy"] = features
+    short = row.subset != HUMANACT12 and row.end - row.start > len(joints)
+    told = f"range past the end: {row.start} to {row.end}, {len(joints)} frames built"
+    return arrays, [Skipped(row.name, told)] if short else []
+
+
+def _write_clip(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if not (out / name).exists():
+            write_array(out / name, array)
+
+
+def _read_joints(path: Path) -> Float[np.ndarray, "F 22 3"]:
+    """Body joints of a ``.npy`` of joints, metres."""
+    remedy = "Take it from pose_data/humanact12.zip of HumanML3D's repository."
+    try:
+        joints = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(path, "no file", "an array of joints", remedy) from error
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(path, f"no readable array ({error})", "joints", remedy) from error
+    good = isinstance(joints, np.ndarray) and joints.ndim == 3 and joints.dtype.kind == "f"
+    if not good or joints.shape[1] < BODY or joints.shape[2] != 3 or not len(joints):
+        found = f"shape {getattr(joints, 'shape', 'of an archive')}"
+        raise InputError(path, found, f"(frames, at least {BODY}, 3) of floats", remedy)
+    return joints[:, :BODY].astype(np.float64)
+
+
+def _read_npz(path: Path, keys: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
+    """Some arrays of an archive, as far as they are plain ones of a sane size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {member.filename: member.file_size for member in archive.infolist()}
+        if missing := [key for key in keys if f"{key}.npy" not in sizes]:
+            there = ", ".join(name.removesuffix(".npy") for name in sizes)
+            raise InputError(
+                f"{path}: {', '.join(missing)}", f"only {there}", "more fields", remedy
+            )
+        if (largest := max(sizes[f"{key}.npy"] for key in keys)) > _MAX_BYTES:
+            raise InputError(path, f"{largest} bytes", f"at most {_MAX_BYTES} an array", remedy)
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in keys}
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(path, "no file", "an .npz", remedy) from error
+    except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
+        raise InputError(path, f"no readable arrays ({error})", "an .npz", remedy) from error
+
+
+def _check_arrays(
+    path: Path,
+    stored: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    remedy: str,
+) -> None:
+    for key, shape in shapes.items():
+        found = stored[key]
+        if found.shape != shape or found.dtype.kind not in "fiu":
+            told = f"shape {found.shape} of {found.dtype}"
+            raise InputError(f"{path}: {key}", told, f"numbers of shape {shape}", remedy)

@@ -1,0 +1,532 @@
+"""AMASS to joints, and HumanML3D built from it, on small archives in the official layout."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
+
+from t2imu_utils.body import amass
+from t2imu_utils.body.amass import amass_joints, build_humanml3d, clip_joints, load_smplh
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion import humanml3d
+from t2imu_utils.motion.features import (
+    CONTACTS,
+    GROUPS,
+    features_to_all_joints,
+    features_to_joints,
+    joints_to_features,
+)
+from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
+from t2imu_utils.motion.skeleton import PARENTS, RAW_OFFSETS, bone_lengths, bone_offsets
+
+LENGTHS = np.array(
+    [0, 0.1, 0.1, 0.13, 0.39, 0.39, 0.14, 0.43, 0.43, 0.06, 0.14, 0.14]
+    + [0.22, 0.14, 0.14, 0.1, 0.13, 0.13, 0.26, 0.26, 0.27, 0.27]
+)
+# Three joints a finger, five fingers a hand, left before right.
+FINGERS = [
+    (20 if f < 5 else 21) if k == 0 else 22 + 3 * f + k - 1 for f in range(10) for k in range(3)
+]
+TREE = [*PARENTS, *FINGERS]
+LEFT, RIGHT = [1, 4, 7, 10, 13, 16, 18, 20], [2, 5, 8, 11, 14, 17, 19, 21]
+KIT = "KIT/4/WalkInCounterClockwiseCircle02_poses"
+CMU = "CMU/80/80_63_poses"
+MIX = "Transitions_mocap/mazen_c3d/airkick_running_poses"
+TOTAL = "TotalCapture/s3/walking2_poses"
+HDM = "MPI_HDM05/bk/HDM_bk_04-01_02_120_poses"
+ACT = "humanact12/humanact12/P11G01R02F1812T1847A0402"
+# Clip: recording, first and end frame.
+INDEX = {
+    "000021": (KIT, 0, 60),
+    "000004": (CMU, 10, 60),
+    "000005": (CMU, 50, 20),
+    "000006": (CMU, 70, 90),
+    "000007": (CMU, 20, 200),
+    "000008": (MIX, 4, 50),
+    "000009": (TOTAL, 3, 48),
+    "000010": (HDM, 0, 45),
+    "000011": (ACT, 0, -1),
+    "000012": ("SFU/0018/0018_Walking001_poses", 0, 60),
+    "000013": ("EKUT/300/PushBK_25_poses", 0, 46),
+    "000014": ("SSM_synced/20161014_50033/ATUSquat_sync_poses", 0, 43),
+    "000015": ("ACCAD/Male1General_c3d/General A9 -   Lie (forward)_poses", 0, 45),
+    "000016": ("ACCAD/Male1General_c3d/General A9 -   Lie (forward)_poses", 30, 75),
+    "000017": (CMU, 30, 32),
+}
+BUILT = ["000021", "000004", "000007", "000008", "000009", "000010", "000011", "000015"]
+REASONS = {
+    "000005": "reversed frame range: 50 to 20",
+    "000006": "range past the end: 70 to 90 of 70 frames",
+    "000012": "file absent: ",
+    "000013": "file unreadable: ",
+    "000014": "file unreadable: ",
+    "000016": "NaN: frame 25 of the clip, pelvis",
+    "000017": "no features: 2 frame(s)",
+}
+
+
+def fake_smplh(seed: int) -> dict[str, np.ndarray]:
+    """Arrays of an SMPL+H model of 80 vertices with a sane skeleton."""
+    rng = np.random.default_rng(seed)
+    rest = np.zeros((52, 3))
+    offsets = RAW_OFFSETS * LENGTHS[:, None]
+    for joint in range(1, 52):
+        step = offsets[joint] if joint < 22 else rng.normal(scale=0.02, size=3)
+        rest[joint] = rest[TREE[joint]] + step
+    weights = np.eye(52, 80) + 0.01 * rng.random((52, 80))
+    return {
+        "v_template": np.concatenate([rest, rng.normal(scale=0.3, size=(28, 3))]),
+        "shapedirs": rng.normal(scale=0.01, size=(80, 3, 16)),
+        "posedirs": rng.normal(scale=0.01, size=(80, 3, 459)),
+        "J_regressor": weights / weights.sum(1, keepdims=True),
+        "weights": np.full((80, 52), 1 / 52),
+        "kintree_table": np.array([[2**32 - 1, *TREE[1:]], range(52)]).astype(np.uint32),
+        "f": np.zeros((10, 3), dtype=np.uint32),
+    }
+
+
+def fake_motion(frames: int, rate: float, gender: str | bytes, seed: int) -> dict[str, np.ndarray]:
+    """Arrays of an AMASS motion: somebody upright, Z up, who moves all limbs."""
+    rng = np.random.default_rng(seed)
+    wave = gaussian_filter1d(rng.normal(size=(frames, 52, 3)), 12, axis=0, mode="wrap")
+    upright = Rotation.from_rotvec([np.pi / 2, 0, 0])
+    turn = Rotation.from_rotvec(np.outer(np.linspace(0, 1, frames), [0, 0, 1.0]))
+    wave[:, 0] = (turn * upright * Rotation.from_rotvec(0.2 * wave[:, 0])).as_rotvec()
+    time = np.arange(frames) / rate
+    return {
+        "trans": np.stack([0.5 * time, np.sin(time), 0.9 + 0.02 * np.sin(5 * time)], axis=1),
+        "gender": np.array(gender),
+        "mocap_framerate": np.array(rate),
+        "betas": rng.normal(size=16),
+        "dmpls": rng.normal(size=(frames, 8)),
+        "poses": wave.reshape(frames, 156),
+    }
+
+
+MOTIONS = {
+    KIT: (300, 100.0, "male"),
+    CMU: (420, 120.0, "female"),
+    MIX: (400, 120.0, "male"),
+    TOTAL: (160, 59.94, "female"),
+    HDM: (650, 120.0, b"male"),
+    INDEX["000015"][0]: (450, 120.0, "male"),
+}
+
+
+def write_inputs(root: Path) -> Path:
+    for seed, gender in enumerate(amass.GENDERS):
+        (root / "smplh" / gender).mkdir(parents=True)
+        np.savez(root / "smplh" / gender / "model.npz", **fake_smplh(seed))
+    for seed, (name, (frames, rate, gender)) in enumerate(MOTIONS.items()):
+        motion = fake_motion(frames, rate, gender, seed)
+        if name.startswith("ACCAD"):
+            motion["trans"][330:] = np.nan
+        # Some parts of AMASS have got other names since.
+        save(root / "amass" / f"{name.replace('MPI_HDM05', 'HDM05')}.npz", motion)
+    whole = root / "amass" / f"{INDEX['000013'][0]}.npz"
+    save(whole, fake_motion(300, 120.0, "male", 9))
+    whole.write_bytes(whole.read_bytes()[:5000])
+    objects = fake_motion(300, 120.0, "female", 9)
+    objects["poses"] = objects["poses"].astype(object)
+    save(root / "amass" / f"{INDEX['000014'][0]}.npz", objects)
+    joints = np.random.default_rng(5).normal(scale=0.01, size=(48, 24, 3))
+    joints[:, :22] += posed_rest()
+    (root / "pose_data" / ACT).parent.mkdir(parents=True)
+    np.save(root / "pose_data" / f"{ACT}.npy", joints.astype(np.float32))
+    rows = [f"./pose_data/{r}.npy,{a},{b},{name}.npy" for name, (r, a, b) in INDEX.items()]
+    write_index(root / "index.csv", rows)
+    (root / "texts").mkdir()
+    for name in INDEX:
+        text = f"a man lifts his left arm in {name}.#a/DET man/NOUN lift/VERB left/ADJ#0.0#0.0\n"
+        (root / "texts" / f"{name}.txt").write_text(text)
+    (root / "texts" / "M000004.txt").write_text("it is a right arm.#right/ADJ#0.0#0.0\n")
+    (root / "texts" / "000009.txt").write_bytes("un café.#café/NOUN#0.0#0.0\n".encode("latin-1"))
+    (root / "texts" / "000010.txt").unlink()
+    names = list(INDEX)
+    for split, members in (("train", names[:-2]), ("val", [names[-2]]), ("test", [names[-1]])):
+        lines = [f"{twin}{name}\n" for name in members for twin in ("", "M")]
+        (root / f"{split}.txt").write_text("".join(lines))
+    return root
+
+
+def posed_rest() -> np.ndarray:
+    rest = np.zeros((22, 3))
+    for joint in range(1, 22):
+        rest[joint] = rest[PARENTS[joint]] + RAW_OFFSETS[joint] * LENGTHS[joint]
+    return rest
+
+
+def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def write_index(path: Path, rows: list[str]) -> None:
+    lines = ["source_path,start_frame,end_frame,new_name", *rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def build(root: Path, out: Path, **changes):
+    places = {"splits_root": root, "progress": False, **changes}
+    return build_humanml3d(
+        root / "amass", root / "smplh", root / "index.csv", root / "texts", out, **places
+    )
+
+
+def load_models(root: Path):
+    return {g: load_smplh(root / "smplh" / g / "model.npz") for g in amass.GENDERS}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def built(inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("built") / "humanml3d"
+    return out, build(inputs, out)
+
+
+def plain_joints(root: Path, name: str) -> np.ndarray:
+    """Joints of a motion in HumanML3D's axes, frame by frame, with all 52 joints of the model."""
+    frames, rate, gender = MOTIONS[name]
+    with np.load(root / "amass" / f"{name.replace('MPI_HDM05', 'HDM05')}.npz") as stored:
+        poses, trans, betas = (stored[key] for key in ("poses", "trans", "betas"))
+    model = fake_smplh(0 if gender == "male" else 1)
+    vertices = model["v_template"] + (model["shapedirs"][..., :10] * betas[:10]).sum(-1)
+    rest = model["J_regressor"] @ vertices
+    step, rows = {100.0: 5, 120.0: 6, 59.94: 2}[rate], []
+    for frame in range(0, frames, step):
+        local = Rotation.from_rotvec(poses[frame].reshape(52, 3)).as_matrix()
+        turned, placed = [local[0]], [rest[0]]
+        for joint in range(1, 52):
+            parent = TREE[joint]
+            placed.append(placed[parent] + turned[parent] @ (rest[joint] - rest[parent]))
+            turned.append(turned[parent] @ local[joint])
+        rows.append(np.array(placed) + trans[frame])
+    axes = np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    return np.array(rows)[:, :22] @ axes
+
+
+@pytest.mark.parametrize("name", [KIT, CMU, TOTAL, MIX])
+def test_joints_equal_a_plain_computation(inputs, name):
+    joints = amass_joints(inputs / "amass" / f"{name}.npz", load_models(inputs))
+    np.testing.assert_allclose(joints, plain_joints(inputs, name), atol=1e-9)
+    assert joints[0, 15, 1] > joints[0, 7, 1] + 0.7  # Y is up
+
+
+def test_gender_in_bytes_is_female_as_in_the_official_code(inputs):
+    path = inputs / "amass" / f"{HDM.replace('MPI_HDM05', 'HDM05')}.npz"
+    joints = amass_joints(path, load_models(inputs))
+    np.testing.assert_allclose(joints, plain_joints(inputs, HDM), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("subset", "lead"),
+    [
+        ("Eyes_Japan_Dataset", 60),
+        ("MPI_HDM05", 60),
+        ("TotalCapture", 20),
+        ("MPI_Limits", 20),
+        ("Transitions_mocap", 10),
+        ("CMU", 0),
+    ],
+)
+def test_lead_in_cut_and_mirror_of_each_source(subset, lead):
+    recording = np.arange(100.0)[:, None, None] + np.zeros((100, 22, 3))
+    clip = clip_joints(recording, subset, 5, 15)
+    np.testing.assert_array_equal(clip[:, 7], np.arange(lead + 5, lead + 15)[:, None] * [-1, 1, 1])
+    assert np.array_equal(clip_joints(recording, "humanact12", 0, -1), recording)
+
+
+def test_every_clip_and_twin_equals_a_plain_computation(inputs, built):
+    out, report = built
+    assert report.built == BUILT and report.kept == []
+    lead = {MIX: 10, TOTAL: 20, HDM: 60}
+    for name in BUILT:
+        recording, start, end = INDEX[name]
+        if recording == ACT:
+            expected = np.load(inputs / "pose_data" / f"{ACT}.npy")[:, :22]
+        else:
+            expected = plain_joints(inputs, recording)[lead.get(recording, 0) :][start:end].copy()
+            expected[..., 0] *= -1
+        twin = expected.copy()
+        twin[:, LEFT], twin[:, RIGHT] = expected[:, RIGHT], expected[:, LEFT]
+        twin[..., 0] *= -1
+        for label, joints in ((name, expected), (f"M{name}", twin)):
+            stored = np.load(out / "joints" / f"{label}.npy")
+            np.testing.assert_allclose(stored, joints, atol=1e-6)
+            features = np.load(out / "new_joint_vecs" / f"{label}.npy")
+            assert features.shape == (len(joints) - 1, 263) and features.dtype == np.float32
+            recovered = np.load(out / "new_joints" / f"{label}.npy")
+            np.testing.assert_array_equal(recovered, features_to_joints(features))
+
+
+def test_all_take_the_body_of_clip_000021(inputs, built):
+    out, _ = built
+    first = plain_joints(inputs, KIT)[0] * [-1, 1, 1]
+    target = bone_lengths(first)
+    for name in BUILT:
+        joints = np.load(out / "new_joints" / f"{name}.npy")
+        np.testing.assert_allclose(
+            bone_lengths(joints[::9]), [target] * len(joints[::9]), atol=1e-5
+        )
+    joints = np.load(out / "joints" / "M000009.npy")
+    again = joints_to_features(joints, bone_offsets(first), "dataset")
+    np.testing.assert_allclose(np.load(out / "new_joint_vecs" / "M000009.npy"), again, atol=1e-5)
+
+
+def test_statistics_are_those_of_all_clips_in_the_folder(built):
+    out, _ = built
+    files = sorted((out / "new_joint_vecs").iterdir())
+    assert len(files) == 2 * len(BUILT)
+    frames = np.concatenate([np.load(path) for path in files]).astype(np.float64)
+    np.testing.assert_allclose(np.load(out / "Mean.npy"), frames.mean(0), atol=1e-6)
+    expected = np.concatenate([np.full(263, frames.std(0)[g].mean())[g] for g in GROUPS])
+    np.testing.assert_allclose(np.load(out / "Std.npy"), expected, atol=1e-6)
+
+
+def test_what_is_left_out_is_told_by_reason(built):
+    _, report = built
+    told = {s.name: s.reason for s in report.skipped if s.name in INDEX}
+    motions = {name: reason for name, reason in told.items() if "text" not in reason}
+    assert set(motions) == set(REASONS)
+    for name, reason in REASONS.items():
+        assert motions[name].startswith(reason)
+    assert "0018_Walking001_poses.npz: found no file" in motions["000012"]
+    assert "PushBK_25_poses.npz: found no readable arrays" in motions["000013"]
+    assert "allow_pickle" in motions["000014"]
+    assert report.reasons == {
+        "file unreadable": 2,
+        "text unreadable": 1,
+        "no text": 3,
+        "reversed frame range": 1,
+        "range past the end": 1,
+        "file absent": 1,
+        "NaN": 1,
+        "no features": 1,
+    }
+    remarks = {s.name: s.reason for s in report.remarks}
+    assert remarks["000007"] == "range past the end: 20 to 200, 50 frames built"
+    assert "by rule" in remarks["M000021"] and "M000004" not in remarks
+
+
+def test_texts_lists_and_index_are_in_place(inputs, built):
+    out, report = built
+    twin = (out / "texts" / "M000021.txt").read_text()
+    assert (
+        twin == "a man lifts his right arm in 000021.#a/DET man/NOUN lift/VERB right/ADJ#0.0#0.0\n"
+    )
+    assert "it is a right arm." in (out / "texts" / "M000004.txt").read_text()
+    told = [s.reason for s in report.skipped if s.name in ("000009", "M000009", "000010")]
+    assert "text unreadable: 000009.txt holds byte 6 that is no UTF-8" in told
+    assert "no text: no 000010.txt at hand" in told
+    for split in ("train", "val", "test"):
+        assert (out / f"{split}.txt").read_text() == (inputs / f"{split}.txt").read_text()
+    assert len((out / "all.txt").read_text().split()) == 2 * len(INDEX)
+    assert (out / "index.csv").read_bytes() == (inputs / "index.csv").read_bytes()
+
+
+def test_the_folder_is_read_and_counted(built):
+    out, _ = built
+    skipped = []
+    clips = {clip.name: clip for clip in read_humanml3d(out, "train", skipped)}
+    # 000009 and 000010 have no text, the others named in REASONS no features.
+    assert set(clips) == {t + n for n in BUILT[:4] + BUILT[6:] for t in ("", "M")}
+    assert clips["M000008"].source == f"./pose_data/{MIX}.npy"
+    assert clips["M000008"].subject == "Transitions_mocap/mazen"
+    assert clips["000011"].subject == "humanact12/P11"
+    table = integrity(out).set_index("source")
+    assert table.loc["CMU"].tolist() == [5, 5, 2, 3, 5, 2, 3]
+    assert table.loc["all"].tolist() == [15, 13, 8, 9, 13, 8, 9]
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(inputs, built, tmp_path, monkeypatch):
+    out, full = built[0], tmp_path / "again"
+    write, left = humanml3d.write_array, iter(range(15))
+
+    def fails(path, array):
+        if next(left, None) is None:
+            raise OSError("disk full")
+        write(path, array)
+
+    monkeypatch.setattr(amass, "write_array", fails)
+    with pytest.raises(OSError, match="disk full"):
+        build(inputs, full)
+    monkeypatch.undo()
+    assert not list(full.rglob("*.tmp")) and not (full / "Mean.npy").exists()
+    first = {p: p.stat().st_mtime_ns for p in full.rglob("*.npy")}
+    assert len(first) == 15
+    report = build(inputs, full)
+    assert report.kept == ["000021", "000004"] and report.built == BUILT[2:]
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+    assert sorted(p.relative_to(full) for p in full.rglob("*")) == sorted(
+        p.relative_to(out) for p in out.rglob("*")
+    )
+    for path in out.rglob("*.npy"):
+        assert path.read_bytes() == (full / path.relative_to(out)).read_bytes()
+    before = {p: p.stat().st_mtime_ns for p in full.rglob("*") if p.is_file()}
+    report = build(inputs, full)
+    assert report.built == [] and set(report.kept) == set(BUILT)
+    assert before == {p: p.stat().st_mtime_ns for p in full.rglob("*") if p.is_file()}
+
+
+def test_more_of_amass_adds_to_the_folder(inputs, tmp_path):
+    root, out = write_inputs(tmp_path / "inputs"), tmp_path / "out"
+    late = root / "amass" / f"{MIX}.npz"
+    late.rename(tmp_path / "late.npz")
+    assert "000008" not in build(root, out).built
+    mean = np.load(out / "Mean.npy")
+    (tmp_path / "late.npz").rename(late)
+    assert build(root, out).built == ["000008"]
+    assert not np.array_equal(np.load(out / "Mean.npy"), mean)
+
+
+def test_published_statistics_stay(inputs, built, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("Mean.npy", "Std.npy"):
+        np.save(out / name, np.full(263, 0.5))
+    report = build(inputs, out)
+    assert report.built == BUILT and (np.load(out / "Mean.npy") == 0.5).all()
+    told = {s.name: s.reason for s in report.remarks}
+    assert told["Mean.npy, Std.npy"] == "kept as found, not computed"
+    assert not (out / "statistics.json").exists() and (built[0] / "statistics.json").exists()
+
+
+def one_clip(root: Path, joints: np.ndarray, inputs: Path) -> Path:
+    """Inputs whose index holds one clip of HumanAct12, with these joints."""
+    (root / "pose_data" / "humanact12").mkdir(parents=True)
+    np.save(root / "pose_data" / "humanact12" / "P01G01.npy", joints)
+    (root / "amass").mkdir()
+    (root / "smplh").symlink_to(inputs / "smplh")
+    write_index(root / "index.csv", ["./pose_data/humanact12/P01G01.npy,0,-1,012314.npy"])
+    (root / "texts").mkdir()
+    return root
+
+
+def test_golden_features_through_the_build(inputs, reference, tmp_path):
+    with np.load(reference / "humanml3d_golden.npz") as golden:
+        root = one_clip(tmp_path, golden["raw_joints"], inputs)
+        offsets = golden["target_offsets"]
+        build(root, root / "out", target_offsets=offsets, convention="reference")
+        features = np.load(root / "out" / "new_joint_vecs" / "012314.npy")
+        np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
+        np.testing.assert_array_equal(features[:, CONTACTS], golden["features"][:, CONTACTS])
+        joints = np.load(root / "out" / "new_joints" / "012314.npy")
+        np.testing.assert_allclose(joints, golden["recovered_joints"], atol=1e-4, rtol=0)
+
+
+def test_published_clip_through_the_build(inputs, real_data, reference, tmp_path):
+    folder = real_data / "humanml3d"
+    published = np.load(folder / "new_joint_vecs" / "012314.npy")
+    joints = np.load(folder / "new_joints" / "012314.npy")
+    # Any published clip tells the body of all.
+    with np.load(reference / "humanml3d_golden.npz") as golden:
+        np.testing.assert_allclose(bone_offsets(joints[0]), golden["target_offsets"], atol=1e-6)
+    root = one_clip(tmp_path, features_to_all_joints(published), inputs)
+    build(root, root / "out", target_offsets=bone_offsets(joints[0]))
+    features = np.load(root / "out" / "new_joint_vecs" / "012314.npy")
+    np.testing.assert_allclose(features, published, atol=1e-4, rtol=0)
+    np.testing.assert_array_equal(features[:, CONTACTS], published[:, CONTACTS])
+    again = np.load(root / "out" / "new_joints" / "012314.npy")
+    np.testing.assert_allclose(again, joints, atol=1e-4, rtol=0)
+
+
+def test_without_clip_000021_there_is_no_body_to_take(inputs, built, tmp_path):
+    joints = np.load(built[0] / "joints" / "000004.npy")
+    root = one_clip(tmp_path, joints, inputs)
+    with pytest.raises(InputError, match="clip 000021: found no row 000021") as caught:
+        build(root, root / "out")
+    assert "pass target_offsets" in str(caught.value) and not (root / "out").exists()
+    write_index(root / "index.csv", [f"./pose_data/{KIT}.npy,0,60,000021.npy"])
+    with pytest.raises(InputError, match=r"clip 000021: found no file .*Circle02_poses.npz"):
+        build(root, root / "out")
+    # A published clip 000021 in the folder will do.
+    write_index(root / "index.csv", ["./pose_data/humanact12/P01G01.npy,0,-1,012314.npy"])
+    (root / "out" / "new_joints").mkdir(parents=True)
+    there = np.load(built[0] / "new_joints" / "000021.npy")
+    np.save(root / "out" / "new_joints" / "000021.npy", there)
+    assert build(root, root / "out").built == ["012314"]
+    with pytest.raises(InputError, match=r"target_offsets: found shape \(21, 3\)"):
+        build(root, root / "out", target_offsets=RAW_OFFSETS[:21])
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"J_regressor": None}, "J_regressor: found only v_template, "),
+        ({"shapedirs": np.zeros((80, 3, 8))}, r"shapedirs: found shape \(80, 3, 8\)"),
+        ({"J_regressor": np.zeros((24, 80))}, r"J_regressor: found shape \(24, 80\)"),
+        ({"kintree_table": np.zeros((2, 52), dtype=int)}, "kintree_table: found parents"),
+        ({"v_template": np.zeros((80, 3)).astype(object)}, "no readable arrays"),
+        ({"v_template": np.full((80, 3), np.nan)}, "NaN or infinity"),
+        ({"v_template": np.array(1.0)}, r"v_template: found shape \(\)"),
+    ],
+)
+def test_bad_models_are_refused(tmp_path, change, word):
+    arrays = {key: value for key, value in (fake_smplh(0) | change).items() if value is not None}
+    np.savez(tmp_path / "model.npz", **arrays)
+    with pytest.raises(InputError, match=word) as caught:
+        load_smplh(tmp_path / "model.npz")
+    assert str(tmp_path / "model.npz") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"poses": np.zeros((120, 165))}, r"poses: found shape \(120, 165\).*SMPL\+H G"),
+        ({"trans": np.zeros((119, 3))}, "trans: found shape"),
+        ({"betas": np.zeros(8)}, "betas: found shape"),
+        ({"betas": np.full(16, np.nan)}, "betas"),
+        ({"mocap_framerate": None}, "mocap_framerate: found only"),
+        ({"mocap_framerate": np.array(15.0)}, "15 frames a second"),
+        ({"mocap_framerate": np.array(np.nan)}, "nan frames a second"),
+        ({"poses": np.zeros((120, 156)).astype(object)}, "no readable arrays"),
+        ({"poses": np.zeros((120, 156)).astype(str)}, "poses: found shape"),
+    ],
+)
+def test_bad_motions_are_refused(inputs, tmp_path, change, word):
+    arrays = fake_motion(120, 120.0, "male", 0) | change
+    save(tmp_path / "x_poses.npz", {k: v for k, v in arrays.items() if v is not None})
+    with pytest.raises(InputError, match=word) as caught:
+        amass_joints(tmp_path / "x_poses.npz", load_models(inputs))
+    assert str(tmp_path / "x_poses.npz") in str(caught.value)
+
+
+def test_damaged_archives_are_refused(inputs, tmp_path, monkeypatch):
+    path, models = tmp_path / "x_poses.npz", load_models(inputs)
+    with pytest.raises(InputError, match="found no file"):
+        amass_joints(path, models)
+    save(path, fake_motion(120, 120.0, "male", 0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="no readable arrays"):
+        amass_joints(path, models)
+    path.write_bytes(whole)
+    monkeypatch.setattr(amass, "_MAX_BYTES", 100_000)
+    with pytest.raises(InputError, match="at most 100000 an array"):
+        amass_joints(path, models)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no arrays")
+    with pytest.raises(InputError, match="found only readme.txt"):
+        amass_joints(path, models)
+
+
+def test_places_that_are_absent_are_told_at_once(inputs, tmp_path):
+    with pytest.raises(InputError, match="SMPL\\+H G"):
+        build_humanml3d(
+            tmp_path / "amass", inputs / "smplh", inputs / "index.csv", inputs / "texts", tmp_path
+        )
+    with pytest.raises(InputError, match="male.model.npz: found no file.*extended SMPL"):
+        build_humanml3d(
+            inputs / "amass", tmp_path, inputs / "index.csv", inputs / "texts", tmp_path / "out"
+        )
+    with pytest.raises(InputError, match="index.csv: found no file"):
+        build_humanml3d(
+            inputs / "amass", inputs / "smplh", tmp_path / "index.csv", inputs / "texts", tmp_path
+        )

@@ -1,0 +1,345 @@
+"""HumanML3D's official folder: what is used, what is told of the rest, what is missing."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion import humanml3d
+from t2imu_utils.motion.humanml3d import (
+    CLIPS,
+    NO_INDEX,
+    found_statistics,
+    integrity,
+    read_humanml3d,
+    read_index,
+    subject_of,
+    write_splits,
+    write_statistics,
+    write_texts,
+)
+
+SENTENCE = "a man walks.#a/DET man/NOUN walk/VERB#0.0#0.0\n"
+HEADER = "source_path,start_frame,end_frame,new_name\n"
+# Clip: frames and text.
+CLIPS_MADE = {
+    "000001": (39, SENTENCE),
+    "000002": (40, SENTENCE),
+    "000003": (199, SENTENCE),
+    "000004": (200, SENTENCE),
+    "M000005": (120, "turns left.#turn/VERB left/ADV#1.0#4.5\nspins.#spin/VERB#1.0#4.5\n"),
+    "000006": (150, SENTENCE + "hops.#hop/VERB#0.0#1.9\nruns.#run/VERB#5.0#60.0\n"),
+    "000007": (250, "sits.#sit/VERB#1.0#4.5\n"),
+    "000008": (60, SENTENCE),
+    "000009": (60, SENTENCE),
+    "000010": (60, "un café.#café/NOUN#0.0#0.0\n"),
+    "000011": (60, "no fields at all\n"),
+}
+INDEX = (
+    HEADER
+    + "./pose_data/CMU/80/80_63_poses.npy,516,716,000002.npy\n"
+    + "./pose_data/CMU/80/80_63_poses.npy,0,200,000003.npy\n"
+    + "./pose_data/KIT/3/jump_left02_poses.npy,0,121,000005.npy\n"
+    + "./pose_data/humanact12/humanact12/P11G01R02F1812T1847A0402.npy,0,-1,000006.npy\n"
+    + "./pose_data/TCD_handMocap/ExperimentDatabase/typing_2_poses.npy,0,60,000012.npy\n"
+)
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "new_joint_vecs").mkdir()
+    (tmp_path / "texts").mkdir()
+    for seed, (name, (frames, text)) in enumerate(CLIPS_MADE.items()):
+        features = np.random.default_rng(seed).normal(size=(frames, 263)).astype(np.float32)
+        if name == "000008":
+            features[33, 7] = np.nan
+        if name != "000009":
+            np.save(tmp_path / "new_joint_vecs" / f"{name}.npy", features)
+        encoding = "latin-1" if name == "000010" else "utf-8"
+        (tmp_path / "texts" / f"{name}.txt").write_bytes(text.encode(encoding))
+    (tmp_path / "train.txt").write_text("".join(f"{name}\n" for name in CLIPS_MADE))
+    (tmp_path / "index.csv").write_text(INDEX)
+    return tmp_path
+
+
+def test_clips_are_used_as_the_official_readers_do(root):
+    skipped = []
+    clips = read_humanml3d(root, "train", skipped)
+    lengths = {clip.name: len(clip.features) for clip in clips}
+    assert lengths == {
+        "000002": 40,
+        "000003": 199,
+        "M000005_20_90": 70,
+        "000006": 150,
+        "000006_100_150": 50,
+    }
+    cut = next(clip for clip in clips if clip.name == "M000005_20_90")
+    assert cut.captions == ["turns left.", "spins."]
+    stored = np.load(root / "new_joint_vecs" / "M000005.npy")
+    np.testing.assert_array_equal(cut.features, stored[20:90])
+
+
+def test_every_clip_and_sentence_left_out_is_told(root):
+    skipped = []
+    read_humanml3d(root, "train", skipped)
+    told = {s.name.removeprefix(f"{root}/"): s.reason for s in skipped}
+    assert told == {
+        "new_joint_vecs/000001.npy: features": "found 39 frames; expected 40 to 199 frames",
+        "new_joint_vecs/000004.npy: features": "found 200 frames; expected 40 to 199 frames",
+        "texts/000006.txt: line 2: times": "found 0.0 to 1.9 s, 38 frame(s) of a clip of 150; "
+        "expected 40 to 199 frames",
+        "new_joint_vecs/000007.npy: features": "found 250 frames; expected 40 to 199 frames",
+        "new_joint_vecs/000008.npy: features": "found NaN or infinity at frame 33, channel 7; "
+        "expected finite numbers",
+        "new_joint_vecs/000009.npy": "found no file; expected a .npy array",
+        "texts/000010.txt": "found byte 6 that is no UTF-8; expected UTF-8 text",
+        "texts/000011.txt: line 1": "found 'no fields at all'; expected "
+        "sentence#word/TAG …#start#end with times in seconds",
+        "texts/000011.txt": "found no usable sentence; expected one a line",
+    }
+
+
+def test_source_and_subject_come_from_the_index(root):
+    clips = {clip.name: clip for clip in read_humanml3d(root, "train", [])}
+    assert clips["000002"].source == clips["000003"].source == "./pose_data/CMU/80/80_63_poses.npy"
+    assert clips["000002"].subject == "CMU/80"
+    assert clips["M000005_20_90"].source == "./pose_data/KIT/3/jump_left02_poses.npy"
+    assert clips["M000005_20_90"].subject == "KIT/3"
+    assert clips["000006_100_150"].subject == "humanact12/P11"
+
+
+def test_a_folder_without_index_is_read(root):
+    (root / "index.csv").unlink()
+    skipped = []
+    clips = read_humanml3d(root, "train", skipped) + read_humanml3d(root, "train", skipped)
+    assert {(clip.source, clip.subject) for clip in clips} == {("", "")}
+    assert [s.reason for s in skipped].count("no file: nothing tells source and subject") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "subject"),
+    [
+        ("./pose_data/CMU/18_19_rory/18_03_poses.npy", "CMU/18"),
+        ("pose_data/CMU/80/80_63_poses.npy", "CMU/80"),
+        ("BMLmovi/Subject_52_F_MoSh/Subject_52_F_6_poses.npy", "BMLmovi/Subject_52"),
+        ("BMLhandball/S02_Novice/Trial_upper_right_057_poses.npy", "BMLhandball/S02"),
+        ("ACCAD/Male2MartialArtsPunches_c3d/E12 - backfist right_poses.npy", "ACCAD/Male2"),
+        ("SSM_synced/20161014_50033/ATUSquat_sync_poses.npy", "SSM_synced/50033"),
+        ("Transitions_mocap/mazen_c3d/airkick_running_poses.npy", "Transitions_mocap/mazen"),
+        ("humanact12/humanact12/P11G01R02F1812T1847A0402.npy", "humanact12/P11"),
+        ("TCD_handMocap/ExperimentDatabase/typing_2_poses.npy", ""),
+        ("Somewhere/else.npy", ""),
+    ],
+)
+def test_subjects_of_recordings(path, subject):
+    assert subject_of(path) == subject
+
+
+@pytest.mark.parametrize(
+    ("row", "word"),
+    [
+        ("./pose_data/../../etc/passwd.npy,0,9,000001.npy", "not below pose_data"),
+        ("/pose_data/CMU/1_poses.npy,0,9,000001.npy", "not below pose_data"),
+        ("./pose_data/CMU\\..\\..\\1_poses.npy,0,9,000001.npy", "not below pose_data"),
+        ("./amass_data/CMU/1_poses.npy,0,9,000001.npy", "not below pose_data"),
+        ("./pose_data/CMU/1_poses.npz,0,9,000001.npy", "is no .npy"),
+        ("./pose_data/CMU/1_poses.npy,0,9,../000001.npy", "not six digits"),
+        ("./pose_data/CMU/1_poses.npy,0,9,M000001.npy", "not six digits"),
+        ("./pose_data/CMU/1_poses.npy,0,nine,000001.npy", "no whole numbers"),
+        ("./pose_data/CMU/1_poses.npy,0,,000001.npy", "no whole numbers"),
+        ("./pose_data/CMU/1_poses.npy,0,9,000000.npy", "stands twice"),
+    ],
+)
+def test_faulty_rows_of_the_index_are_told(tmp_path, row, word):
+    path = tmp_path / "index.csv"
+    path.write_text(f"{HEADER}./pose_data/KIT/3/a b_poses.npy,0,-1,000000.npy\n{row}\n")
+    skipped = []
+    table = read_index(path, skipped)
+    assert table.values.tolist() == [
+        ["000000", "./pose_data/KIT/3/a b_poses.npy", "KIT/3/a b_poses.npy", "KIT", 0, -1]
+    ]
+    (fault,) = skipped
+    assert fault.name == f"{path}: line 3" and word in fault.reason
+    assert integrity(tmp_path).set_index("source")["missing"].to_dict() == {
+        "KIT": 1,
+        "faulty rows of the index": 1,
+        "all": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (None, "no file"),
+        (b"", "no table"),
+        (b"source_path,new_name\n", "no column start_frame, end_frame"),
+        (HEADER.encode() + "./pose_data/CMU/é.npy,0,9,000001.npy\n".encode("latin-1"), "no table"),
+        (HEADER.encode() + b"a,b,c,d,e,f\na,b,c,d,e,f,g\n", "no table"),
+    ],
+)
+def test_an_unreadable_index_is_refused(tmp_path, content, word):
+    if content is not None:
+        (tmp_path / "index.csv").write_bytes(content)
+    with pytest.raises(InputError, match=word) as caught:
+        integrity(tmp_path, tmp_path / "index.csv")
+    assert "HumanML3D's repository" in str(caught.value)
+
+
+def test_integrity_counts_by_source(root):
+    (root / "new_joint_vecs" / "000012.npy").touch()  # an empty file is no clip
+    (root / "texts" / "M000002.txt").write_text(SENTENCE)
+    table = integrity(root).set_index("source")
+    assert table.loc["CMU"].tolist() == [2, 2, 2, 0, 1, 0, 2]
+    assert table.loc["KIT"].tolist() == [1, 0, 0, 1, 1, 1, 0]
+    assert table.loc["humanact12"].tolist() == [1, 1, 1, 0, 0, 0, 1]
+    assert table.loc["TCD_handMocap"].tolist() == [1, 0, 0, 1, 0, 0, 1]
+    stray = table.loc["not in the index"]
+    assert stray[["clips", "texts", "features"]].tolist() == [7, 7, 6]
+    assert table.loc["all", "clips"] == 12
+
+
+def test_integrity_of_nothing(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        table = integrity(folder)
+        assert table["source"].tolist() == [NO_INDEX, "all"]
+        assert table.iloc[0, 1:].tolist() == [CLIPS, 0, 0, CLIPS, 0, 0, CLIPS]
+
+
+def test_the_genuine_index_of_cmu(real_data):
+    path, skipped = real_data / "cmu" / "humanml3d_cmu_index.csv", []
+    table = read_index(path, skipped)
+    assert (len(table), skipped) == (2913, [])
+    assert set(table["subset"]) == {"CMU"} and table["path"].nunique() == 2082
+    assert (table["start"] < table["end"]).all() and (table["end"] - table["start"]).max() == 200
+    assert all(subject_of(path).startswith("CMU/") for path in table["source_path"])
+    lists = {
+        split: (real_data / "humanml3d" / "splits" / f"{split}.txt").read_text().split()
+        for split in humanml3d.SPLITS
+    }
+    assert {split: len(names) for split, names in lists.items()} == {
+        "train": 23384,
+        "val": 1460,
+        "test": 4384,
+    }
+    listed = set().union(*lists.values())
+    assert {t + name for name in table["name"] for t in ("", "M")} <= listed
+    # Two clips of the set are in no list.
+    assert len(listed) == 2 * (CLIPS - 2)
+
+
+def test_a_genuine_part_of_the_folder(real_data, tmp_path):
+    index = real_data / "cmu" / "humanml3d_cmu_index.csv"
+    counted = integrity(real_data / "humanml3d", index).set_index("source")
+    assert counted.loc["CMU", ["clips", "features", "missing"]].tolist() == [2913, 0, 2913]
+    assert counted.loc["not in the index", "features"] == 1
+    (tmp_path / "new_joint_vecs").symlink_to(real_data / "humanml3d" / "new_joint_vecs")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "012314.txt").write_text(SENTENCE)
+    assert write_splits(real_data / "humanml3d" / "splits", tmp_path) == []
+    skipped = []
+    (clip,) = read_humanml3d(tmp_path, "train", skipped)
+    assert (clip.name, clip.features.shape) == ("012314", (170, 263))
+    absent = [s for s in skipped if s.reason == "found no file; expected a .npy array"]
+    assert len(absent) == 23383
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_texts_and_their_twins_are_put_in_place(tmp_path, form):
+    source = tmp_path / "texts"
+    if form == "folder":
+        source.mkdir()
+    texts = {
+        "000001": "turns Left.#turn/VERB left/ADV#0.0#2.5\nécarte#écarte/X#nan#nan\n".encode(),
+        "000002": b"walks.#walk/VERB#0.0#0.0\n",
+        "M000002": b"strolls.#stroll/VERB#0.0#0.0\n",
+        "000003": b"\xff\xfe",
+        "000004": b" \n",
+    }
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        for name, content in texts.items():
+            archive.writestr(f"texts/{name}.txt", content)
+            if form == "folder":
+                (source / f"{name}.txt").write_bytes(content)
+    names = ["000001", "000002", "000003", "000004", "000005"]
+    place = source if form == "folder" else tmp_path / "texts.zip"
+    missing, made = write_texts(place, tmp_path / "out", names)
+    written = {p.stem: p.read_bytes() for p in (tmp_path / "out" / "texts").iterdir()}
+    twin = "turns Right.#turn/VERB right/ADV#0.0#2.5\nécarte#écarte/X#nan#nan\n".encode()
+    assert written == {
+        "000001": texts["000001"],
+        "M000001": twin,
+        "000002": texts["000002"],
+        "M000002": texts["M000002"],
+    }
+    assert [s.name for s in made] == ["M000001"]
+    told = {s.name: s.reason for s in missing}
+    assert told["000003"] == "text unreadable: 000003.txt holds byte 0 that is no UTF-8"
+    assert told["000004"] == "text unreadable: 000004.txt holds no sentence"
+    assert told["000005"] == "no text: no 000005.txt at hand"
+    assert set(told) == {t + n for n in names[2:] for t in ("", "M")}
+    (tmp_path / "out" / "texts" / "000002.txt").write_text("mine#mine/X#0.0#0.0\n")
+    write_texts(place, tmp_path / "out", names)
+    assert (tmp_path / "out" / "texts" / "000002.txt").read_text().startswith("mine")
+
+
+def test_damaged_archives_of_texts(tmp_path, monkeypatch):
+    path = tmp_path / "texts.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("texts/000001.txt", SENTENCE * 1000)
+        archive.writestr("../../000002.txt", SENTENCE)
+    whole = path.read_bytes()
+    monkeypatch.setattr(humanml3d, "_MAX_TEXT", 1000)
+    missing, _ = write_texts(path, tmp_path / "out", ["000001", "000002"])
+    assert missing[0].reason.endswith(
+        "found 46000 bytes; expected at most 1000. Fetch the archive again."
+    )
+    written = [p for p in tmp_path.rglob("*.txt")]
+    assert {p.relative_to(tmp_path).as_posix() for p in written} == {
+        "out/texts/000002.txt",
+        "out/texts/M000002.txt",
+    }
+    monkeypatch.undo()
+    path.write_bytes(whole[:60] + b"?" * 20 + whole[80:])
+    missing, _ = write_texts(path, tmp_path / "out", ["000001"])
+    assert "000001.txt: found no readable member" in missing[0].reason
+    path.write_bytes(whole[:-30])
+    with pytest.raises(InputError, match="texts.zip: found no readable archive"):
+        write_texts(path, tmp_path / "again", ["000001"])
+
+
+def test_lists_are_taken_as_they_are_and_joined(tmp_path):
+    source, out = tmp_path / "lists", tmp_path / "out"
+    source.mkdir()
+    for split, name in (("train", "000001"), ("val", "000002")):
+        (source / f"{split}.txt").write_text(f"{name}\nM{name}\n")
+    missing = write_splits(source, out)
+    assert [s.name for s in missing] == ["test.txt", "all.txt"]
+    assert "found train, val" in missing[0].reason
+    assert (out / "train_val.txt").read_text() == "000001\nM000001\n000002\nM000002\n"
+    (source / "test.txt").write_bytes(b"\xff\n")
+    missing = write_splits(source, out)
+    assert "no UTF-8" in missing[0].reason
+    (source / "test.txt").write_text("000003\n")
+    (source / "train.txt").write_text("another\n")
+    assert write_splits(source, out) == []
+    assert (out / "all.txt").read_text().split()[-1] == "000003"
+    assert (out / "train.txt").read_text() == "000001\nM000001\n"
+
+
+def test_statistics_leave_out_what_is_not_finite(root):
+    (root / "new_joint_vecs" / "000002.npy").write_bytes(b"\x93NUMPY")
+    np.save(root / "Std.npy", np.ones(263))
+    assert found_statistics(root) == ["Std.npy"]
+    skipped = write_statistics(root)
+    assert found_statistics(root) == []
+    assert [s.name for s in skipped] == ["000002", "000008"]
+    assert all(isinstance(s, Skipped) and "not in the statistics" in s.reason for s in skipped)
+    names = [n for n in CLIPS_MADE if n not in ("000002", "000008", "000009")]
+    frames = np.concatenate([np.load(root / "new_joint_vecs" / f"{n}.npy") for n in names])
+    np.testing.assert_allclose(np.load(root / "Mean.npy"), frames.mean(0), atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(root / "Std.npy")[4:67], frames.std(0)[4:67].mean(), atol=1e-6
+    )
+    (root / "Mean.npy").write_bytes(b"cut")
+    assert found_statistics(root) == ["Mean.npy"]

@@ -1,0 +1,153 @@
+"""The command `t2imu`, as a user sees it; nothing here reaches a network."""
+
+import json
+import zipfile
+
+import pytest
+from click.testing import CliRunner
+
+from t2imu_utils import cli
+from t2imu_utils.cli import main
+from t2imu_utils.errors import InputError
+from t2imu_utils.inputs import downloads
+from tests.body.test_amass import BUILT, REASONS, write_inputs
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An absent data folder, and no network."""
+
+    def no_network(*_, **__):
+        raise AssertionError("a test asked a server")
+
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(downloads.requests, "get", no_network)
+    return tmp_path / "data"
+
+
+def run(*arguments, code=0):
+    answer = CliRunner().invoke(main, [*arguments])
+    assert answer.exit_code == code, answer.output
+    assert "Traceback" not in answer.output
+    return answer
+
+
+def test_status_of_an_empty_folder_says_what_to_do(folder):
+    output = run("data", "status", "--track", "paper", code=1).output
+    assert output.count("MISSING") == 13
+    for word in (
+        "https://smpl.is.tue.mpg.de", f"{folder}/smpl", "Register at the page",
+        "t2imu data fetch realworld", "Sztyler", "AMASS, SMPL+H G",
+    ):  # fmt: skip
+        assert word in output
+    assert not folder.exists()
+
+
+def test_status_of_the_demo_needs_nothing(folder):
+    assert "needs nothing" in run("data", "status").output
+    assert "needs nothing" in run("data", "fetch", "--track", "demo").output
+
+
+def test_status_for_machines(folder):
+    content = json.loads(run("data", "status", "--track", "cmu", "--json", code=1).stdout)
+    assert content["track"] == "cmu" and content["complete"] is False
+    assert content["lacking"] == ["cmu_descriptions", "umafall", "cmu_asfamc"]
+    assert content["data_root"] == str(folder)
+    first = content["inputs"][0]
+    assert first["input"] == "cmu_descriptions" and first["state"] == "missing"
+    assert json.loads(run("data", "status", "--json").stdout)["complete"] is True
+
+
+def test_status_exits_with_zero_when_all_is_there(folder):
+    (folder / "cmu").mkdir(parents=True)
+    (folder / "umafall").mkdir()
+    (folder / "cmu" / "descriptions.csv").write_text("trial,description\n01_01,walk\n")
+    with zipfile.ZipFile(folder / "cmu" / "allasfamc.zip", "w") as archive:
+        archive.writestr("subjects/01/01.asf", "")
+        archive.writestr("subjects/01/01_01.amc", "")
+    name = "UMAFall_Subject_01_ADL_Walking_1_2017-04-14_23-38-23.csv"
+    (folder / "umafall" / name).write_text("")
+    assert "requires is there" in run("data", "status", "--track", "cmu").output
+
+
+def test_bad_input_is_a_message_and_exit_code_two(folder):
+    output = run("data", "status", "--track", "papre", code=2).output
+    assert output.startswith("Error: track 'papre': found no such track; expected one of cmu, demo")
+    output = run("data", "fetch", "smlp", code=2).output
+    assert "'smlp'; expected one of amass" in output
+    assert "Name inputs, or a track with --track." in run("data", "fetch", code=2).output
+
+
+def test_a_dry_run_names_addresses_and_places(folder):
+    output = run("data", "fetch", "--track", "paper", "--dry-run").output
+    assert "would download http://wifo5-14.informatik.uni-mannheim.de" in output
+    assert f"to {folder}/realworld/realworld2016_dataset.zip" in output
+    assert "terms: Free for research" in output
+    assert "pamap2" not in output and "Register at the page" in output
+    assert "PAMAP2" in run("data", "fetch", "--track", "paper", "--optional", "--dry-run").output
+    assert not folder.exists()
+
+
+def test_what_cannot_be_fetched_is_explained(folder):
+    output = run("data", "fetch", "smpl").output
+    assert "1. Register at the page" in output and f"Its place: {folder}/smpl" in output
+
+
+def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder, monkeypatch):
+    asked = []
+
+    def fetch(entry, root, progress):
+        asked.append(entry.name)
+        if entry.name == "mhealth":
+            raise InputError("http://x", "status 404, Not Found", "the file", "It has moved.")
+        (root / entry.path).mkdir(parents=True)
+        names = [f"Protocol/subject10{n}.dat" for n in range(1, 10)]
+        with zipfile.ZipFile(root / entry.path / "pamap2.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, "")
+
+    monkeypatch.setattr(cli, "fetch_input", fetch)
+    answer = run("data", "fetch", "mhealth", "pamap2", code=2)
+    assert asked == ["mhealth", "pamap2"]
+    assert "Error: http://x: found status 404" in answer.stderr
+    assert "Not fetched: mhealth" in answer.stderr
+    text = answer.stdout
+    assert text.index("terms: CC BY 4.0; cite Reiss") < text.index("present: 9 of 9 subjects")
+    assert "there already: 9 of 9 subjects" in run("data", "fetch", "pamap2").output
+    assert asked == ["mhealth", "pamap2"]
+
+
+def test_an_interrupted_fetch_says_that_it_can_go_on(folder, monkeypatch):
+    def fetch(entry, root, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "fetch_input", fetch)
+    answer = run("data", "fetch", "mhealth", code=1)
+    assert "The same command goes on where it stopped." in answer.stderr
+
+
+def test_what_is_in_the_way_of_a_download_is_told(folder, monkeypatch):
+    (folder / "mhealth").mkdir(parents=True)
+    (folder / "mhealth" / "mhealth+dataset.zip").write_bytes(b"PK\x03\x04 cut off")
+    answer = run("data", "fetch", "mhealth", code=2)
+    assert "wrong: mhealth+dataset.zip is no whole zip archive" in answer.stdout
+    assert f"Move what is in {folder}/mhealth away and fetch again." in answer.stderr
+
+
+def test_humanml3d_is_built_from_amass(folder):
+    write_inputs(folder)
+    (folder / "humanml3d").mkdir()
+    for path in (folder / "index.csv", folder / "texts", *folder.glob("*.txt")):
+        path.rename(folder / "humanml3d" / path.name)
+    output = run("data", "build-humanml3d", code=1).output
+    assert f"{len(BUILT)} clips built, 0 there already" in output
+    assert "not built: 1 × reversed frame range" in output
+    told = (folder / "humanml3d" / "not_built.csv").read_text()
+    assert all(name in told for name in REASONS)
+    again = run("data", "build-humanml3d", code=1).output
+    assert f"0 clips built, {len(BUILT)} there already" in again
+
+
+def test_a_build_without_amass_says_where_it_belongs(folder):
+    output = run("data", "build-humanml3d", code=2).output
+    assert f"{folder}/amass" in output and "amass.is.tue.mpg.de" in output
