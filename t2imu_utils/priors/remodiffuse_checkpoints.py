@@ -1,0 +1,319 @@
+"""A ReMoDiffuse prior: what belongs to it, its own file, and official mmcv checkpoints.
+
+An official checkpoint (``logs/remodiffuse/remodiffuse_t2m/latest.pth``) holds ``state_dict``, whose
+keys begin with ``model.``, beside ``meta`` and ``optimizer``. It contains CLIP (``model.clip.*``),
+but neither the statistics of the features nor the retrieval database.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.priors.checkpoints import check_parameters
+from t2imu_utils.priors.mdm_checkpoints import feature_scale
+from t2imu_utils.priors.remodiffuse import (
+    NEUTRAL,
+    Mixture,
+    ReMoDiffuse,
+    ReMoDiffuseConfig,
+    new_remodiffuse,
+)
+from t2imu_utils.priors.retrieval import Database, check_encoder, statistics_hash, token_states
+from t2imu_utils.priors.text import TextEncoder, load_text_encoder
+from t2imu_utils.runs import atomic_write, sha256
+
+FORMAT = "t2imu-remodiffuse-1"
+REMEDY = "Use the file that the training wrote, or train the prior again."
+PREFIX, CLIP = "model.", "model.clip."
+# The official statistics: root and contact channels divided twice by the feature bias of 5.
+OFFICIAL_SCALE = 25
+
+
+@dataclass
+class ReMoDiffusePrior:
+    """A trained network, statistics of its features, its text encoder, what it retrieves from.
+
+    history: one entry for each training that led here (its settings and what it ended with).
+
+    Raises:
+        InputError: a database of other statistics, or encoded by another text encoder.
+    """
+
+    model: ReMoDiffuse
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    database: Database
+    mixture: Mixture = NEUTRAL
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self):
+        check_encoder(self.database, self.text_encoder, "retrieval database")
+        found, own = self.database.statistics, statistics_hash(self.normaliser)
+        if found not in (None, own):
+            raise InputError(
+                "retrieval database: statistics", found[:12], f"{own[:12]}, those of the prior",
+                "Build the database with the prior's normaliser.",
+            )  # fmt: skip
+        longest, most = int(self.database.lengths.max()), self.config.max_frames
+        if longest > most:
+            raise InputError(
+                "retrieval database: motions", f"{longest} frames", f"at most the model's {most}",
+                "Build the database with max_frames of the model.",
+            )  # fmt: skip
+
+    @property
+    def config(self) -> ReMoDiffuseConfig:
+        """Sizes of the network."""
+        return self.model.config
+
+    @property
+    def text_encoder_name(self) -> str:
+        """Name of the text encoder, as `load_text_encoder` knows it."""
+        return self.text_encoder.name
+
+    def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
+        """What the network is told of texts, and which of it is no padding."""
+        return token_states(self.text_encoder, texts)
+
+
+def new_remodiffuse_prior(
+    config: ReMoDiffuseConfig,
+    normaliser: Normaliser,
+    text_encoder: TextEncoder,
+    database: Database,
+    seed: int,
+    mixture: Mixture = NEUTRAL,
+) -> ReMoDiffusePrior:
+    """An untrained prior; `text_width` of `config` is set to that of the encoder."""
+    model = new_remodiffuse(replace(config, text_width=text_encoder.width), seed)
+    return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture)
+
+
+def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
+    """Write a prior atomically: float32 tensors, the rest as JSON in the file's metadata.
+
+    Of the database only the version is written: `retrieval_files.save_database` keeps it, and the
+    arms of a study share one.
+    """
+    tensors = {key: x.detach().float().cpu() for key, x in prior.model.state_dict().items()}
+    for name in ("mean", "std"):
+        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
+        tensors[f"normaliser.{name}"] = torch.from_numpy(values.copy())
+    encoder = prior.text_encoder
+    about = {
+        "format": FORMAT,
+        "config": asdict(prior.config),
+        "mixture": asdict(prior.mixture),
+        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        "database": prior.database.version,
+        "history": prior.history,
+    }
+    metadata = {"t2imu": json.dumps(about, sort_keys=True)}
+    with atomic_write(Path(path)) as temporary:
+        save_file({key: x.contiguous() for key, x in tensors.items()}, temporary, metadata)
+    return Path(path)
+
+
+def load_remodiffuse(
+    path: Path,
+    database: Database,
+    text_encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> ReMoDiffusePrior:
+    """Read a prior that `save_remodiffuse` wrote, in evaluation mode.
+
+    database: the one the prior was saved with. (To retrieve from another, load with this one and
+    `dataclasses.replace` it.) text_encoder: None loads the one that the prior names, with token
+    states kept in `cache`.
+
+    Raises:
+        InputError: no such file, a damaged one, parameters that do not fit the file's own
+            configuration (all are listed), or another text encoder or database.
+    """
+    path = Path(path)
+    tensors, about = _read(path)
+    config = ReMoDiffuseConfig(**_known(path, "config", about, ReMoDiffuseConfig))
+    mixture = _known(path, "mixture", about, Mixture)
+    named = about["text_encoder"]
+    if text_encoder is None:
+        text_encoder = load_text_encoder(named["name"], cache)
+    found = {
+        "text_encoder": f"{text_encoder.name} {text_encoder.fingerprint[:12]}",
+        "database": database.version[:12],
+    }
+    wanted = {
+        "text_encoder": f"{named['name']} {named['fingerprint'][:12]}",
+        "database": about["database"][:12],
+    }
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise InputError(
+                f"{path}: {name}", value, f"{wanted[name]}, which the prior was trained with",
+                "Pass that one; another means nothing to this prior.",
+            )  # fmt: skip
+    model = ReMoDiffuse(config)
+    shapes = {key: tuple(x.shape) for key, x in model.state_dict().items()}
+    shapes |= {f"normaliser.{name}": (config.channels,) for name in ("mean", "std")}
+    check_parameters(path, tensors, shapes, f"those of {config}", REMEDY)
+    normaliser = Normaliser(*(tensors.pop(f"normaliser.{x}").numpy() for x in ("mean", "std")))
+    model.load_state_dict(tensors)
+    model.to(device).eval()
+    mixture = Mixture(**mixture | {"fine": tuple(mixture["fine"])})
+    return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture, about["history"])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(path, "no such file", "a prior written by save_remodiffuse", REMEDY)
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("t2imu", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise InputError(
+            path, f"unreadable ({error})", "a whole safetensors file", REMEDY
+        ) from error
+    if about.get("format") != FORMAT:
+        raise InputError(f"{path}: format", repr(about.get("format")), repr(FORMAT), REMEDY)
+    missing = {"config", "mixture", "text_encoder", "database", "history"} - set(about)
+    if missing:
+        raise InputError(
+            f"{path}: metadata", f"no {', '.join(sorted(missing))}", "all of it", REMEDY
+        )
+    return tensors, about
+
+
+def _known(path: Path, name: str, about: dict[str, Any], kind: type) -> dict[str, Any]:
+    known = {f.name for f in fields(kind)}
+    if set(about[name]) != known:
+        wrong = ", ".join(sorted(known ^ set(about[name])))
+        raise InputError(f"{path}: {name}", f"missing or unknown: {wrong}", kind.__name__, REMEDY)
+    return about[name]
+
+
+def read_remodiffuse(
+    path: Path,
+    database: Database,
+    normaliser: Normaliser | None = None,
+    encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+) -> ReMoDiffusePrior:
+    """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
+
+    The CLIP inside is passed over; `encoder` must be `clip` (None loads it). The mixture is the
+    official one. Licence of the published weights: S-Lab License 1.0, non-commercial use only.
+
+    Args:
+        database: from ``t2m_text_train.npz`` (`retrieval_files.read_database`).
+        normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
+            ``std.npy`` beside the weights. They are never computed from data.
+
+    Raises:
+        InputError: no or an unsafe or damaged file, parameters that do not match (all are
+            listed), no statistics or those of another scale, or another text encoder.
+    """
+    path = Path(path)
+    encoder = load_text_encoder("clip", cache) if encoder is None else encoder
+    if encoder.name != "clip":
+        raise InputError(
+            path, f"the encoder {encoder.name}", "clip, which the weights were trained with",
+            "Pass that encoder; another one's states mean nothing to these weights.",
+        )  # fmt: skip
+    normaliser = _statistics(path.parent) if normaliser is None else normaliser
+    if (scale := feature_scale(normaliser)) != OFFICIAL_SCALE:
+        raise InputError(
+            "statistics", f"root and contact channels divided by {scale}",
+            f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
+            "Take mean.npy and std.npy that were published with ReMoDiffuse.",
+        )  # fmt: skip
+    config = ReMoDiffuseConfig(text_width=encoder.width)
+    tensors = _read_official(path)
+    with torch.device("meta"):
+        model = ReMoDiffuse(config)
+    shapes = {f"{PREFIX}{key}": tuple(x.shape) for key, x in model.state_dict().items()}
+    remedy = "Take the checkpoint of the HumanML3D configuration, whole."
+    check_parameters(path, tensors, shapes, f"those of {config}", remedy)
+    model.load_state_dict({k.removeprefix(PREFIX): x for k, x in tensors.items()}, assign=True)
+    origin = {
+        "folder": path.resolve().parent.name,
+        "file": path.name,
+        "sha256": sha256(path),
+        "licence": "S-Lab License 1.0: non-commercial use only",
+    }
+    return ReMoDiffusePrior(model.eval(), normaliser, encoder, database, Mixture(), [origin])
+
+
+def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
+    """Write the weights in the official layout, with ``mean.npy`` and ``std.npy`` beside them.
+
+    CLIP is not in the file: official code needs ``model.clip.*`` merged in, or a loader that is not
+    strict; it builds the network with its own default sizes alone.
+    """
+    path = Path(path)
+    state = {
+        f"{PREFIX}{key}": x.detach().float().cpu().contiguous()
+        for key, x in prior.model.state_dict().items()
+    }
+    for name in ("mean", "std"):
+        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
+        with (
+            atomic_write(path.with_name(f"{name}.npy")) as temporary,
+            open(temporary, "wb") as stream,
+        ):
+            np.save(stream, values)
+    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+        torch.save({"meta": {}, "state_dict": state}, stream)
+    return path
+
+
+def _read_official(path: Path) -> dict[str, Any]:
+    """Parameters by their official names, without CLIP."""
+    if not path.is_file():
+        raise InputError(
+            path, "no such file", "an official checkpoint, such as latest.pth",
+            "Download it from where its authors publish it.",
+        )  # fmt: skip
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file may raise anything; none of it can have run code.
+    except Exception as error:
+        raise InputError(
+            path, f"a file that does not load as plain tensors ({type(error).__name__})",
+            "a checkpoint with state_dict",
+            "Download it again. If it holds other objects, it could run code and is not opened.",
+        ) from error  # fmt: skip
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise InputError(
+            path, "no state_dict", "a checkpoint as mmcv writes it", "Take latest.pth as published."
+        )
+    named = {str(key).removeprefix("module."): x for key, x in state.items()}
+    return {key: x for key, x in named.items() if not key.startswith(CLIP)}
+
+
+def _statistics(folder: Path) -> Normaliser:
+    values = []
+    for name in ("mean.npy", "std.npy"):
+        try:
+            values.append(np.load(folder / name, allow_pickle=False).astype(np.float32))
+        except (OSError, ValueError, EOFError) as error:
+            found = "no file" if isinstance(error, FileNotFoundError) else f"no array ({error})"
+            raise InputError(
+                folder / name, found, "the statistics that the weights were trained with",
+                "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data.",
+            ) from error  # fmt: skip
+    return Normaliser(*values)

@@ -1,0 +1,262 @@
+"""The database of motions that ReMoDiffuse retrieves from: building it, scores, the best items.
+
+Retrieval is deterministic, looks at caption and length, and in training never gives a clip what
+shows the same recording. Files: `retrieval_files`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.normalise import check_features
+from t2imu_utils.priors.text import ROWS, TextEncoder
+from t2imu_utils.runs import sha256
+
+# Queries scored at a time.
+BLOCK = 256
+# Scores are compared to this many decimals: sums in another order must not reorder equal ones.
+DECIMALS = 9
+_CUT = re.compile(r"_\d+_\d+$")
+
+
+@dataclass(frozen=True, eq=False)
+class Database:
+    """Training motions to retrieve from, and what their captions mean to one text encoder.
+
+    motions: normalised features (T, 263) of each item. tokens: valid token states (L, W) of its
+    caption. pooled: (N, P) pooled states. names, sources: clip and recording of each item; None
+    where unknown. encoder: name and fingerprint of the text encoder; None for the latter where the
+    file does not say. statistics: hash of the normaliser, or None. version: hash of all of it.
+    """
+
+    captions: list[str]
+    motions: list[Float[Tensor, "T 263"]]
+    tokens: list[Float[Tensor, "L W"]]
+    pooled: Float[np.ndarray, "N P"]
+    names: list[str] | None
+    sources: list[str] | None
+    encoder: tuple[str, str | None]
+    statistics: str | None
+    version: str
+
+    def __len__(self) -> int:
+        return len(self.motions)
+
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, "N"]:
+        """Frames of each item."""
+        return np.array([len(motion) for motion in self.motions])
+
+    @cached_property
+    def unit(self) -> Float[np.ndarray, "N P"]:
+        """Pooled states of length 1, float64."""
+        return _unit(self.pooled)
+
+    @cached_property
+    def _relatives(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, (name, source) in enumerate(zip(self.names, self.sources, strict=True)):
+            for key in _relations(name, source):
+                rows.setdefault(key, []).append(row)
+        return rows
+
+    def kin(self, clip: MotionClip) -> list[int]:
+        """Rows that show what `clip` shows: itself, its mirrored twin, cuts of its recording.
+
+        Raises:
+            InputError: the database does not say which clips it holds.
+        """
+        if self.names is None:
+            raise InputError(
+                "database: names", "none", "the names of its clips, to keep a training from "
+                "retrieving the clip that it is to predict",
+                "Build the database with build_database; official files cannot be trained on.",
+            )  # fmt: skip
+        keys = _relations(clip.name, clip.source)
+        return sorted({row for key in keys for row in self._relatives.get(key, ())})
+
+
+def _relations(name: str, source: str) -> set[str]:
+    """What a clip is related by: its name without cut and mirror mark, and its recording."""
+    base = _CUT.sub("", name)
+    keys = {f"name:{base}", f"name:{base.removeprefix('M')}"}
+    return keys | ({f"source:{source}"} if source else set())
+
+
+def token_states(
+    encoder: TextEncoder, texts: Sequence[str]
+) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
+    """Token states as ReMoDiffuse reads them, and which are valid.
+
+    CLIP: always 77, all valid: behind the end of a text stand the states of padding (token 0),
+    which have seen the whole text because attention is causal. Official weights were trained with
+    them, and of a retrieved caption they read position 76 alone. Others: those of the real tokens.
+    """
+    if encoder.name != "clip":
+        return encoder.encode(texts)
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        encoder.encode(texts)  # refuses them
+    tokenizer, network = encoder.network
+    count = encoder.max_tokens
+    found = tokenizer(list(texts), truncation=True, max_length=count)["input_ids"]
+    ids = torch.zeros(len(found), count, dtype=torch.long)
+    for row, tokens in zip(ids, found, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    states = []
+    for start in range(0, len(ids), ROWS):
+        # As many rows each time, so that a text's states do not depend on its neighbours.
+        batch = ids[start : start + ROWS]
+        filled = torch.cat([batch, batch[:1].expand(ROWS - len(batch), -1)])
+        with torch.inference_mode():
+            states.append(network(filled).last_hidden_state[: len(batch)].clone())
+    return torch.cat(states), torch.ones(ids.shape, dtype=torch.bool)
+
+
+def build_database(
+    clips: Sequence[MotionClip], normaliser: Normaliser, encoder: TextEncoder, max_frames: int = 196
+) -> Database:
+    """A database of training clips: the first `max_frames` of each, with its first caption.
+
+    Raises:
+        InputError: no clips, or one that cannot be used.
+    """
+    if not clips:
+        raise InputError("clips", "none", "training clips to retrieve", "Check the split.")
+    for clip in clips:
+        check_features(clip.features, clip.name)
+        if not clip.captions:
+            raise InputError(f"{clip.name}: captions", "none", "a sentence", "Describe the clip.")
+    captions = [clip.captions[0] for clip in clips]
+    motions = [
+        torch.from_numpy(np.asarray(normaliser.normalise(clip.features[:max_frames]), np.float32))
+        for clip in clips
+    ]
+    tokens: list[Tensor] = []
+    pooled = []
+    for start in range(0, len(captions), BLOCK):
+        texts = captions[start : start + BLOCK]
+        states, valid = token_states(encoder, texts)
+        tokens += [row[keep] for row, keep in zip(states, valid, strict=True)]
+        pooled.append(encoder.encode_pooled(texts).numpy())
+    return versioned(
+        captions=captions,
+        motions=motions,
+        tokens=tokens,
+        pooled=np.concatenate(pooled),
+        names=[clip.name for clip in clips],
+        sources=[clip.source for clip in clips],
+        encoder=(encoder.name, encoder.fingerprint),
+        statistics=statistics_hash(normaliser),
+    )
+
+
+def statistics_hash(normaliser: Normaliser) -> str:
+    """Hash of mean and standard deviation as float32."""
+    return sha256(b"".join(np.float32(x).tobytes() for x in (normaliser.mean, normaliser.std)))
+
+
+def check_encoder(database: Database, encoder: TextEncoder, where: str | Path) -> None:
+    """Raise InputError unless the captions of `database` were encoded by `encoder`."""
+    name, fingerprint = database.encoder
+    if name != encoder.name or fingerprint not in (None, encoder.fingerprint):
+        raise InputError(
+            f"{where}: text encoder", f"{name} {(fingerprint or '')[:12]}".strip(),
+            f"{encoder.name} {encoder.fingerprint[:12]}",
+            "Build the database with the prior's text encoder; others mean nothing to it.",
+        )  # fmt: skip
+
+
+def retrieve(
+    database: Database,
+    pooled: Float[np.ndarray, "Q P"],
+    frames: Sequence[int],
+    kin: Sequence[Sequence[int]] | None = None,
+    count: int = 2,
+    length_weight: float = 0.1,
+) -> Int[np.ndarray, "Q count"]:
+    """Rows of the best items for each query, best first; of equal ones the lower row.
+
+    Score of ReMoDiffuse: cos(query, caption) · exp(-length_weight · |l_i - l| / max(l_i, l)),
+    so caption and length both decide. The result is a function of a query alone.
+
+    Args:
+        pooled: pooled states of the queries. frames: their lengths. kin: rows that a query must
+            not get, such as `Database.kin` gives for a training clip.
+
+    Raises:
+        InputError: fewer than `count` items are left for a query.
+    """
+    lengths = np.asarray(frames, dtype=np.float64)
+    unit = _unit(np.asarray(pooled))
+    if unit.shape[1] != database.unit.shape[1]:
+        raise InputError(
+            "retrieve: pooled", f"vectors of {unit.shape[1]}", f"of {database.unit.shape[1]}",
+            "Encode the queries with the encoder that the database was built with.",
+        )  # fmt: skip
+    chosen = np.empty((len(unit), count), dtype=int)
+    for start in range(0, len(unit), BLOCK):
+        part = slice(start, start + BLOCK)
+        own, theirs = lengths[part, None], database.lengths[None]
+        apart = np.abs(theirs - own) / np.maximum(theirs, own)
+        score = np.round(unit[part] @ database.unit.T * np.exp(-length_weight * apart), DECIMALS)
+        for query, row in enumerate(score, start=start):
+            barred = list(kin[query]) if kin is not None else []
+            row[barred] = -np.inf
+            left = len(database) - len(barred)
+            if left < count:
+                raise InputError(
+                    "retrieval", f"{left} of {len(database)} motions left after leaving out "
+                    f"{len(barred)} of the query's own recording",
+                    f"at least {count} motions of other recordings",
+                    "Put more clips into the database, or give each recording its own `source`.",
+                )  # fmt: skip
+        for place in range(count):
+            best = score.argmax(axis=1)
+            chosen[part, place] = best
+            score[np.arange(len(score)), best] = -np.inf
+    return chosen
+
+
+def _unit(vectors: np.ndarray) -> Float[np.ndarray, "N P"]:
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def gather(
+    database: Database, rows: Int[np.ndarray, "B R"]
+) -> tuple[
+    Float[Tensor, "B R T 263"],
+    Bool[Tensor, "B R T"],
+    Float[Tensor, "B R L W"],
+    Bool[Tensor, "B R L"],
+]:
+    """Motions and caption states of retrieved rows with their masks, padded to the longest."""
+    flat = rows.ravel()
+    parts = []
+    for items in (database.motions, database.tokens):
+        padded = pad_sequence([items[row] for row in flat], batch_first=True)
+        counts = torch.tensor([len(items[row]) for row in flat])
+        valid = torch.arange(padded.shape[1])[None] < counts[:, None]
+        parts += [padded.unflatten(0, rows.shape), valid.unflatten(0, rows.shape)]
+    return tuple(parts)
+
+
+def versioned(**fields: Any) -> Database:
+    """A database of these fields, with the hash of all of them as its version."""
+    facts = [fields["captions"], fields["names"], fields["sources"], fields["encoder"]]
+    parts = [json.dumps([*facts, fields["statistics"]])]
+    for values in (*fields["motions"], *fields["tokens"], torch.from_numpy(fields["pooled"])):
+        parts.append(f"{tuple(values.shape)}:{sha256(values.contiguous().numpy().tobytes())}")
+    return Database(**fields, version=sha256("\n".join(parts).encode()))

@@ -1,0 +1,309 @@
+"""Residual vector quantisation of motion: the tokeniser of MoMask, and of T2M-GPT with one level.
+
+Convolutions turn four frames into one vector; a codebook replaces it by its nearest code, a second
+one what is left, and so on (Guo et al., "MoMask", CVPR 2024; Zeghidour et al., "SoundStream",
+2021). Parameters and codebooks carry the names of the official MoMask checkpoints.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from t2imu_utils.errors import InputError
+
+# Frames of one token: two halvings of the rate.
+STRIDE = 4
+DILATIONS = (9, 3, 1)
+# A code that is met less often in a batch than this, on average, is replaced.
+RARE = 1.0
+
+
+@dataclass(frozen=True)
+class RVQConfig:
+    """Sizes of a tokeniser; the defaults are those of the official MoMask checkpoint.
+
+    T2M-GPT's tokeniser is levels=1, dropout=0, temperature=0. temperature: in training a code is
+    drawn with logits -distance² / temperature; 0 takes the nearest, as is always done outside of
+    training. ema_decay: of the running sums that the codes are the quotients of.
+    """
+
+    channels: int = 263
+    width: int = 512
+    code_width: int = 512
+    codes: int = 512
+    levels: int = 6
+    dropout: float = 0.2
+    temperature: float = 0.5
+    ema_decay: float = 0.99
+
+    def __post_init__(self):
+        sizes = ("channels", "width", "code_width", "codes")
+        checks = {name: getattr(self, name) >= 1 for name in sizes} | {
+            "levels": 1 <= self.levels <= 6,
+            "dropout": 0 <= self.dropout < 1,
+            "temperature": self.temperature >= 0,
+            "ema_decay": 0 <= self.ema_decay < 1,
+        }
+        for name, good in checks.items():
+            if not good:
+                raise InputError(
+                    f"RVQConfig: {name}", str(getattr(self, name)), "a value in its range",
+                    "levels is 1 to 6; sizes are at least 1; see the docstring of RVQConfig.",
+                )  # fmt: skip
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width: int, dilation: int, dropout: float):
+        super().__init__()
+        self.conv1 = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.conv2 = nn.Conv1d(width, width, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.conv2(F.relu(self.conv1(F.relu(x)))))
+
+
+class _Model(nn.Module):
+    """A sequence under the name `model`, as the official parameter names have it."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def _residual(config: RVQConfig) -> _Model:
+    return _Model(*(_ResidualBlock(config.width, d, config.dropout) for d in DILATIONS))
+
+
+def _encoder(config: RVQConfig) -> _Model:
+    width = config.width
+    return _Model(
+        nn.Conv1d(config.channels, width, 3, padding=1),
+        nn.ReLU(),
+        *(
+            nn.Sequential(nn.Conv1d(width, width, 4, stride=2, padding=1), _residual(config))
+            for _ in range(2)
+        ),
+        nn.Conv1d(width, config.code_width, 3, padding=1),
+    )
+
+
+def _decoder(config: RVQConfig) -> _Model:
+    width = config.width
+    return _Model(
+        nn.Conv1d(config.code_width, width, 3, padding=1),
+        nn.ReLU(),
+        *(
+            nn.Sequential(
+                _residual(config),
+                nn.Upsample(scale_factor=2),
+                nn.Conv1d(width, width, 3, padding=1),
+            )
+            for _ in range(2)
+        ),
+        nn.Conv1d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv1d(width, config.channels, 3, padding=1),
+    )
+
+
+def _running_sums(codebook, state_dict, prefix, *_):
+    # Official checkpoints hold the codes alone. Sums of one vector a code let a training go on
+    # from them, where it would otherwise start from new codes.
+    if f"{prefix}codebook" in state_dict and f"{prefix}code_sum" not in state_dict:
+        codes = state_dict[f"{prefix}codebook"]
+        state_dict[f"{prefix}code_sum"] = codes.clone()
+        state_dict[f"{prefix}code_count"] = codes.new_ones(len(codes))
+
+
+class Codebook(nn.Module):
+    """Codes that follow the vectors they stand for by running sums, not by a gradient.
+
+    van den Oord et al. (2017), appendix A.1. Codes, sums and counts are buffers; all counts are 0
+    until the first batch has been seen.
+    """
+
+    codebook: Float[Tensor, "K D"]
+    code_sum: Float[Tensor, "K D"]
+    code_count: Float[Tensor, "K"]
+
+    def __init__(self, config: RVQConfig):
+        super().__init__()
+        self.temperature, self.ema_decay = config.temperature, config.ema_decay
+        self.register_buffer("codebook", torch.zeros(config.codes, config.code_width))
+        self.register_buffer("code_sum", torch.zeros(config.codes, config.code_width))
+        self.register_buffer("code_count", torch.zeros(config.codes))
+        self.register_load_state_dict_pre_hook(_running_sums)
+
+    @torch.no_grad()
+    def choose(self, x: Float[Tensor, "M D"]) -> Int[Tensor, "M"]:
+        """The code of each vector; in training drawn with the configured temperature."""
+        square = x.square().sum(1, keepdim=True) + self.codebook.square().sum(1)
+        logits = 2 * x @ self.codebook.T - square
+        if self.training and self.temperature > 0:
+            gumbel = -torch.empty_like(logits).exponential_().log()
+            logits = logits / self.temperature + gumbel
+        return logits.argmax(1)
+
+    @torch.no_grad()
+    def start(self, x: Float[Tensor, "M D"]) -> None:
+        """Take the first codes from a batch, where this has not been done."""
+        if not self.code_count.any():
+            self.codebook.copy_(self._samples(x))
+            self.code_sum.copy_(self.codebook)
+            self.code_count.fill_(1.0)
+
+    @torch.no_grad()
+    def follow(self, x: Float[Tensor, "M D"], codes: Int[Tensor, "M"]) -> None:
+        """Move the codes towards their vectors; replace rare ones by vectors of the batch."""
+        chosen = F.one_hot(codes, len(self.codebook)).to(x.dtype)
+        self.code_sum.lerp_(chosen.T @ x, 1 - self.ema_decay)
+        self.code_count.lerp_(chosen.sum(0), 1 - self.ema_decay)
+        common = (self.code_count >= RARE)[:, None]
+        means = self.code_sum / self.code_count.clamp(min=1e-9)[:, None]
+        self.codebook.copy_(torch.where(common, means, self._samples(x)))
+
+    def _samples(self, x: Tensor) -> Tensor:
+        # Drawn at random: the first vectors of a batch would come from one or two clips.
+        wanted, found = self.codebook.shape[0], len(x)
+        repeats = -(-wanted // found)
+        picked = x[torch.randperm(found, device=x.device)].repeat(repeats, 1)[:wanted]
+        if repeats > 1:
+            picked = picked + torch.randn_like(picked) * (0.01 / x.shape[1] ** 0.5)
+        return picked
+
+
+class _Quantizer(nn.Module):
+    def __init__(self, config: RVQConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Codebook(config) for _ in range(config.levels))
+
+    def forward(
+        self, z: Float[Tensor, "B N D"], active: int
+    ) -> tuple[Float[Tensor, "B N D"], Int[Tensor, "B N Q"], Float[Tensor, ""]]:
+        """Sum of the codes of the first `active` levels, the codes, and the commitment loss."""
+        codes = z.new_full((*z.shape[:2], len(self.layers)), -1, dtype=torch.long)
+        left, total, commit = z, torch.zeros_like(z), z.new_zeros(())
+        for level, book in enumerate(self.layers[:active]):
+            flat = left.detach().flatten(0, 1)
+            if self.training:
+                book.start(flat)
+            chosen = book.choose(flat)
+            # Looked up before the codes move, as the commitment is to the codes that were chosen.
+            code = F.embedding(chosen, book.codebook).view_as(z)
+            if self.training:
+                book.follow(flat, chosen)
+            codes[..., level] = chosen.view(z.shape[:2])
+            commit = commit + F.mse_loss(left, code) / active
+            left, total = left - code, total + code
+        # One straight-through step around the sum. The original has one in each level, which
+        # multiplies the encoder's gradient by the number of active levels, another at each step.
+        return z + (total - z).detach(), codes, commit
+
+
+class RVQ(nn.Module):
+    """Motion to tokens and back; normalised features in and out."""
+
+    def __init__(self, config: RVQConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config)
+        self.quantizer = _Quantizer(config)
+        self.decoder = _decoder(config)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], active: int | None = None
+    ) -> tuple[Float[Tensor, "B T C"], Int[Tensor, "B N Q"], Float[Tensor, ""]]:
+        """Reconstruction, codes and commitment loss; in training the codebooks move, too.
+
+        x: T a multiple of 4, N = T / 4. active: levels in use, 1 to Q, or None for all; the codes
+        of the others are -1. Commitment: mean squared difference between what a level was given
+        and its code, averaged over active levels.
+        """
+        if x.shape[1] % STRIDE:
+            raise InputError(
+                "RVQ: frames of x", str(x.shape[1]), f"a multiple of {STRIDE}", "Cut the motion."
+            )
+        active = self.config.levels if active is None else active
+        quantised, codes, commit = self.quantizer(self._vectors(x), active)
+        return self._motion(quantised), codes, commit
+
+    def encode(self, x: Float[Tensor, "B T C"]) -> Int[Tensor, "B N Q"]:
+        """Codes of motions of one length, N = T // 4 of them; the model in evaluation mode."""
+        if x.shape[1] < STRIDE:
+            raise InputError(
+                "RVQ: frames of x", str(x.shape[1]), f"{STRIDE} or more", "Use a longer motion."
+            )
+        return self.quantizer(self._vectors(x), self.config.levels)[1]
+
+    def decode(self, codes: Int[Tensor, "B N Q"]) -> Float[Tensor, "B 4*N C"]:
+        """Motion of codes, without padding: what stands beside a motion would leak into it.
+
+        A code of -1 adds nothing. Fewer levels than the model has decode the coarser motion.
+        """
+        total = torch.zeros(())
+        for level, book in enumerate(self.quantizer.layers[: codes.shape[-1]]):
+            chosen = codes[..., level]
+            vectors = F.embedding(chosen.clamp(min=0), book.codebook)
+            total = total + vectors.masked_fill((chosen < 0)[..., None], 0.0)
+        return self._motion(total)
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        return self.encoder(x.transpose(1, 2)).transpose(1, 2)
+
+    def _motion(self, vectors: Tensor) -> Tensor:
+        return self.decoder(vectors.transpose(1, 2)).transpose(1, 2)
+
+
+def new_rvq(config: RVQConfig, seed: int) -> RVQ:
+    """A freshly initialised tokeniser; its codebooks are empty until the first training step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RVQ(config)
+
+
+def equal_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Items in batches of one length each, shortest first, so that nothing is padded."""
+    groups: dict[int, list[int]] = {}
+    for item, length in enumerate(lengths):
+        groups.setdefault(int(length), []).append(item)
+    for length in sorted(groups):
+        for start in range(0, len(groups[length]), batch_size):
+            yield groups[length][start : start + batch_size]
+
+
+@torch.no_grad()
+def tokenise(
+    model: RVQ, motions: Sequence[Float[Tensor, "T C"]], batch_size: int = 64
+) -> list[Int[Tensor, "N Q"]]:
+    """Codes of normalised motions, on the CPU, T // 4 for each; up to three last frames are cut."""
+    device, model = next(model.parameters()).device, model.eval()
+    counts = [len(motion) // STRIDE for motion in motions]
+    codes: list[Tensor] = [torch.empty(0)] * len(motions)
+    for items in equal_lengths(counts, batch_size):
+        frames = STRIDE * counts[items[0]]
+        rows = model.encode(torch.stack([motions[i][:frames] for i in items]).to(device)).cpu()
+        for i, row in zip(items, rows, strict=True):
+            codes[i] = row
+    return codes
+
+
+@torch.no_grad()
+def detokenise(
+    model: RVQ, codes: Sequence[Int[Tensor, "N Q"]], batch_size: int = 64
+) -> list[Float[Tensor, "4*N C"]]:
+    """Normalised motions of codes, on the CPU, each decoded at its own length."""
+    device, model = next(model.parameters()).device, model.eval()
+    motions: list[Tensor] = [torch.empty(0)] * len(codes)
+    for items in equal_lengths([len(rows) for rows in codes], batch_size):
+        decoded = model.decode(torch.stack([codes[i] for i in items]).to(device)).cpu()
+        for i, motion in zip(items, decoded, strict=True):
+            motions[i] = motion
+    return motions
