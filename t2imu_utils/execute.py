@@ -33,6 +33,7 @@ from papermill.parameterize import parameterize_notebook
 from tqdm import tqdm
 
 import t2imu_utils
+from t2imu_utils.dependencies import package_files
 from t2imu_utils.errors import InputError
 from t2imu_utils.parameters import read_notebook, resolve_parameters
 from t2imu_utils.runs import ROOT, code_hash
@@ -207,7 +208,7 @@ def execute(
     """Execute a notebook with checked parameters; `out` appears only when all of it has run.
 
     The executed notebook carries, under ``metadata.t2imu``, its own name, all parameters with
-    their resolved values, and the hash of the package's code that it ran with.
+    their resolved values, and the hash of the package's code that its imports reach.
 
     Args:
         notebook: with exactly one code cell tagged ``parameters``.
@@ -231,7 +232,7 @@ def execute(
     node.metadata["t2imu"] = {
         "notebook": notebook.name,
         "parameters": resolved,
-        "package": code_hash(),
+        "package": code_hash(*package_files(notebook, ROOT)),
         "version": t2imu_utils.__version__,
     }
     out.parent.mkdir(parents=True, exist_ok=True)

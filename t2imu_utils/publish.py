@@ -18,6 +18,7 @@ from typing import Any
 import click
 import nbformat
 
+from t2imu_utils.dependencies import package_files
 from t2imu_utils.errors import InputError
 from t2imu_utils.parameters import TAG, declared_parameters, parameters_cell, read_notebook
 from t2imu_utils.runs import ROOT, atomic_write, code_hash, sha256
@@ -221,15 +222,15 @@ def check(notebooks: Sequence[Path], package: str | None = None) -> list[str]:
 
     Args:
         notebooks: paths of notebooks.
-        package: hash of the package's code to compare with, by default of what is installed.
+        package: hash of the package's code to compare with, by default of what the notebook's
+            imports reach.
 
     Returns:
         One line per problem: notebook, cell, what was found. Outputs must belong to the code
-        cells and to the package's code (comments and docstrings aside), be there, hold no error,
-        no absolute path and no image over 150 kB; a notebook stays below 1 MB, a cell below 21
-        lines.
+        cells and to the package's code that they reach (comments and docstrings aside), be there,
+        hold no error, no absolute path and no image over 150 kB; a notebook stays below 1 MB, a
+        cell below 21 lines.
     """
-    package = package or code_hash()
     problems = []
     for path in map(Path, notebooks):
         notebook = read_committed(path)
@@ -240,7 +241,7 @@ def check(notebooks: Sequence[Path], package: str | None = None) -> list[str]:
             found.append("never published: `make publish`")
         elif stamp["code"] != cells_hash(notebook):
             found.append("code cells have changed since its outputs were made: run and publish")
-        elif stamp["package"] != package:
+        elif stamp["package"] != (package or code_hash(*package_files(path, ROOT))):
             found.append("t2imu_utils has changed since its outputs were made: run and publish")
         if not any(cell.outputs for cell in code_cells(notebook)):
             found.append("no outputs")

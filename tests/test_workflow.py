@@ -49,7 +49,7 @@ def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "workflow", folder / "workflow")
     package = folder / "t2imu_utils"
-    for name in ("__init__", "errors", "runs"):
+    for name in ("__init__", "dependencies", "errors", "runs"):
         package.mkdir(exist_ok=True)
         shutil.copy(ROOT / "t2imu_utils" / f"{name}.py", package)
     for name in ("priors/losses", "evaluation/har"):
