@@ -1,0 +1,401 @@
+"""Motions that other projects wrote, as a generator of their own: joints at 20 fps, metres, Y up.
+
+What is read, as each project writes it:
+
+- MDM (GuyTevet/motion-diffusion-model): ``results.npy``, a pickled dict with ``motion``
+  (N, 22, 3, T), ``text``, ``lengths`` and ``num_samples``; one repetition after the other.
+- MoMask (EricGuo5513/momask-codes): ``sample<k>_repeat<r>_len<L>.npy``, (L, 22, 3), joints after
+  inverse kinematics onto a template skeleton. ``…_ik.npy`` is the same motion with its feet locked.
+- ReMoDiffuse (mingyuan-zhang/ReMoDiffuse): what ``--pose_npy`` wrote, (T, 22, 3), smoothed in time
+  by a Gaussian of 2.5 frames. Nothing in the file tells it from other joints, so the caller does.
+- Kimodo (nv-tlabs/kimodo): ``.npz`` with ``posed_joints`` (T, J, 3), on 77 joints of its SOMA
+  skeleton (30 in older files) or on the 22 of SMPL-X. The files hold no rate; the models make 30
+  frames a second. SOMA's joints are taken by their names and lie near those of SMPL, not on them.
+- any other (T, 22, 3) ``.npy`` whose rate and up axis the caller states.
+
+Pose parameters, as AMASS has them, need no fit: `body.exports` reads those.
+"""
+
+import math
+import re
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.array_files import read_npy, read_npz, read_number
+from t2imu_utils.motion.features import MIN_FRAMES
+from t2imu_utils.motion.resample import LOBES, MAX_DENOMINATOR, resample
+from t2imu_utils.motion.skeleton import RATE, bone_lengths, check_joints
+from t2imu_utils.runs import read_json
+
+Up = Literal["y", "z"]
+
+MDM, MOMASK, REMODIFFUSE, KIMODO = "mdm", "momask", "remodiffuse", "kimodo"
+KIMODO_RATE = 30.0
+SMOOTHED = {
+    MDM: "no",
+    MOMASK: "no; inverse kinematics onto a template skeleton",
+    REMODIFFUSE: "Gaussian, sigma 2.5 frames",
+    KIMODO: "not told by the file; feet are post-processed by default",
+}
+NOT_KNOWN = "not known"
+
+# Turns Z up into Y up, and a body that looks along +Y into one that looks along +Z. HumanML3D
+# turns AMASS like this, and Kimodo turns its motions back like this.
+Z_UP_TO_Y_UP: Float[np.ndarray, "3 3"] = np.array([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
+Z_UP_TO_Y_UP.setflags(write=False)
+
+# Where Kimodo has the joints of `skeleton.JOINTS`, by how many a file holds. SOMA calls them Hips,
+# LeftLeg, RightLeg, Spine1, LeftShin, RightShin, Spine2, LeftFoot, RightFoot, Chest, LeftToeBase,
+# RightToeBase, Neck1, LeftShoulder, RightShoulder, Head, LeftArm, RightArm, LeftForeArm,
+# RightForeArm, LeftHand and RightHand.
+KIMODO_JOINTS = {
+    77: (0, 67, 72, 1, 68, 73, 2, 69, 74, 3, 70, 75, 4, 11, 39, 6, 12, 40, 13, 41, 14, 42),
+    30: (0, 22, 26, 1, 23, 27, 2, 24, 28, 3, 25, 29, 4, 10, 16, 6, 11, 17, 12, 18, 13, 19),
+    22: tuple(range(22)),
+}
+
+LEGS = (0.4, 1.3)  # m from hip to ankle along the bones, from children to the tallest
+SHINS_AND_THIGHS = [4, 5, 7, 8]
+UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
+
+_MOMASK_NAME = re.compile(r"sample(\d+)_repeat(\d+)_len(\d+)(_ik)?\.npy")
+_AGAIN = "Write it again, or leave it out."
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """One motion as it stands in a file. `rate` is certain, `usual` is taken if none is stated."""
+
+    joints: np.ndarray
+    project: str
+    smoothed: str
+    rate: float | None
+    up: Up | None
+    prompt: str = ""
+    sample: int = 0
+    repetition: int = 0
+    usual: float | None = None
+
+
+def read_exports(
+    source: Path | Sequence[Path],
+    rate: float | None = None,
+    up: Up | None = None,
+    made_by: str = "joints",
+    scale: float = 1.0,
+    foot_locked: bool = False,
+) -> tuple[Clips, list[Skipped]]:
+    """Read motions that other projects wrote as joints; the module names the formats.
+
+    Motions at a higher rate than 20 fps are resampled without aliasing (`motion.resample`). Those
+    at a lower rate are left out: what they lack above half their rate is what accelerations are
+    made of, so they cannot be compared. No motion is smoothed, cut or set on the floor.
+
+    Args:
+        source: files, or a folder of which all ``.npy`` and ``.npz`` are read, in subfolders too.
+        rate: frames a second of plain joints, and of Kimodo's where they are not 30.
+        up: up axis of plain joints. Those with Z up are turned: (x, y, z) becomes (-x, z, y).
+        made_by: what to call the project of plain joints; "remodiffuse" is known, any other is a
+            name only.
+        scale: metres a unit of the files.
+        foot_locked: of MoMask's two files for a motion take that with locked feet.
+
+    Returns:
+        Clips with one array ``joints`` (F, 22, 3), float32, meta ``rate`` 20 and ``smoothed``,
+        what is known by project; and all files and motions that were left out. The table has:
+        ``name``; ``project``; ``file``; ``prompt``, empty where the format carries none; ``sample``
+        and ``repetition``, the project's own numbers; ``native_rate`` (Hz); ``resampled``;
+        ``smoothed``, what the authors' code did to the joints.
+
+    Raises:
+        InputError: a folder or file that does not exist, or nothing that can be used.
+    """
+    rows, arrays, skipped = [], [], []
+    for path, file in export_files(source):
+        try:
+            motions = _read(path, made_by, foot_locked)
+        except InputError as error:
+            skipped.append(Skipped(file, str(error)))
+            continue
+        for i, motion in enumerate(motions):
+            name = f"{file}#{i}" if len(motions) > 1 else file
+            try:
+                native = native_rate(motion.rate, rate, motion.usual, name)
+                joints = _checked(motion, up, scale, name)
+                joints = at_rate(joints, native, name).astype(np.float32)
+                check_joints(joints, f"{name}, at {RATE:g} frames a second", MIN_FRAMES)
+            except InputError as error:
+                skipped.append(Skipped(name, str(error)))
+                continue
+            arrays.append(joints)
+            facts = {"name": name, "project": motion.project, "file": file}
+            facts |= {"prompt": motion.prompt, "sample": motion.sample}
+            facts |= {"repetition": motion.repetition, "native_rate": native}
+            rows.append(facts | {"resampled": native != RATE, "smoothed": motion.smoothed})
+    if not rows:
+        raise nothing_usable(source, skipped)
+    smoothed = {row["project"]: row["smoothed"] for row in rows}
+    return Clips.from_list(rows, {"joints": arrays}, {"rate": RATE, "smoothed": smoothed}), skipped
+
+
+def as_sampled(clips: Clips, requests: pd.DataFrame) -> tuple[Clips, list[Skipped]]:
+    """Give exported motions the rows of the requests that they answer: sampled motions of a prior.
+
+    Each request takes the next motion of its prompt; upper case, outer spaces and a last full stop
+    do not count. Where a format carries no prompts, fill the column ``prompt`` before; MoMask's
+    ``sample`` is the line of its prompt file.
+
+    Args:
+        clips: of `read_exports` or `body.exports.read_poses`.
+        requests: at least the columns ``activity`` and ``prompt``.
+
+    Returns:
+        The answered requests in order, without ``seed`` and with each motion's own length, a
+        column ``motion`` (row number) and the columns of the export; and the requests without a
+        motion and motions without a request.
+
+    Raises:
+        InputError: no motion answers any request.
+    """
+    waiting = defaultdict(deque)
+    for i, prompt in enumerate(clips.table["prompt"]):
+        waiting[_plain_text(prompt)].append(i)
+    rows, chosen, skipped = [], [], []
+    for number, row in enumerate(requests.to_dict("records")):
+        line = waiting[_plain_text(row["prompt"])]
+        if line:
+            chosen.append(line.popleft())
+            rows.append(row)
+        else:
+            skipped.append(Skipped(f"request {number}", f"no motion left of “{row['prompt']}”"))
+    for i in sorted(i for line in waiting.values() for i in line):
+        prompt = clips.table["prompt"].iloc[i]
+        reason = f"no request left for “{prompt}”" if prompt else "its prompt is not known"
+        skipped.append(Skipped(clips.table["name"].iloc[i], reason))
+    if not chosen:
+        raise InputError(
+            "exported motions: prompt",
+            f"none of the {len(requests)} requested prompts among {len(clips)} motions",
+            "motions made from the prompts of notebook 01",
+            "Generate from those prompts, or fill the column prompt of the motions' table.",
+        )
+    picked = clips.select(chosen)
+    asked = pd.DataFrame(rows).drop(columns=["frames", "seed"], errors="ignore")
+    own = picked.table.drop(columns=[c for c in asked if c in picked.table])
+    table = pd.concat([asked.assign(motion=np.arange(len(asked))), own], axis=1)
+    return Clips(table, picked.arrays, picked.meta), skipped
+
+
+def export_files(source: Path | Sequence[Path]) -> list[tuple[Path, str]]:
+    """The files to read and what to call them, numbers in names in order of their size.
+
+    Raises `InputError` for a folder or file that does not exist, or a folder without any.
+    """
+    if not isinstance(source, str | Path):
+        return [pair for path in source for pair in export_files(path)]
+    source = Path(source)
+    if source.is_file():
+        return [(source, source.as_posix())]
+    if not source.is_dir():
+        raise InputError(source, "nothing", "exported motions", "Check the path.")
+    found = [p for p in source.rglob("*") if p.suffix.lower() in (".npy", ".npz") and p.is_file()]
+    if not found:
+        raise InputError(source, "no .npy and no .npz", "exported motions", "Check the path.")
+    named = [(path, path.relative_to(source).as_posix()) for path in found]
+    return sorted(named, key=lambda pair: _in_order(pair[1]))
+
+
+def nothing_usable(source: Path | Sequence[Path], skipped: Sequence[Skipped]) -> InputError:
+    """The error for a source of which every file was left out; it tells the first reason."""
+    where = source if isinstance(source, str | Path) else "files"
+    first = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "no file was given"
+    return InputError(where, "no motion that can be used", "at least one", f"First, {first}")
+
+
+def native_rate(
+    known: float | None, stated: float | None, usual: float | None, where: str
+) -> float:
+    """Frames a second: what a file or its format says, else what the caller states, else `usual`.
+
+    Raises `InputError` where none is known, or where file and caller disagree.
+    """
+    if known is not None and stated not in (None, known):
+        raise InputError(
+            f"{where}: rate",
+            f"{known:g} frames a second",
+            f"{stated:g}, as stated",
+            "Leave out rate=: this file needs none.",
+        )
+    found = next((r for r in (known, stated, usual) if r is not None), None)
+    if found is None:
+        raise InputError(
+            f"{where}: rate", "none in the file", "frames a second", "Pass rate= for such files."
+        )
+    return float(found)
+
+
+def at_rate(x: Float[np.ndarray, "T ..."], native: float, where: str) -> Float[np.ndarray, "N ..."]:
+    """`x` at 20 fps, resampled without aliasing; raises `InputError` for a rate below that.
+
+    Both ends are extended by their point reflection for the filter: with nothing beyond them, the
+    first frames of a moving body would be accelerated by 10 m/s² and more that are not there.
+    """
+    if not RATE <= native < np.inf:
+        raise InputError(
+            f"{where}: rate",
+            f"{native:g} frames a second, so nothing above {native / 2:g} Hz",
+            f"at least {RATE:g}",
+            "Left out, not stretched: the missing band would pass for smooth motion.",
+        )
+    if native == RATE:
+        return x.copy()
+    ratio = Fraction(RATE / native).limit_denominator(MAX_DENOMINATOR)
+    blocks = math.ceil(LOBES / max(ratio.numerator, 1))  # each of whole frames at both rates
+    widths = [(blocks * ratio.denominator,) * 2] + [(0, 0)] * (x.ndim - 1)
+    wide = np.pad(x, widths, mode="reflect", reflect_type="odd")
+    first, count = blocks * ratio.numerator, math.floor((len(x) - 1) * ratio) + 1
+    return resample(wide, native, RATE)[first : first + count]
+
+
+def _in_order(name: str) -> list[str | int]:
+    return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)]
+
+
+def _plain_text(prompt: str) -> str:
+    return prompt.strip().casefold().rstrip(".").rstrip()
+
+
+def _checked(motion: _Motion, up: Up | None, scale: float, where: str) -> np.ndarray:
+    """Joints in metres, Y up, float64, after what can be wrong with them was looked for."""
+    joints = motion.joints
+    if joints.dtype.kind not in "fiu":
+        found = f"elements of type {joints.dtype}"
+        raise InputError(f"{where}: joints", found, "numbers", _AGAIN)
+    check_joints(joints, where, MIN_FRAMES)
+    axis = up or motion.up
+    if axis not in ("y", "z") or motion.up not in (None, axis):
+        found = "none stated" if axis is None else f"{axis!r}, as stated"
+        remedy = "Leave out up=." if motion.up else 'Pass up="y" or up="z".'
+        raise InputError(f"{where}: up axis", found, motion.up or '"y" or "z"', remedy)
+    joints = joints.astype(np.float64)
+    # Along the bones, since the height of the hips is low in those who sit or lie.
+    legs = float(np.median(bone_lengths(joints)[:, SHINS_AND_THIGHS].sum(1) / 2))
+    if not LEGS[0] <= legs * scale <= LEGS[1]:
+        looks = [unit for unit, size in UNITS.items() if LEGS[0] <= legs * size <= LEGS[1]]
+        raise InputError(
+            f"{where}: joints",
+            f"legs of {legs:.3g} from hip to ankle" + (f", as in {looks[0]}" if looks else ""),
+            f"{LEGS[0]} to {LEGS[1]} m with scale={scale:g}",
+            f"Pass scale={UNITS[looks[0]]:g}." if looks else "Pass scale=, metres a unit.",
+        )
+    joints = joints * scale
+    return joints @ Z_UP_TO_Y_UP.T if axis == "z" else joints
+
+
+def _read(path: Path, made_by: str, foot_locked: bool) -> list[_Motion]:
+    """All motions of one file; `InputError` where it is none of the known formats."""
+    if path.suffix.lower() == ".npz":
+        return _read_kimodo(path)
+    if path.suffix.lower() != ".npy":
+        raise InputError(path, f"a file {path.suffix}", "a .npy or .npz", "Leave it out.")
+    array = read_npy(path)
+    if isinstance(array, list):
+        return _read_mdm(path, array)
+    if match := _MOMASK_NAME.fullmatch(path.name):
+        return [_read_momask(path, array, match, foot_locked)]
+    if made_by == REMODIFFUSE:
+        return [_Motion(array, made_by, SMOOTHED[made_by], RATE, "y")]
+    return [_Motion(array, made_by, NOT_KNOWN, None, None)]
+
+
+def _read_kimodo(path: Path) -> list[_Motion]:
+    stored = read_npz(path, ("posed_joints", "fps", "poses", "pose_body"))
+    if "posed_joints" not in stored:
+        known = "poses" in stored or "pose_body" in stored
+        raise InputError(
+            path, "pose parameters" if known else "no posed_joints", "joints of Kimodo",
+            "They need no fit: take body.exports.read_poses." if known else "Leave it out.",
+        )  # fmt: skip
+    joints = stored["posed_joints"]
+    if joints.ndim not in (3, 4) or joints.shape[-1] != 3 or joints.shape[-2] not in KIMODO_JOINTS:
+        robot = joints.ndim in (3, 4) and joints.shape[-2] == 34
+        raise InputError(
+            f"{path}: posed_joints", f"shape {joints.shape}" + ", a G1 robot" * robot,
+            "(frames, 77, 30 or 22, 3)", "Generate with one of Kimodo's SOMA or SMPL-X models.",
+        )  # fmt: skip
+    joints = joints[..., KIMODO_JOINTS[joints.shape[-2]], :]
+    rate = read_number(stored, "fps", path)  # only some of its forks write it
+    prompt = _kimodo_prompt(path)
+    return [
+        _Motion(one, KIMODO, SMOOTHED[KIMODO], rate, "y", prompt, i, usual=KIMODO_RATE)
+        for i, one in enumerate(joints if joints.ndim == 4 else joints[None])
+    ]
+
+
+def _kimodo_prompt(path: Path) -> str:
+    """The text of the ``meta.json`` that lies beside the ``motion.npz`` of an example folder."""
+    about = path.with_name("meta.json")
+    told = read_json(about) if path.name == "motion.npz" and about.is_file() else {}
+    texts = told.get("texts", told.get("text", "")) if isinstance(told, dict) else ""
+    return " ".join(map(str, texts)) if isinstance(texts, list) else str(texts)
+
+
+def _read_momask(
+    path: Path, joints: np.ndarray, match: re.Match[str], foot_locked: bool
+) -> _Motion:
+    sample, repetition, length, locked = match.groups()
+    if bool(locked) != foot_locked:
+        raise InputError(
+            path,
+            "the twin with locked feet" if locked else "the twin with free feet",
+            f"one file a motion, that with {'locked' if foot_locked else 'free'} feet",
+            f"Pass foot_locked={not foot_locked} to take this one instead.",
+        )
+    # Its decoder makes four frames at a time, so the last motion of a batch may lack some.
+    if not 0 <= int(length) - len(joints) < 4:
+        raise InputError(path, f"{len(joints)} frames", f"{length}, as its name says", _AGAIN)
+    smoothed = SMOOTHED[MOMASK] + ", feet locked" * bool(locked)
+    return _Motion(
+        joints, MOMASK, smoothed, RATE, "y", sample=int(sample), repetition=int(repetition)
+    )
+
+
+def _read_mdm(path: Path, content: list[Any]) -> list[_Motion]:
+    stored = content[0] if len(content) == 1 and isinstance(content[0], dict) else {}
+    if not {"motion", "lengths"} <= stored.keys():
+        found = f"objects: {', '.join(map(str, stored)) or 'no dict'}"
+        raise InputError(path, found, "MDM's dict of motion, text and lengths", _AGAIN)
+    motion, lengths = stored["motion"], stored["lengths"]
+    if not isinstance(motion, np.ndarray) or motion.ndim != 4 or motion.shape[1:3] != (22, 3):
+        raise InputError(
+            f"{path}: motion", f"shape {getattr(motion, 'shape', 'of no array')}",
+            "(motions, 22, 3, frames)",
+            "Generate with a model of HumanML3D: KIT has 21 joints, action models others.",
+        )  # fmt: skip
+    count, frames = len(motion), motion.shape[-1]
+    good = isinstance(lengths, np.ndarray) and lengths.shape == (count,)
+    if not good or lengths.dtype.kind not in "iu" or ((lengths < 1) | (lengths > frames)).any():
+        found = str(lengths.tolist()[:5] if good else type(lengths).__name__)
+        raise InputError(f"{path}: lengths", found, f"{count} of 1 to {frames}", _AGAIN)
+    texts = stored.get("text", [""] * count)
+    if not isinstance(texts, list) or len(texts) != count:
+        raise InputError(f"{path}: text", "no list, or of another length", f"{count}", _AGAIN)
+    each = stored.get("num_samples", count)
+    each = int(each) if isinstance(each, int | np.integer) and each > 0 else count
+    cut = [
+        one[..., :length].transpose(2, 0, 1) for one, length in zip(motion, lengths, strict=True)
+    ]
+    return [
+        _Motion(joints, MDM, SMOOTHED[MDM], RATE, "y", str(text), i % each, i // each)
+        for i, (joints, text) in enumerate(zip(cut, texts, strict=True))
+    ]

@@ -1,0 +1,295 @@
+"""Poses of other projects: files made from motions of the body itself, read back as its fit."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from t2imu_utils.body.amass import SmplH
+from t2imu_utils.body.exports import PAIRS, read_poses
+from t2imu_utils.body.fitting import added_acceleration, fit, fit_summary, fitted_joints
+from t2imu_utils.body.smpl import Shape, load_body
+from t2imu_utils.body.table1 import betas_of
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.imu.sensors import synthesise
+from t2imu_utils.imu.sites import sensor_sites
+from t2imu_utils.motion.exports import as_sampled, read_exports
+
+# Y up, looking along +Z, as Kimodo turns it into AMASS's Z up, looking along +Y.
+Z_UP = np.array([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+def moving(rate, seconds=6.0):
+    """Local rotation vectors (T, 22, 3) and pelvis (T, 3), Y up: slow waves of every joint."""
+    rng = np.random.default_rng(5)
+    time = np.arange(int(seconds * rate) + 1)[:, None, None] / rate
+    vectors = np.zeros((len(time), 22, 3))
+    for frequency in (0.3, 0.7, 1.5):
+        phase, amount = rng.uniform(0, 6, (22, 3)), rng.normal(0, 0.15, (22, 3))
+        vectors += amount * np.sin(2 * np.pi * frequency * time + phase)
+    time = time[:, 0, 0]
+    pelvis = np.stack([0.3 * np.sin(time), 0.9 + 0.02 * np.sin(9 * time), 0.8 * time], axis=1)
+    return vectors, pelvis
+
+
+def spinning(rate, turns, seconds=6.0):
+    """A body at rest that turns about Y at an even rate."""
+    time = np.arange(int(seconds * rate) + 1) / rate
+    vectors = np.zeros((len(time), 22, 3))
+    vectors[:, 0, 1] = 2 * np.pi * turns * time / seconds
+    return vectors, np.tile([0, 0.9, 0], (len(time), 1))
+
+
+def rest_pelvis(body, betas=None):
+    betas = np.zeros(10) if betas is None else betas
+    return body.rest_joints(torch.tensor(betas))[0].numpy()
+
+
+def amass(motion, rate, pelvis_at, kind="smplh", up=Z_UP, **change):
+    """Arrays of a file; `pelvis_at` is the rest pelvis of the model it is for."""
+    vectors, pelvis = motion
+    root = (Rotation.from_matrix(up) * Rotation.from_rotvec(vectors[:, 0])).as_rotvec()
+    trans = pelvis @ up.T - pelvis_at
+    poses = np.concatenate([root, vectors[:, 1:].reshape(len(root), -1)], axis=1)
+    hands = np.random.default_rng(0).normal(size=(len(root), 99))
+    arrays = {"trans": trans, "betas": np.linspace(-1, 1, 16), "gender": np.array("male")}
+    if kind in ("smpl", "smplh"):
+        width = {"smpl": 72, "smplh": 156}[kind]
+        arrays |= {"poses": np.concatenate([poses, hands], axis=1)[:, :width]}
+        arrays |= {"mocap_framerate": np.array(rate), "dmpls": np.zeros((len(root), 8))}
+    else:
+        arrays |= {"surface_model_type": np.array("smplx"), "mocap_frame_rate": np.array(rate)}
+        if kind == "smplx":
+            arrays["poses"] = np.concatenate([poses, hands], axis=1)
+        arrays |= {"root_orient": root, "pose_body": poses[:, 3:], "pose_hand": hands[:, :90]}
+    return {key: value for key, value in (arrays | change).items() if value is not None}
+
+
+def joints_of(body, motion, betas=None):
+    """The joints that a file should give, at the motion's own rate."""
+    vectors, pelvis = (torch.from_numpy(x) for x in motion)
+    betas = torch.zeros(10) if betas is None else torch.tensor(betas)
+    pose = torch.cat([vectors[:, 1:], torch.zeros(len(vectors), 2, 3)], dim=1)
+    transl = pelvis - body.rest_joints(betas.double())[0]
+    return body.joints(betas.double(), vectors[:, 0], pose, transl)[:, :22].numpy()
+
+
+def read(path, body, **options):
+    clips, skipped = read_poses(path, body, **options)
+    assert skipped == []
+    return clips
+
+
+def refusal(path, body, **options):
+    with pytest.raises(InputError, match="found no motion that can be used") as caught:
+        read_poses(path, body, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["smpl", "smplh", "smplx", "kimodo"])
+@pytest.mark.parametrize("rate", [20, 30, 59.94, 120])
+def test_poses_of_all_kinds_come_back(tmp_path, body, kind, rate):
+    np.savez(tmp_path / "x_poses.npz", **amass(moving(rate), rate, rest_pelvis(body), kind))
+    clips = read(tmp_path, body)
+    joints = fitted_joints(clips, body)
+    # 6 s hold a frame more or less where the rate is no whole number.
+    wanted = joints_of(body, moving(20))[: len(joints)]
+    assert len(joints) in (120, 121)
+    assert np.linalg.norm(joints - wanted, axis=-1).max() < 1e-3
+    row = clips.table.iloc[0]
+    assert row["model"] == ("smplx" if kind == "kimodo" else kind) and row["gender"] == "male"
+    assert row["native_rate"] == rate and row["resampled"] == (rate != 20)
+    assert (row["shape"], row["smoothed"], row["prompt"]) == ("mean", "not known", "")
+    assert clips.meta["rate"] == 20.0 and clips.meta["body"] == body.path.name
+
+
+def test_it_looks_like_a_fit(tmp_path, body):
+    np.savez(tmp_path / "x_poses.npz", **amass(moving(120), 120, rest_pelvis(body)))
+    clips = read(tmp_path, body)
+    motions = Clips(clips.table, {"joints": fitted_joints(clips, body)}, clips.meta)
+    fitted = fit(motions, body, progress=False)
+    assert clips.arrays.keys() == fitted.arrays.keys()
+    for name, array in fitted.arrays.items():
+        assert clips.arrays[name].shape == array.shape and clips.arrays[name].dtype == array.dtype
+    assert set(fitted.table) == set(clips.table)
+    # No hands, and a fit of the joints has nothing to add.
+    assert not clips.arrays["body_pose"][:, 63:].any()
+    assert fit_summary(clips, motions, body)["joint error (mm)"] == 0
+    assert added_acceleration(clips, motions, body, 20.0)[0] < 1e-3
+    again = Clips.load(clips.save(tmp_path / "fits")[0].with_suffix(""))
+    assert again.table["beta_9"].tolist() == [0.0]
+
+
+def test_what_kimodo_writes_twice_is_read_alike(tmp_path, body):
+    # Its SMPL-X model leaves joints and an AMASS file of the same motion.
+    motion = moving(30)
+    np.savez(tmp_path / "test_amass.npz", **amass(motion, 30, rest_pelvis(body), "kimodo"))
+    np.savez(tmp_path / "test.npz", posed_joints=joints_of(body, motion))
+    poses, told = read_poses(tmp_path, body, made_by="kimodo")
+    assert [s.name for s in told] == ["test.npz"]
+    assert "Joints are read with motion.exports.read_exports." in told[0].reason
+    joints, told = read_exports(tmp_path)
+    assert [s.name for s in told] == ["test_amass.npz"]
+    difference = fitted_joints(poses, body) - joints.arrays["joints"]
+    assert np.linalg.norm(difference, axis=-1).max() < 1e-3
+
+
+def test_y_up_stays(tmp_path, body):
+    arrays = amass(moving(20), 20, rest_pelvis(body), up=np.eye(3))
+    np.savez(tmp_path / "x.npz", **arrays)
+    joints = fitted_joints(read(tmp_path, body, up="y"), body)
+    np.testing.assert_allclose(joints, joints_of(body, moving(20)), atol=1e-4)
+    with pytest.raises(InputError, match="up: found 'x'"):
+        read_poses(tmp_path, body, up="x")
+
+
+def test_rotation_vectors_do_not_jump(tmp_path, body):
+    np.savez(tmp_path / "x.npz", **amass(spinning(120, 5), 120, rest_pelvis(body)))
+    orient = read(tmp_path, body).arrays["global_orient"]
+    assert np.abs(np.diff(orient, axis=0)).max() < 0.5
+    np.testing.assert_allclose(orient[-1] - orient[0], [0, 10 * np.pi, 0], atol=1e-3)
+
+
+def test_sensors_take_it_as_a_fit(tmp_path, body):
+    np.savez(tmp_path / "x.npz", **amass(spinning(120, 3), 120, rest_pelvis(body)))
+    clips = read(tmp_path, body)
+    people = {"somebody": Shape(body, np.zeros(10))}
+    readings = synthesise(clips, body, people, sensor_sites(body)[:2], progress=False)
+    # Half a turn a second about the vertical, from the first frame to the last.
+    gyro = np.linalg.norm(readings.arrays["gyro"], axis=-1)
+    np.testing.assert_allclose(gyro, np.pi, atol=5e-3)
+
+
+def test_resampling_does_not_alias(tmp_path, body):
+    vectors, pelvis = spinning(120, 0)
+    vectors[:, 18, 0] = 0.2 * np.sin(2 * np.pi * 17 * np.arange(len(vectors)) / 120)
+    pelvis = pelvis + 0.1 * np.sin(2 * np.pi * 17 * np.arange(len(vectors)) / 120)[:, None]
+    np.savez(tmp_path / "x.npz", **amass((vectors, pelvis), 120, rest_pelvis(body)))
+    joints = fitted_joints(read(tmp_path, body), body)
+    assert joints[20:-20].std(0).max() < 1e-3
+
+
+def test_betas_as_they_stand(tmp_path, body):
+    betas = np.linspace(-1, 1, 16)[:10]
+    file = amass(moving(20), 20, rest_pelvis(body, betas))
+    np.savez(tmp_path / "x.npz", **file)
+    clips = read(tmp_path, body, shape="file")
+    np.testing.assert_allclose(betas_of(clips.table)[0], betas)
+    assert clips.table["shape"].tolist() == ["file"]
+    wanted = joints_of(body, moving(20), betas)
+    np.testing.assert_allclose(fitted_joints(clips, body), wanted, atol=1e-4)
+    np.savez(tmp_path / "x.npz", **(file | {"betas": np.tile(betas, (len(wanted), 1))}))
+    np.testing.assert_allclose(betas_of(read(tmp_path, body, shape="file").table)[0], betas)
+    for change, found in [
+        ({"betas": np.zeros(8)}, "betas: found shape (8,)"),
+        ({"betas": np.full(16, np.nan)}, "betas: found NaN"),
+        ({"betas": None}, "betas: found shape (0,)"),
+    ]:
+        np.savez(tmp_path / "x.npz", **amass(moving(20), 20, np.zeros(3), **change))
+        assert found in (message := refusal(tmp_path, body, shape="file"))
+        assert 'Pass shape="mean".' in message and len(read(tmp_path, body)) == 1
+    with pytest.raises(InputError, match='shape: found \'own\'; expected "mean", "file"'):
+        read_poses(tmp_path, body, shape="own")
+
+
+def test_bones_of_the_person(tmp_path, body):
+    # A model whose betas do something else than the body's: twice as much, in another order.
+    mean, change = (x.double().numpy() for x in body._rest)
+    shift = [0.1, -0.2, 0.3]
+    pad = np.zeros((28, 3))
+    template = np.concatenate([mean + shift, pad])
+    directions = np.concatenate([2 * change[..., ::-1], np.zeros((28, 3, 10))])
+    model = SmplH(template, directions)
+    betas = np.linspace(-1, 1, 16)[:10]
+    person = template[:22] + directions[:22] @ betas
+    np.savez(tmp_path / "x.npz", **amass(moving(20), 20, person[0]))
+    np.savez(tmp_path / "y.npz", **amass(moving(20), 20, person[0], "smplx"))
+    np.savez(tmp_path / "z.npz", **amass(moving(20), 20, person[0], gender=np.array("female")))
+    clips = read(tmp_path, body, shape={"male": model})
+    assert clips.table["shape"].tolist() == ["bones", "mean", "mean"]
+    joints = fitted_joints(clips.select([0]), body)
+    for a, b in PAIRS:
+        wanted = np.linalg.norm(person[a] - person[b])
+        length = np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)
+        assert np.abs(length - wanted).max() < 0.005
+    np.testing.assert_allclose(joints[:, 0], moving(20)[1], atol=1e-4)
+
+
+def test_an_unknown_origin_is_a_constant(tmp_path, body):
+    np.savez(tmp_path / "x.npz", **amass(moving(20), 20, rest_pelvis(body) + [0.01, -0.2, 0.03]))
+    difference = fitted_joints(read(tmp_path, body), body) - joints_of(body, moving(20))
+    assert np.ptp(difference, axis=(0, 1)).max() < 1e-4
+    np.testing.assert_allclose(difference[0, 0], [0.01, -0.03, 0.2], atol=1e-4)
+
+
+def test_words_in_any_form(tmp_path, body):
+    motion = moving(20)
+    for gender, told in [
+        (np.array(b"Female"), "female"),
+        (np.array(["neutral"]), "neutral"),
+        (np.array({"gender": "male"}, dtype=object), "not known"),
+        (None, "not known"),
+    ]:
+        np.savez(tmp_path / "x.npz", **amass(motion, 20, np.zeros(3), gender=gender))
+        assert read(tmp_path, body).table["gender"].tolist() == [told]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"poses": np.zeros((121, 66))}, "poses: found shape (121, 66); expected (frames, 72, 156"),
+        ({"poses": np.zeros(156)}, "poses: found shape (156,)"),
+        ({"poses": None}, "neither poses nor root_orient and pose_body"),
+        ({"poses": np.zeros((121, 156), "U2")}, "poses: found shape (121, 156) of <U2"),
+        ({"poses": np.full((121, 156), np.nan)}, "poses: found NaN or infinity in frame 0"),
+        ({"poses": None, "root_orient": np.zeros((121, 3)), "pose_body": np.zeros((121, 66))},
+         "pose_body: found shape (121, 66)"),
+        ({"trans": None}, "trans: found no such field"),
+        ({"trans": np.zeros((120, 3))}, "trans: found shape (120, 3) of float64"),
+        ({"mocap_framerate": None}, "rate: found none in the file"),
+        ({"mocap_framerate": np.zeros(2)}, "mocap_framerate: found shape (2,)"),
+        ({"mocap_framerate": np.array(15.0)}, "15 frames a second, so nothing above 7.5 Hz"),
+        ({"mocap_framerate": np.array(np.nan)}, "nan frames a second"),
+        ({"mocap_framerate": np.array(2000.0)}, "found 2 frame(s) at 20 frames a second"),
+        ({"trans": np.zeros((2, 3)), "poses": np.zeros((2, 156))}, "found 2 frame(s); expected"),
+        ({"poses": np.zeros((121, 156)).astype(object)}, "no readable arrays"),
+    ],
+)  # fmt: skip
+def test_bad_files(tmp_path, body, change, message):
+    np.savez(tmp_path / "x.npz", **amass(moving(20), 20, np.zeros(3), **change))
+    assert message in refusal(tmp_path, body)
+
+
+def test_rates_stated_by_the_caller(tmp_path, body):
+    np.savez(tmp_path / "x.npz", **amass(moving(60), None, rest_pelvis(body), mocap_framerate=None))
+    assert read(tmp_path, body, rate=60).table["native_rate"].tolist() == [60]
+    np.savez(tmp_path / "x.npz", **amass(moving(60), 60, rest_pelvis(body)))
+    assert "60 frames a second; expected 30, as stated" in refusal(tmp_path, body, rate=30)
+
+
+def test_other_files_are_told(tmp_path, body):
+    np.save(tmp_path / "a.npy", np.zeros((60, 22, 3)))
+    (tmp_path / "b.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "c.npz", **amass(moving(20), 20, rest_pelvis(body)))
+    clips, skipped = read_poses(tmp_path, body)
+    assert clips.table["file"].tolist() == ["c.npz"]
+    assert [s.name for s in skipped] == ["a.npy", "b.npz"]
+    assert "a file .npy; expected an .npz of pose parameters" in skipped[0].reason
+
+
+def test_poses_take_the_rows_of_requests(tmp_path, body):
+    np.savez(tmp_path / "c.npz", **amass(moving(20), 20, rest_pelvis(body)))
+    clips = read(tmp_path, body)
+    clips.table["prompt"] = ["a person walks"]
+    requests = pd.DataFrame({"activity": ["walking"], "prompt": ["a person walks"], "seed": [1]})
+    sampled, skipped = as_sampled(clips, requests)
+    assert skipped == [] and sampled.table["activity"].tolist() == ["walking"]
+    assert betas_of(sampled.table).shape == (1, 10)
+    np.testing.assert_array_equal(sampled[0]["transl"], clips[0]["transl"])

@@ -1,0 +1,382 @@
+"""Motions of other projects: their official layouts built here, and what cannot be used told."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.exports import KIMODO_JOINTS, as_sampled, read_exports
+from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
+
+# SOMA's joints as Kimodo's skeleton of 77 lists them; that of 30 leaves out what it does not move.
+FINGERS = [
+    f"{finger}{part}"
+    for finger, parts in [("Thumb", "123"), *((f, "1234") for f in ("Index", "Middle"))]
+    + [(f, "1234") for f in ("Ring", "Pinky")]
+    for part in [*parts, "End"]
+]
+SPINE = ["Hips", "Spine1", "Spine2", "Chest", "Neck1", "Neck2", "Head"]
+ARM = ["Shoulder", "Arm", "ForeArm", "Hand"]
+LEG = ["Leg", "Shin", "Foot", "ToeBase"]
+SOMA = {
+    77: [*SPINE, "HeadEnd", "Jaw", "LeftEye", "RightEye"]
+    + [f"{side}{x}" for side in ("Left", "Right") for x in [*ARM, *(f"Hand{f}" for f in FINGERS)]]
+    + [f"{side}{x}" for side in ("Left", "Right") for x in [*LEG, "ToeEnd"]],
+    30: [*SPINE, "Jaw", "LeftEye", "RightEye"]
+    + [f"{s}{x}" for s in ("Left", "Right") for x in [*ARM, "HandThumbEnd", "HandMiddleEnd"]]
+    + [f"{side}{x}" for side in ("Left", "Right") for x in LEG],
+}
+NAMES = {"pelvis": "Hips", "spine1": "Spine1", "spine2": "Spine2", "spine3": "Chest"}
+NAMES |= {"neck": "Neck1", "head": "Head"}
+PARTS = {"hip": "Leg", "knee": "Shin", "ankle": "Foot", "foot": "ToeBase"}
+PARTS |= {"collar": "Shoulder", "shoulder": "Arm", "elbow": "ForeArm", "wrist": "Hand"}
+NAMES |= {f"{s}_{a}": f"{s.title()}{b}" for s in ("left", "right") for a, b in PARTS.items()}
+
+
+def write_mdm(path, motions, texts, each, **change):
+    """``results.npy`` as MDM's sample/generate.py leaves it: padded to the longest motion."""
+    longest = max(map(len, motions))
+    padded = np.stack([np.pad(m, [(0, longest - len(m)), (0, 0), (0, 0)]) for m in motions])
+    content = {
+        "motion": padded.transpose(0, 2, 3, 1).astype(np.float32),
+        "text": list(texts),
+        "lengths": np.array([len(m) for m in motions]),
+        "num_samples": each,
+        "num_repetitions": len(motions) // each,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, content | change)
+
+
+def write_kimodo(path, joints, count=77, **more):
+    """``.npz`` of Kimodo: joints of SOMA placed by name, all others somewhere else."""
+    posed = np.full((*joints.shape[:-2], count, 3), 99.0)
+    for j, name in enumerate(JOINTS):
+        posed[..., SOMA[count].index(NAMES[name]), :] = joints[..., j, :]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, posed_joints=posed, root_positions=joints[..., 0, :], **more)
+
+
+def wave(body, rate, frequency, seconds=10.0):
+    """The body at rest, carried to and fro along X by 0.1 m."""
+    time = np.arange(int(seconds * rate) + 1) / rate
+    joints = np.repeat(body[1][None], len(time), axis=0)
+    joints[..., 0] += 0.1 * np.sin(2 * np.pi * frequency * time)[:, None]
+    return joints
+
+
+def one(source, **options):
+    """The only motion of some source, and its row."""
+    clips, skipped = read_exports(source, **options)
+    assert len(clips) == 1 and skipped == []
+    return clips.arrays["joints"], clips.table.iloc[0], clips
+
+
+def refusal(source, **options):
+    with pytest.raises(InputError, match="found no motion that can be used") as caught:
+        read_exports(source, **options)
+    return str(caught.value)
+
+
+def test_mdm(tmp_path, turning_motion):
+    motions = [turning_motion[:n] for n in (120, 60, 120, 40)]
+    texts = ["a person walks", "läuft", "a person walks", "läuft"]
+    write_mdm(tmp_path / "results.npy", motions, texts, each=2)
+    clips, skipped = read_exports(tmp_path)
+    assert skipped == [] and clips.meta == {"rate": 20.0, "smoothed": {"mdm": "no"}}
+    assert clips.table["frames"].tolist() == [120, 60, 120, 40]
+    for read, motion in zip(clips.each("joints"), motions, strict=True):
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, motion.astype(np.float32))
+    assert clips.table["prompt"].tolist() == texts
+    assert clips.table["sample"].tolist() == [0, 1, 0, 1]
+    assert clips.table["repetition"].tolist() == [0, 0, 1, 1]
+    assert clips.table["name"].tolist() == [f"results.npy#{i}" for i in range(4)]
+    assert (clips.table["file"] == "results.npy").all()
+    assert (clips.table["native_rate"] == 20).all() and not clips.table["resampled"].any()
+    again = Clips.load(clips.save(tmp_path / "motions")[0].with_suffix(""))
+    pd.testing.assert_frame_equal(again.table, clips.table)
+
+
+def test_one_bad_motion_is_told_and_the_others_read(tmp_path, turning_motion):
+    motions = [turning_motion.copy() for _ in range(3)]
+    motions[1][7, 20] = np.nan
+    write_mdm(tmp_path / "a" / "results.npy", motions, "xyz", each=3)
+    write_mdm(tmp_path / "b" / "results.npy", motions[:1], "x", 1, motion=np.zeros((1, 21, 3, 9)))
+    clips, skipped = read_exports(tmp_path)
+    assert clips.table["prompt"].tolist() == ["x", "z"]
+    assert [s.name for s in skipped] == ["a/results.npy#1", "b/results.npy"]
+    assert "NaN or infinity at frame 7, joint left_wrist" in skipped[0].reason
+    assert "(1, 21, 3, 9); expected (motions, 22, 3, frames)" in skipped[1].reason
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"motion": np.zeros((1, 24, 3, 60))}, "KIT has 21 joints, action models others"),
+        ({"motion": "none"}, "motion: found shape of no array"),
+        ({"lengths": np.array([201])}, r"lengths: found [201]; expected 1 of 1 to 200"),
+        ({"lengths": np.array([0])}, "lengths: found [0]"),
+        ({"lengths": np.array([50, 50])}, "lengths: found ndarray; expected 1 of"),
+        ({"lengths": [1, [2]]}, "lengths: found list"),
+        ({"text": ["a", "b"]}, "text: found no list, or of another length"),
+        ({"motion": np.zeros((1, 22, 3, 200), bool)}, "elements of type bool; expected numbers"),
+    ],
+)
+def test_bad_results_of_mdm(tmp_path, turning_motion, change, message):
+    write_mdm(tmp_path / "results.npy", [turning_motion], ["a"], 1, **change)
+    assert message in refusal(tmp_path / "results.npy")
+
+
+def test_objects_that_are_not_mdm_and_pickles_that_run(tmp_path, turning_motion):
+    class Calls:
+        def __reduce__(self):
+            return print, ("called",)
+
+    np.save(tmp_path / "results.npy", {"line": turning_motion})
+    assert "found objects: line; expected MDM's dict" in refusal(tmp_path)
+    np.save(tmp_path / "results.npy", np.array([turning_motion, 1], dtype=object))
+    assert "found objects: no dict" in refusal(tmp_path)
+    write_mdm(tmp_path / "results.npy", [turning_motion], ["a"], 1, num_samples=Calls())
+    assert "it wants to run builtins.print" in refusal(tmp_path)
+
+
+def test_momask(tmp_path, turning_motion):
+    for k, r, length in [(0, 0, 60), (2, 0, 100), (10, 0, 40), (10, 1, 44)]:
+        folder = tmp_path / "joints" / str(k)
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"sample{k}_repeat{r}_len{length}"
+        np.save(folder / f"{stem}.npy", turning_motion[:length].astype(np.float32))
+        np.save(folder / f"{stem}_ik.npy", 1.001 * turning_motion[:length].astype(np.float32))
+    clips, skipped = read_exports(tmp_path)
+    assert clips.table["sample"].tolist() == [0, 2, 10, 10]
+    assert clips.table["repetition"].tolist() == [0, 0, 0, 1]
+    assert clips.table["frames"].tolist() == [60, 100, 40, 44]
+    assert (clips.table["prompt"] == "").all() and (clips.table["native_rate"] == 20).all()
+    assert clips.meta["smoothed"]["momask"] == "no; inverse kinematics onto a template skeleton"
+    np.testing.assert_array_equal(clips[1]["joints"], turning_motion[:100].astype(np.float32))
+    assert [s.name.endswith("_ik.npy") for s in skipped] == [True] * 4
+    assert "Pass foot_locked=True" in skipped[0].reason
+    locked, skipped = read_exports(tmp_path, foot_locked=True)
+    assert locked.table["smoothed"].str.endswith(", feet locked").all() and len(skipped) == 4
+    np.testing.assert_allclose(locked.arrays["joints"], 1.001 * clips.arrays["joints"], rtol=1e-6)
+
+
+def test_momask_says_its_length_in_the_name(tmp_path, turning_motion):
+    np.save(tmp_path / "sample0_repeat0_len50.npy", turning_motion[:48])  # of 12 tokens
+    assert len(one(tmp_path)[0]) == 48
+    for length in (46, 51):
+        np.save(tmp_path / "sample0_repeat0_len50.npy", turning_motion[:length])
+        assert f"found {length} frames; expected 50, as its name says" in refusal(tmp_path)
+
+
+def test_remodiffuse_is_told_and_its_smoothing_stated(tmp_path, turning_motion):
+    np.save(tmp_path / "walk.npy", turning_motion.astype(np.float32))
+    joints, row, clips = one(tmp_path, made_by="remodiffuse")
+    np.testing.assert_array_equal(joints, turning_motion.astype(np.float32))
+    assert row["smoothed"] == "Gaussian, sigma 2.5 frames" and row["native_rate"] == 20
+    assert clips.meta["smoothed"] == {"remodiffuse": "Gaussian, sigma 2.5 frames"}
+    # Its rate is known, so another is a mistake.
+    message = refusal(tmp_path, made_by="remodiffuse", rate=30)
+    assert "rate: found 20 frames a second; expected 30, as stated" in message
+    message = refusal(tmp_path, made_by="remodiffuse", up="z")
+    assert "up axis: found 'z', as stated; expected y. Leave out up=." in message
+
+
+@pytest.mark.parametrize("count", [77, 30])
+def test_kimodo_joints_by_name(tmp_path, body, count):
+    assert len(SOMA[count]) == count
+    assert [SOMA[count][i] for i in KIMODO_JOINTS[count]] == [NAMES[name] for name in JOINTS]
+    write_kimodo(tmp_path / "test.npz", wave(body, 30, 2.0), count)
+    joints, row, clips = one(tmp_path)
+    assert joints.shape == (201, 22, 3) and row["native_rate"] == 30 and row["resampled"]
+    np.testing.assert_allclose(joints[20:-20], wave(body, 20, 2.0)[20:-20], atol=2e-4)
+    assert row["project"] == "kimodo" and "by default" in row["smoothed"]
+    assert clips.meta["rate"] == 20.0
+
+
+def test_resampling_does_not_alias(tmp_path, body):
+    # Taken as they come, every 1.5th frame of 13 Hz would show as 7 Hz.
+    write_kimodo(tmp_path / "test.npz", wave(body, 30, 13.0))
+    joints, _, _ = one(tmp_path)
+    assert np.abs(joints - body[1])[20:-20].max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [30, 59.94, 120])
+def test_ends_of_moving_bodies_are_not_jerked(tmp_path, body, rate):
+    # It starts and stops amid a swing of 0.1 m at 1 Hz, which has 3.9 m/s² at most.
+    np.save(tmp_path / "x.npy", wave(body, rate, 1.0, 3.3))
+    joints, _, _ = one(tmp_path, rate=rate, up="y")
+    wanted = wave(body, 20, 1.0, 3.3)[: len(joints)]
+    assert len(joints) in (66, 67) and np.abs(joints - wanted).max() < 5e-4
+    assert np.abs(np.diff(joints - wanted, n=2, axis=0) * 20**2).max() < 0.5
+
+
+def test_kimodo_rates(tmp_path, body):
+    write_kimodo(tmp_path / "stated.npz", wave(body, 60, 2.0), fps=np.float32(60))
+    write_kimodo(tmp_path / "usual.npz", wave(body, 30, 2.0))
+    clips, skipped = read_exports(tmp_path)
+    assert clips.table["native_rate"].tolist() == [60, 30] and skipped == []
+    clips, skipped = read_exports(tmp_path, rate=25)
+    assert clips.table["native_rate"].tolist() == [25]
+    assert "60 frames a second; expected 25, as stated" in skipped[0].reason
+    write_kimodo(tmp_path / "stated.npz", wave(body, 60, 2.0), fps=np.zeros(2))
+    assert "fps: found shape (2,) of float64" in refusal(tmp_path / "stated.npz")
+
+
+def test_kimodo_of_smplx_samples_and_prompts(tmp_path, body):
+    moving = wave(body, 30, 1.0, 3.0)
+    folder = tmp_path / "out_example"
+    folder.mkdir()
+    np.savez(folder / "motion.npz", posed_joints=np.stack([moving, moving + 1]))
+    about = {"texts": ["A person walks.", "A person runs."], "durations": [1, 2]}
+    (folder / "meta.json").write_text(json.dumps(about))
+    clips, _ = read_exports(tmp_path)
+    assert clips.table["sample"].tolist() == [0, 1]
+    assert clips.table["prompt"].tolist() == ["A person walks. A person runs."] * 2
+    np.testing.assert_allclose(clips[1]["joints"] - 1, clips[0]["joints"], atol=1e-6)
+    (folder / "meta.json").write_text(json.dumps({"text": "A person sits."}))
+    assert read_exports(tmp_path)[0].table["prompt"].tolist() == ["A person sits."] * 2
+    (folder / "meta.json").write_text("[1]")
+    assert read_exports(tmp_path)[0].table["prompt"].tolist() == [""] * 2
+
+
+def test_kimodo_files_without_a_body(tmp_path, body):
+    np.savez(tmp_path / "g1.npz", posed_joints=np.zeros((9, 34, 3)))
+    assert "shape (9, 34, 3), a G1 robot" in refusal(tmp_path)
+    np.savez(tmp_path / "g1.npz", posed_joints=np.zeros(9))
+    assert "shape (9,); expected (frames, 77, 30 or 22, 3)" in refusal(tmp_path)
+    np.savez(tmp_path / "g1.npz", local_rot_mats=np.zeros((9, 77, 3, 3)))
+    assert "found no posed_joints" in refusal(tmp_path)
+    np.savez(tmp_path / "g1.npz", poses=np.zeros((9, 156)), trans=np.zeros((9, 3)))
+    assert "pose parameters; expected joints of Kimodo. They need no fit" in refusal(tmp_path)
+    assert "body.exports.read_poses" in refusal(tmp_path)
+
+
+def test_plain_joints_need_their_rate_and_up_axis(tmp_path, body):
+    upright = wave(body, 100, 2.0)
+    np.save(tmp_path / "x.npy", upright)
+    assert "x.npy: rate: found none in the file" in refusal(tmp_path, up="y")
+    assert 'up axis: found none stated; expected "y" or "z"' in refusal(tmp_path, rate=100)
+    assert 'up axis: found \'x\', as stated; expected "y" or "z"' in refusal(
+        tmp_path, rate=100, up="x"
+    )
+    joints, row, clips = one(tmp_path, rate=100, up="y", made_by="my prior")
+    np.testing.assert_allclose(joints[20:-20], wave(body, 20, 2.0)[20:-20], atol=2e-4)
+    assert row["project"] == "my prior" and row["smoothed"] == "not known" and row["resampled"]
+    assert clips.meta["smoothed"] == {"my prior": "not known"}
+    # With Z up the same body looks along +Y; it is turned, not mirrored.
+    np.save(tmp_path / "x.npy", upright[..., [0, 2, 1]] * [-1, 1, 1])
+    np.testing.assert_allclose(one(tmp_path, rate=100, up="z")[0], joints, atol=1e-6)
+
+
+def test_rates_below_twenty_are_left_out(tmp_path, body):
+    np.save(tmp_path / "x.npy", wave(body, 12.5, 1.0))
+    message = refusal(tmp_path, rate=12.5, up="y")
+    assert "12.5 frames a second, so nothing above 6.25 Hz; expected at least 20" in message
+    assert "Left out, not stretched" in message
+    for rate in (0, -20, np.nan, np.inf):
+        assert "expected at least 20" in refusal(tmp_path, rate=rate, up="y")
+
+
+@pytest.mark.parametrize(("unit", "size"), [("centimetres", 100), ("millimetres", 1000)])
+def test_units_that_are_not_metres(tmp_path, body, unit, size):
+    np.save(tmp_path / "x.npy", size * wave(body, 20, 1.0))
+    message = refusal(tmp_path, rate=20, up="y")
+    legs = body[0][4] + body[0][7]
+    assert f"legs of {size * legs:.3g} from hip to ankle, as in {unit}" in message
+    assert f"Pass scale={1 / size:g}." in message
+    joints, _, _ = one(tmp_path, rate=20, up="y", scale=1 / size)
+    np.testing.assert_allclose(joints, wave(body, 20, 1.0), atol=1e-6)
+    # From a wrong scale the remedy leads to the right one.
+    assert f"Pass scale={1 / size:g}." in refusal(tmp_path, rate=20, up="y", scale=10.0)
+
+
+def test_low_hips_are_no_wrong_unit(tmp_path, body):
+    lying = wave(body, 20, 1.0)[..., [0, 2, 1]] * [1, 1, -1]
+    np.save(tmp_path / "x.npy", lying)
+    assert one(tmp_path, rate=20, up="y")[0][:, 0, 1].max() < 0.2
+    np.save(tmp_path / "x.npy", 20 * lying)
+    assert "as in" not in refusal(tmp_path, rate=20, up="y")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((60, 21, 3)), "(60, 21, 3); expected a NumPy array of shape (frames, 22, 3)"),
+        (np.zeros((60, 66)), "(60, 66)"),
+        (np.zeros((22, 3, 60)), "(22, 3, 60)"),
+        (np.zeros((0, 22, 3)), "x.npy"),
+        (np.zeros((2, 22, 3)), "2 frame(s); expected at least 3 frames"),
+        (np.zeros((60, 22, 3)), "legs of 0 from hip to ankle"),
+        (np.full((60, 22, 3), np.inf), "NaN or infinity at frame 0, joint pelvis"),
+        (np.zeros((60, 22, 3), complex), "elements of type complex128"),
+        (np.zeros((60, 22, 3), "U4"), "elements of type <U4"),
+    ],
+)
+def test_bad_arrays(tmp_path, content, message):
+    np.save(tmp_path / "x.npy", content)
+    assert message in refusal(tmp_path, rate=20, up="y")
+
+
+def test_too_short_after_resampling(tmp_path, body):
+    np.save(tmp_path / "x.npy", wave(body, 100, 1.0)[:9])
+    message = refusal(tmp_path, rate=100, up="y")
+    assert "x.npy, at 20 frames a second: joints: found 2 frame(s)" in message
+
+
+def test_files_and_folders_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match="absent: found nothing"):
+        read_exports(tmp_path / "absent")
+    with pytest.raises(InputError, match="found no .npy and no .npz"):
+        read_exports(tmp_path)
+    (tmp_path / "sample00.mp4").touch()
+    assert "found a file .mp4; expected a .npy or .npz" in refusal([tmp_path / "sample00.mp4"])
+    assert "no file was given" in refusal([])
+
+
+def test_a_list_of_files(tmp_path, body, turning_motion):
+    np.save(tmp_path / "x.npy", turning_motion)
+    write_mdm(tmp_path / "a" / "results.npy", [turning_motion], ["a"], 1)
+    write_kimodo(tmp_path / "y.npz", wave(body, 30, 1.0))
+    files = [tmp_path / "y.npz", tmp_path / "a" / "results.npy", tmp_path / "x.npy"]
+    clips, skipped = read_exports(files)
+    assert clips.table["project"].tolist() == ["kimodo", "mdm"]
+    assert clips.table["file"].tolist() == [p.as_posix() for p in files[:2]]
+    assert [s.name for s in skipped] == [files[2].as_posix()]
+    np.testing.assert_allclose(bone_lengths(clips[0]["joints"]).mean(0), body[0], atol=1e-5)
+
+
+def test_as_sampled(tmp_path, turning_motion):
+    motions = [turning_motion[:n] for n in (60, 70, 80, 90, 100)]
+    texts = ["A person walks.", "a man sits", "a person walks", "not asked for", ""]
+    write_mdm(tmp_path / "results.npy", motions, texts, each=5)
+    clips, _ = read_exports(tmp_path)
+    rows = [
+        ("sitting", "a man sits", 0),
+        ("walking", "a person walks", 0),
+        ("running", "a man runs", 0),
+        ("walking", "a person walks", 1),
+        ("walking", "a person walks", 2),
+    ]
+    requests = pd.DataFrame(rows, columns=["activity", "prompt", "repetition"])
+    sampled, skipped = as_sampled(clips, requests.assign(frames=120, seed=7))
+    assert sampled.table["activity"].tolist() == ["sitting", "walking", "walking"]
+    assert sampled.table["prompt"].tolist() == ["a man sits"] + ["a person walks"] * 2
+    assert sampled.table["repetition"].tolist() == [0, 0, 1]
+    assert sampled.table["frames"].tolist() == [70, 60, 80]
+    assert sampled.table["motion"].tolist() == [0, 1, 2] and "seed" not in sampled.table
+    assert sampled.table["name"].tolist() == [f"results.npy#{i}" for i in (1, 0, 2)]
+    assert sampled.meta == clips.meta and sampled.table.columns.is_unique
+    np.testing.assert_array_equal(sampled[1]["joints"], clips[0]["joints"])
+    assert {s.name: s.reason for s in skipped} == {
+        "request 2": "no motion left of “a man runs”",
+        "request 4": "no motion left of “a person walks”",
+        "results.npy#3": "no request left for “not asked for”",
+        "results.npy#4": "its prompt is not known",
+    }
+    with pytest.raises(InputError, match="none of the 1 requested prompts among 5 motions"):
+        as_sampled(clips, requests[2:3])
