@@ -27,8 +27,9 @@ paper: $(STAMP)
 		--rerun-triggers mtime params --rerun-incomplete $(SHOW) \
 		--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seed="$(SEED)"
 
+# Two workers with one thread each: two threads of one worker would wait for the other's.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

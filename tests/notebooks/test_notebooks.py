@@ -47,11 +47,14 @@ def outputs_of(notebook):
 
 @pytest.mark.parametrize("stage", runs.STAGES)
 def test_notebook_shows_what_it_promises(finished, stage):
-    outputs = list(outputs_of(finished[2][stage]))
+    notebook = finished[2][stage]
+    outputs = list(outputs_of(notebook))
     assert not [o for o in outputs if o.output_type == "error"]
-    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 1
-    assert all(len(o.data["image/png"]) < 200_000 for o in pictures)
+    for cell in notebook.cells:
+        shown = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        assert len(shown) >= cell.source.count("plots.show("), cell.source
+        assert all(len(o.data["image/png"]) < 200_000 for o in shown)
+    assert "plots.show(" in "".join(cell.source for cell in notebook.cells)
 
 
 def test_every_stage_left_its_record(finished):
