@@ -5,24 +5,32 @@ keys begin with ``model.``, beside ``meta`` and ``optimizer``. It contains CLIP 
 but neither the statistics of the features nor the retrieval database.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.priors.checkpoints import check_parameters
 from t2imu_utils.priors.mdm_checkpoints import feature_scale
+from t2imu_utils.priors.prior_files import (
+    REMEDY,
+    checked_fields,
+    official_encoder,
+    read_own,
+    read_statistics,
+    same_encoder,
+    statistics_shapes,
+    take_statistics,
+    write_own,
+    write_statistics,
+)
 from t2imu_utils.priors.remodiffuse import (
     NEUTRAL,
     Mixture,
@@ -31,11 +39,11 @@ from t2imu_utils.priors.remodiffuse import (
     new_remodiffuse,
 )
 from t2imu_utils.priors.retrieval import Database, check_encoder, statistics_hash, token_states
-from t2imu_utils.priors.text import TextEncoder, load_text_encoder
+from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.runs import atomic_write, sha256
 
 FORMAT = "t2imu-remodiffuse-1"
-REMEDY = "Use the file that the training wrote, or train the prior again."
+PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
 PREFIX, CLIP = "model.", "model.clip."
 # The official statistics: root and contact channels divided twice by the feature bias of 5.
 OFFICIAL_SCALE = 25
@@ -102,28 +110,17 @@ def new_remodiffuse_prior(
 
 
 def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write a prior atomically: float32 tensors, the rest as JSON in the file's metadata.
+    """Write a prior into one file (see `prior_files`).
 
     Of the database only the version is written: `retrieval_files.save_database` keeps it, and the
     arms of a study share one.
     """
-    tensors = {key: x.detach().float().cpu() for key, x in prior.model.state_dict().items()}
-    for name in ("mean", "std"):
-        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
-        tensors[f"normaliser.{name}"] = torch.from_numpy(values.copy())
-    encoder = prior.text_encoder
     about = {
-        "format": FORMAT,
         "config": asdict(prior.config),
         "mixture": asdict(prior.mixture),
-        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         "database": prior.database.version,
-        "history": prior.history,
     }
-    metadata = {"t2imu": json.dumps(about, sort_keys=True)}
-    with atomic_write(Path(path)) as temporary:
-        save_file({key: x.contiguous() for key, x in tensors.items()}, temporary, metadata)
-    return Path(path)
+    return write_own(path, FORMAT, prior.model.state_dict(), prior, about)
 
 
 def load_remodiffuse(
@@ -144,64 +141,25 @@ def load_remodiffuse(
             configuration (all are listed), or another text encoder or database.
     """
     path = Path(path)
-    tensors, about = _read(path)
-    config = ReMoDiffuseConfig(**_known(path, "config", about, ReMoDiffuseConfig))
-    mixture = _known(path, "mixture", about, Mixture)
-    named = about["text_encoder"]
-    if text_encoder is None:
-        text_encoder = load_text_encoder(named["name"], cache)
-    found = {
-        "text_encoder": f"{text_encoder.name} {text_encoder.fingerprint[:12]}",
-        "database": database.version[:12],
-    }
-    wanted = {
-        "text_encoder": f"{named['name']} {named['fingerprint'][:12]}",
-        "database": about["database"][:12],
-    }
-    for name, value in found.items():
-        if value != wanted[name]:
-            raise InputError(
-                f"{path}: {name}", value, f"{wanted[name]}, which the prior was trained with",
-                "Pass that one; another means nothing to this prior.",
-            )  # fmt: skip
+    tensors, about = read_own(path, FORMAT, {"mixture", "database"})
+    config = ReMoDiffuseConfig(**checked_fields(path, "config", about["config"], ReMoDiffuseConfig))
+    mixture = checked_fields(path, "mixture", about["mixture"], Mixture)
+    text_encoder = same_encoder(path, about, text_encoder, cache)
+    found, wanted = database.version[:12], about["database"][:12]
+    if found != wanted:
+        raise InputError(
+            f"{path}: database", found, f"{wanted}, which the prior was trained with",
+            "Pass that one; another means nothing to this prior.",
+        )  # fmt: skip
     model = ReMoDiffuse(config)
     shapes = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    shapes |= {f"normaliser.{name}": (config.channels,) for name in ("mean", "std")}
+    shapes |= statistics_shapes(config.channels)
     check_parameters(path, tensors, shapes, f"those of {config}", REMEDY)
-    normaliser = Normaliser(*(tensors.pop(f"normaliser.{x}").numpy() for x in ("mean", "std")))
+    normaliser = take_statistics(tensors)
     model.load_state_dict(tensors)
     model.to(device).eval()
     mixture = Mixture(**mixture | {"fine": tuple(mixture["fine"])})
     return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture, about["history"])
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(path, "no such file", "a prior written by save_remodiffuse", REMEDY)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("t2imu", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", "a whole safetensors file", REMEDY
-        ) from error
-    if about.get("format") != FORMAT:
-        raise InputError(f"{path}: format", repr(about.get("format")), repr(FORMAT), REMEDY)
-    missing = {"config", "mixture", "text_encoder", "database", "history"} - set(about)
-    if missing:
-        raise InputError(
-            f"{path}: metadata", f"no {', '.join(sorted(missing))}", "all of it", REMEDY
-        )
-    return tensors, about
-
-
-def _known(path: Path, name: str, about: dict[str, Any], kind: type) -> dict[str, Any]:
-    known = {f.name for f in fields(kind)}
-    if set(about[name]) != known:
-        wrong = ", ".join(sorted(known ^ set(about[name])))
-        raise InputError(f"{path}: {name}", f"missing or unknown: {wrong}", kind.__name__, REMEDY)
-    return about[name]
 
 
 def read_remodiffuse(
@@ -226,13 +184,8 @@ def read_remodiffuse(
             listed), no statistics or those of another scale, or another text encoder.
     """
     path = Path(path)
-    encoder = load_text_encoder("clip", cache) if encoder is None else encoder
-    if encoder.name != "clip":
-        raise InputError(
-            path, f"the encoder {encoder.name}", "clip, which the weights were trained with",
-            "Pass that encoder; another one's states mean nothing to these weights.",
-        )  # fmt: skip
-    normaliser = _statistics(path.parent) if normaliser is None else normaliser
+    encoder = official_encoder(path, encoder, cache)
+    normaliser = normaliser or read_statistics(path.parent, PUBLISHED)
     if (scale := feature_scale(normaliser)) != OFFICIAL_SCALE:
         raise InputError(
             "statistics", f"root and contact channels divided by {scale}",
@@ -267,13 +220,7 @@ def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
         f"{PREFIX}{key}": x.detach().float().cpu().contiguous()
         for key, x in prior.model.state_dict().items()
     }
-    for name in ("mean", "std"):
-        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
-        with (
-            atomic_write(path.with_name(f"{name}.npy")) as temporary,
-            open(temporary, "wb") as stream,
-        ):
-            np.save(stream, values)
+    write_statistics(path.parent, prior.normaliser)
     with atomic_write(path) as temporary, open(temporary, "wb") as stream:
         torch.save({"meta": {}, "state_dict": state}, stream)
     return path
@@ -303,17 +250,3 @@ def _read_official(path: Path) -> dict[str, Any]:
         )
     named = {str(key).removeprefix("module."): x for key, x in state.items()}
     return {key: x for key, x in named.items() if not key.startswith(CLIP)}
-
-
-def _statistics(folder: Path) -> Normaliser:
-    values = []
-    for name in ("mean.npy", "std.npy"):
-        try:
-            values.append(np.load(folder / name, allow_pickle=False).astype(np.float32))
-        except (OSError, ValueError, EOFError) as error:
-            found = "no file" if isinstance(error, FileNotFoundError) else f"no array ({error})"
-            raise InputError(
-                folder / name, found, "the statistics that the weights were trained with",
-                "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data.",
-            ) from error  # fmt: skip
-    return Normaliser(*values)

@@ -12,29 +12,35 @@ Apache License 2.0 (Mael-zys/T2M-GPT); the data that the weights were trained on
 terms.
 """
 
-import json
-import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from t2imu_utils.errors import InputError
-from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.priors.checkpoints import check_parameters
+from t2imu_utils.priors.prior_files import (
+    REMEDY,
+    checked_fields,
+    official_encoder,
+    read_official,
+    read_own,
+    read_statistics,
+    refuse_overwriting,
+    same_encoder,
+    statistics_shapes,
+    take_statistics,
+    write_own,
+    write_statistics,
+)
 from t2imu_utils.priors.rvq import RVQ, RVQConfig
 from t2imu_utils.priors.t2mgpt import GPTConfig, T2MGPTConfig, T2MGPTPrior, TokenGPT, fitted
-from t2imu_utils.priors.text import TextEncoder, load_text_encoder
+from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.runs import atomic_write, sha256
 
 FORMAT = "t2imu-t2mgpt-1"
-REMEDY = "Use the file that the training wrote, or train the prior again."
 OFFICIAL = "Take the files that the official download scripts fetch, as they are."
 # Network: its file below the official folder, and the key that its weights stand under.
 FILES = {
@@ -46,28 +52,15 @@ PREFIX = "vqvae."
 # Our name of the codebook, and the official one.
 CODEBOOK = ("quantizer.layers.0.codebook", "quantizer.codebook")
 UNUSED = "trans_base.pos_embedding.weight"
+IGNORED = (".attn.mask", UNUSED)
 
 
 def save_t2mgpt(path: Path, prior: T2MGPTPrior) -> Path:
-    """Write a prior atomically: float32 tensors, the rest as JSON in the file's metadata."""
-    tensors = {
-        f"{name}.{key}": x.detach().float().cpu().contiguous()
-        for name in FILES
-        for key, x in getattr(prior, name).state_dict().items()
+    """Write a prior into one file (see `prior_files`)."""
+    state = {
+        f"{name}.{key}": x for name in FILES for key, x in getattr(prior, name).state_dict().items()
     }
-    for name in ("mean", "std"):
-        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
-        tensors[f"normaliser.{name}"] = torch.from_numpy(values.copy())
-    encoder = prior.text_encoder
-    about = {
-        "format": FORMAT,
-        "config": asdict(prior.config),
-        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-        "history": prior.history,
-    }
-    with atomic_write(Path(path)) as temporary:
-        save_file(tensors, temporary, {"t2imu": json.dumps(about, sort_keys=True)})
-    return Path(path)
+    return write_own(path, FORMAT, state, prior, {"config": asdict(prior.config)})
 
 
 def load_t2mgpt(
@@ -86,26 +79,17 @@ def load_t2mgpt(
             configuration (all are listed), or another text encoder than that of the training.
     """
     path = Path(path)
-    tensors, about = _read_own(path)
+    tensors, about = read_own(path, FORMAT)
     config = _config(path, about["config"])
-    named = about["text_encoder"]
-    if text_encoder is None:
-        text_encoder = load_text_encoder(named["name"], cache)
-    if text_encoder.fingerprint != named["fingerprint"]:
-        raise InputError(
-            f"{path}: text_encoder",
-            f"{text_encoder.name} {text_encoder.fingerprint[:12]}",
-            f"{named['name']} {named['fingerprint'][:12]}, which the prior was trained with",
-            "Pass that encoder; another one's vectors mean nothing to this prior.",
-        )
+    text_encoder = same_encoder(path, about, text_encoder, cache)
     networks = _empty(config)
     wanted = {
         f"{name}.{key}": tuple(x.shape)
         for name, network in networks.items()
         for key, x in network.state_dict().items()
-    } | {f"normaliser.{name}": (config.channels,) for name in ("mean", "std")}
+    } | statistics_shapes(config.channels)
     check_parameters(path, tensors, wanted, f"those of {config}", REMEDY)
-    normaliser = Normaliser(*(tensors[f"normaliser.{name}"].numpy() for name in ("mean", "std")))
+    normaliser = take_statistics(tensors)
     for name, network in networks.items():
         _fill(network, {key: tensors[f"{name}.{key}"] for key in network.state_dict()}, device)
     return T2MGPTPrior(
@@ -135,27 +119,22 @@ def read_t2mgpt(
             names and shapes (all are listed, by file).
     """
     folder = Path(folder)
-    text_encoder = text_encoder or load_text_encoder("clip")
-    if text_encoder.name != "clip":
-        raise InputError(
-            folder, f"text encoder {text_encoder.name}", "clip, which it was trained with",
-            "Pass that encoder; another one's vectors mean nothing to these weights.",
-        )  # fmt: skip
+    text_encoder = official_encoder(folder, text_encoder)
     config = fitted(config or T2MGPTConfig(), text_encoder.pooled_width)
     networks, entry = _empty(config), {"official": "T2M-GPT", "files": {}}
     for name, network in networks.items():
         path = folder / FILES[name][0]
-        weights = _read_official(path, FILES[name][1])
+        _, weights = read_official(path, (FILES[name][1],), OFFICIAL)
+        weights = {str(k): x for k, x in weights.items() if not str(k).endswith(IGNORED)}
         names = _official_names(network)
         state = network.state_dict()
         wanted = {official: tuple(state[key].shape) for key, official in names.items()}
         check_parameters(path, weights, wanted, f"{name} of T2M-GPT", OFFICIAL)
         _fill(network, {key: weights[official] for key, official in names.items()}, device)
         entry["files"][name] = {"sha256": sha256(path)}
-    statistics = [_statistic(folder / META / f"{name}.npy") for name in ("mean", "std")]
     return T2MGPTPrior(
         config,
-        normaliser=Normaliser(*statistics),
+        normaliser=read_statistics(folder / META, OFFICIAL),
         text_encoder=text_encoder,
         history=[entry],
         **networks,
@@ -171,20 +150,12 @@ def write_t2mgpt(folder: Path, prior: T2MGPTPrior) -> Path:
         InputError: the folder already holds such files.
     """
     folder = Path(folder)
-    present = [file for file, _ in FILES.values() if (folder / file).exists()]
-    if present:
-        raise InputError(
-            folder, ", ".join(present), "a folder without checkpoints",
-            "Choose an empty folder: checkpoints are not overwritten.",
-        )  # fmt: skip
+    refuse_overwriting(folder, (file for file, _ in FILES.values()))
     for name, (file, key) in FILES.items():
         state = official_state(getattr(prior, name))
         with atomic_write(folder / file) as temporary:
             torch.save({key: {k: x.float().cpu().clone() for k, x in state.items()}}, temporary)
-    for name in ("mean", "std"):
-        path = folder / META / f"{name}.npy"
-        with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, np.asarray(getattr(prior.normaliser, name), dtype=np.float32))
+    write_statistics(folder / META, prior.normaliser)
     return folder
 
 
@@ -224,65 +195,8 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], device: torch.device 
     network.to(device).eval()
 
 
-def _read_official(path: Path, key: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(path, "no such file", "a checkpoint of the official release", OFFICIAL)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file may raise anything; none of it can have run code.
-    except Exception as error:
-        refused = isinstance(error, pickle.UnpicklingError)
-        found = "more than tensors, or no checkpoint" if refused else type(error).__name__
-        raise InputError(
-            path, f"unreadable ({found})", "a PyTorch checkpoint of tensors alone", OFFICIAL
-        ) from error
-    weights = content.get(key) if isinstance(content, Mapping) else None
-    if not isinstance(weights, Mapping):
-        held = list(content) if isinstance(content, Mapping) else type(content).__name__
-        raise InputError(path, f"{held}", f"weights under {key}", OFFICIAL)
-    ignored = (".attn.mask", UNUSED)
-    return {str(k): x for k, x in weights.items() if not str(k).endswith(ignored)}
-
-
-def _statistic(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else f"no array ({error})"
-        raise InputError(
-            path, found, "the statistics that the weights were trained with", OFFICIAL
-        ) from error
-
-
-def _read_own(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(path, "no such file", "a prior written by save_t2mgpt", REMEDY)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("t2imu", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", "a whole safetensors file", REMEDY
-        ) from error
-    if about.get("format") != FORMAT:
-        raise InputError(f"{path}: format", repr(about.get("format")), repr(FORMAT), REMEDY)
-    missing = {"config", "text_encoder", "history"} - set(about)
-    if missing:
-        raise InputError(
-            f"{path}: metadata", f"no {', '.join(sorted(missing))}", "all of it", REMEDY
-        )
-    return tensors, about
-
-
 def _config(path: Path, values: dict[str, Any]) -> T2MGPTConfig:
+    checked_fields(path, "config", values, T2MGPTConfig)
     parts = {"rvq": RVQConfig, "transformer": GPTConfig}
-    for name, kind in ({"config": T2MGPTConfig} | parts).items():
-        found = values if name == "config" else values[name]
-        known = {f.name for f in fields(kind)}
-        if not isinstance(found, dict) or set(found) != known:
-            wrong = ", ".join(sorted(known ^ set(found)))
-            raise InputError(
-                f"{path}: {name}", f"missing or unknown: {wrong}", kind.__name__, REMEDY
-            )
-    return T2MGPTConfig(**{name: kind(**values[name]) for name, kind in parts.items()})
+    built = {n: kind(**checked_fields(path, n, values[n], kind)) for n, kind in parts.items()}
+    return T2MGPTConfig(**built)

@@ -230,7 +230,7 @@ def test_other_checkpoints_are_refused(tmp_path, official_database, clip, conten
 
 def test_faults_around_an_official_checkpoint_are_told(tmp_path, official_database, clip, encoder):
     path = tmp_path / "latest.pth"
-    with pytest.raises(InputError, match="mean.npy: found no file"):
+    with pytest.raises(InputError, match="mean.npy: found no such file"):
         read_remodiffuse(path, official_database, encoder=clip)
     write_statistics(tmp_path, bias=1)
     with pytest.raises(InputError, match="channels divided by 1; expected divided by 25"):
@@ -238,7 +238,7 @@ def test_faults_around_an_official_checkpoint_are_told(tmp_path, official_databa
     write_statistics(tmp_path)
     with pytest.raises(InputError, match="latest.pth: found no such file"):
         read_remodiffuse(path, official_database, encoder=clip)
-    with pytest.raises(InputError, match="found the encoder words; expected clip"):
+    with pytest.raises(InputError, match="found text encoder words; expected clip"):
         read_remodiffuse(path, official_database, encoder=encoder)
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(InputError, match="does not load as plain tensors"):
