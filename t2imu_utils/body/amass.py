@@ -5,9 +5,8 @@ The archives must be AMASS's "SMPL+H G": ``poses`` (N, 156), ``trans`` (N, 3), `
 in the shape, and the skeleton is walked from there. Dynamic shapes (DMPLs) move no joint.
 """
 
-import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from tqdm import tqdm
 
 from t2imu_utils.body.smpl import forward_kinematics
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.files import atomic_write
+from t2imu_utils.motion.array_files import read_npy, read_npz
 from t2imu_utils.motion.features import (
     RATE,
     Convention,
@@ -39,7 +40,6 @@ from t2imu_utils.motion.humanml3d import (
 from t2imu_utils.motion.normalise import check_features
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS, bone_offsets
-from t2imu_utils.runs import atomic_write
 
 BODY, BONES, BETAS, POSE = len(JOINTS), 52, 10, 156  # the hands' joints come after the body's
 GENDERS = ("male", "female")
@@ -66,7 +66,6 @@ RENAMED = {
 
 _FIELDS = ("poses", "trans", "betas", "gender", "mocap_framerate")
 _MODEL = ("v_template", "shapedirs", "J_regressor", "kintree_table")
-_MAX_BYTES = 2**31  # of one array: a guard against archives that explode
 _NEEDED = ("new_joints", "new_joint_vecs")  # what makes a clip whole; joints are there to look at
 _AMASS = "Download it from amass.is.tue.mpg.de as SMPL+H G."
 _SMPLH = "Download the extended SMPL+H model that goes with AMASS from mano.is.tue.mpg.de."
@@ -110,7 +109,7 @@ def load_smplh(path: Path) -> SmplH:
     Raises:
         InputError: no such file, damaged, or a field is missing or misshapen.
     """
-    stored = _read_npz(path, _MODEL, _SMPLH)
+    stored = read_npz(path, _MODEL, _SMPLH, whole=True)
     count, width = stored["v_template"].shape[:1], stored["shapedirs"].shape[-1:]
     shapes = {
         "v_template": (*count, 3),
@@ -151,7 +150,7 @@ def amass_joints(path: Path, models: Mapping[str, SmplH]) -> Float[np.ndarray, "
     Raises:
         InputError: no such file, damaged, or a field is missing or misshapen.
     """
-    stored = _read_npz(path, _FIELDS, _AMASS)
+    stored = read_npz(path, _FIELDS, _AMASS, whole=True)
     frames, betas, gender = stored["poses"].shape[:1], stored["betas"], stored["gender"]
     stored["mocap_framerate"] = stored["mocap_framerate"].squeeze()
     shapes = {
@@ -379,39 +378,12 @@ def _write_clip(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _read_joints(path: Path) -> Float[np.ndarray, "F 22 3"]:
     """Body joints of a ``.npy`` of joints, metres."""
     remedy = "Take it from pose_data/humanact12.zip of HumanML3D's repository."
-    try:
-        joints = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(path, "no file", "an array of joints", remedy) from error
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(path, f"no readable array ({error})", "joints", remedy) from error
+    joints = read_npy(path, remedy)
     good = isinstance(joints, np.ndarray) and joints.ndim == 3 and joints.dtype.kind == "f"
     if not good or joints.shape[1] < BODY or joints.shape[2] != 3 or not len(joints):
-        found = f"shape {getattr(joints, 'shape', 'of an archive')}"
+        found = f"shape {getattr(joints, 'shape', 'of objects')}"
         raise InputError(path, found, f"(frames, at least {BODY}, 3) of floats", remedy)
     return joints[:, :BODY].astype(np.float64)
-
-
-def _read_npz(path: Path, keys: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
-    """Some arrays of an archive, as far as they are plain ones of a sane size."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {member.filename: member.file_size for member in archive.infolist()}
-        if missing := [key for key in keys if f"{key}.npy" not in sizes]:
-            there = ", ".join(name.removesuffix(".npy") for name in sizes)
-            raise InputError(
-                f"{path}: {', '.join(missing)}", f"only {there}", "more fields", remedy
-            )
-        if (largest := max(sizes[f"{key}.npy"] for key in keys)) > _MAX_BYTES:
-            raise InputError(path, f"{largest} bytes", f"at most {_MAX_BYTES} an array", remedy)
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in keys}
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(path, "no file", "an .npz", remedy) from error
-    except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
-        raise InputError(path, f"no readable arrays ({error})", "an .npz", remedy) from error
 
 
 def _check_arrays(

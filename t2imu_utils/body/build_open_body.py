@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import nnls
 
-from t2imu_utils.runs import atomic_write, sha256
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.tracks import OPEN_BODY
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)

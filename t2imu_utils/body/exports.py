@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 
 from t2imu_utils.body.amass import SmplH
-from t2imu_utils.body.fitting import RIGID, N, solve_shape
+from t2imu_utils.body.fitting import RIGID, N, solve_shape, without_jumps
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.clips import Clips
@@ -145,7 +145,7 @@ def _read(
     quats = both[:, :-3].reshape(-1, N, 4)
     quats = quats / np.linalg.norm(quats, axis=-1, keepdims=True)
     rotations = np.zeros((len(both), BONES, 3), np.float32)
-    rotations[:, :N] = _without_jumps(quat_to_axis_angle(torch.from_numpy(quats)).numpy())
+    rotations[:, :N] = without_jumps(quat_to_axis_angle(torch.from_numpy(quats)).numpy())
     row = {"native_rate": native, "resampled": native != RATE, "smoothed": NOT_KNOWN, **facts}
     row |= {"shape": how, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
     return row, {
@@ -236,22 +236,6 @@ def _one_sign(quats: Float[np.ndarray, "T J 4"]) -> Float[np.ndarray, "T J 4"]:
     dots = (quats[1:] * quats[:-1]).sum(-1)
     signs = np.cumprod(np.where(dots < 0, -1.0, 1.0), axis=0)
     return np.concatenate([quats[:1], quats[1:] * signs[..., None]])
-
-
-def _without_jumps(vectors: Float[np.ndarray, "T J 3"]) -> Float[np.ndarray, "T J 3"]:
-    """Add whole turns so that rotation vectors follow each other.
-
-    A vector v of angle a stands for the same rotation as v (1 + 2 pi k / a). One of no length has
-    no axis of its own and takes that of the frame before, as a body that spins comes past it.
-    """
-    vectors = vectors.copy()
-    for now, previous in zip(vectors[1:], vectors, strict=False):
-        angle = np.linalg.norm(now, axis=-1, keepdims=True)
-        axis = np.where(angle > 1e-9, now, previous)
-        axis = axis / np.maximum(np.linalg.norm(axis, axis=-1, keepdims=True), 1e-12)
-        turns = np.round(((previous * axis).sum(-1, keepdims=True) - angle) / (2 * np.pi))
-        now += 2 * np.pi * turns * axis
-    return vectors
 
 
 def _check_length(path: Path, frames: np.ndarray, when: str = "") -> None:

@@ -5,7 +5,7 @@ the mesh is never touched: the shape follows from the bone lengths, once per ske
 of all frames from one batched least-squares problem (`pose_solver`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 
@@ -28,6 +28,7 @@ N = len(JOINTS)
 # Distances that a skeleton keeps although no bone spans them: pelvis and chest are rigid.
 RIGID = ((1, 2), (1, 3), (2, 3), (13, 14), (12, 13), (12, 14))
 BETA_SPREAD = 0.003  # m of bone length that one unit of beta must earn
+NO_TURN = 1e-6  # rad: a smaller rotation of float32 has no axis of its own but noise
 
 
 def fit(
@@ -72,7 +73,7 @@ def fit(
         local, shift, distance = solve_pose(target, rest[clip], clip, iterations)
         vectors = matrix_to_axis_angle(local).cpu().numpy()
         first = np.flatnonzero(np.diff(owner[start:stop], prepend=-1))
-        rotations[start:stop, :N] = _unwrap(vectors, first)
+        rotations[start:stop, :N] = without_jumps(vectors, first)
         transl[start:stop] = shift.cpu().numpy()
         error[start:stop] = distance.cpu().numpy()
         return stop - start
@@ -201,6 +202,31 @@ def solve_shape(
     return betas.numpy()
 
 
+def without_jumps(
+    vectors: Float[np.ndarray, "F J 3"], first: Sequence[int] | Int[np.ndarray, "clips"] = (0,)
+) -> Float[np.ndarray, "F J 3"]:
+    """Add whole turns so that rotation vectors (rad) follow each other within a clip.
+
+    A vector v of angle a stands for the same rotation as v (1 + 2 pi k / a). One of no length has
+    no axis of its own and takes that of the frame before, as a body that spins comes past it.
+
+    Args:
+        vectors: rotation vectors of all clips, one clip after the other.
+        first: the first frame of each clip, in order, from 0.
+    """
+    vectors, first = vectors.copy(), np.asarray(first)
+    last = np.append(first[1:], len(vectors))
+    for step in range(1, int((last - first).max())):
+        rows = (first + step)[first + step < last]
+        now, previous = vectors[rows], vectors[rows - 1]
+        angle = np.linalg.norm(now, axis=-1, keepdims=True)
+        axis = np.where(angle > NO_TURN, now, previous)
+        axis = axis / np.maximum(np.linalg.norm(axis, axis=-1, keepdims=True), NO_TURN)
+        turns = np.round(((previous * axis).sum(-1, keepdims=True) - angle) / (2 * np.pi))
+        vectors[rows] = now + 2 * np.pi * turns * axis
+    return vectors
+
+
 def _checked(clips: Clips) -> Float[np.ndarray, "F 22 3"]:
     joints = clips.arrays.get("joints")
     if joints is None or joints.shape[1:] != (N, 3):
@@ -268,22 +294,3 @@ def _leg_length(rest: Float[Tensor, "*B 24 3"]) -> Float[Tensor, "*B"]:
     bones = sum((rest[..., a, :] - rest[..., b, :]).norm(dim=-1) for a, b in chain)
     drop = rest[..., (7, 8), 1] - rest[..., (10, 11), 1]
     return (bones + drop.sum(-1)) / 2
-
-
-def _unwrap(
-    vectors: Float[np.ndarray, "F J 3"], first: Int[np.ndarray, "clips"]
-) -> Float[np.ndarray, "F J 3"]:
-    """Add whole turns so that rotation vectors follow each other within a clip.
-
-    A rotation vector v of angle a stands for the same rotation as v (1 + 2 pi k / a).
-    """
-    vectors = vectors.copy()
-    last = np.append(first[1:], len(vectors))
-    for step in range(1, int((last - first).max())):
-        rows = (first + step)[first + step < last]
-        now, previous = vectors[rows], vectors[rows - 1]
-        angle = np.linalg.norm(now, axis=-1, keepdims=True)
-        axis = now / np.maximum(angle, 1e-6)
-        turns = np.round(((previous * axis).sum(-1, keepdims=True) - angle) / (2 * np.pi))
-        vectors[rows] = now + 2 * np.pi * turns * axis
-    return vectors

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from t2imu_utils.body.smpl_files import BETAS, BONES, find_models, read_model
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
-from t2imu_utils.runs import atomic_write
 from t2imu_utils.tracks import OPEN_BODY
 
 GENDERS = ("male", "female")

@@ -1,11 +1,9 @@
 """Files of SMPL-format models: found by name, read without running anything, kept as plain arrays.
 
 The licensed files are pickles of Python 2 that name classes of chumpy, NumPy and SciPy. None of
-these is built while a file is read: whatever it names becomes an `_Inert` object that keeps the
-arguments and the state it was given, and the arrays are decoded from their bytes afterwards.
+these is built (see `pickles`).
 """
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ import numpy as np
 from scipy.sparse import csc_matrix
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.motion.skeleton import PARENTS
-from t2imu_utils.runs import atomic_write, sha256
+from t2imu_utils.pickles import ARRAYS, NUMPY, Inert, decode_array, read_pickle
 
 BONES, BETAS = 24, 10
 TREE = (*PARENTS, 20, 21)  # the skeleton's joints and two hands
@@ -33,14 +32,13 @@ NAME = re.compile(
 )
 LETTERS = {"m": "male", "f": "female"}
 
-# What a model's pickle names, by package: modules were renamed over the years, names were not.
+# What a model's pickle names beside classes of chumpy, by package.
 NAMED = {
-    "numpy": {"_reconstruct", "_frombuffer", "dtype", "ndarray", "scalar"},
+    **NUMPY,
     "scipy": {"csc_matrix"},
     "copy_reg": {"_reconstructor"},
     "__builtin__": {"object", "set"},
     "builtins": {"object", "set"},
-    "_codecs": {"encode"},
 }
 
 
@@ -114,38 +112,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise InputError(path, f"no readable arrays ({error})", "an .npz", REMEDY) from error
 
 
-class _Inert:
-    """What a pickle wanted to make: by which name, from which arguments, with which state."""
-
-    kind = ""
-    args: tuple
-    state: Any
-
-    def __new__(cls, *args: Any) -> "_Inert":
-        made = super().__new__(cls)
-        made.args, made.state = args, None
-        return made
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and `_Inert` objects; any other name is refused."""
-
-    def find_class(self, module: str, name: str) -> type:
-        package = module.split(".")[0]
-        if package != "chumpy" and name not in NAMED.get(package, ()):
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-        return type(name, (_Inert,), {"kind": f"{package}.{name}"})
-
-
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as stream:
         page = stream.read(256).lstrip().startswith(b"<")
         stream.seek(0)
         try:
-            stored = _InertUnpickler(stream, encoding="latin1").load()
+            stored = read_pickle(stream, NAMED, {"chumpy"}, encoding="latin1")
         except Exception as error:  # a damaged pickle fails in many ways
             found = "a web page" if page else f"no model ({error})"
             raise InputError(path, found, "a .pkl of SMPL", DOWNLOAD) from error
@@ -165,17 +137,10 @@ def _field(where: str, value: Any) -> np.ndarray:
 
 def _array(where: str, value: Any) -> np.ndarray:
     """Decode an array: NumPy's own, a sparse matrix as a dense one, chumpy's by what it wraps."""
-    if not isinstance(value, _Inert):
+    if not isinstance(value, Inert):
         return np.asarray(value)
-    if value.kind == "numpy._reconstruct":
-        _, shape, dtype, columns_first, data = value.state
-        flat = np.frombuffer(_bytes(data), _dtype(dtype))
-        return flat.reshape(shape, order="F" if columns_first else "C")
-    if value.kind == "numpy._frombuffer":  # pickle protocol 5
-        data, dtype, shape, order = value.args
-        return np.frombuffer(_bytes(data), _dtype(dtype)).reshape(shape, order=order)
-    if value.kind == "numpy.scalar":
-        return np.frombuffer(_bytes(value.args[1]), _dtype(value.args[0]))[0]
+    if value.kind in ARRAYS:
+        return decode_array(value)
     if value.kind == "copy_reg._reconstructor":  # objects in protocols 0 and 1
         made = value.args[0]()
         made.state = value.state
@@ -190,24 +155,6 @@ def _array(where: str, value: Any) -> np.ndarray:
         return _array(where, value.state["x"])
     # Other chumpy objects are expressions, whose value chumpy alone can tell.
     raise InputError(where, f"an object {value.kind} without values", "an array", CLEANED)
-
-
-def _dtype(value: Any) -> np.dtype:
-    code, order = value.args[0], value.state[1]
-    if value.kind != "numpy.dtype" or not re.fullmatch("[<>|=][biuf][1248]", order + code):
-        raise ValueError(f"elements of type {order}{code}")
-    return np.dtype(order + code)
-
-
-def _bytes(value: Any) -> bytes:
-    """Raw bytes; strings of Python 2 and of protocols below 3 carry them as Latin-1."""
-    if isinstance(value, _Inert) and value.kind == "_codecs.encode":
-        value = value.args[0]
-    if isinstance(value, str):
-        return value.encode("latin1")
-    if not isinstance(value, bytes | bytearray):
-        raise ValueError(f"{type(value).__name__} instead of bytes")
-    return bytes(value)
 
 
 def _checked(path: Path, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,12 +15,21 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion.acclaim_text import (
+    REMEDY,
+    Field,
+    Line,
+    as_floats,
+    as_number,
+    field_numbers,
+    split_blocks,
+    split_sections,
+)
 
 METRES_PER_INCH = 0.0254
 ROOT = "root"
 ROTATIONS = ("rx", "ry", "rz")
 TRANSLATIONS = ("tx", "ty", "tz")
-REMEDY = "Fetch the file again, or leave it out."
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,9 @@ def parse_asf(text: str, where: str | Path) -> Asf:
     Raises:
         InputError: missing section or field, unknown bone, bad number; names line and field.
     """
-    sections = _sections(text, where)
+    sections = split_sections(text, where)
     units = {words[0].lower(): (words, n) for n, words in sections["units"]}
-    length = _numbers(units, "length", 1, where)[0] if "length" in units else 1.0
+    length = field_numbers(units, "length", 1, where)[0] if "length" in units else 1.0
     if length <= 0:
         raise InputError(f"{where}: units, length", str(length), "a number above 0", REMEDY)
     degrees = units.get("angle", (["angle", "deg"], 0))[0][1:2] != ["rad"]
@@ -79,8 +88,10 @@ def parse_asf(text: str, where: str | Path) -> Asf:
             f"{where}: root, order, line {root['order'][1]}", " ".join(order), "TX … RZ", REMEDY
         )
     axis = _axis_order(root["axis"], where)
-    orientation = _numbers(root, "orientation", 3, where) if "orientation" in root else [0.0] * 3
-    position = _numbers(root, "position", 3, where) if "position" in root else [0.0] * 3
+    orientation = (
+        field_numbers(root, "orientation", 3, where) if "orientation" in root else [0.0] * 3
+    )
+    position = field_numbers(root, "position", 3, where) if "position" in root else [0.0] * 3
     bones = {
         ROOT: {
             "end": np.array(position),
@@ -90,7 +101,7 @@ def parse_asf(text: str, where: str | Path) -> Asf:
             "limits": (),
         }
     }
-    for block in _blocks(sections["bonedata"], where):
+    for block in split_blocks(sections["bonedata"], where):
         name, bone = _bone(block, degrees, where)
         if name in bones:
             raise InputError(f"{where}: bonedata", f"bone {name} twice", "each bone once", REMEDY)
@@ -169,7 +180,7 @@ def parse_amc(text: str, skeleton: Asf, where: str | Path) -> dict[str, Float[np
     for name, order in zip(skeleton.bones, skeleton.order, strict=True):
         if not order:
             continue
-        values[name] = _floats(rows[name], numbers[name], f"{where}: {name}")
+        values[name] = as_floats(rows[name], numbers[name], f"{where}: {name}")
         if radians:
             turning = [channel in ROTATIONS for channel in order]
             values[name][:, turning] = np.rad2deg(values[name][:, turning])
@@ -236,62 +247,7 @@ def _text(path: str | Path, expected: str) -> str:
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
-def _sections(text: str, where: str | Path) -> dict[str, list[tuple[int, list[str]]]]:
-    """Lines of each ``:section`` as (line number, words); parentheses of limits count as space."""
-    sections: dict[str, list[tuple[int, list[str]]]] = {}
-    lines: list[tuple[int, list[str]]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.replace("(", " ").replace(")", " ").split()
-        if not words or words[0].startswith("#"):
-            continue
-        if words[0].startswith(":"):
-            lines = sections.setdefault(words[0][1:].lower(), [])
-        else:
-            lines.append((number, words))
-    for section in ("units", "root", "bonedata", "hierarchy"):
-        if section not in sections:
-            raise InputError(where, f"no section :{section}", f"a section :{section}", REMEDY)
-    return sections
-
-
-def _numbers(
-    fields: dict[str, tuple[list[str], int]], field: str, count: int, where: str | Path
-) -> list[float]:
-    """The first `count` numbers of a field."""
-    words, line = fields[field]
-    return _floats([words[1 : count + 1]], [line], f"{where}: {field}", count)[0].tolist()
-
-
-def _floats(
-    rows: list[list[str]], lines: list[int], where: str, width: int | None = None
-) -> Float[np.ndarray, "T D"]:
-    """Rows of words as finite numbers, or an error that names the line of the first bad one."""
-    try:
-        values = np.array(rows, dtype=float)
-        if np.isfinite(values).all() and width in (None, values.shape[1]):
-            return values
-    except ValueError:
-        pass
-    words, line = next(
-        (words, line)
-        for words, line in zip(rows, lines, strict=True)
-        if width not in (None, len(words))
-        or any(_number(word) in (None, np.inf, -np.inf) for word in words)
-    )
-    expected = "finite numbers" if width is None else f"{width} finite number(s)"
-    raise InputError(f"{where}, line {line}", repr(" ".join(words)), expected, REMEDY)
-
-
-def _number(word: str) -> float | None:
-    """The number that a word stands for (limits may be infinite); None for any other word."""
-    try:
-        value = float(word)
-    except ValueError:
-        return None
-    return None if np.isnan(value) else value
-
-
-def _axis_order(field: tuple[list[str], int], where: str | Path) -> str:
+def _axis_order(field: Field, where: str | Path) -> str:
     """``xyz`` from the last word of an ``axis`` field; lower case is SciPy's fixed-axes order."""
     words, line = field
     if sorted(words[-1].lower()) != ["x", "y", "z"]:
@@ -299,39 +255,13 @@ def _axis_order(field: tuple[list[str], int], where: str | Path) -> str:
     return words[-1].lower()
 
 
-def _blocks(
-    lines: list[tuple[int, list[str]]], where: str | Path
-) -> list[list[tuple[int, list[str]]]]:
-    """The ``begin … end`` blocks of a section."""
-    blocks: list[list[tuple[int, list[str]]]] = []
-    inside = False
-    for number, words in lines:
-        if words[0] in ("begin", "end"):
-            if (words[0] == "begin") == inside:
-                raise InputError(
-                    f"{where}: line {number}", words[0], "begin and end in turns", REMEDY
-                )
-            inside = not inside
-            if inside:
-                blocks.append([])
-        elif not inside:
-            raise InputError(f"{where}: line {number}", words[0], "begin", REMEDY)
-        else:
-            blocks[-1].append((number, words))
-    if inside:
-        raise InputError(f"{where}: line {number}", "the end of the section", "end", REMEDY)
-    return blocks
-
-
-def _bone(
-    block: list[tuple[int, list[str]]], degrees: bool, where: str | Path
-) -> tuple[str, dict[str, object]]:
+def _bone(block: list[Line], degrees: bool, where: str | Path) -> tuple[str, dict[str, object]]:
     """Name and fields of one ``begin … end`` block of ``:bonedata``."""
-    fields: dict[str, tuple[list[str], int]] = {}
-    ranges: list[tuple[int, list[str]]] = []
+    fields: dict[str, Field] = {}
+    ranges: list[Line] = []
     for number, words in block:
         # A range for each channel, the first on the line of the keyword.
-        if words[0].lower() == "limits" or (ranges and _number(words[0]) is not None):
+        if words[0].lower() == "limits" or (ranges and as_number(words[0]) is not None):
             ranges.append((number, words[-2:]))
         fields.setdefault(words[0].lower(), (words, number))
     first = block[0][0] if block else 0
@@ -342,10 +272,10 @@ def _bone(
             )
     name = fields["name"][0][-1]
     here = f"{where}: {name}"
-    direction = np.array(_numbers(fields, "direction", 3, here))
-    length = _numbers(fields, "length", 1, here)[0]
+    direction = np.array(field_numbers(fields, "direction", 3, here))
+    length = field_numbers(fields, "length", 1, here)[0]
     axis = _axis_order(fields["axis"], here)
-    angles = _numbers(fields, "axis", 3, here)
+    angles = field_numbers(fields, "axis", 3, here)
     dof = tuple(word.lower() for word in fields["dof"][0][1:]) if "dof" in fields else ()
     if not set(dof) <= set(ROTATIONS) or len(set(dof)) != len(dof):
         raise InputError(
@@ -356,7 +286,7 @@ def _bone(
         )
     limits = []
     for number, words in ranges:
-        low, high = (_number(word) for word in words)
+        low, high = (as_number(word) for word in words)
         if low is None or high is None:
             raise InputError(
                 f"{here}: limits, line {number}",
@@ -375,11 +305,11 @@ def _bone(
 
 
 def _parents(
-    lines: list[tuple[int, list[str]]], bones: dict[str, dict[str, object]], where: str | Path
+    lines: list[Line], bones: dict[str, dict[str, object]], where: str | Path
 ) -> dict[str, str]:
     """Child → parent from the lines ``parent child child …`` of ``:hierarchy``."""
     parent: dict[str, str] = {}
-    for block in _blocks(lines, where):
+    for block in split_blocks(lines, where):
         for number, words in block:
             for name in words:
                 if name not in bones:

@@ -12,8 +12,9 @@ from t2imu_utils.motion.skeleton import check_joints
 GLITCH_SPEED = 14.4  # m/s
 GLITCH_MARGIN = 0.05  # s cut on either side of a jump (6 frames at 120 Hz)
 # The CMU BVH release puts a T-pose before each trial and blends out of it; both forms also start
-# with tracking that has not settled.
-LEAD_IN = 5 / 120  # s
+# with tracking that has not settled. The blend is over with the eighth frame of a file, T-pose
+# included: up to there the accelerations are 3 times those of the trial and more.
+LEAD_IN = 7 / 120  # s
 
 # Cosines to the line through the shoulders, and to the vertical, that make a T-pose. The added
 # T-poses of the CMU release reach 0.95 and 0.98; no other frame of it reaches both bounds.

@@ -275,6 +275,8 @@ def _cut(
     """Clips of the segments of a trial, each with its mirror image, and frames without features.
 
     Features are computed on whole segments and then cut, so that clips share floor and heading.
+    Each segment is resampled alone: what `clean` left beyond its ends is never the same motion, but
+    jumps, T-poses and tracking that has not settled.
     """
     trial, rate = recording.trial, recording.rate
     made: list[tuple[MotionClip, MotionClip]] = []

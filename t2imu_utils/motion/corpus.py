@@ -23,6 +23,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.files import beside
 from t2imu_utils.motion.features import (
     MIN_FRAMES,
     RATE,
@@ -121,8 +122,7 @@ def write_corpus(
     train = set(splits["train"])
     mean, std = statistics([clip.features for clip in clips if clip.name in train])
     root.parent.mkdir(parents=True, exist_ok=True)
-    building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    old = root.with_name(f".{root.name}.{os.getpid()}.old")
+    building, old = beside(root, "tmp"), beside(root, "old")
     try:
         _write_folder(building, clips, splits, mean, std)
         if root.exists():

@@ -16,12 +16,10 @@ What is read, as each project writes it:
 Pose parameters, as AMASS has them, need no fit: `body.exports` reads those.
 """
 
-import math
 import re
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,11 +29,11 @@ from jaxtyping import Float
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.files import read_json
 from t2imu_utils.motion.array_files import read_npy, read_npz, read_number
 from t2imu_utils.motion.features import MIN_FRAMES
-from t2imu_utils.motion.resample import LOBES, MAX_DENOMINATOR, resample
+from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import RATE, bone_lengths, check_joints
-from t2imu_utils.runs import read_json
 
 Up = Literal["y", "z"]
 
@@ -245,11 +243,7 @@ def native_rate(
 
 
 def at_rate(x: Float[np.ndarray, "T ..."], native: float, where: str) -> Float[np.ndarray, "N ..."]:
-    """`x` at 20 fps, resampled without aliasing; raises `InputError` for a rate below that.
-
-    Both ends are extended by their point reflection for the filter: with nothing beyond them, the
-    first frames of a moving body would be accelerated by 10 m/s² and more that are not there.
-    """
+    """`x` at 20 fps, resampled without aliasing; raises `InputError` for a rate below that."""
     if not RATE <= native < np.inf:
         raise InputError(
             f"{where}: rate",
@@ -257,14 +251,7 @@ def at_rate(x: Float[np.ndarray, "T ..."], native: float, where: str) -> Float[n
             f"at least {RATE:g}",
             "Left out, not stretched: the missing band would pass for smooth motion.",
         )
-    if native == RATE:
-        return x.copy()
-    ratio = Fraction(RATE / native).limit_denominator(MAX_DENOMINATOR)
-    blocks = math.ceil(LOBES / max(ratio.numerator, 1))  # each of whole frames at both rates
-    widths = [(blocks * ratio.denominator,) * 2] + [(0, 0)] * (x.ndim - 1)
-    wide = np.pad(x, widths, mode="reflect", reflect_type="odd")
-    first, count = blocks * ratio.numerator, math.floor((len(x) - 1) * ratio) + 1
-    return resample(wide, native, RATE)[first : first + count]
+    return resample(x, native, RATE)
 
 
 def _in_order(name: str) -> list[str | int]:

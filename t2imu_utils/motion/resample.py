@@ -21,11 +21,13 @@ def resample(
 ) -> Float[np.ndarray, "N ..."]:
     """Resample along the first axis from one uniform rate to another (Hz), polyphase.
 
-    Zero phase: sample k of the result lies at k / rate_out seconds, sample 0 on sample 0. The line
-    through the first and last sample is taken out before filtering and put back, so straight lines
-    stay exact and ends do not ring. N = floor((T - 1) * rate_out / rate_in) + 1: nothing beyond the
-    last sample. Of the lower of the two Nyquist frequencies, sines up to 0.7 are kept to 1e-3 and
-    those from 1.06 on are 40 dB down. Float64, or float32 if given.
+    Zero phase: sample k of the result lies at k / rate_out seconds, sample 0 on sample 0. Beyond
+    both ends the filter meets the point reflection of the samples, so velocity runs on through an
+    end in mid-motion; if it dropped to zero there, the end would show accelerations of 10 m/s² and
+    more that are not there. Straight lines and the first sample stay exact. N = floor((T - 1) *
+    rate_out / rate_in) + 1: nothing beyond the last sample. More than 10 samples of the lower rate
+    away from the ends, sines up to 0.7 of the lower of the two Nyquist frequencies are kept to 1e-3
+    and those from 1.06 on are 40 dB down. Float64, or float32 if given.
 
     Raises:
         InputError: fewer than 2 samples, NaN, rates not positive, or a ratio of rates that is no
@@ -37,9 +39,10 @@ def resample(
     if up == down:
         return x.copy()
     count = (len(x) - 1) * up // down + 1
-    # SciPy's own padtype="line" puts the line back wrongly unless one rate divides the other.
-    rest = x - _line(x, np.arange(len(x)))
-    smooth = resample_poly(rest, up, down, axis=0, window=_lowpass(max(up, down)))[:count]
+    # The phases of the filter do not each sum to one, so a line stays exact only where it is taken
+    # out. Point reflection continues the line through both ends.
+    rest, taps = x - _line(x, np.arange(len(x))), _lowpass(max(up, down))
+    smooth = resample_poly(rest, up, down, axis=0, window=taps, padtype="antireflect")[:count]
     return (smooth + _line(x, np.arange(count) * (down / up))).astype(x.dtype)
 
 
@@ -51,8 +54,9 @@ def resample_at(
     """Values at `new_times` (s) of samples taken at uneven `times` (s), along the first axis.
 
     A cubic spline puts the samples on a fine uniform grid, a zero-phase low-pass takes out what the
-    new rate cannot hold, and another spline reads the new times. For streams whose rate wanders or
-    is no round number; gaps are bridged, so look for them before.
+    new rate cannot hold, with both ends treated as in `resample`, and another spline reads the new
+    times. For streams whose rate wanders or is no round number; gaps are bridged, so look for them
+    before.
 
     Raises:
         InputError: NaN, times that do not increase, or new times outside of the old.
@@ -90,7 +94,9 @@ def resample_at(
     if factor > 1:
         line = _line(fine, np.arange(count))
         taps = _lowpass(factor).reshape(-1, *[1] * (x.ndim - 1))
-        fine = line + fftconvolve(fine - line, taps, mode="same", axes=0)
+        reach = [(len(taps) // 2,) * 2] + [(0, 0)] * (x.ndim - 1)
+        rest = np.pad(fine - line, reach, mode="reflect", reflect_type="odd")
+        fine = line + fftconvolve(rest, taps, mode="valid", axes=0)
     return CubicSpline(grid, fine, axis=0)(new_times.clip(times[0], times[-1])).astype(x.dtype)
 
 

@@ -1,5 +1,6 @@
 """AMASS to joints, and HumanML3D built from it, on small archives in the official layout."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from t2imu_utils.body import amass
 from t2imu_utils.body.amass import amass_joints, build_humanml3d, clip_joints, load_smplh
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import humanml3d
+from t2imu_utils.motion import array_files, humanml3d
 from t2imu_utils.motion.features import (
     CONTACTS,
     GROUPS,
@@ -437,6 +438,26 @@ def test_published_clip_through_the_build(inputs, real_data, reference, tmp_path
     np.testing.assert_allclose(again, joints, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("joints", "told"),
+    [
+        (np.zeros((9, 21, 3)), r"shape \(9, 21, 3\)"),
+        (np.zeros((0, 24, 3)), "shape"),
+        (np.zeros((9, 24, 3), int), "shape"),
+        (np.array([np.zeros(3), None], dtype=object), "shape of objects"),
+        (np.array([print], dtype=object), "no readable array .*run .*print"),
+    ],
+)
+def test_joints_of_another_form_are_left_out(inputs, tmp_path, joints, told):
+    root = one_clip(tmp_path, joints, inputs)
+    report = build(root, root / "out", target_offsets=RAW_OFFSETS)
+    reasons = {s.name: s.reason for s in report.skipped}
+    assert report.built == []
+    assert re.search(
+        rf"file unreadable: .*P01G01.npy: found {told}.*humanact12.zip", reasons["012314"]
+    )
+
+
 def test_without_clip_000021_there_is_no_body_to_take(inputs, built, tmp_path):
     joints = np.load(built[0] / "joints" / "000004.npy")
     root = one_clip(tmp_path, joints, inputs)
@@ -508,8 +529,8 @@ def test_damaged_archives_are_refused(inputs, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no readable arrays"):
         amass_joints(path, models)
     path.write_bytes(whole)
-    monkeypatch.setattr(amass, "_MAX_BYTES", 100_000)
-    with pytest.raises(InputError, match="at most 100000 an array"):
+    monkeypatch.setattr(array_files, "_MAX_BYTES", 100_000)
+    with pytest.raises(InputError, match="bytes in one array.*SMPL\\+H G"):
         amass_joints(path, models)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "no arrays")

@@ -13,6 +13,7 @@ from t2imu_utils.body.fitting import (
     pose_body,
     posed_skin,
     solve_shape,
+    without_jumps,
 )
 from t2imu_utils.body.pose_solver import ACTIVE
 from t2imu_utils.body.smpl import Shape, load_body
@@ -139,6 +140,26 @@ def test_turning_goes_on_past_half_a_turn(body):
     orient = run(body, clips_of(posed(body, vectors))).arrays["global_orient"]
     np.testing.assert_allclose(orient[:, 1], vectors[:, 0, 1], atol=0.02)
     np.testing.assert_allclose(orient[:, [0, 2]], 0, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_vectors_spin_on_past_no_rotation_at_all(kind, noise):
+    # Ten steps a turn about X, three turns, so that every tenth frame has no axis, or that of noise
+    # (Y); the second joint rocks through zero, and the second clip spins the other way.
+    angle = 2 * np.pi * np.arange(31) / 10
+    truth = np.zeros((31, 2, 3))
+    truth[:, 0, 0], truth[:, 1, 2] = angle, 0.5 * np.sin(angle)
+    truth = np.concatenate([truth, -truth])
+    wrapped = truth.copy()
+    wrapped[:, 0, 0] = (truth[:, 0, 0] + np.pi - 1e-9) % (2 * np.pi) - np.pi + 1e-9
+    wrapped[np.abs(wrapped) < 1e-8] = 0
+    wrapped[(wrapped[:, 0] == 0).all(-1), 0, 1] = noise
+    kept = wrapped.copy()
+    got = without_jumps(wrapped.astype(kind), np.array([0, 31]))
+    np.testing.assert_allclose(got, truth, atol=1e-5)
+    assert got.dtype == kind and (wrapped == kept).all()
+    np.testing.assert_array_equal(without_jumps(wrapped[:31].astype(kind)), got[:31])
 
 
 def test_moving_the_world_moves_the_body(body):

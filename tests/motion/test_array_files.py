@@ -117,8 +117,8 @@ def test_plain_arrays_are_read_and_damaged_ones_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match="x.npy: found no readable array"):
             read_npy(path)
-    with pytest.raises(InputError, match="no readable array"):
-        read_npy(tmp_path / "absent.npy")
+    with pytest.raises(InputError, match="absent.npy: found no file.*Take another"):
+        read_npy(tmp_path / "absent.npy", "Take another.")
 
 
 def test_archives_give_what_they_have(tmp_path, monkeypatch):
@@ -131,6 +131,11 @@ def test_archives_give_what_they_have(tmp_path, monkeypatch):
         read_number(read, "a", path)
     with pytest.raises(InputError, match="found no readable arrays.*allow_pickle"):
         read_npz(path, ("a", "c"))
+    assert sorted(read_npz(path, ("b", "a"), whole=True)) == ["a", "b"]
+    with pytest.raises(InputError, match="x.npz: d, e: found only a, b, c; .*Take another"):
+        read_npz(path, ("a", "d", "e"), "Take another.", whole=True)
+    with pytest.raises(InputError, match="absent.npz: found no file; .*Take another"):
+        read_npz(tmp_path / "absent.npz", ("a",), "Take another.")
     monkeypatch.setattr(array_files, "_MAX_BYTES", 100)
     with pytest.raises(InputError, match="152 bytes in one array"):
         read_npz(path, ("a",))

@@ -33,8 +33,8 @@ def arms_out(joints: np.ndarray) -> np.ndarray:
 
 def test_a_good_trial_loses_only_its_lead_in():
     cleaned = clean(standing(300), RATE, min_seconds=1.0)
-    assert cleaned.segments == [(5, 300)]
-    assert cleaned.dropped == {"T-pose": 0, "lead-in": 5, "glitch": 0, "too short": 0}
+    assert cleaned.segments == [(7, 300)]
+    assert cleaned.dropped == {"T-pose": 0, "lead-in": 7, "glitch": 0, "too short": 0}
 
 
 def test_t_poses_are_told_from_other_poses():
@@ -65,7 +65,7 @@ def test_t_poses_at_both_ends_go_and_one_inside_stays():
     assert t_poses(joints)[201]
     assert cleaned.dropped["T-pose"] == 5
     # The jump into the last T-pose counts as a glitch: both its frames and 6 before it.
-    assert cleaned.segments == [(8, 391)]
+    assert cleaned.segments == [(10, 391)]
     assert cleaned.dropped["glitch"] == 7
 
 
@@ -95,14 +95,14 @@ def test_every_frame_is_accounted_for_once():
     assert cleaned.segments == [(117, 393), (407, 600)]
     kept = sum(end - start for start, end in cleaned.segments)
     assert kept + sum(cleaned.dropped.values()) == 600
-    # Between lead-in and the first jump 87 frames remain: less than a second.
-    assert cleaned.dropped == {"T-pose": 1, "lead-in": 5, "glitch": 24 + 14, "too short": 87}
+    # Between lead-in and the first jump 85 frames remain: less than a second.
+    assert cleaned.dropped == {"T-pose": 1, "lead-in": 7, "glitch": 24 + 14, "too short": 85}
     assert tuple(cleaned.dropped) == RULES
 
 
 def test_shortest_segment_spans_its_seconds_from_first_to_last_frame():
-    assert clean(standing(5 + 121), RATE, min_seconds=1.0).segments == [(5, 126)]
-    assert clean(standing(5 + 120), RATE, min_seconds=1.0).segments == []
+    assert clean(standing(7 + 121), RATE, min_seconds=1.0).segments == [(7, 128)]
+    assert clean(standing(7 + 120), RATE, min_seconds=1.0).segments == []
 
 
 def test_broken_joints_are_refused():

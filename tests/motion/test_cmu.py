@@ -10,7 +10,7 @@ import pytest
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.bvh import parse_bvh
 from t2imu_utils.motion.captions import sentence
-from t2imu_utils.motion.cleaning import GLITCH_SPEED
+from t2imu_utils.motion.cleaning import GLITCH_SPEED, clean
 from t2imu_utils.motion.cmu import (
     MAX_FRAMES,
     TARGET_OFFSETS,
@@ -92,7 +92,7 @@ def build(root, **options):
 
 def test_a_made_up_trial_comes_out_as_it_went_in(tmp_path):
     told = {"trial": "03_01", "start_s": 0.0, "end_s": 5.0, "text": "Someone glides to the left."}
-    corpus = build(database(tmp_path, {"03_01": bvh_text(606)}, {"03_01": "walk"}, [told]))
+    corpus = build(database(tmp_path, {"03_01": bvh_text(608)}, {"03_01": "walk"}, [told]))
     assert corpus.splits == {
         "train": ["03_01_00", "M03_01_00"],
         "val": [],
@@ -103,7 +103,7 @@ def test_a_made_up_trial_comes_out_as_it_went_in(tmp_path):
     assert (clip.subject, clip.source) == ("03", "03_01")
     assert clip.captions == ["a person walks.", "walk", "Someone glides to the left."]
     assert mirror.captions[-1] == "Someone glides to the right."
-    # 606 frames less 5 at the start are 5 s at 20 Hz.
+    # 608 frames less 7 at the start are 5 s at 20 Hz.
     assert clip.features.shape == (100, 263) and clip.features.dtype == np.float32
     joints = features_to_joints(clip.features)
     np.testing.assert_allclose(
@@ -114,7 +114,7 @@ def test_a_made_up_trial_comes_out_as_it_went_in(tmp_path):
     path = joints[-1, 0] - joints[0, 0]
     np.testing.assert_allclose(path, [0, 0, 1.2 * 99 / 20 * 0.815 / 0.82], atol=0.01)
     row = corpus.census.iloc[0]
-    assert (row["frames"], row["dropped: lead-in"], row["clips"]) == (606, 5, 1)
+    assert (row["frames"], row["dropped: lead-in"], row["clips"]) == (608, 7, 1)
     assert row["seconds"] == 5.0
 
 
@@ -126,7 +126,7 @@ def test_long_trials_are_cut_evenly_and_share_one_heading(tmp_path):
 
 
 def test_jumps_split_a_trial_and_are_counted(tmp_path):
-    corpus = build(database(tmp_path, {"03_01": bvh_text(905, jump=500)}, {"03_01": "walk"}))
+    corpus = build(database(tmp_path, {"03_01": bvh_text(907, jump=502)}, {"03_01": "walk"}))
     assert corpus.census.iloc[0]["dropped: glitch"] == 14
     assert [clip.name for clip in corpus.clips] == [
         "03_01_00",
@@ -134,7 +134,7 @@ def test_jumps_split_a_trial_and_are_counted(tmp_path):
         "M03_01_00",
         "M03_01_01",
     ]
-    # 905 - 5 - 14 = 886 frames in two segments of 488 and 398.
+    # 907 - 7 - 14 = 886 frames in two segments of 488 and 398.
     assert [len(clip.features) for clip in corpus.clips[:2]] == [81, 66]
     speeds = [np.abs(np.diff(features_to_joints(c.features)[:, 0, 2])).max() for c in corpus.clips]
     assert max(speeds) < 0.07
@@ -144,7 +144,7 @@ def test_only_running_may_be_short(tmp_path):
     trials = {"03_01": bvh_text(130, seed=1), "03_02": bvh_text(130, seed=2)}
     corpus = build(database(tmp_path, trials, {"03_01": "walk", "03_02": "run/jog"}))
     assert corpus.splits["train"] == ["03_02_00", "M03_02_00"]
-    assert corpus.census["dropped: too short"].tolist() == [125, 0]
+    assert corpus.census["dropped: too short"].tolist() == [123, 0]
     assert [s.name for s in corpus.skipped] == ["03_01"]
 
 
@@ -303,7 +303,7 @@ def test_real_census_accounts_for_every_frame(real):
     # Each segment gives one row of features less than its length at 20 Hz, rounded up.
     assert ((kept / 120 - table["seconds"]).abs() <= 0.06 * table["clips"].clip(1)).all()
     bvh = table[table["form"] == "bvh"]
-    assert (bvh["dropped: T-pose"] == 1).all() and (bvh["dropped: lead-in"] == 5).all()
+    assert (bvh["dropped: T-pose"] == 1).all() and (bvh["dropped: lead-in"] == 7).all()
     assert set(table.loc[["06_01", "08_01", "35_01"], "form"]) == {"amc"}
 
 
@@ -391,7 +391,22 @@ def test_real_first_step_of_an_amc_is_cut(sources, real):
     joints = read_trial(sources, "16_15", "amc").joints
     assert np.linalg.norm(joints[2] - joints[1], axis=-1).max() > 0.5
     row = real.census.set_index("trial").loc["16_15"]
-    assert row["dropped: lead-in"] == 5 and row["dropped: glitch"] == 0
+    assert row["dropped: lead-in"] == 7 and row["dropped: glitch"] == 0
+
+
+def test_real_blends_out_of_a_t_pose_are_cut(sources):
+    # Accelerations of the first frames that are kept and of the half second after them; two frames
+    # sooner they have a ratio of 2.7.
+    ratios = []
+    # Of the others the first frames are jumps.
+    for trial in (
+        t for t in TRIALS if "bvh" in sources.trials[t] and t not in ("05_05", "05_08", "09_10")
+    ):
+        joints = read_trial(sources, trial, "bvh").joints
+        (start, _), *_ = clean(joints, 120.0, 0.5).segments
+        second = np.linalg.norm(np.diff(joints[start : start + 62], n=2, axis=0), axis=-1).mean(1)
+        ratios.append(second[:2].mean() / np.median(second[2:]))
+    assert np.median(ratios) < 1.5
 
 
 def test_real_files_cut_short_are_refused(sources):

@@ -44,6 +44,46 @@ def test_short_clips_shapes_and_kinds():
     assert not np.shares_memory(same, x)
 
 
+MOTIONS = {
+    "even acceleration": lambda t: 1.0 - 3.0 * t + 2.0 * t**2,
+    "sines": lambda t: (
+        0.1 * np.sin(2 * np.pi * t + 0.7)
+        + 0.03 * np.sin(2 * np.pi * 2.3 * t + 1)
+        + 0.01 * np.sin(2 * np.pi * 4 * t + 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("motion", MOTIONS.values(), ids=MOTIONS)
+@pytest.mark.parametrize("rate", [120, 100, 30, 59.94])
+@pytest.mark.parametrize("start", [0.0, 0.13, 0.31, 0.52])
+def test_a_cut_in_mid_motion_adds_no_acceleration(motion, rate, start):
+    # In m; with rest beyond the cuts, the outermost triples are off by twice and more.
+    time = start + np.arange(int(2.5 * rate) + 1) / rate
+    new = start + np.arange(int(2.5 * 20)) / 20
+    wanted = np.diff(motion(new), n=2) * 20**2
+    even = resample(motion(time), rate, 20)[: len(new)]
+    uneven = resample_at(motion(time), time, new)
+    assert even[0] == pytest.approx(motion(start), abs=1e-12)
+    for got in (even, uneven):
+        error = np.abs(np.diff(got, n=2) * 20**2 - wanted) / np.abs(wanted).max()
+        assert error[[0, 1, 2, -3, -2, -1]].max() < 0.05
+
+
+# Each with the numbers of samples that last as long at both rates, longer than the filter reaches.
+@pytest.mark.parametrize(
+    ("rate_in", "rate_out", "more", "ahead"),
+    [(120, 20, 66, 11), (50, 20, 30, 12), (30, 20, 18, 12), (20, 50, 12, 30)],
+)
+@pytest.mark.parametrize("frames", [2, 3, 7, 40])
+def test_both_ends_go_on_by_point_reflection(frames, rate_in, rate_out, more, ahead):
+    x = np.random.default_rng(3).normal(size=(frames, 2)).cumsum(axis=0)
+    wide = np.pad(x, [(more, more), (0, 0)], mode="reflect", reflect_type="odd")
+    short = resample(x, rate_in, rate_out)
+    whole = resample(wide, rate_in, rate_out)[ahead:][: len(short)]
+    np.testing.assert_allclose(short, whole, atol=1e-3 * np.ptp(x))
+
+
 def test_uneven_times():
     rng = np.random.default_rng(1)
     time = 5.0 + (np.arange(1000) + rng.uniform(-0.2, 0.2, 1000)) / 50
