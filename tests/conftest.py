@@ -1,9 +1,18 @@
-"""Fixtures for what is not in the repository: real data and golden vectors."""
+"""What is not in the repository (real data, golden vectors), and a study of the smallest size."""
 
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.priors.text import TEXT_ENCODERS
+from t2imu_utils.tracks import GeneratorSection, Track, load_track
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -32,3 +41,107 @@ def runs_folder(tmp_path, monkeypatch) -> Path:
     """Run folders of a test, away from the repository's own."""
     monkeypatch.setenv("T2IMU_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+class WordEncoder:
+    """Stands in for a text encoder: a fixed random state for each word."""
+
+    name, width, pooled_width, fingerprint, max_tokens = "words", 16, 16, "f" * 64, 60
+
+    def count_tokens(self, texts):
+        return [len(text.split()) for text in texts]
+
+    def encode(self, texts):
+        def state(word):
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4])
+            return torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
+
+        rows = [torch.stack([state(word) for word in text.split()]) for text in texts]
+        counts = torch.tensor([len(row) for row in rows])
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
+
+    def encode_pooled(self, texts):
+        tokens, valid = self.encode(texts)
+        return tokens.sum(1) / valid.sum(1, keepdim=True)
+
+
+@pytest.fixture
+def encoder() -> WordEncoder:
+    return WordEncoder()
+
+
+@pytest.fixture
+def clips() -> list[MotionClip]:
+    rng = np.random.default_rng(5)
+    words = ["walks slowly", "runs", "sits down on a chair", "jumps twice"]
+    made = []
+    for i, frames in enumerate(rng.integers(8, 25, 12)):
+        phase = np.linspace(0, 4, frames)[:, None] + rng.random(263)
+        features = (0.3 * np.sin(phase) + 0.1 * i).astype(np.float32)
+        features[:, 259:] = rng.integers(0, 2, (frames, 4))
+        text, take = words[i % 4], f"take {i}"
+        made.append(MotionClip(f"clip{i}", features, [f"a person {text}", text], "1", text, take))
+    return made
+
+
+# Sizes of networks that take milliseconds.
+STACK = {"width": 16, "layers": 1, "heads": 2, "feedforward": 24}
+TOKENS = {"tokeniser_width": 16, "codes": 12, "dropout": 0.0, **STACK}
+SIZES = {
+    "mdm": {"dropout": 0.0, "diffusion_steps": 10, **STACK},
+    "momask": {"levels": 3, "iterations": 3, **TOKENS},
+    "remodiffuse": {
+        "retrieval_layers": 1, "time_width": 20, "text_latent": 12, "text_layers": 1,
+        "text_feedforward": 20, "diffusion_steps": 200, "max_frames": 24, **STACK,
+    },
+    "t2mgpt": TOKENS,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sizes() -> dict[str, dict[str, Any]]:
+    """Sizes of each family, as a track has them."""
+    return SIZES
+
+
+@pytest.fixture
+def words(encoder, monkeypatch) -> WordEncoder:
+    """`encoder`, known by its name to whatever loads a text encoder."""
+    monkeypatch.setitem(TEXT_ENCODERS, encoder.name, lambda cache: encoder)
+    return encoder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Track:
+    """The demo track with the smallest networks, trained for a few steps on the text of `words`."""
+    demo = load_track("demo")
+    more = {
+        "pretrain_steps": 10, "finetune_steps": 5, "batch_size": 4, "max_frames": 16,
+        "checkpoint_every": 100,
+    }  # fmt: skip
+    changed = {
+        "text_encoder": WordEncoder.name,
+        "generators": {n: GeneratorSection(refined=True, **s) for n, s in SIZES.items()},
+        "training": demo.training.model_copy(update=more),
+    }
+    return demo.model_copy(update=changed)
+
+
+@pytest.fixture(scope="session")
+def windows_tools():
+    """What shards of windows are made with: a prior without training, and two of the bodies."""
+    from t2imu_utils.body.smpl import load_bodies
+    from t2imu_utils.demo.corpus import build_corpus
+    from t2imu_utils.generators import family
+    from t2imu_utils.synthesis import with_bodies
+
+    torch.set_num_threads(1)
+    generator = family("mdm")
+    motions, _ = build_corpus(seed=0, clips=27)
+    sizes = generator.Sizes(**SIZES["mdm"])
+    tools = with_bodies(
+        generator, generator.untrained(sizes, motions, WordEncoder(), 0), load_bodies()
+    )
+    chosen = {name: tools.shapes[name] for name in ("female short", "male tall")}
+    return replace(tools, shapes=chosen)

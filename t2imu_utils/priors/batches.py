@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.runs import sha256
 
 # Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
 # the padding goes, while clips of one length (often of one activity) still meet others.

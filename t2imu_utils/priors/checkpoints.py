@@ -1,26 +1,29 @@
 """A trained prior and everything needed to use it again, in one safetensors file."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.priors.mdm import MDM, MDMConfig, new_mdm
-from t2imu_utils.priors.text import TextEncoder, load_text_encoder
-from t2imu_utils.runs import atomic_write
+from t2imu_utils.priors.prior_files import (
+    REMEDY,
+    check_parameters,
+    checked_fields,
+    read_own,
+    same_encoder,
+    statistics_shapes,
+    take_statistics,
+    write_own,
+)
+from t2imu_utils.priors.text import TextEncoder
 
 FORMAT = "t2imu-prior-1"
-REMEDY = "Use the file that the training wrote, or train the prior again."
 
 
 @dataclass
@@ -70,22 +73,9 @@ def condition_width(arch: str, text_encoder: TextEncoder) -> int:
 
 
 def save_prior(path: Path, prior: Prior) -> Path:
-    """Write a prior atomically: float32 tensors, the rest as JSON in the file's metadata."""
-    tensors = {key: x.detach().float().cpu() for key, x in prior.model.state_dict().items()}
-    for name in ("mean", "std"):
-        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
-        tensors[f"normaliser.{name}"] = torch.from_numpy(values.copy())
-    encoder = prior.text_encoder
-    about = {
-        "format": FORMAT,
-        "config": asdict(prior.config),
-        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-        "history": prior.history,
-    }
-    metadata = {"t2imu": json.dumps(about, sort_keys=True)}
-    with atomic_write(Path(path)) as temporary:
-        save_file({key: x.contiguous() for key, x in tensors.items()}, temporary, metadata)
-    return Path(path)
+    """Write a prior into one file (see `prior_files`)."""
+    about = {"config": asdict(prior.config)}
+    return write_own(path, FORMAT, prior.model.state_dict(), prior, about)
 
 
 def load_prior(
@@ -104,80 +94,14 @@ def load_prior(
             configuration (all are listed), or another text encoder than that of the training.
     """
     path = Path(path)
-    tensors, about = _read(path)
-    config = _config(path, about)
-    named = about["text_encoder"]
-    if text_encoder is None:
-        text_encoder = load_text_encoder(named["name"], cache)
-    if text_encoder.fingerprint != named["fingerprint"]:
-        raise InputError(
-            f"{path}: text_encoder",
-            f"{text_encoder.name} {text_encoder.fingerprint[:12]}",
-            f"{named['name']} {named['fingerprint'][:12]}, which the prior was trained with",
-            "Pass that encoder; another one's token states mean nothing to this prior.",
-        )
+    tensors, about = read_own(path, FORMAT)
+    config = MDMConfig(**checked_fields(path, "config", about["config"], MDMConfig))
+    text_encoder = same_encoder(path, about, text_encoder, cache)
     model = MDM(config)
     wanted = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    wanted |= {f"normaliser.{name}": (config.channels,) for name in ("mean", "std")}
+    wanted |= statistics_shapes(config.channels)
     check_parameters(path, tensors, wanted, f"those of {config}", REMEDY)
-    statistics = [tensors.pop(f"normaliser.{name}").numpy() for name in ("mean", "std")]
+    normaliser = take_statistics(tensors)
     model.load_state_dict(tensors)
     model.to(device).eval()
-    return Prior(model, Normaliser(*statistics), text_encoder, about["history"])
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(path, "no such file", "a prior written by save_prior", REMEDY)
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("t2imu", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", "a whole safetensors file", REMEDY
-        ) from error
-    if about.get("format") != FORMAT:
-        raise InputError(f"{path}: format", repr(about.get("format")), repr(FORMAT), REMEDY)
-    return tensors, about
-
-
-def _config(path: Path, about: dict[str, Any]) -> MDMConfig:
-    missing = {"config", "text_encoder", "history"} - set(about)
-    if missing:
-        raise InputError(
-            f"{path}: metadata", f"no {', '.join(sorted(missing))}", "all of it", REMEDY
-        )
-    known = {f.name for f in fields(MDMConfig)}
-    if set(about["config"]) != known:
-        wrong = ", ".join(sorted(known ^ set(about["config"])))
-        raise InputError(f"{path}: config", f"missing or unknown: {wrong}", "MDMConfig", REMEDY)
-    return MDMConfig(**about["config"])
-
-
-def check_parameters(
-    path: Path,
-    tensors: Mapping[str, Any],
-    wanted: Mapping[str, tuple[int, ...]],
-    expected: str,
-    remedy: str,
-) -> None:
-    """Compare parameters with the names and shapes wanted; all must be float32 and finite.
-
-    Raises:
-        InputError: lists everything that is missing, unknown, of another shape or type, or not
-            finite, as what was found where `expected` was.
-    """
-    problems = [f"{key} is missing" for key in wanted if key not in tensors]
-    problems += [f"{key} is unknown" for key in tensors if key not in wanted]
-    for key in wanted.keys() & tensors.keys():
-        found = tensors[key]
-        if not isinstance(found, Tensor):
-            problems.append(f"{key} is no tensor")
-        elif tuple(found.shape) != wanted[key] or found.dtype != torch.float32:
-            kind = str(found.dtype).removeprefix("torch.")
-            problems.append(f"{key} is {kind} {tuple(found.shape)}, not float32 {wanted[key]}")
-        elif not found.isfinite().all():
-            problems.append(f"{key} holds values that are not finite")
-    if problems:
-        raise InputError(f"{path}: parameters", "; ".join(sorted(problems)), expected, remedy)
+    return Prior(model, normaliser, text_encoder, about["history"])

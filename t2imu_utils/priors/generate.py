@@ -12,12 +12,10 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import guided, item_noise, sample, schedule
-
-MIN_FRAMES = 3
+from t2imu_utils.priors.requests import check_requests
 
 
 def generate(
@@ -37,9 +35,9 @@ def generate(
     length, so that little padding is computed.
 
     Raises:
-        InputError: no prompts, lists of unequal length, or a length that the prior cannot make.
+        InputError: what `check_requests` refuses.
     """
-    _check(prior, prompts, frames, seeds, batch_size)
+    check_requests(prior, prompts, frames, seeds, batch_size)
     tokens, valid = prior.condition(prompts)
     scheduler = schedule(prior.config.diffusion_steps)
     model = prior.model.to(device).eval()
@@ -87,24 +85,3 @@ def sample_requests(
     rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
     joints = [features_to_joints(motion) for motion in features]
     return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
-
-
-def _check(prior, prompts, frames, seeds, batch_size) -> None:
-    if not prompts:
-        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
-    if not len(prompts) == len(frames) == len(seeds):
-        raise InputError(
-            "prompts, frames, seeds",
-            f"{len(prompts)}, {len(frames)} and {len(seeds)} of them",
-            "one length and one seed for each prompt",
-            "Repeat a prompt to sample it again with another seed.",
-        )
-    longest = prior.config.max_frames
-    for i, count in enumerate(frames):
-        if not MIN_FRAMES <= count <= longest:
-            raise InputError(
-                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
-                "Ask for a length that the prior can make.",
-            )  # fmt: skip
-    if batch_size < 1:
-        raise InputError("batch_size", str(batch_size), "at least 1", "MDM is sampled with 32.")

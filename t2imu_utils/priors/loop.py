@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.priors.training import ema_decay_at
-from t2imu_utils.runs import atomic_write, sha256
 
 Model = TypeVar("Model", bound=nn.Module)
 Rows = list[dict[str, float]]

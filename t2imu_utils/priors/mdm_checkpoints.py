@@ -7,17 +7,15 @@ as in the later ones with DistilBERT, averaged weights and masked frames.
 
 import io
 import json
-import pickle
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.motion.features import (
     CONTACTS,
     POSITIONS,
@@ -30,10 +28,10 @@ from t2imu_utils.motion.features import (
 )
 from t2imu_utils.motion.humanml3d import found_statistics
 from t2imu_utils.motion.normalise import Normaliser
-from t2imu_utils.priors.checkpoints import Prior, check_parameters, condition_width
+from t2imu_utils.priors.checkpoints import Prior, condition_width
 from t2imu_utils.priors.mdm import MDMConfig, new_mdm, sinusoids
+from t2imu_utils.priors.prior_files import check_parameters, read_checkpoint, read_statistics
 from t2imu_utils.priors.text import TextEncoder, load_text_encoder
-from t2imu_utils.runs import atomic_write, sha256
 from t2imu_utils.tracks import data_root
 
 ARGS = "args.json"
@@ -297,13 +295,8 @@ def _config(args: dict[str, Any], text_width: int) -> MDMConfig:
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], str]:
     """The parameters by name, and under which name they stood in the file."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file may raise anything; none of it can have run code.
-    except Exception as error:
-        found, remedy = _damage(path, error)
-        raise InputError(path, found, "a PyTorch checkpoint", remedy) from error
+    again = "Download it again and compare its size with the published one."
+    content = read_checkpoint(path, again)
     weights = next((x for x in ("model_avg", "model") if _is_dict(content, x)), "state dict")
     state = content if weights == "state dict" else content[weights]
     if not isinstance(state, dict):
@@ -324,19 +317,6 @@ def _is_dict(content: Any, name: str) -> bool:
     return isinstance(content, dict) and isinstance(content.get(name), dict)
 
 
-def _damage(path: Path, error: Exception) -> tuple[str, str]:
-    """What is wrong with a file that does not load, and what to do (torch's advice is unsafe)."""
-    again = "Download it again and compare its size with the published one."
-    with open(path, "rb") as stream:
-        if stream.read(64).lstrip().startswith(b"<"):
-            return "a web page (HTML), not weights", again
-    if isinstance(error, pickle.UnpicklingError):
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for {asked[1]}" if asked else "holds more than tensors"
-        return f"a pickle that {what}", "It could run code and is not opened; get the official one."
-    return f"a truncated or damaged file ({type(error).__name__})", again
-
-
 def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
     dataset = data_root() / "humanml3d"
     for place, names in (*((folder, names) for names in STATISTICS), (dataset, STATISTICS[0])):
@@ -348,27 +328,12 @@ def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
                     "the published ones, which the weights were trained with",
                     "Move these two away and run `t2imu data fetch humanml3d_texts`.",
                 )  # fmt: skip
-            return Normaliser(*(_statistic(place / name) for name in names)), where
+            remedy = "Restore it from where the weights came."
+            return read_statistics(place, remedy, names), where
     raise InputError(
         folder, "no Mean.npy and Std.npy", "the statistics that the weights were trained with",
         f"Put HumanML3D's own Mean.npy and Std.npy there, or into {dataset}; never compute them.",
     )  # fmt: skip
-
-
-def _statistic(path: Path) -> Float[np.ndarray, "263"]:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        found = "no file" if isinstance(error, FileNotFoundError) else f"no array ({error})"
-        raise InputError(
-            path, found, f"{WIDTH} numbers", "Restore it from where the weights came."
-        ) from error
-    if values.shape != (WIDTH,) or values.dtype.kind != "f" or not np.isfinite(values).all():
-        raise InputError(
-            path, f"shape {values.shape} of {values.dtype}, or values that are not finite",
-            f"{WIDTH} finite numbers", "Restore it from where the weights came.",
-        )  # fmt: skip
-    return values.astype(np.float32)
 
 
 def _condition_dropout(prior: Prior) -> float:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.priors.generate import MIN_FRAMES
 from t2imu_utils.priors.lengths import LengthEstimator
 from t2imu_utils.priors.masked_transformer import (
     MaskTransformer,
@@ -27,6 +26,7 @@ from t2imu_utils.priors.masked_transformer import (
     new_mask_transformer,
     new_residual_transformer,
 )
+from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.priors.rvq import RVQ, STRIDE, RVQConfig, detokenise, new_rvq
 from t2imu_utils.priors.text import TextEncoder
 
@@ -139,10 +139,9 @@ def generate(
     those of the prior's configuration.
 
     Raises:
-        InputError: no prompts, an empty one, lists of unequal length, or a length that the prior
-            cannot make.
+        InputError: what `check_requests` refuses.
     """
-    _check(prior, prompts, frames, seeds, batch_size)
+    check_requests(prior, prompts, frames, seeds, batch_size)
     text = prior.text_encoder.encode_pooled(prompts)
     networks = [network.to(device).eval() for network in (prior.rvq, prior.mask, prior.residual)]
     counts = [-(-int(n) // STRIDE) for n in frames]
@@ -258,24 +257,3 @@ def _draw(
     gumbel = -noise.to(logits.device).clamp(min=1e-30).log()
     place = (best.values + gumbel.gather(-1, best.indices)).argmax(-1, keepdim=True)
     return best.indices.gather(-1, place)[..., 0]
-
-
-def _check(prior, prompts, frames, seeds, batch_size) -> None:
-    if not prompts:
-        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
-    if not len(prompts) == len(frames) == len(seeds):
-        raise InputError(
-            "prompts, frames, seeds",
-            f"{len(prompts)}, {len(frames)} and {len(seeds)} of them",
-            "one length and one seed for each prompt",
-            "Repeat a prompt to sample it again with another seed.",
-        )
-    longest = prior.config.max_frames
-    for i, count in enumerate(frames):
-        if not MIN_FRAMES <= count <= longest:
-            raise InputError(
-                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
-                "Ask for a length that the prior can make.",
-            )  # fmt: skip
-    if batch_size < 1:
-        raise InputError("batch_size", str(batch_size), "at least 1", "32 is a good size.")

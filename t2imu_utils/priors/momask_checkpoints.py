@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2imu_utils.priors.checkpoints import check_parameters
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.priors.lengths import LengthEstimator
 from t2imu_utils.priors.masked_transformer import (
     MaskTransformer,
@@ -30,6 +30,7 @@ from t2imu_utils.priors.mdm import sinusoids
 from t2imu_utils.priors.momask import MoMaskConfig, MoMaskPrior, fitted
 from t2imu_utils.priors.prior_files import (
     REMEDY,
+    check_parameters,
     checked_fields,
     official_encoder,
     read_official,
@@ -44,7 +45,6 @@ from t2imu_utils.priors.prior_files import (
 )
 from t2imu_utils.priors.rvq import RVQ, RVQConfig
 from t2imu_utils.priors.text import TextEncoder
-from t2imu_utils.runs import atomic_write, sha256
 
 FORMAT = "t2imu-momask-1"
 OFFICIAL = "Take the files of the official release (checkpoints/t2m) as they are."

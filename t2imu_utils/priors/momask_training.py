@@ -1,9 +1,7 @@
 """Training MoMask: its tokeniser, then the mask transformer, then the residual transformer."""
 
-import copy
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +11,21 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.priors.loop import LoopConfig, Rows, run_loop
 from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.priors.masked_transformer import MaskTransformer, ResidualTransformer
 from t2imu_utils.priors.momask import MoMaskPrior
-from t2imu_utils.priors.rvq import STRIDE
-from t2imu_utils.priors.rvq_training import (
-    RVQTrainConfig,
-    motions_hash,
-    normalised_motions,
-    train_rvq,
+from t2imu_utils.priors.rvq_training import RVQTrainConfig
+from t2imu_utils.priors.stages import (
+    Stage,
+    StagedTrainConfig,
+    TokenTask,
+    short_stage,
+    train_stages,
 )
 from t2imu_utils.priors.token_data import TokenData
-from t2imu_utils.runs import sha256
 
 STAGES = ("rvq", "mask", "residual")
-COLUMNS = (
-    "step", "stage", "split", "total", "reconstruction", "positions", "commit", "simple", "pos",
-    "foot", "vel", "acc", "accuracy",
-)  # fmt: skip
 # Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
 RANDOM, MASKED = 0.1, 0.88
 # Which of the random streams of a seed.
@@ -41,123 +33,77 @@ CORRUPTION = 12
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Settings of one of the three trainings.
-
-    share: of all steps; 0 keeps the network as it is. warmup: share of the stage's steps over
-    which the learning rate rises. milestones: shares after which it is multiplied by `decay`.
-    text_dropout: share of items that are trained without their text.
-    """
-
-    share: float
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.0
-    warmup: float = 0.011
-    milestones: tuple[float, ...] = ()
-    decay: float = 0.1
-    text_dropout: float = 0.0
-
-    def __post_init__(self):
-        shares = (self.warmup, self.text_dropout, *self.milestones)
-        if self.batch_size < 1 or not all(0 <= share <= 1 for share in shares):
-            raise InputError(
-                "Stage: batch_size, warmup, text_dropout, milestones",
-                f"{self.batch_size}, {self.warmup}, {self.text_dropout}, {self.milestones}",
-                "at least 1, then shares of 0 to 1", "See the docstring of Stage.",
-            )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class MoMaskTrainConfig:
+class MoMaskTrainConfig(StagedTrainConfig):
     """Settings of the training of a whole MoMask; the recipe is the published one.
 
-    steps: of all three stages together, divided by their shares. window, level_dropout, weights,
-    decoder_only: of the tokeniser (`RVQTrainConfig`); `weights.acc` is lambda_acc on the decoder's
-    output.
-    ema_decay: of a moving average of the transformers' weights, which the original does not have;
-    codebooks belong to the tokeniser's last weights.
+    level_dropout: see `RVQTrainConfig`. The other fields are those of `StagedTrainConfig`.
     """
 
-    steps: int
+    STAGES = STAGES
+
     rvq: Stage = Stage(0.5, 256, warmup=0.0055, milestones=(0.42, 0.69), decay=0.05)
     mask: Stage = Stage(0.25, weight_decay=1e-5, milestones=(0.27,), text_dropout=0.1)
     residual: Stage = Stage(0.25, weight_decay=1e-5, milestones=(0.27,), text_dropout=0.2)
-    window: int = 64
     level_dropout: float = 0.2
-    weights: LossWeights = field(default_factory=LossWeights)
-    decoder_only: bool = False
-    ema_decay: float = 0.0
-    checkpoint_every: int = 500
-    validate_every: int = 0
-    seed: int = 0
 
-    def __post_init__(self):
-        shares = [getattr(self, stage).share for stage in STAGES]
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise InputError(
-                "MoMaskTrainConfig: shares", str(shares), "three shares that add up to 1",
-                "Divide the steps between rvq, mask and residual.",
-            )  # fmt: skip
-        steps = self.stage_steps()
-        if any(steps[stage] < 1 for stage in STAGES if getattr(self, stage).share > 0):
-            raise InputError(
-                "MoMaskTrainConfig: steps", str(self.steps), "a step or more for each stage",
-                "Raise steps, or set the share of a stage to 0 to keep its network.",
-            )  # fmt: skip
-
-    def stage_steps(self) -> dict[str, int]:
-        """Steps of each stage, of `steps` in all."""
-        ends = np.cumsum([getattr(self, stage).share for stage in STAGES])
-        ends = np.round(ends * self.steps).astype(int)
-        return dict(zip(STAGES, np.diff(ends, prepend=0).tolist(), strict=True))
-
-    def loop(self, name: str) -> LoopConfig:
-        """The loop of one stage."""
-        stage: Stage = getattr(self, name)
-        steps = self.stage_steps()[name]
-        warmup = round(stage.warmup * steps)
-        return LoopConfig(
-            steps=steps,
-            learning_rate=stage.learning_rate,
-            weight_decay=stage.weight_decay,
-            warmup=warmup,
-            milestones=tuple(max(round(x * steps) - warmup, 0) for x in stage.milestones),
-            decay=stage.decay,
-            ema_decay=0.0 if name == "rvq" else self.ema_decay,
-            checkpoint_every=self.checkpoint_every,
-            validate_every=self.validate_every,
-            seed=self.seed,
-        )
+    def tokeniser(self) -> RVQTrainConfig:
+        """What the tokeniser is trained on."""
+        return replace(super().tokeniser(), level_dropout=self.level_dropout)
 
 
 def plain_training(
-    steps: int, batch_size: int, learning_rate: float, seed: int = 0
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int = 0,
+    *,
+    ema_decay: float = 0.0,
+    checkpoint_every: int = 500,
+    validate_every: int = 0,
 ) -> MoMaskTrainConfig:
-    """A short training: one batch size and one rate in all stages, which rises and does not fall.
+    """A short training: one batch size and one rate in all stages (`short_stage`).
 
-    The published recipe lowers the rate after a share of several hundred thousand steps; a
-    training of a few thousand would stand still from there on.
+    ema_decay, checkpoint_every, validate_every: see `StagedTrainConfig`.
     """
-
-    def plain(share: float, text_dropout: float = 0.0) -> Stage:
-        return Stage(share, batch_size, learning_rate, warmup=0.02, text_dropout=text_dropout)
-
     return MoMaskTrainConfig(
-        steps, rvq=plain(0.5), mask=plain(0.25, 0.1), residual=plain(0.25, 0.2), seed=seed
+        steps,
+        rvq=short_stage(0.5, batch_size, learning_rate),
+        mask=short_stage(0.25, batch_size, learning_rate, text_dropout=0.1),
+        residual=short_stage(0.25, batch_size, learning_rate, text_dropout=0.2),
+        ema_decay=ema_decay,
+        checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+        seed=seed,
     )
 
 
 def refinement(
-    steps: int, batch_size: int, learning_rate: float, weights: LossWeights, seed: int = 0
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    weights: LossWeights,
+    seed: int = 0,
+    *,
+    ema_decay: float = 0.0,
+    checkpoint_every: int = 500,
+    validate_every: int = 0,
 ) -> MoMaskTrainConfig:
     """Fine-tuning of the decoder alone, with L_acc where `weights.acc` is above 0.
 
     Encoder and codebooks stay, so that tokens keep their meaning and the transformers still fit.
+    ema_decay: of the decoder's weights; it and the others: see `StagedTrainConfig`.
     """
-    stage = Stage(1.0, batch_size, learning_rate, warmup=0.02)
     return MoMaskTrainConfig(
-        steps, stage, Stage(0.0), Stage(0.0), weights=weights, decoder_only=True, seed=seed
+        steps,
+        rvq=short_stage(1.0, batch_size, learning_rate),
+        mask=Stage(0.0),
+        residual=Stage(0.0),
+        weights=weights,
+        decoder_only=True,
+        ema_decay=ema_decay,
+        checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+        seed=seed,
     )
 
 
@@ -170,10 +116,8 @@ def train(
     progress: bool = True,
     device: torch.device | str = "cpu",
 ) -> tuple[MoMaskPrior, pd.DataFrame]:
-    """Train a copy of `prior` on `clips`; returns it and its loss curves.
+    """Train a copy of `prior` on `clips`; returns it and its loss curves (see `train_stages`).
 
-    The curves have a row a step (split "train") and a row a validation (split "validation"), a
-    column a term; `step` counts on from stage to stage, and terms of another stage are NaN.
     Reconstruction is compared on whole clips; `total` and `accuracy` of the transformers are
     cross-entropy and share of right tokens. `out_dir` keeps the state of each stage: the same call
     goes on where it was interrupted, bit for bit on a CPU.
@@ -181,54 +125,9 @@ def train(
     Raises:
         InputError: unusable clips, a damaged state file, or a loss that is no longer finite.
     """
-    motions = normalised_motions(prior.normaliser, clips)
-    held_out = normalised_motions(prior.normaliser, validation) if validation else []
-    folder = Path(out_dir)
-    networks = {name: copy.deepcopy(getattr(prior, name)).to(device) for name in STAGES}
-    tokens: list[TokenData] = []
-    curves: list[dict] = []
-    done = 0
-    for name in STAGES:
-        if not config.stage_steps()[name]:
-            continue
-        path = folder / f"momask-{name}.pt"
-        if name == "rvq":
-            settings = RVQTrainConfig(
-                config.rvq.batch_size,
-                config.window,
-                level_dropout=config.level_dropout,
-                weights=config.weights,
-                decoder_only=config.decoder_only,
-            )
-            result = train_rvq(
-                networks[name], prior.normaliser, motions, settings, config.loop(name), path,
-                held_out, progress,
-            )  # fmt: skip
-        else:
-            if not tokens:
-                longest = prior.config.transformer.max_tokens
-                tokens = [
-                    TokenData(networks["rvq"], prior.text_encoder, longest, x, group)
-                    for x, group in ((motions, clips), (held_out, validation))
-                ]
-            result = _train_transformer(
-                networks[name], *tokens, getattr(config, name), config.loop(name), path, progress
-            )
-        networks[name], rows, checks = result
-        for split, group in (("train", rows), ("validation", checks)):
-            shifted = [{**row, "step": row["step"] + done} for row in group]
-            curves += [{**row, "stage": name, "split": split} for row in shifted]
-        done += config.stage_steps()[name]
-    table = pd.DataFrame(curves, columns=list(COLUMNS))
-    entry = {"config": asdict(config), "clips": len(clips), "data": motions_hash(motions)}
-    if validation:
-        last = table[table["split"] == "validation"].groupby("stage", sort=False).last()
-        entry["validation"] = {
-            stage: {k: float(x) for k, x in row.drop("split").dropna().items()}
-            for stage, row in last.iterrows()
-        }
-    history = [*prior.history, entry]
-    return replace(prior, **networks, history=history), table
+    return train_stages(
+        prior, clips, config, _task, out_dir, "momask", validation, progress, device
+    )
 
 
 def mask_losses(
@@ -284,17 +183,13 @@ def draw_levels(times: Float[np.ndarray, "B"], levels: int) -> Int[np.ndarray, "
     return np.round((1 - np.cos(times * np.pi / 2)) * (levels - 2)).astype(int) + 1
 
 
-def _train_transformer(
-    model, data: TokenData, held_out: TokenData, stage: Stage, loop: LoopConfig, path, progress
-) -> tuple[nn.Module, Rows, Rows]:
-    ingredients = [asdict(stage), data.fingerprint, held_out.fingerprint]
-    key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-    losses = _losses(data, stage, loop.seed)
+def _task(config: MoMaskTrainConfig, name: str, data: TokenData, held_out: TokenData) -> TokenTask:
+    stage, seed = config.stage(name), config.seed
 
     def validate(averaged: nn.Module) -> dict[str, float]:
-        return transformer_validation(averaged, held_out, stage.batch_size, loop.seed)
+        return transformer_validation(averaged, held_out, stage.batch_size, seed)
 
-    return run_loop(model, losses, loop, path, key, validate if len(held_out) else None, progress)
+    return TokenTask(_losses(data, stage, seed), validate)
 
 
 def _losses(data: TokenData, stage: Stage, seed: int) -> Callable[..., dict[str, Tensor]]:
@@ -330,14 +225,9 @@ def transformer_validation(
     times = np.random.default_rng([seed, CORRUPTION]).permutation(
         (np.arange(len(data)) + 0.5) / len(data)
     )
-    counts = np.minimum(data.frames // STRIDE, data.max_tokens)
-    order = np.argsort(counts, kind="stable")
     loss = right = tokens = 0.0
-    for start in range(0, len(order), batch_size):
-        items = order[start : start + batch_size]
-        zeros = np.zeros(len(items), dtype=int)
-        batch = data.batch(items, zeros, counts[items], zeros)
-        rng = np.random.default_rng([seed, CORRUPTION, start, 1])
+    for number, (items, batch) in enumerate(data.whole(batch_size)):
+        rng = np.random.default_rng([seed, CORRUPTION, number * batch_size, 1])
         drop = torch.zeros(len(items), dtype=torch.bool)
         losses, hits = _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
         loss, right = loss + float(losses.sum()), right + float(hits.sum())

@@ -7,6 +7,8 @@ by the statistics that were published with them.
 
 import json
 import pickle
+import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -19,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write
 from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.motion.features import WIDTH
 from t2imu_utils.priors.text import TextEncoder, load_text_encoder
-from t2imu_utils.runs import atomic_write
 
 REMEDY = "Use the file that the training wrote, or train the prior again."
 STATISTICS = ("mean", "std")
@@ -80,8 +83,9 @@ def read_own(
         raise InputError(
             path, f"unreadable ({error})", "a whole safetensors file", REMEDY
         ) from error
-    if about.get("format") != kind:
-        raise InputError(f"{path}: format", repr(about.get("format")), repr(kind), REMEDY)
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != kind:
+        raise InputError(f"{path}: format", repr(found), repr(kind), REMEDY)
     if missing := COMMON.union(extra) - set(about):
         raise InputError(
             f"{path}: metadata", f"no {', '.join(sorted(missing))}", "all of it", REMEDY
@@ -115,6 +119,34 @@ def checked_fields(path: Path, name: str, values: Any, kind: type) -> dict[str, 
     return values
 
 
+def check_parameters(
+    path: Path,
+    tensors: Mapping[str, Any],
+    wanted: Mapping[str, tuple[int, ...]],
+    expected: str,
+    remedy: str,
+) -> None:
+    """Compare parameters with the names and shapes wanted; all must be float32 and finite.
+
+    Raises:
+        InputError: lists everything that is missing, unknown, of another shape or type, or not
+            finite, as what was found where `expected` was.
+    """
+    problems = [f"{key} is missing" for key in wanted if key not in tensors]
+    problems += [f"{key} is unknown" for key in tensors if key not in wanted]
+    for key in wanted.keys() & tensors.keys():
+        found = tensors[key]
+        if not isinstance(found, Tensor):
+            problems.append(f"{key} is no tensor")
+        elif tuple(found.shape) != wanted[key] or found.dtype != torch.float32:
+            kind = str(found.dtype).removeprefix("torch.")
+            problems.append(f"{key} is {kind} {tuple(found.shape)}, not float32 {wanted[key]}")
+        elif not found.isfinite().all():
+            problems.append(f"{key} holds values that are not finite")
+    if problems:
+        raise InputError(f"{path}: parameters", "; ".join(sorted(problems)), expected, remedy)
+
+
 def statistics_shapes(channels: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the statistics in a file of `write_own`."""
     return {f"normaliser.{name}": (channels,) for name in STATISTICS}
@@ -138,46 +170,76 @@ def official_encoder(
     return text_encoder
 
 
+def read_checkpoint(path: Path, remedy: str) -> Any:
+    """The content of a PyTorch checkpoint: tensors, plain values, lists and dicts of them.
+
+    Raises:
+        InputError: no such file, a damaged one, or one that holds more (it could run code and is
+            not opened).
+    """
+    if not path.is_file():
+        raise InputError(path, "no such file", "a checkpoint of the official release", remedy)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file may raise anything; none of it can have run code.
+    except Exception as error:
+        raise InputError(
+            path, _damage(path, error), "a PyTorch checkpoint of tensors alone", remedy
+        ) from error
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that does not load (torch's own advice is unsafe)."""
+    with open(path, "rb") as stream:
+        if stream.read(64).lstrip().startswith(b"<"):
+            return "a web page (HTML), not weights"
+    if isinstance(error, pickle.UnpicklingError):
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {asked[1]}" if asked else "holds more than tensors"
+        return f"a pickle that {what}: it could run code and is not opened"
+    return f"a truncated or damaged file ({type(error).__name__})"
+
+
 def read_official(
     path: Path, keys: tuple[str, ...], remedy: str
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Everything in a PyTorch checkpoint, and the weights under the first of `keys` it has.
 
     Raises:
-        InputError: no such file, a damaged one, one that holds more than tensors and plain values
-            (it could run code and is not opened), or none of the keys.
+        InputError: what `read_checkpoint` refuses, or none of the keys.
     """
-    if not path.is_file():
-        raise InputError(path, "no such file", "a checkpoint of the official release", remedy)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file may raise anything; none of it can have run code.
-    except Exception as error:
-        refused = isinstance(error, pickle.UnpicklingError)
-        found = "more than tensors, or no checkpoint" if refused else type(error).__name__
-        raise InputError(
-            path, f"unreadable ({found})", "a PyTorch checkpoint of tensors alone", remedy
-        ) from error
-    held = list(content) if isinstance(content, Mapping) else type(content).__name__
-    key = next((key for key in keys if key in held), None)
-    if key is None or not isinstance(content[key], Mapping):
-        raise InputError(path, f"{held}", f"weights under {' or '.join(keys)}", remedy)
+    content = read_checkpoint(path, remedy)
+    held = content if isinstance(content, Mapping) else {}
+    key = next((key for key in keys if isinstance(held.get(key), Mapping)), None)
+    if key is None:
+        found = f"{list(held)[:8]}" if held is content else type(content).__name__
+        raise InputError(path, found, f"weights under {' or '.join(keys)}", remedy)
     return content, content[key]
 
 
-def read_statistics(folder: Path, remedy: str) -> Normaliser:
-    """``mean.npy`` and ``std.npy`` as published with official weights; never computed."""
+def read_statistics(
+    folder: Path, remedy: str, names: tuple[str, str] = ("mean.npy", "std.npy")
+) -> Normaliser:
+    """Mean and standard deviation as published with official weights; never computed.
+
+    Raises:
+        InputError: no such file, a damaged one, or other than 263 finite numbers.
+    """
+    expected = f"the statistics that the weights were trained with, {WIDTH} finite numbers"
     values = []
-    for name in STATISTICS:
-        path = folder / f"{name}.npy"
+    for path in (folder / name for name in names):
         try:
-            values.append(np.load(path, allow_pickle=False).astype(np.float32))
+            array = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             absent = isinstance(error, FileNotFoundError)
-            raise InputError(
-                path, "no such file" if absent else f"no array ({error})",
-                "the statistics that the weights were trained with", remedy,
-            ) from error  # fmt: skip
+            found = "no such file" if absent else f"no array ({error})"
+            raise InputError(path, found, expected, remedy) from error
+        shape, kind = getattr(array, "shape", None), getattr(array, "dtype", None)
+        if shape != (WIDTH,) or kind.kind != "f" or not np.isfinite(array).all():
+            found = f"shape {shape} of {kind}, or values that are not finite"
+            raise InputError(path, found, expected, remedy)
+        values.append(array.astype(np.float32))
     return Normaliser(*values)
 
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from t2imu_utils.activities import ACTIVITIES
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import read_json, write_json
 from t2imu_utils.priors.chat import WAITS, ask, checked_address, shortened
 from t2imu_utils.priors.prompts import PER_ACTIVITY, WORDS, fault_of, key_of
-from t2imu_utils.runs import read_json, write_json
 
 FORMAT = "t2imu prompts 1"
 # The first two are the paper's own.

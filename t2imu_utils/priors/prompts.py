@@ -9,7 +9,7 @@ import yaml
 
 from t2imu_utils.activities import ACTIVITIES
 from t2imu_utils.errors import InputError
-from t2imu_utils.runs import sha256
+from t2imu_utils.files import sha256
 from t2imu_utils.tracks import PROMPTS
 
 PER_ACTIVITY = 10

@@ -5,7 +5,6 @@ keys begin with ``model.``, beside ``meta`` and ``optimizer``. It contains CLIP 
 but neither the statistics of the features nor the retrieval database.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,13 +15,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.priors.checkpoints import check_parameters
 from t2imu_utils.priors.mdm_checkpoints import feature_scale
 from t2imu_utils.priors.prior_files import (
     REMEDY,
+    check_parameters,
     checked_fields,
     official_encoder,
+    read_official,
     read_own,
     read_statistics,
     same_encoder,
@@ -40,9 +41,9 @@ from t2imu_utils.priors.remodiffuse import (
 )
 from t2imu_utils.priors.retrieval import Database, check_encoder, statistics_hash, token_states
 from t2imu_utils.priors.text import TextEncoder
-from t2imu_utils.runs import atomic_write, sha256
 
 FORMAT = "t2imu-remodiffuse-1"
+OFFICIAL = "Take latest.pth of the HumanML3D configuration as published, whole."
 PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
 PREFIX, CLIP = "model.", "model.clip."
 # The official statistics: root and contact channels divided twice by the feature bias of 5.
@@ -168,6 +169,7 @@ def read_remodiffuse(
     normaliser: Normaliser | None = None,
     encoder: TextEncoder | None = None,
     cache: Path | None = None,
+    config: ReMoDiffuseConfig | None = None,
 ) -> ReMoDiffusePrior:
     """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
 
@@ -178,6 +180,7 @@ def read_remodiffuse(
         database: from ``t2m_text_train.npz`` (`retrieval_files.read_database`).
         normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
             ``std.npy`` beside the weights. They are never computed from data.
+        config: sizes, None for the official ones; `text_width` is set to that of the encoder.
 
     Raises:
         InputError: no or an unsafe or damaged file, parameters that do not match (all are
@@ -192,13 +195,14 @@ def read_remodiffuse(
             f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
             "Take mean.npy and std.npy that were published with ReMoDiffuse.",
         )  # fmt: skip
-    config = ReMoDiffuseConfig(text_width=encoder.width)
-    tensors = _read_official(path)
+    config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
+    _, weights = read_official(path, ("state_dict",), OFFICIAL)
+    named = {str(key).removeprefix("module."): x for key, x in weights.items()}
+    tensors = {key: x for key, x in named.items() if not key.startswith(CLIP)}
     with torch.device("meta"):
         model = ReMoDiffuse(config)
     shapes = {f"{PREFIX}{key}": tuple(x.shape) for key, x in model.state_dict().items()}
-    remedy = "Take the checkpoint of the HumanML3D configuration, whole."
-    check_parameters(path, tensors, shapes, f"those of {config}", remedy)
+    check_parameters(path, tensors, shapes, f"those of {config}", OFFICIAL)
     model.load_state_dict({k.removeprefix(PREFIX): x for k, x in tensors.items()}, assign=True)
     origin = {
         "folder": path.resolve().parent.name,
@@ -224,29 +228,3 @@ def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
     with atomic_write(path) as temporary, open(temporary, "wb") as stream:
         torch.save({"meta": {}, "state_dict": state}, stream)
     return path
-
-
-def _read_official(path: Path) -> dict[str, Any]:
-    """Parameters by their official names, without CLIP."""
-    if not path.is_file():
-        raise InputError(
-            path, "no such file", "an official checkpoint, such as latest.pth",
-            "Download it from where its authors publish it.",
-        )  # fmt: skip
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file may raise anything; none of it can have run code.
-    except Exception as error:
-        raise InputError(
-            path, f"a file that does not load as plain tensors ({type(error).__name__})",
-            "a checkpoint with state_dict",
-            "Download it again. If it holds other objects, it could run code and is not opened.",
-        ) from error  # fmt: skip
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise InputError(
-            path, "no state_dict", "a checkpoint as mmcv writes it", "Take latest.pth as published."
-        )
-    named = {str(key).removeprefix("module."): x for key, x in state.items()}
-    return {key: x for key, x in named.items() if not key.startswith(CLIP)}

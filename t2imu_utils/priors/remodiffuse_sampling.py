@@ -16,9 +16,9 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.priors.diffusion import item_noise
 from t2imu_utils.priors.remodiffuse import Condition, Mixture, ReMoDiffuse
 from t2imu_utils.priors.remodiffuse_checkpoints import ReMoDiffusePrior
+from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.priors.retrieval import gather, retrieve
 
-MIN_FRAMES = 3
 # Sampling steps in each fifth of the timesteps, from the clean end on.
 SECTIONS = (15, 15, 8, 6, 6)
 # Standard deviation, in frames, of the filter on the joints that the authors publish.
@@ -158,14 +158,12 @@ def generate(
     guidance: the mixture's `coarse_scale`; None keeps that of the prior.
 
     Raises:
-        InputError: no prompts, lists of unequal length, a prompt longer than the text encoder
-            reads, or a length that the prior cannot make.
+        InputError: what `check_requests` refuses.
     """
-    _check(prior, prompts, frames, seeds, batch_size)
+    check_requests(prior, prompts, frames, seeds, batch_size)
     mixture = prior.mixture
     if guidance is not None:
         mixture = replace(mixture, coarse_scale=float(guidance))
-    _check_words(prior, prompts)
     tokens, valid = prior.condition(prompts)
     pooled = prior.text_encoder.encode_pooled(prompts).numpy()
     config = prior.config
@@ -207,42 +205,3 @@ def published_joints(
     of the raw motion; whatever measures acceleration must not be given these.
     """
     return gaussian_filter1d(joints, sigma, axis=0, mode="nearest")
-
-
-def _check(
-    prior: ReMoDiffusePrior,
-    prompts: Sequence[str],
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    batch_size: int,
-) -> None:
-    if not prompts:
-        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
-    if not len(prompts) == len(frames) == len(seeds):
-        raise InputError(
-            "prompts, frames, seeds",
-            f"{len(prompts)}, {len(frames)} and {len(seeds)} of them",
-            "one length and one seed for each prompt",
-            "Repeat a prompt to sample it again with another seed.",
-        )
-    longest = prior.config.max_frames
-    for i, count in enumerate(frames):
-        if not MIN_FRAMES <= count <= longest:
-            raise InputError(
-                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
-                "Ask for a length that the prior can make.",
-            )  # fmt: skip
-    if batch_size < 1:
-        raise InputError("batch_size", str(batch_size), "at least 1", "32 is a good start.")
-
-
-def _check_words(prior: ReMoDiffusePrior, prompts: Sequence[str]) -> None:
-    """Refuse prompts that the encoder cuts: the motion would not be what was asked for."""
-    limit = prior.text_encoder.max_tokens
-    counts = prior.text_encoder.encode(prompts)[1].sum(1).tolist()
-    for i, count in enumerate(counts):
-        if count >= limit:
-            raise InputError(
-                f"prompts[{i}]", f"{len(prompts[i].split())} words, {limit} tokens or more",
-                f"fewer than {limit} tokens of {prior.text_encoder.name}", "Shorten the prompt.",
-            )  # fmt: skip

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.batches import SENTENCES, Batch, Dataset, step_items
 from t2imu_utils.priors.diffusion import add_noise
@@ -28,7 +29,6 @@ from t2imu_utils.priors.remodiffuse_checkpoints import ReMoDiffusePrior
 from t2imu_utils.priors.remodiffuse_sampling import linear_schedule, timestep_map
 from t2imu_utils.priors.retrieval import gather, retrieve
 from t2imu_utils.priors.training import STEP, VALIDATION, TrainConfig, loss_curves
-from t2imu_utils.runs import sha256
 
 # Adam as PyTorch sets it, which the official training does not change.
 BETAS = (0.9, 0.999)
@@ -72,14 +72,17 @@ class RetrievalBatch:
 
 
 def neighbours(
-    prior: ReMoDiffusePrior, clips: Sequence[MotionClip], max_frames: int
+    prior: ReMoDiffusePrior, clips: Sequence[MotionClip], max_frames: int, held_out: bool = False
 ) -> list[Int[np.ndarray, "captions R"]]:
     """Retrieved rows for each caption of each clip, at the length that training shows of it.
 
-    Rows of the clip's own recording are left out: itself, its mirrored twin, other cuts.
+    Rows of the clip's own recording are left out: itself, its mirrored twin, other cuts. Where the
+    database does not say whose clips it holds, as the official one, none can be; that is only good
+    for clips that are `held_out`, which it has not.
 
     Raises:
-        InputError: too few other motions, or a database that does not say whose clips it holds.
+        InputError: too few other motions, or training clips and a database that does not say whose
+            clips it holds.
     """
     sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
     number = {text: i for i, text in enumerate(sentences)}
@@ -90,7 +93,8 @@ def neighbours(
         ]
     )
     queries = [(clip, number[text]) for clip in clips for text in clip.captions]
-    kin = {id(clip): prior.database.kin(clip) for clip in clips}
+    unknown = held_out and prior.database.names is None
+    kin = {id(clip): [] if unknown else prior.database.kin(clip) for clip in clips}
     config = prior.config
     rows = retrieve(
         prior.database,
@@ -233,12 +237,12 @@ def train(
     check = None
     if validation:
         held_out = Dataset(prior, validation)
-        theirs = neighbours(prior, validation, config.max_frames)
+        theirs = neighbours(prior, validation, config.max_frames, held_out=True)
 
         def check(model: ReMoDiffuse) -> dict[str, float]:
             return validation_losses(model, prior, held_out, theirs, config, device)
 
-    settings = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"}
+    settings = config.record("checkpoint_every")
     ingredients = [
         settings, asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint,
         prior.database.version,
@@ -257,7 +261,7 @@ def train(
     path = Path(out_dir) / "training.pt"
     key = sha256(json.dumps(ingredients, sort_keys=True).encode())
     model, rows, validated = run_loop(model, losses, loop, path, key, check, progress)
-    entry = {"config": asdict(config), "clips": len(clips), "data": data.fingerprint}
+    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
     if validated:
         entry["validation"] = validated[-1]
     trained = replace(prior, model=model, history=[*prior.history, entry])
@@ -277,7 +281,7 @@ def fit_mixture(
     weights that sum to 1 and a small pull towards (1, 0, 0). (The authors tuned theirs for FID and
     do not tell how.)
     """
-    data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
+    data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames, held_out=True)
     scheduler = linear_schedule(prior.config.diffusion_steps)
     model = prior.model.to(device).eval()
     gram, pull = np.zeros((3, 3)), np.zeros(3)

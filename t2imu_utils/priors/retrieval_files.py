@@ -25,10 +25,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write
 from t2imu_utils.motion.features import WIDTH
 from t2imu_utils.priors.retrieval import Database, check_encoder, versioned
 from t2imu_utils.priors.text import TextEncoder
-from t2imu_utils.runs import atomic_write
 
 FORMAT = "t2imu-retrieval-1"
 OFFICIAL = ("text_features", "captions", "motions", "m_lengths", "clip_seq_features")

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import POSITIONS
 from t2imu_utils.motion.normalise import check_features
 from t2imu_utils.priors.batches import step_items
 from t2imu_utils.priors.loop import LoopConfig, Rows, run_loop
 from t2imu_utils.priors.losses import LossWeights, motion_losses
-from t2imu_utils.priors.rvq import RVQ, STRIDE, equal_lengths
-from t2imu_utils.runs import sha256
+from t2imu_utils.priors.rvq import RVQ, STRIDE, detokenise, equal_lengths, tokenise
 
 # Which of the random streams of a seed.
 WINDOWS = 10
@@ -148,6 +148,25 @@ def rvq_validation(
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(items)
     return {name: total / len(motions) for name, total in sums.items()}
+
+
+def reconstruct(
+    rvq: RVQ,
+    normaliser: Normaliser,
+    clips: Sequence[MotionClip],
+    device: torch.device | str = "cpu",
+) -> list[Float[Tensor, "4*N 263"]]:
+    """What is left of whole clips after the tokeniser: their tokens of all levels, decoded again.
+
+    Normalised features on the CPU, in the order of `clips`, to be compared with the first 4 N
+    frames of `normalised_motions(normaliser, clips)`: a clip of T frames has N = T // 4 tokens, so
+    that up to three last frames are missing. Only clips of one length come together, so nothing is
+    padded, which convolutions would carry into the motion. `rvq` is moved to `device`.
+
+    Raises:
+        InputError: as `normalised_motions`.
+    """
+    return detokenise(rvq.to(device), tokenise(rvq, normalised_motions(normaliser, clips)))
 
 
 def train_rvq(

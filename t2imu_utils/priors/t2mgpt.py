@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.priors.generate import MIN_FRAMES
 from t2imu_utils.priors.mdm import sinusoids
+from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.priors.rvq import RVQ, STRIDE, RVQConfig, detokenise, new_rvq
 from t2imu_utils.priors.text import TextEncoder
 
@@ -287,10 +287,14 @@ def generate(
     1, since T2M-GPT is not trained without texts and has none.
 
     Raises:
-        InputError: no prompts, an empty one, lists of unequal length, a length that the prior
-            cannot make, or a guidance.
+        InputError: what `check_requests` refuses, or a guidance.
     """
-    _check(prior, prompts, frames, seeds, guidance, batch_size)
+    check_requests(prior, prompts, frames, seeds, batch_size)
+    if guidance is not None and guidance != 1:
+        raise InputError(
+            "guidance", f"{guidance:g}", "None or 1",
+            "T2M-GPT has no guidance: it is not trained without texts.",
+        )  # fmt: skip
     text = prior.text_encoder.encode_pooled(prompts)
     rvq, gpt = (network.to(device).eval() for network in (prior.rvq, prior.gpt))
     longest = [prior.config.transformer.max_tokens] * len(prompts)
@@ -353,30 +357,3 @@ def _draw(logits: Float[Tensor, "B K"], generators: Sequence[torch.Generator]) -
     for row, generator in zip(noise, generators, strict=True):
         row.exponential_(generator=generator)
     return (logits - noise.to(logits.device).clamp(min=1e-30).log()).argmax(-1)
-
-
-def _check(prior, prompts, frames, seeds, guidance, batch_size) -> None:
-    if not prompts:
-        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
-    counts = [len(prompts), *([] if frames is None else [len(frames)]), len(seeds)]
-    if len(set(counts)) > 1:
-        raise InputError(
-            "prompts, seeds" if frames is None else "prompts, frames, seeds",
-            f"{', '.join(map(str, counts[:-1]))} and {counts[-1]} of them",
-            "one length (unless frames is None) and one seed for each prompt",
-            "Repeat a prompt to sample it again with another seed.",
-        )
-    longest = prior.config.max_frames
-    for i, count in enumerate(() if frames is None else frames):
-        if not MIN_FRAMES <= count <= longest:
-            raise InputError(
-                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
-                "Ask for a length that the prior can make.",
-            )  # fmt: skip
-    if guidance is not None and guidance != 1:
-        raise InputError(
-            "guidance", f"{guidance:g}", "None or 1",
-            "T2M-GPT has no guidance: it is not trained without texts.",
-        )  # fmt: skip
-    if batch_size < 1:
-        raise InputError("batch_size", str(batch_size), "at least 1", "32 is a good size.")

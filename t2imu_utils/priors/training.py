@@ -3,13 +3,15 @@
 Everything random at a step (which clips, crops, captions, timesteps, noise, dropped texts) follows
 from the seed and the step's number alone. Arms that differ in their losses thus see the same data
 and the same noise, and a training that was interrupted ends where an uninterrupted one ends.
+Several processes (see `parallel`) draw the same batch and share out its rows.
 """
 
 import copy
 import json
 import pickle
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,59 +23,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.batches import Batch, Dataset, step_items
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import add_noise, schedule
 from t2imu_utils.priors.losses import LossWeights, motion_losses
-from t2imu_utils.priors.mdm import MDM
-from t2imu_utils.runs import atomic_write, sha256
+from t2imu_utils.priors.mdm import MDM, Stack
+from t2imu_utils.priors.parallel import Team, launch
+from t2imu_utils.priors.train_config import TrainConfig, check_precision
 
 # Which of the random streams of a seed (0, the order of the data, is that of `batches`).
 STEP, VALIDATION = 1, 2
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of one training; learning rate and dropout of conditions as in MDM.
-
-    ema_decay: of the moving average of the weights, which is what `train` returns; it starts lower,
-    min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start;
-    0 returns the last weights. max_frames: longer clips are cropped at random. checkpoint_every,
-    validate_every: in steps; validate_every 0 validates at the end alone.
-    """
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    ema_decay: float = 0.999
-    condition_dropout: float = 0.1
-    max_frames: int = 196
-    seed: int = 0
-    weights: LossWeights = field(default_factory=LossWeights)
-    checkpoint_every: int = 500
-    validate_every: int = 0
-
-    def __post_init__(self):
-        checks = {
-            "steps": self.steps >= 1,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "weight_decay": self.weight_decay >= 0,
-            "ema_decay": 0 <= self.ema_decay < 1,
-            "condition_dropout": 0 <= self.condition_dropout <= 1,
-            "max_frames": self.max_frames >= 3,
-            "seed": self.seed >= 0,
-            "checkpoint_every": self.checkpoint_every >= 1,
-            "validate_every": self.validate_every >= 0,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"TrainConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "See the docstring of TrainConfig.",
-                )  # fmt: skip
+# Settings that change the order of sums at most, as the number of processes does.
+ROUNDING = ("checkpoint_every", "accumulate", "compile")
 
 
 def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: int) -> Batch:
@@ -98,7 +61,7 @@ def _generator(rng: np.random.Generator) -> torch.Generator:
 
 
 def batch_losses(
-    model: MDM,
+    model: Callable[..., Tensor],
     batch: Batch,
     normaliser: Normaliser,
     weights: LossWeights,
@@ -162,6 +125,7 @@ def train(
     validation: Sequence[MotionClip] = (),
     progress: bool = True,
     device: torch.device | str = "cpu",
+    processes: int = 1,
 ) -> tuple[Prior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it (averaged weights) and its loss curves.
 
@@ -170,50 +134,112 @@ def train(
     the state of the training, named after its ingredients: the same call goes on where it was
     interrupted, bit for bit on a CPU, and returns at once when it had ended.
 
+    processes: more than 1 trains data-parallel in new processes (`parallel.launch`), on as many
+    CUDA devices where `device` is one; the batch of a step is the same, and so are losses and
+    weights up to the order of sums where the model has no dropout. Another number may go on with a
+    state. The model then comes back on the CPU.
+
     Raises:
-        InputError: unusable clips, a damaged state file, or a loss that is no longer finite.
+        InputError: unusable clips, a damaged state file, a loss that is no longer finite, a
+            precision that the device lacks, too many processes, or one that was killed.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
             "TrainConfig: max_frames", str(config.max_frames),
             f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
         )  # fmt: skip
-    data = Dataset(prior, clips)
-    held_out = Dataset(prior, validation) if validation else None
-    state = _Training(prior, data, config, Path(out_dir), device)
-    every = config.validate_every or config.steps
+    if not 1 <= processes <= config.batch_size // config.accumulate:
+        raise InputError(
+            "training: processes", f"{processes}, each with {config.accumulate} parts of a batch",
+            f"from 1 to as many as give each part one of the {config.batch_size} clips",
+            "Change num_processes, accumulate or batch_size.",
+        )  # fmt: skip
+    task = _Task(
+        prior.model,
+        prior.normaliser,
+        prior.text_encoder.fingerprint,
+        Dataset(prior, clips),
+        Dataset(prior, validation) if validation else None,
+        config,
+        Path(out_dir),
+    )
+    state = _Training(task, Team(device if processes == 1 else "cpu"))
     bar = tqdm(
         total=config.steps, initial=state.step, unit="step", mininterval=2, disable=not progress
     )
-    # Dropout draws from the global generator; it is left as it was found.
-    with bar, torch.random.fork_rng(enabled=prior.config.dropout > 0):
-        while state.step < config.steps:
-            batch = draw_batch(data, config, prior.config.diffusion_steps, state.step)
-            state.update(batch.to(device))
-            ends = state.step == config.steps
-            if held_out is not None and (ends or state.step % every == 0):
-                terms = validation_losses(state.ema, held_out, prior.normaliser, config, device)
-                state.validated.append({"step": state.step, **terms})
-            if ends or state.step % config.checkpoint_every == 0:
-                state.save()
-                bar.set_postfix(loss=f"{state.rows[-1]['total']:.4f}", refresh=False)
-            bar.update()
+
+    def tell(step: int, loss: float | None) -> None:
+        if loss is not None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bar.update(step - bar.n)
+
+    with bar:
+        if processes == 1:
+            # Dropout draws from the global generator; it is left as it was found.
+            with torch.random.fork_rng(enabled=prior.config.dropout > 0):
+                _run(state, tell)
+        elif state.step < config.steps:
+            launch(_work, task, processes, device, tell)
+            state.load()
+            tell(state.step, None)
+    if state.step < config.steps:
+        raise KeyboardInterrupt(f"training: interrupted after step {state.step} of {config.steps}")
     curves = loss_curves(state.rows, state.validated)
-    entry = {"config": asdict(config), "clips": len(clips), "data": data.fingerprint}
-    if held_out is not None:
+    entry = {"config": config.record(), "clips": len(clips), "data": task.data.fingerprint}
+    if task.held_out is not None:
         entry["validation"] = state.validated[-1]
     trained = Prior(state.ema.eval(), prior.normaliser, prior.text_encoder, [*prior.history, entry])
     return trained, curves
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What a process needs for its share of a training; encoder: fingerprint of the text encoder,
+    which is not needed itself."""
+
+    model: MDM
+    normaliser: Normaliser
+    encoder: str
+    data: Dataset
+    held_out: Dataset | None
+    config: TrainConfig
+    folder: Path
+
+
+def _work(team: Team, task: _Task) -> None:
+    """One process of several; what is trained ends in the state file."""
+    _run(_Training(task, team), team.tell)
+
+
+def _run(state: "_Training", tell: Callable[[int, float | None], None]) -> None:
+    """All steps that are left, with their validations and checkpoints."""
+    task, config, team = state.task, state.config, state.team
+    check_precision(config.precision, team.device)
+    every = config.validate_every or config.steps
+    state.prepare()
+    while state.step < config.steps:
+        batch = draw_batch(task.data, config, task.model.config.diffusion_steps, state.step)
+        state.update(batch)
+        ends = state.step == config.steps
+        if team.first and task.held_out is not None and (ends or state.step % every == 0):
+            terms = validation_losses(
+                state.ema, task.held_out, task.normaliser, config, team.device
+            )
+            state.validated.append({"step": state.step, **terms})
+        saves = ends or state.step % config.checkpoint_every == 0
+        if saves:
+            state.save()
+        tell(state.step, state.rows[-1]["total"] if saves else None)
+
+
 class _Training:
     """Weights, their average, optimiser and curves between two steps; what a state file holds."""
 
-    def __init__(self, prior: Prior, data: Dataset, config: TrainConfig, folder: Path, device):
-        self.config, self.step = config, 0
-        self.normaliser = prior.normaliser
-        self.scheduler = schedule(prior.config.diffusion_steps)
-        self.model: MDM = copy.deepcopy(prior.model).to(device).train().requires_grad_(True)
+    def __init__(self, task: _Task, team: Team):
+        config = task.config
+        self.task, self.team, self.config, self.step = task, team, config, 0
+        self.scheduler = schedule(task.model.config.diffusion_steps)
+        self.model: MDM = copy.deepcopy(task.model).to(team.device).train().requires_grad_(True)
         self.ema: MDM = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -223,39 +249,70 @@ class _Training:
         )
         self.rows: list[dict[str, float]] = []
         self.validated: list[dict[str, float]] = []
-        self._pending: list[dict[str, Tensor]] = []
-        settings = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"}
+        self._pending: list[dict[str, Tensor | float]] = []
+        self._joined: nn.Module = self.model
         ingredients = [
-            settings, asdict(prior.config), _weights_hash(prior.model), data.fingerprint,
-            prior.text_encoder.fingerprint,
+            config.record(*ROUNDING), asdict(task.model.config), _weights_hash(task.model),
+            task.data.fingerprint, task.encoder,
         ]  # fmt: skip
         self.key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-        self.path = folder / f"training-{self.key[:12]}.pt"
+        self.path = task.folder / f"training-{self.key[:12]}.pt"
         if self.path.exists():
-            self._load(device)
+            self.load()
+
+    def prepare(self) -> None:
+        """Compile the layers where asked to, and join the other processes."""
+        if self.config.compile:
+            stack = next(part for part in self.model.children() if isinstance(part, Stack))
+            stack.compile(dynamic=True)
+        self._joined = self.team.join(self.model)
+
+    def _predict(self, *inputs: Tensor) -> Tensor:
+        if self.config.precision == "float32":
+            return self._joined(*inputs)
+        with torch.autocast(self.team.device.type, dtype=torch.bfloat16):
+            return self._joined(*inputs).float()
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float, bool]]:
+        """This process's parts of a batch, the share of each in it, and whether it is the last."""
+        size, team, k = len(batch.t), self.team, self.config.accumulate
+        for i in range(team.index * k, (team.index + 1) * k):
+            start, end = (size * n // (team.count * k) for n in (i, i + 1))
+            part = Batch(**{name: x[start:end] for name, x in vars(batch).items()})
+            yield part.to(team.device), (end - start) / size, i + 1 == (team.index + 1) * k
 
     def update(self, batch: Batch) -> None:
         """One step of AdamW on the mean of `total`, then of the moving average."""
         if self.model.config.dropout > 0:
-            torch.manual_seed(
-                int(np.random.default_rng([self.config.seed, STEP, self.step, 1]).integers(2**63))
-            )
-        terms = batch_losses(
-            self.model, batch, self.normaliser, self.config.weights, self.scheduler
-        )
+            stream = [self.config.seed, STEP, self.step, 1]
+            stream += [self.team.index] if self.team.index else []
+            torch.manual_seed(int(np.random.default_rng(stream).integers(2**63)))
         self.optimiser.zero_grad()
-        terms["total"].mean().backward()
+        means: dict[str, Tensor] = {}
+        for part, share, last in self._parts(batch):
+            with nullcontext() if last else self.team.apart(self._joined):
+                terms = batch_losses(
+                    self._predict, part, self.task.normaliser, self.config.weights, self.scheduler
+                )
+                # Processes average their gradients, which here are to add up.
+                (terms["total"].mean() * (share * self.team.count)).backward()
+            for name, x in terms.items():
+                mean = x.detach().mean() * share
+                means[name] = means[name] + mean if name in means else mean
         self.optimiser.step()
-        decay = ema_decay_at(self.config.ema_decay, self.step)
-        with torch.no_grad():
-            for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+        if self.team.first:
+            decay = ema_decay_at(self.config.ema_decay, self.step)
+            with torch.no_grad():
+                for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                    kept.lerp_(new, 1 - decay)
         self.step += 1
-        self._pending.append({name: x.detach().mean() for name, x in terms.items()})
+        self._pending.append(means)
 
     def save(self) -> None:
         """Write the state atomically, after making sure that it is still sound."""
         self._flush()
+        if not self.team.first:
+            return
         content = {
             "key": self.key,
             "step": self.step,
@@ -270,6 +327,11 @@ class _Training:
 
     def _flush(self) -> None:
         first = self.step - len(self._pending)
+        if self.team.count > 1:
+            names = list(self._pending[0])
+            table = torch.stack([torch.stack(list(terms.values())) for terms in self._pending])
+            summed = self.team.sum(table).tolist()
+            self._pending = [dict(zip(names, values, strict=True)) for values in summed]
         for i, terms in enumerate(self._pending, start=first + 1):
             row = {"step": i, **{name: float(x) for name, x in terms.items()}}
             if not np.isfinite(row["total"]):
@@ -280,9 +342,10 @@ class _Training:
             self.rows.append(row)
         self._pending.clear()
 
-    def _load(self, device) -> None:
+    def load(self) -> None:
+        """Go to where the state file is."""
         try:
-            content = torch.load(self.path, map_location=device, weights_only=True)
+            content = torch.load(self.path, map_location=self.team.device, weights_only=True)
             if content["key"] != self.key:
                 raise KeyError("it belongs to another training")
             self.model.load_state_dict(content["model"])

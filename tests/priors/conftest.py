@@ -1,7 +1,6 @@
 """Official layouts, golden vectors batch first, and a small prior that needs no text model."""
 
 import ast
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.priors.checkpoints import Prior, new_prior
 from t2imu_utils.priors.mdm import MDM, MDMConfig
 from t2imu_utils.priors.mdm_checkpoints import read_mdm
@@ -88,45 +87,6 @@ def golden(request, reference, layouts, tmp_path_factory) -> Golden:
     prior = read_mdm(path, plain, encoder)
     path.unlink()  # 100 MB
     return Golden(prior, arrays, keys)
-
-
-class WordEncoder:
-    """Stands in for a text encoder: a fixed random state for each word."""
-
-    name, width, pooled_width, fingerprint = "words", 16, 16, "f" * 64
-
-    def encode(self, texts):
-        def state(word):
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4])
-            return torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
-
-        rows = [torch.stack([state(word) for word in text.split()]) for text in texts]
-        counts = torch.tensor([len(row) for row in rows])
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
-
-    def encode_pooled(self, texts):
-        tokens, valid = self.encode(texts)
-        return tokens.sum(1) / valid.sum(1, keepdim=True)
-
-
-@pytest.fixture
-def encoder() -> WordEncoder:
-    return WordEncoder()
-
-
-@pytest.fixture
-def clips() -> list[MotionClip]:
-    rng = np.random.default_rng(5)
-    words = ["walks slowly", "runs", "sits down on a chair", "jumps twice"]
-    made = []
-    for i, frames in enumerate(rng.integers(8, 25, 12)):
-        phase = np.linspace(0, 4, frames)[:, None] + rng.random(263)
-        features = (0.3 * np.sin(phase) + 0.1 * i).astype(np.float32)
-        features[:, 259:] = rng.integers(0, 2, (frames, 4))
-        text = words[i % 4]
-        made.append(MotionClip(f"clip{i}", features, [f"a person {text}", text], "1", text, "test"))
-    return made
 
 
 @pytest.fixture

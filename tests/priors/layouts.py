@@ -1,4 +1,4 @@
-"""Miniatures of official layouts: text encoders, MDM checkpoints. Pure functions of a folder."""
+"""Miniatures of official layouts: text encoders, checkpoints. Pure functions of a folder."""
 
 import json
 import string
@@ -101,6 +101,46 @@ def write_official_mdm(
     path = folder / f"model{step:09d}.pt"
     torch.save({"model": nonsense, "model_avg": average}, path)
     return path
+
+
+def write_official_momask(folder: Path, sizes: dict, clips: list, encoder) -> None:
+    """MoMask's four files and statistics; sizes as a track gives them, weights drawn at random."""
+    from t2imu_utils.generators.momask import GENERATOR
+    from t2imu_utils.priors.lengths import LengthEstimator
+    from t2imu_utils.priors.momask_checkpoints import write_momask
+
+    prior = GENERATOR.untrained(GENERATOR.Sizes(**sizes), clips, encoder, seed=0)
+    classes = prior.config.transformer.max_tokens + 1
+    prior.lengths = LengthEstimator(encoder.pooled_width, classes)
+    write_momask(folder, prior)
+
+
+def write_official_remodiffuse(folder: Path, sizes: dict, clips: list, encoder) -> None:
+    """ReMoDiffuse's file, statistics, and motions to retrieve, which bear no names.
+
+    Root and contact features are scaled as officially. No weight is zero, as it is before training.
+    """
+    from t2imu_utils.generators.remodiffuse import OFFICIAL_DATABASE, WEIGHTS
+    from t2imu_utils.motion.corpus import Normaliser, statistics
+    from t2imu_utils.priors.remodiffuse import ReMoDiffuseConfig
+    from t2imu_utils.priors.remodiffuse_checkpoints import new_remodiffuse_prior, write_remodiffuse
+    from t2imu_utils.priors.retrieval import build_database
+    from t2imu_utils.priors.retrieval_files import OFFICIAL, save_database
+
+    mean, std = statistics([clip.features for clip in clips])
+    for part in (slice(0, 4), slice(259, 263)):
+        std[part] /= 25
+    normaliser = Normaliser(mean, std)
+    database = build_database(clips, normaliser, encoder)
+    prior = new_remodiffuse_prior(ReMoDiffuseConfig(**sizes), normaliser, encoder, database, seed=0)
+    with torch.no_grad():
+        for key, parameter in prior.model.named_parameters():
+            parameter.add_(0.05 * rule(key, tuple(parameter.shape)))
+    write_remodiffuse(folder / WEIGHTS, prior)
+    path = save_database(folder / OFFICIAL_DATABASE, database)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in OFFICIAL}
+    np.savez(path, **arrays)
 
 
 def write_distilbert(folder: Path, width: int = 32, words: list[str] = WORDS) -> None:

@@ -61,22 +61,6 @@ def test_features_are_denormalised(prior):
         np.testing.assert_allclose(2 * a + 3, b, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompts": [], "frames": [], "seeds": []}, "prompts.*empty"),
-        ({"frames": [20, 9, 0, 9, 20]}, r"frames\[2\].*0.*3 to 24"),
-        ({"frames": [20, 9, 24, 25, 20]}, r"frames\[3\].*25.*3 to 24"),
-        ({"frames": [20]}, "one length and one seed"),
-        ({"seeds": [1, 2]}, "one length and one seed"),
-        ({"batch_size": 0}, "batch_size"),
-    ],
-)
-def test_impossible_requests_are_refused(prior, change, message):
-    with pytest.raises(InputError, match=message):
-        make(prior, **change)
-
-
 def test_requests_become_clips_in_their_order(prior):
     requests = pd.DataFrame(
         {

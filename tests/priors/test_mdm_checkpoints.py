@@ -378,7 +378,7 @@ def test_statistics_that_a_build_computed_do_not_belong_to_the_weights(official,
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda path: path.unlink(), "found no file"),
+        (lambda path: path.unlink(), "found no such file"),
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "found no array"),
         (lambda path: path.write_bytes(b"<html>"), "found no array"),
         (lambda path: np.save(path, np.array([print] * 263)), "found no array"),

@@ -45,10 +45,13 @@ TITLES = {
 class Clip:
     """Stands in for the text encoder of the official checkpoints: its name, and made-up vectors."""
 
-    name, fingerprint = "clip", "c" * 64
+    name, fingerprint, max_tokens = "clip", "c" * 64, 77
 
     def __init__(self, pooled_width):
         self.pooled_width = pooled_width
+
+    def count_tokens(self, texts):
+        return [len(text.split()) for text in texts]
 
     def encode_pooled(self, texts):
         seeds = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
@@ -236,9 +239,9 @@ class Evil:
     "damage, message",
     [
         (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "unreadable"),
-        (lambda path: path.write_bytes(b"<html>"), "unreadable"),
-        (lambda path: torch.save({"vq_model": Evil()}, path), "more than tensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated or damaged"),
+        (lambda path: path.write_bytes(b"<html>"), "a web page"),
+        (lambda path: torch.save({"vq_model": Evil()}, path), "asks for .*eval: it could run code"),
         (lambda path: torch.save({"model": {}}, path), "weights under vq_model or net"),
         (lambda path: torch.save([1], path), "found list; expected weights under"),
     ],

@@ -15,6 +15,7 @@ from t2imu_utils.priors.rvq_training import (
     RVQTrainConfig,
     draw_windows,
     normalised_motions,
+    reconstruct,
     reconstruction_losses,
     rvq_validation,
     train_rvq,
@@ -143,6 +144,28 @@ def test_validation_reads_each_motion_at_its_own_length(motions):
     for name, value in together.items():
         assert value == pytest.approx(np.mean([terms[name] for terms in alone]), rel=1e-4)
     assert {"reconstruction", "simple", "acc"} < set(together)
+
+
+def test_whole_clips_are_reconstructed_each_at_its_own_length(motions, clips):
+    normaliser = Normaliser(np.full(263, 0.5, np.float32), np.full(263, 2.0, np.float32))
+    model = new_rvq(SIZES, 0).train()
+    model(torch.stack([x[:8] for x in motions]))
+    found = reconstruct(model, normaliser, clips)
+    config = replace(CONFIG, batch_size=5)
+    terms = {"reconstruction": 0.0, "acc": 0.0}
+    for clip, decoded in zip(clips, found, strict=True):
+        frames = len(clip.features) // 4 * 4
+        assert decoded.shape == (frames, 263) and decoded.dtype == torch.float32
+        x = torch.from_numpy((clip.features[:frames] - 0.5) / 2)[None]
+        with torch.no_grad():
+            alone, codes, commit = model.eval()(x)
+        assert (codes >= 0).all()
+        torch.testing.assert_close(decoded, alone[0], atol=1e-5, rtol=1e-4)
+        losses = reconstruction_losses(x, decoded[None], commit, config, normaliser, True)
+        terms = {name: total + float(losses[name]) for name, total in terms.items()}
+    whole = rvq_validation(model, normalised_motions(normaliser, clips), config, normaliser)
+    for name, total in terms.items():
+        assert total / len(clips) == pytest.approx(whole[name], rel=1e-4)
 
 
 def test_clips_that_cannot_be_used_are_named(clips):

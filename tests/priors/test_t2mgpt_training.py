@@ -10,9 +10,9 @@ from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.normalise import statistics
 from t2imu_utils.priors import loop
 from t2imu_utils.priors.losses import LossWeights
-from t2imu_utils.priors.momask_training import Stage
 from t2imu_utils.priors.rvq import RVQConfig
 from t2imu_utils.priors.rvq_training import RVQTrainConfig, normalised_motions, rvq_validation
+from t2imu_utils.priors.stages import Stage
 from t2imu_utils.priors.t2mgpt import GPTConfig, T2MGPTConfig, generate, new_t2mgpt
 from t2imu_utils.priors.t2mgpt_training import (
     STAGES,
@@ -130,6 +130,7 @@ def test_the_recipe_is_the_published_one():
     assert (gpt.steps, gpt.learning_rate, gpt.betas, gpt.decay) == (300_000, 1e-4, (0.5, 0.9), 0.05)
     assert (gpt.warmup, gpt.milestones, gpt.weight_decay) == (0, (150_000,), 1e-6)
     assert (config.rvq.batch_size, config.gpt.batch_size, config.keep) == (256, 128, 0.5)
+    assert config.tokeniser().level_dropout == 0
     averaged = T2MGPTTrainConfig(1001, ema_decay=0.9)
     assert averaged.stage_steps() == {"rvq": 500, "gpt": 501}
     assert averaged.loop("rvq").ema_decay == 0 and averaged.loop("gpt").ema_decay == 0.9

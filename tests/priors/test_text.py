@@ -165,6 +165,18 @@ def test_a_long_text_is_cut(encoder):
     assert tokens.shape[1] == encoder.max_tokens and valid.all()
 
 
+def test_tokens_are_counted_before_a_text_is_cut(encoder, monkeypatch, capfd):
+    counts = encoder.count_tokens([*TEXTS, "walk " * 400, TEXTS[0]])
+    assert counts == [7, 4, 18, 6, 8, 7, 402, 7]
+    assert encoder.count_tokens([]) == []
+    again = load_text_encoder("minilm")
+    monkeypatch.setattr(type(again), "network", None)  # the transformer is not needed
+    assert again.count_tokens(["walk " * 600]) == [602]
+    assert capfd.readouterr() == ("", "")
+    # What was counted uncut does not keep the next texts from being cut.
+    assert len(encoder.tokenizer("walk " * 400, truncation=True, max_length=20)["input_ids"]) == 20
+
+
 def padded(folder, network_class, **options):
     """A plain call of the library: all texts in one padded batch."""
     import transformers
@@ -236,6 +248,8 @@ def test_a_cut_text_keeps_its_marks(models, name, limit):
     ids = tokenizer("walks " * 600, truncation=True, max_length=encoder.max_tokens)["input_ids"]
     assert tokens.shape[1] == limit == len(ids)
     assert [ids[0], ids[-1]] == [tokenizer("walks")["input_ids"][i] for i in (0, -1)]
+    one = len(tokenizer("walks")["input_ids"]) - 2
+    assert encoder.count_tokens(["walks " * 600]) == [600 * one + 2]
 
 
 @pytest.mark.parametrize("name", ["distilbert", "clip"])
@@ -355,6 +369,15 @@ def test_damaged_weights_are_named(own, name, content):
     file.write_bytes(spoilt[content])
     with pytest.raises(InputError, match=f"{file.name}: found weights.*cannot be read.*fetch it"):
         load_text_encoder(name).encode(TEXTS)
+
+
+def test_a_damaged_tokenizer_is_named(own):
+    folder = own / "clip-vit-base-patch32"
+    (folder / "vocab.json").write_bytes(b"{")
+    encoder = load_text_encoder("clip")
+    for call in (encoder.count_tokens, encoder.encode):
+        with pytest.raises(InputError, match=f"{folder.name}: found a tokenizer that cannot be"):
+            call(TEXTS)
 
 
 class Intruder:

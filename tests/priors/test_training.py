@@ -1,14 +1,19 @@
-from dataclasses import replace
+import copy
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.priors import training
 from t2imu_utils.priors.checkpoints import new_prior
+from t2imu_utils.priors.diffusion import schedule
 from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.priors.train_config import check_precision
 from t2imu_utils.priors.training import TrainConfig, ema_decay_at, train
 
 CONFIG = TrainConfig(
@@ -197,11 +202,93 @@ def test_crops_longer_than_the_model_are_refused(prior, clips, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 0}, {"learning_rate": 0.0}, {"ema_decay": 1.0}, {"condition_dropout": 1.5}],
+    [
+        {"steps": 0},
+        {"learning_rate": 0.0},
+        {"ema_decay": 1.0},
+        {"condition_dropout": 1.5},
+        {"accumulate": 0},
+        {"accumulate": 5},
+        {"precision": "float16"},
+    ],  # fmt: skip
 )
 def test_impossible_settings_are_refused(change):
     with pytest.raises(InputError, match=next(iter(change))):
         replace(CONFIG, **change)
+
+
+def test_settings_of_later_versions_leave_keys_and_records_alone(prior, clips, tmp_path):
+    recorded = asdict(CONFIG)
+    for name in ("accumulate", "precision", "compile"):
+        recorded.pop(name)
+    trained, _ = run(prior, clips, tmp_path)
+    assert trained.history[-1]["config"] == recorded
+    (path,) = tmp_path.iterdir()
+    data = training.Dataset(prior, clips)
+    recorded.pop("checkpoint_every")
+    ingredients = [
+        recorded, asdict(prior.config), training._weights_hash(prior.model), data.fingerprint,
+        prior.text_encoder.fingerprint,
+    ]  # fmt: skip
+    key = sha256(json.dumps(ingredients, sort_keys=True).encode())
+    assert path.name == f"training-{key[:12]}.pt"
+    # What changes rounding alone goes on with the same state; another precision does not.
+    run(prior, clips, tmp_path, replace(CONFIG, accumulate=2))
+    assert len(list(tmp_path.iterdir())) == 1
+    half = replace(CONFIG, precision="bfloat16")
+    assert half.record()["precision"] == "bfloat16"
+    run(prior, clips, tmp_path, half)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_step_is_adamw_on_the_mean_loss_bit_for_bit(prior, clips, tmp_path):
+    config = replace(CONFIG, steps=1, ema_decay=0.0)
+    trained, curves = run(prior, clips, tmp_path, config)
+    model = copy.deepcopy(prior.model).train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    data = training.Dataset(prior, clips)
+    batch = training.draw_batch(data, config, prior.config.diffusion_steps, 0)
+    scheduler = schedule(prior.config.diffusion_steps)
+    terms = training.batch_losses(model, batch, prior.normaliser, config.weights, scheduler)
+    terms["total"].mean().backward()
+    optimiser.step()
+    averaged = copy.deepcopy(prior.model)
+    with torch.no_grad():
+        for kept, new in zip(averaged.parameters(), model.parameters(), strict=True):
+            kept.lerp_(new, 1.0)
+    assert torch.equal(weights(trained), weights(replace(prior, model=averaged)))
+    assert curves["total"].iloc[0] == float(terms["total"].detach().mean())
+
+
+def test_half_precision_is_near_and_its_weights_are_whole(prior, clips, tmp_path):
+    _, curves = run(prior, clips, tmp_path, validation=clips)
+    half, others = run(prior, clips, tmp_path, replace(CONFIG, precision="bfloat16"), clips)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    assert not curves["total"].equals(others["total"])
+    np.testing.assert_allclose(others["total"], curves["total"], rtol=0.03)
+
+
+def test_half_precision_is_refused_where_the_device_has_none(monkeypatch):
+    check_precision("bfloat16", torch.device("cpu"))
+    check_precision("float32", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(InputError, match="bfloat16 on Tesla T4.*precision to float32"):
+        check_precision("bfloat16", torch.device("cuda"))
+    with pytest.raises(InputError, match="bfloat16 on mps"):
+        check_precision("bfloat16", torch.device("mps"))
+
+
+def test_compiled_layers_keep_the_names_of_their_weights(prior, clips, tmp_path, monkeypatch):
+    """The compiler itself takes a minute: here it hands back the layers as they are."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(options) or call)
+    plain, _ = run(prior, clips, tmp_path / "plain")
+    layers, _ = run(prior, clips, tmp_path / "compiled", replace(CONFIG, compile=True))
+    assert compiled == [{"dynamic": True}]
+    assert torch.equal(weights(plain), weights(layers))
+    names = [next(tmp_path.glob(f"{folder}/*")).name for folder in ("plain", "compiled")]
+    assert names[0] == names[1]
 
 
 def test_conditions_are_learnt(prior, encoder, tmp_path):

@@ -1,7 +1,6 @@
 """The official network with weights by rule, and a small prior with what it retrieves from."""
 
 import ast
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,17 +44,6 @@ def official_model(official_state):
 def arrays(reference):
     with np.load(reference / "remodiffuse_golden.npz", allow_pickle=False) as file:
         return {name: torch.from_numpy(x) for name, x in file.items()}
-
-
-@pytest.fixture
-def encoder(encoder):
-    encoder.max_tokens = 60
-    return encoder
-
-
-@pytest.fixture
-def clips(clips):
-    return [replace(clip, source=f"take {i}") for i, clip in enumerate(clips)]
 
 
 @pytest.fixture

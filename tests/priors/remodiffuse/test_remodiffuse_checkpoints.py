@@ -194,6 +194,19 @@ def test_an_official_checkpoint_loads_samples_and_is_written_again(
         assert np.array_equal(np.load(again.with_name(name)), np.load(tmp_path / name))
 
 
+def test_a_published_network_of_other_sizes(prior, official_database, clip, tmp_path):
+    config = replace(prior.config, text_width=512, max_frames=196)
+    write_statistics(tmp_path)
+    normaliser = Normaliser(*(np.load(tmp_path / f"{name}.npy") for name in ("mean", "std")))
+    small = new_remodiffuse_prior(config, normaliser, clip, official_database, seed=0)
+    path = write_remodiffuse(tmp_path / "latest.pth", small)
+    other = replace(config, text_width=16)  # the encoder knows better
+    again = read_remodiffuse(path, official_database, encoder=clip, config=other)
+    assert again.config == config
+    with pytest.raises(InputError, match="parameters"):
+        read_remodiffuse(path, official_database, encoder=clip)
+
+
 class Runs:
     def __reduce__(self):
         return (print, ("code was run",))
@@ -211,8 +224,8 @@ def test_an_unsafe_checkpoint_is_not_opened(tmp_path, official_database, clip, c
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {}}, "no state_dict"),
-        ([1, 2], "no state_dict"),
+        ({"model": {}}, r"found \['model'\]; expected weights under state_dict"),
+        ([1, 2], "found list; expected weights under state_dict"),
         (
             {"state_dict": {"model.out.bias": torch.zeros(251), "epoch": 3}},
             r"epoch is unknown.*model.joint_embed.bias is missing"
@@ -241,5 +254,5 @@ def test_faults_around_an_official_checkpoint_are_told(tmp_path, official_databa
     with pytest.raises(InputError, match="found text encoder words; expected clip"):
         read_remodiffuse(path, official_database, encoder=encoder)
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(InputError, match="does not load as plain tensors"):
+    with pytest.raises(InputError, match="latest.pth: found a web page"):
         read_remodiffuse(path, official_database, encoder=clip)

@@ -162,34 +162,3 @@ def test_published_joints_are_smoothed_along_time_alone():
     assert not found.any()
     steady = np.random.default_rng(0).random((1, 22, 3)).repeat(9, axis=0)
     np.testing.assert_allclose(published_joints(steady), steady)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompts": [], "frames": [], "seeds": []}, "prompts: found an empty list"),
-        ({"prompts": ["", *PROMPTS[1:]]}, r"texts\[0\]: found ''"),
-        ({"prompts": ["walk " * 300, *PROMPTS[1:]]}, r"prompts\[0\]: found 300 words, 60 tokens"),
-        ({"frames": [9, 0, 14]}, r"frames\[1\]: found 0; expected 3 to 24 frames"),
-        ({"frames": [9, 20, 197]}, r"frames\[2\]: found 197; expected 3 to 24 frames"),
-        ({"seeds": [1]}, "3, 3 and 1 of them"),
-        ({"batch_size": 0}, "batch_size: found 0"),
-    ],
-)
-def test_impossible_requests_are_refused(shaken, change, message):
-    if "empty" not in message:
-        shaken.text_encoder.encode = checked(shaken.text_encoder.encode)
-    with pytest.raises(InputError, match=message):
-        run(shaken, **change)
-
-
-def checked(encode):
-    """Refuses empty texts, as every text encoder does."""
-
-    def refuse_empty(texts):
-        for i, text in enumerate(texts):
-            if not text.strip():
-                raise InputError(f"texts[{i}]", repr(text), "a sentence", "Fill it in.")
-        return encode(texts)
-
-    return refuse_empty

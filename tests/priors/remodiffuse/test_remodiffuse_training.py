@@ -143,6 +143,20 @@ def test_a_clip_never_sees_its_own_recording(prior, clips):
             assert not torch.equal(motion[:length], clip[: len(motion)][:length])
 
 
+def test_held_out_clips_need_no_names_in_the_database(prior, clips):
+    """As the official one, which does not say whose clips it holds."""
+    strangers = [replace(c, name=f"x{i}", source=f"x{i}") for i, c in enumerate(clips)]
+    nameless = replace(prior, database=replace(prior.database, names=None, sources=None))
+    found = neighbours(nameless, strangers, max_frames=24, held_out=True)
+    expected = neighbours(prior, strangers, max_frames=24)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    # Where there are names they count for these clips too.
+    own = neighbours(prior, clips, max_frames=24, held_out=True)
+    assert all(np.array_equal(a, b) for a, b in zip(own, neighbours(prior, clips, 24), strict=True))
+    with pytest.raises(InputError, match="database: names"):
+        neighbours(nameless, strangers, max_frames=24)
+
+
 def test_retrieval_follows_caption_and_shown_length(prior, clips):
     near = neighbours(prior, clips, max_frames=24)
     cropped = neighbours(prior, clips, max_frames=8)
