@@ -17,6 +17,15 @@ from t2imu_utils.inputs.downloads import fetch as fetch_input
 from t2imu_utils.inputs.downloads import plan
 from t2imu_utils.inputs.registry import Input, find_input, load_registry
 from t2imu_utils.inputs.status import as_text, lacking, look, status, to_fetch
+from t2imu_utils.run_records import (
+    compare_text,
+    differences,
+    find_record,
+    list_text,
+    load_records,
+    outputs_table,
+    show_text,
+)
 from t2imu_utils.tracks import data_root
 
 WIDEST = 110  # columns; longer lines are hard to read
@@ -137,6 +146,115 @@ def build(target_clip: Path | None) -> None:
     click.echo(f"{len(done.built)} clips built, {len(done.kept)} there already, in {folder}")
     click.echo(integrity(folder).to_string(index=False))
     raise SystemExit(bool(len(table)))
+
+
+@main.group("runs", invoke_without_command=True)
+@click.option("--track", help="Only this track's.")
+@click.option("--stage", help="Only of this stage: its number or name, such as 02.")
+@click.option("--json", "as_json", is_flag=True, help="For machines, with all that is recorded.")
+@click.pass_context
+def list_runs(ctx: click.Context, track: str | None, stage: str | None, as_json: bool) -> None:
+    """List the finished runs: when, how long, key parameters and metrics.
+
+    A run is named by track/model/stage, of which any part may be left out or cut short as long as
+    only one run fits (mdm-ft/02), or by the beginning of its hash.
+    """
+    if ctx.invoked_subcommand is not None:
+        if track or stage or as_json:
+            raise click.UsageError("--track, --stage and --json belong to the list alone.")
+        return
+    records, skipped = load_records(track, stage)
+    if as_json:
+        click.echo(json.dumps([record.as_row() for record in records], indent=1))
+    else:
+        click.echo(list_text(records))
+    for each in skipped:
+        click.echo(f"Left out: {each.reason}", err=True)
+
+
+@list_runs.command("show")
+@click.argument("run")
+def show_run(run: str) -> None:
+    """Show one run in full, and whether what it wrote is whole.
+
+    Exits with 0 only if every output has the content that was recorded.
+    """
+    records, _ = load_records()
+    record = find_record(run, records)
+    outputs = outputs_table(record)
+    click.echo(show_text(record, outputs, records))
+    raise SystemExit(bool((outputs["state"] != "whole").any()))
+
+
+@list_runs.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--all", "everything", is_flag=True, help="Also what is equal.")
+def compare_runs(a: str, b: str, everything: bool) -> None:
+    """Show what two runs differ in: parameters, inputs, code, versions, outputs, numbers."""
+    records, _ = load_records()
+    first, second = find_record(a, records), find_record(b, records)
+    click.echo(compare_text(first, second, differences(first, second, everything)))
+
+
+def _job(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
+    """``3/20`` as numbers."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text!r} is no job such as 3/20")
+    return int(parts[0]), int(parts[1])
+
+
+@main.command("synthesise")
+@click.option("--track", default="demo", show_default=True, help="Its name, or its YAML file.")
+@click.option("--model", required=True, help="That notebook 02 has finished: mdm, momask-acc0.1.")
+@click.option("--repetitions", type=int, help="Of every prompt; by default the track's.")
+@click.option("--motions", type=int, help="At least so many, in place of --repetitions.")
+@click.option("--seconds", type=float, nargs=2, help="Shortest and longest; or the track's.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="YAML or transcript; or ours.")
+@click.option("--seed", default=0, show_default=True, help="0: the motions of notebook 01.")
+@click.option("--shard-size", default=64, show_default=True, help="Motions of a file at most.")
+@click.option("--workers", type=int, help="Processes; by default one for each processor.")
+@click.option("--only", default="1/1", callback=_job, help="Of n jobs the i-th (from 1): 3/20.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def synthesise(
+    track: str,
+    model: str,
+    repetitions: int | None,
+    motions: int | None,
+    seconds: tuple[float, float] | None,
+    prompts: Path | None,
+    seed: int,
+    shard_size: int,
+    workers: int | None,
+    only: tuple[int, int],
+    out: Path,
+    quiet: bool,
+) -> None:
+    """Make windows of virtual sensors by the thousand, as partitioned Parquet files.
+
+    Every prompt is sampled so many times, fitted to the eight bodies, sensed at nine places and
+    cut into windows. What is in the folder already, whole, is not made again: an interrupted call
+    goes on when it is repeated, and more repetitions are added to those that are there. The files
+    are the same for any number of workers and jobs.
+
+    Read OUT/windows with pandas, polars, DuckDB or pyarrow; OUT/records says what it was made
+    from. On Slurm: --only $SLURM_ARRAY_TASK_ID/20 in a job array 1-20.
+    """
+    # Reads networks and body models: too slow a start for the other commands.
+    from t2imu_utils.synthesis_runs import plan_of, processors, summary_text, synthesise_windows
+    from t2imu_utils.tracks import PROMPTS, load_track
+
+    if repetitions is not None and motions is not None:
+        raise click.UsageError("--repetitions or --motions, not both.")
+    config = load_track(track)
+    asked = plan_of(
+        config, model, repetitions, motions, seconds, shard_size, seed, prompts or PROMPTS
+    )
+    workers = processors() if workers is None else workers
+    summary = synthesise_windows(config, asked, out, workers, only, progress=not quiet)
+    click.echo(summary_text(summary, asked, out))
 
 
 def _get(entry: Input, dry_run: bool, progress: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Where results go and what made them: run folders, atomic writes, `run.json`.
+"""Where results go and what made them: run folders, `run.json`, which runs there are.
 
 Every stage of every model writes into ``data/runs/<track>/<model>/<stage>/``. A `run.json` there
 says that the stage is whole and what it was made from; a stage whose parameters, inputs and code
@@ -6,16 +6,12 @@ have not changed is not run again.
 """
 
 import ast
-import hashlib
 import json
-import math
 import os
 import platform
-import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -25,7 +21,9 @@ from typing import Any
 import pandas as pd
 
 import t2imu_utils
+from t2imu_utils.arm_names import model_order
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import plain, read_json, sha256, write_json
 
 PACKAGE = Path(t2imu_utils.__file__).parent
 ROOT = PACKAGE.parent
@@ -38,33 +36,11 @@ STAGES = (
     "05_lacc_analysis",
     "06_tsne",
     "07_har",
+    "08_sweep",
 )
 # Folders beside those of the models: what all share, what compares them, and real data.
 SHARED, COMPARE, REAL = "shared", "compare", "real"
-BASE, CONTROL = "mdm", "mdm-ft"
 RECORDED_VERSIONS = ("torch", "numpy", "scipy", "diffusers", "smplx", "transformers")
-
-
-def model_name(
-    lambda_acc: float,
-    lambda_pos: float = 0.0,
-    lambda_foot: float = 0.0,
-    lambda_vel: float = 0.0,
-    acc_space: str = "features",
-    acc_contacts: bool = True,
-    seed: int = 0,
-) -> str:
-    """The name of a fine-tuned arm, so that no two settings ever share a folder.
-
-    ``mdm-ft`` is the control; ``mdm-acc0.1`` has L_acc with weight 0.1. Whatever else differs
-    from the defaults is appended: ``mdm-acc0.1-vel0.5-joints-nocontacts-s1``.
-    """
-    parts = [CONTROL if lambda_acc == 0 else f"{BASE}-acc{lambda_acc:g}"]
-    weights = {"pos": lambda_pos, "foot": lambda_foot, "vel": lambda_vel}
-    parts += [f"{name}{weight:g}" for name, weight in weights.items() if weight]
-    if lambda_acc:
-        parts += [acc_space] * (acc_space != "features") + ["nocontacts"] * (not acc_contacts)
-    return "-".join(parts + [f"s{seed}"] * (seed != 0))
 
 
 def runs_root() -> Path:
@@ -92,32 +68,6 @@ def run_dir(track: str, model: str, stage: str) -> Path:
     folder = runs_root() / track / model / stage
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it on success, remove it on any error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256(source: Path | bytes) -> str:
-    """Hex digest of a file's content, of a folder's files in order, or of bytes."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    source = Path(source)
-    if source.is_dir():
-        files = sorted(p for p in source.rglob("*") if p.is_file())
-        parts = [f"{p.relative_to(source)}:{sha256(p)}" for p in files]
-        return sha256("\n".join(parts).encode())
-    with open(source, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _code_only(tree: ast.AST) -> str:
@@ -231,7 +181,7 @@ class Run:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **provenance(),
         }
-        write_json(self.dir / "run.json", record)
+        write_json(self.dir / "run.json", record | {"checksum": record_hash(record)})
         return self
 
 
@@ -267,10 +217,23 @@ def open_run(
 
 def outputs_whole(folder: Path, record: dict[str, Any]) -> bool:
     """Whether every output named in a `run.json` is there with its recorded content."""
-    return all(
-        (folder / name).exists() and sha256(folder / name) == digest
-        for name, digest in record["outputs"].items()
-    )
+    return not damaged_outputs(folder, record)
+
+
+def damaged_outputs(folder: Path, record: dict[str, Any]) -> dict[str, str]:
+    """What is found in place of each output that is not as a `run.json` recorded it, by name."""
+    damaged = {}
+    for name, digest in record["outputs"].items():
+        try:
+            found = sha256(Path(folder) / name, remember=True)
+        except FileNotFoundError:
+            damaged[name] = "nothing"
+        except OSError as error:  # a disk that is failing
+            damaged[name] = f"a file that cannot be read ({error.strerror})"
+        else:
+            if found != digest:
+                damaged[name] = f"sha256 {found[:12]}"
+    return damaged
 
 
 def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
@@ -288,9 +251,30 @@ def _size(path: Path) -> int:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """The `run.json` of a folder, or None where there is none."""
+    """The `run.json` of a folder, or None where there is none.
+
+    Raises:
+        InputError: it is not as `Run.finish` wrote it.
+    """
     path = Path(folder) / "run.json"
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    record = read_json(path)
+    found = record_hash(record)
+    if record.get("checksum", found) != found:  # absent from records of earlier versions
+        raise InputError(
+            path,
+            f"content with the checksum {found[:12]}",
+            f"{record['checksum'][:12]}, which stands in it",
+            f"Delete {folder} and run its stage again.",
+        )
+    return record
+
+
+def record_hash(record: dict[str, Any]) -> str:
+    """Hash of all that stands in a `run.json` but this hash itself: it names the run."""
+    content = {name: value for name, value in record.items() if name != "checksum"}
+    return sha256(json.dumps(plain(content), sort_keys=True).encode())
 
 
 def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
@@ -310,23 +294,42 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
     return record
 
 
+def finished_dir(track: str, model: str, stage: str) -> Path:
+    """The folder of a finished stage, after its outputs have been compared with their checksums.
+
+    Raises:
+        InputError: the stage has not been run, or an output is gone or is not what it wrote.
+    """
+    record, folder = require_run(track, model, stage), run_dir(track, model, stage)
+    for name, found in damaged_outputs(folder, record).items():
+        raise InputError(
+            folder / name,
+            found,
+            f"sha256 {record['outputs'][name][:12]}, as run.json recorded",
+            f"Delete {folder}, then run notebooks/{stage}.ipynb on track {track} again, or `make "
+            f"paper TRACK={track}`.",
+        )
+    return folder
+
+
 def input_hash(track: str, model: str, stage: str) -> str:
-    """One hash of everything a finished stage wrote: what a later stage names as its input."""
-    return sha256(json.dumps(require_run(track, model, stage)["outputs"], sort_keys=True).encode())
+    """One hash of everything a finished stage wrote: what a later stage names as its input.
+
+    Raises:
+        InputError: see `finished_dir`.
+    """
+    return output_hash(read_run(finished_dir(track, model, stage)))
+
+
+def output_hash(record: dict[str, Any]) -> str:
+    """The hash by which a later stage names what the run of a `run.json` wrote."""
+    return sha256(json.dumps(record["outputs"], sort_keys=True).encode())
 
 
 def finished_models(track: str, stage: str) -> list[str]:
-    """Models that have finished a stage: base, control, then the arms by weight of L_acc."""
+    """Models that have finished a stage, in the order of `arm_names.model_order`."""
     found = {p.parent.parent.name for p in (runs_root() / track).glob(f"*/{stage}/run.json")}
     return sorted(found - {SHARED, COMPARE, REAL}, key=model_order)
-
-
-def model_order(model: str) -> tuple[int, float, str]:
-    """Sorting key: base, controls, then ``mdm-acc<weight>`` by weight, then anything else."""
-    weight = re.match(rf"{BASE}-acc([0-9.e+-]+?)(-[a-z]|$)", model)
-    if weight:
-        return 2, float(weight[1]), model
-    return (0 if model == BASE else 1 if model.startswith(CONTROL) else 3), 0.0, model
 
 
 def choose_models(track: str, stage: str, wanted: list[str] | None) -> list[str]:
@@ -345,32 +348,3 @@ def choose_models(track: str, stage: str, wanted: list[str] | None) -> list[str]
             f"Run notebooks/{stage}.ipynb for them first, or `make paper TRACK={track}`.",
         )
     return sorted(wanted, key=model_order) if wanted else found
-
-
-def write_json(path: Path, content: dict[str, Any]) -> Path:
-    """Write JSON atomically, sorted and indented; what is not a number (NaN) becomes null."""
-    text = json.dumps(_plain(content), indent=1, sort_keys=True, allow_nan=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    return path
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read JSON; a damaged file is an `InputError` that names it."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            path, f"no valid JSON ({error})", "a JSON object", "Delete it and run its stage again."
-        ) from error

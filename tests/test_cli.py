@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from click.testing import CliRunner
 
-from t2imu_utils import cli
+from t2imu_utils import cli, runs
 from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
 from t2imu_utils.inputs import downloads
@@ -34,10 +34,11 @@ def run(*arguments, code=0):
 
 def test_status_of_an_empty_folder_says_what_to_do(folder):
     output = run("data", "status", "--track", "paper", code=1).output
-    assert output.count("MISSING") == 13
+    assert output.count("MISSING") == 16
     for word in (
         "https://smpl.is.tue.mpg.de", f"{folder}/smpl", "Register at the page",
-        "t2imu data fetch realworld", "Sztyler", "AMASS, SMPL+H G",
+        "t2imu data fetch realworld", "Sztyler", "AMASS, SMPL+H G", "S-Lab License 1.0",
+        f"{folder}/remodiffuse", "t2imu data fetch momask", "t2imu data fetch t2mgpt",
     ):  # fmt: skip
         assert word in output
     assert not folder.exists()
@@ -84,6 +85,8 @@ def test_a_dry_run_names_addresses_and_places(folder):
     assert f"to {folder}/realworld/realworld2016_dataset.zip" in output
     assert "terms: Free for research" in output
     assert "pamap2" not in output and "Register at the page" in output
+    assert f"to {folder}/humanml3d_models.zip" in output and "t2mgpt" not in output
+    assert f"Its place: {folder}/remodiffuse" in output
     assert "PAMAP2" in run("data", "fetch", "--track", "paper", "--optional", "--dry-run").output
     assert not folder.exists()
 
@@ -151,3 +154,55 @@ def test_humanml3d_is_built_from_amass(folder):
 def test_a_build_without_amass_says_where_it_belongs(folder):
     output = run("data", "build-humanml3d", code=2).output
     assert f"{folder}/amass" in output and "amass.is.tue.mpg.de" in output
+
+
+@pytest.fixture
+def finished(runs_folder):
+    """Two trainings that differ in one weight."""
+    for model, weight in (("mdm-ft", 0.0), ("mdm-acc0.1", 0.1)):
+        params = {"training": {"weights": {"acc": weight}, "steps": 30}}
+        made = runs.open_run("demo", model, "02_finetuning", params, {})
+        made.path("prior.safetensors").write_bytes(model.encode())
+        made.finish({"validation": {"acc": 0.2 - weight}}, [made.path("prior.safetensors")])
+    return runs_folder / "demo"
+
+
+def test_runs_are_listed(finished):
+    lines = run("runs").output.splitlines()
+    assert lines[0].split() == ["hash", "run", "finished", "(UTC)", "wall", "parameters", "metrics"]
+    assert len(lines) == 3 and "weights.acc=0.1 steps=30" in lines[2]
+    assert "validation.acc=0.1" in lines[2]
+    assert run("runs", "--track", "demo", "--stage", "02").output.splitlines() == lines
+    assert "No finished run fits" in run("runs", "--track", "cmu").output
+
+
+def test_runs_for_machines(finished):
+    first, second = json.loads(run("runs", "--json").stdout)
+    assert first["run"] == "demo/mdm-ft/02_finetuning"
+    assert second["params"]["training"] == {"weights": {"acc": 0.1}, "steps": 30}
+    assert json.loads(run("runs", "--json", "--stage", "07").stdout) == []
+
+
+def test_a_damaged_record_does_not_hide_the_others(finished):
+    (finished / "mdm-ft" / "02_finetuning" / "run.json").write_text("{")
+    answer = run("runs", "--json")
+    assert len(json.loads(answer.stdout)) == 1
+    assert "Left out:" in answer.stderr and "mdm-ft/02_finetuning/run.json" in answer.stderr
+
+
+def test_one_run_is_shown_and_its_damage_is_an_exit_code(finished):
+    assert "prior.safetensors" in run("runs", "show", "mdm-ft").output
+    (finished / "mdm-ft" / "02_finetuning" / "prior.safetensors").write_bytes(b"mdm-fT")
+    assert "DAMAGED: found sha256" in run("runs", "show", "mdm-ft/02", code=1).output
+
+
+def test_runs_are_compared(finished):
+    output = run("runs", "compare", "mdm-ft", "mdm-acc").output
+    assert "training.weights.acc  0.0  0.1" in output and "training.steps" not in output
+    assert "training.steps" in run("runs", "compare", "mdm-ft", "mdm-acc", "--all").output
+
+
+def test_an_ambiguous_run_is_a_message(finished):
+    output = run("runs", "show", "mdm", code=2).output
+    assert output.startswith("Error: run 'mdm': found 2 runs that fit; expected one of demo/mdm-")
+    assert "belong to the list" in run("runs", "--track", "demo", "show", "mdm-ft", code=2).output

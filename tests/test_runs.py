@@ -1,13 +1,19 @@
 """Run folders: what counts as done, and what makes it count no longer."""
 
+import errno
 import json
-import math
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import safetensors.numpy
 
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
 
 
 def finished(lambda_acc=0.1, inputs=None):
@@ -41,17 +47,121 @@ def test_flipped_byte_in_an_output_is_seen(runs_folder):
     assert not reopened().done
 
 
+def write_table(path):
+    pd.DataFrame({"acc": np.linspace(0, 1, 500)}).to_parquet(path)
+    return path
+
+
+def write_arrays(path):
+    path.mkdir()
+    for name in ("000001", "000002"):
+        np.save(path / f"{name}.npy", np.zeros((20, 263), np.float32))
+    return path / "000002.npy"
+
+
+def write_weights(path):
+    safetensors.numpy.save_file({"weights": np.zeros(1000, np.float32)}, path)
+    return path
+
+
+OUTPUTS = {
+    "history.parquet": (write_table, pd.read_parquet),
+    "new_joint_vecs": (write_arrays, np.load),
+    "prior.safetensors": (write_weights, safetensors.numpy.load_file),
+}
+
+
+def written_run(name, model="mdm", stage="02_finetuning"):
+    """A finished run with one output; the file in it that is to be damaged."""
+    run = runs.open_run("demo", model, stage, {}, {})
+    file = OUTPUTS[name][0](run.path(name))
+    run.finish({"acc": 0.25}, [run.path(name)])
+    return run, file
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_flipped_byte_in_an_earlier_stage_is_named(runs_folder, name):
+    run, file = written_run(name)
+    recorded = runs.require_run("demo", "mdm", "02_finetuning")["outputs"][name]
+    before = runs.input_hash("demo", "mdm", "02_finetuning")
+    assert runs.finished_dir("demo", "mdm", "02_finetuning") == run.dir
+    flip(file)
+    if name != "history.parquet":
+        OUTPUTS[name][1](file)  # whoever reads it sees nothing
+    with pytest.raises(InputError) as told:
+        runs.input_hash("demo", "mdm", "02_finetuning")
+    assert told.value.where == str(run.dir / name)
+    assert told.value.found == f"sha256 {sha256(run.dir / name)[:12]}"
+    assert told.value.expected == f"sha256 {recorded[:12]}, as run.json recorded"
+    assert told.value.remedy.startswith(f"Delete {run.dir}, then run notebooks/02_finetuning.ipynb")
+    flip(file)
+    assert runs.input_hash("demo", "mdm", "02_finetuning") == before
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_cut_off_or_missing_output_is_named(runs_folder, name):
+    run, file = written_run(name)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"{name}: found sha256"):
+        runs.finished_dir("demo", "mdm", "02_finetuning")
+    path = run.path(name)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match=f"{name}: found nothing; expected sha256"):
+        runs.finished_dir("demo", "mdm", "02_finetuning")
+
+
+def test_the_remedy_for_a_damaged_output_makes_the_workflow_look_again(runs_folder):
+    run, file = written_run("prior.safetensors", stage="03_smpl_fitting")
+    flip(file)
+    with pytest.raises(InputError) as told:
+        runs.input_hash("demo", "mdm", "03_smpl_fitting")
+    # What the workflow takes for the proof that the work is done lies there too.
+    assert f"Delete {run.dir}, then" in told.value.remedy
+    assert "`make paper TRACK=demo`" in told.value.remedy
+    shutil.rmtree(run.dir)
+    written_run("prior.safetensors", stage="03_smpl_fitting")
+    assert runs.input_hash("demo", "mdm", "03_smpl_fitting")
+
+
+def test_a_flipped_byte_in_a_record_is_seen(runs_folder):
+    run, _ = written_run("prior.safetensors")
+    path = run.path("run.json")
+    whole = path.read_text()
+    path.write_text(whole.replace('"acc": 0.25', '"acc": 0.24'))
+    with pytest.raises(InputError, match=r"run\.json: found content with the checksum"):
+        runs.require_run("demo", "mdm", "02_finetuning")
+    # A record of an earlier version has no checksum.
+    record = json.loads(whole)
+    assert record.pop("checksum") == runs.record_hash(record)
+    path.write_text(json.dumps(record))
+    assert runs.require_run("demo", "mdm", "02_finetuning")["metrics"] == {"acc": 0.25}
+
+
 def test_record_says_what_made_it(runs_folder):
     record = json.loads(finished().path("run.json").read_text())
     assert (record["track"], record["model"], record["stage"]) == ("demo", "mdm", "02_finetuning")
     assert {"versions", "git", "device", "wall_seconds", "outputs", "code"} <= set(record)
 
 
-def test_atomic_write_leaves_nothing_behind_on_error(tmp_path):
-    with pytest.raises(RuntimeError), runs.atomic_write(tmp_path / "x") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_at_the_end_of_a_run_leaves_the_earlier_record(runs_folder, monkeypatch):
+    run, _ = written_run("prior.safetensors")
+    before = run.path("run.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", no_space)
+        with pytest.raises(InputError, match=r"run\.json: found no space left on device"):
+            run.finish({"acc": 0.5}, [run.path("prior.safetensors")])
+    assert run.path("run.json").read_bytes() == before
+    assert runs.input_hash("demo", "mdm", "02_finetuning")
 
 
 def test_models_are_found_in_the_order_of_the_paper(runs_folder):
@@ -61,16 +171,6 @@ def test_models_are_found_in_the_order_of_the_paper(runs_folder):
     assert runs.choose_models("demo", "02_finetuning", None) == expected
     with pytest.raises(InputError, match="mdm-acc7"):
         runs.choose_models("demo", "02_finetuning", ["mdm-acc7"])
-
-
-def test_every_setting_has_a_name_of_its_own():
-    assert runs.model_name(0.0) == "mdm-ft"
-    assert runs.model_name(0.1) == "mdm-acc0.1" and runs.model_name(1) == "mdm-acc1"
-    assert runs.model_name(0.1, lambda_vel=0.5, acc_space="joints", seed=1) == (
-        "mdm-acc0.1-vel0.5-joints-s1"
-    )
-    # Without L_acc its space changes nothing, so it is the same control.
-    assert runs.model_name(0.0, acc_space="joints", acc_contacts=False) == "mdm-ft"
 
 
 def test_code_hash_ignores_words_but_not_deeds(tmp_path, monkeypatch):
@@ -121,39 +221,6 @@ def test_what_a_stage_left_is_listed_with_sizes(runs_folder):
     assert reopened.done and reopened.written().equals(own)
     with pytest.raises(InputError, match="finished stage 04_imu_synthesis of mdm-acc1"):
         runs.written("demo", ["mdm", "mdm-acc1"], "04_imu_synthesis")
-
-
-def test_json_holds_plain_numbers(tmp_path):
-    content = {
-        "nan": math.nan,
-        "infinite": [-math.inf, np.float32("inf")],
-        "numpy": {"whole": np.int64(3), "part": np.float64(0.5), "single": np.float32(0.25)},
-        "flags": (np.bool_(True), False),
-        "missing": [None, np.float64("nan"), np.array(np.nan)],
-        4: "key",
-        "text": "°",
-    }
-    path = runs.write_json(tmp_path / "a.json", content)
-    text = path.read_text(encoding="utf-8")
-    assert not any(word in text for word in ("NaN", "Infinity"))
-    assert runs.read_json(path) == {
-        "nan": None,
-        "infinite": [None, None],
-        "numpy": {"whole": 3, "part": 0.5, "single": 0.25},
-        "flags": [True, False],
-        "missing": [None, None, None],
-        "4": "key",
-        "text": "°",
-    }
-    shuffled = dict(reversed(list(content.items())))
-    assert runs.write_json(tmp_path / "b.json", shuffled).read_text() == path.read_text()
-
-
-def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = runs.write_json(tmp_path / "a.json", {"a": 1})
-    with pytest.raises(TypeError):
-        runs.write_json(path, {"a": object()})
-    assert runs.read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
 def test_metrics_that_are_no_number_can_be_read_again(runs_folder):

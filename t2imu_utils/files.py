@@ -1,0 +1,146 @@
+"""Files: written whole or not at all, told apart by their hashes; JSON and tables."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from t2imu_utils.errors import InputError
+
+COARSEST_CLOCK = 2_000_000_000  # ns: the resolution of a file's times on the coarsest file systems
+_digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A hidden name beside `path` for what only this process writes.
+
+    It holds the machine's name too: on a cluster many share a folder and some a process number.
+    """
+    path = Path(path)
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{ending}")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it on success, remove it on any error.
+
+    Raises:
+        InputError: the disk is full. What stood at `path` before is still there, whole.
+    """
+    path = Path(path)
+    temporary = beside(path, "tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except Exception as error:
+        full = _disk_full(error, temporary)
+        if full is None:
+            raise
+        if temporary.exists():
+            os.truncate(temporary, 0)  # torch may still hold it open
+        there = next(folder for folder in path.parents if folder.exists())
+        raise InputError(
+            path,
+            f"{full.lower()} ({shutil.disk_usage(there).free / 1e6:.1f} MB free)",
+            "room for the whole file",
+            "Nothing was written over: earlier results are whole. Make room on this disk, or name "
+            "another with T2IMU_RUNS if they are runs, and start the same again.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _disk_full(error: BaseException, temporary: Path) -> str | None:
+    """What the system calls the full disk, or spent quota, that ended a write; None otherwise."""
+    reasons = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        for number, reason in reasons.items():
+            # safetensors tells it in words only.
+            if getattr(cause, "errno", None) == number or reason in str(cause):
+                return reason
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, OSError | RuntimeError) and temporary.exists():
+        # numpy and torch keep the reason to themselves, so ask while the half-written file stands.
+        probe = temporary.with_suffix(".probe")
+        try:
+            probe.write_bytes(bytes(1 << 16))
+        except OSError as refused:
+            return reasons.get(refused.errno)
+        finally:
+            probe.unlink(missing_ok=True)
+    return None
+
+
+def sha256(source: Path | bytes, remember: bool = False) -> str:
+    """Hex digest of a file's content, of a folder's files in order, or of bytes.
+
+    remember: do not read a file again that this process has read, if its size and times are as
+        they were then.
+    """
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    source = Path(source)
+    if source.is_dir():
+        files = sorted(p for p in source.rglob("*") if p.is_file())
+        parts = [f"{p.relative_to(source)}:{sha256(p, remember)}" for p in files]
+        return sha256("\n".join(parts).encode())
+    found = source.stat()
+    state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    known = _digests.get(source.absolute()) if remember else None
+    if known is not None and known[0] == state:
+        return known[1]
+    with open(source, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    # A file that changes twice within one tick of the clock keeps its times.
+    if remember and time.time_ns() - max(state[1:]) > COARSEST_CLOCK:
+        _digests[source.absolute()] = state, digest
+    return digest
+
+
+def write_table(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table atomically as Parquet, without its index."""
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False)
+    return Path(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> Path:
+    """Write JSON atomically, sorted and indented; what is not a number (NaN) becomes null."""
+    text = json.dumps(plain(content), indent=1, sort_keys=True, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """A value as it stands in JSON: keys are text, numpy's numbers plain, NaN is None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read JSON; a damaged file is an `InputError` that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            path, f"no valid JSON ({error})", "a JSON object", "Delete it and run its stage again."
+        ) from error
