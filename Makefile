@@ -1,13 +1,21 @@
-# make paper [TRACK=demo] [LAMBDA_ACC="0.1 0.3"] [SEED=0]   the paper, from data to table
-# make paper SHOW=-n                                         what it would execute, and why
-# make test                                                  the whole test suite
+# make paper [TRACK=demo] [LAMBDA_ACC="0.1 0.3"] [SEEDS="0 1"] [GENERATORS="mdm momask"]
+#                                      the paper, from data to table
+# make sweep ... [PROFILE=slurm]       the same for a grid: goes on where a cell fails, and shows
+#                                      what there is (workflow/CLUSTER.md)
+# make paper | sweep ... DRY_RUN=1     what it would execute, and why
+# make test                            the whole test suite
 # make env | lint | publish | unlock | clean-runs
 
 TRACK ?= demo
 LAMBDA_ACC ?= 0.1
-SEED ?= 0
+SEEDS ?= 0
+# By default all that the track has; MDM is always among them.
+GENERATORS ?=
+# A folder of workflow/profiles; by default this machine.
+PROFILE ?=
 CORES ?= 2
-SHOW ?= --quiet rules
+DRY_RUN ?=
+SHOW ?= $(if $(DRY_RUN),--dry-run,--quiet rules)
 # The Python that the environment is made with: the first of these that is 3.11 or newer.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -18,14 +26,24 @@ STAMP := $(VENV)/.installed
 # The runs that are published: of stage 02 that of the first weight.
 PUBLISHED := shared/00_data shared/01_prompt_generation \
 	mdm-acc$(firstword $(LAMBDA_ACC))/02_finetuning \
-	$(addprefix compare/,03_smpl_fitting 04_imu_synthesis 05_lacc_analysis 06_tsne 07_har)
+	$(addprefix compare/,03_smpl_fitting 04_imu_synthesis 05_lacc_analysis 06_tsne 07_har 08_sweep)
 
-.PHONY: paper test env lint publish unlock clean-runs
+.PHONY: paper sweep test env lint publish unlock clean-runs
+
+SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile \
+	$(if $(PROFILE),--profile $(firstword $(wildcard $(PROFILE)/) workflow/profiles/$(PROFILE)),--cores $(CORES)) \
+	--rerun-triggers mtime params --rerun-incomplete $(SHOW) \
+	--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seeds="$(SEEDS)" generators="$(GENERATORS)"
+COMPARED := $(or $(T2IMU_RUNS),data/runs)/$(TRACK)/compare/08_sweep/notebook.ipynb
 
 paper: $(STAMP)
-	$(BIN)/snakemake --snakefile workflow/Snakefile --cores $(CORES) \
-		--rerun-triggers mtime params --rerun-incomplete $(SHOW) \
-		--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seed="$(SEED)"
+	$(SNAKEMAKE)
+
+# Where cells have failed, the table of what there is.
+sweep: $(STAMP)
+	$(SNAKEMAKE) --keep-going || { status=$$?; test -n "$(DRY_RUN)" || \
+		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \
+			-p track "$(TRACK)"; exit $$status; }
 
 # Two workers with one thread each: two threads of one worker would wait for the other's.
 test: $(STAMP)

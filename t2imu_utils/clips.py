@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.runs import atomic_write
+from t2imu_utils.files import atomic_write, write_table
 
 META_KEY = "__meta__"
 REBUILD = "Delete it and run the stage that writes it again."
@@ -93,8 +93,7 @@ class Clips:
         meta = np.frombuffer(json.dumps(self.meta).encode(), dtype=np.uint8)
         with atomic_write(files[0]) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, **self.arrays, **{META_KEY: meta})
-        with atomic_write(files[1]) as temporary:
-            self.table.to_parquet(temporary, index=False)
+        write_table(files[1], self.table)
         return files
 
     @classmethod

@@ -1,4 +1,8 @@
-"""Stage 00: put a track's motion corpus and its real recordings in place, in one form each."""
+"""Stage 00: put a track's motion corpus and its real recordings in place, in one form each.
+
+What an earlier stage wrote is compared with its checksums before a `load_` function reads it
+(`runs.finished_dir`): damage is an `InputError` that names the file.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -13,6 +17,7 @@ from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
 from t2imu_utils.evaluation.categories import categorise
+from t2imu_utils.files import sha256, write_table
 from t2imu_utils.imu.mhealth import read_mhealth
 from t2imu_utils.imu.pamap2 import read_pamap2
 from t2imu_utils.imu.realworld import read_realworld
@@ -21,7 +26,7 @@ from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
-from t2imu_utils.runs import SHARED, Run, cache_dir, run_dir, sha256
+from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir
 from t2imu_utils.tracks import OPEN_BODY, Track, data_set
 
 STAGE = "00_data"
@@ -74,15 +79,13 @@ def prepare(track: Track, run: Run) -> Run:
             [asdict(s) for s in (*skipped, *unusable)], columns=["name", "reason"]
         ),
     }
-    for name, table in tables.items():
-        table.to_parquet(run.path(f"{name}.parquet"), index=False)
+    written += [write_table(run.path(f"{name}.parquet"), table) for name, table in tables.items()]
     metrics = {
         "clips": {name: len(names) for name, names in splits.items()},
         "recordings": len(recordings),
         "skipped": len(tables["skipped"]),
     }
-    tables_written = [run.path(f"{name}.parquet") for name in tables]
-    return run.finish(metrics, [*written, *tables_written])
+    return run.finish(metrics, written)
 
 
 def _motions(
@@ -155,12 +158,12 @@ def load_motions(track: Track, split: str) -> list[MotionClip]:
     """The clips of one split of a track's corpus, as stage 00 left or found them."""
     if track.corpus.reader == "humanml3d":
         return read_humanml3d(data_set("humanml3d"), split, skipped=[])  # told by stage 00
-    return read_corpus(run_dir(track.name, SHARED, STAGE) / "corpus", split)
+    return read_corpus(finished_dir(track.name, SHARED, STAGE) / "corpus", split)
 
 
 def load_categories(track: Track) -> pd.Series:
     """Category of every clip of a track's corpus, by name."""
-    table = pd.read_parquet(run_dir(track.name, SHARED, STAGE) / "categories.parquet")
+    table = pd.read_parquet(finished_dir(track.name, SHARED, STAGE) / "categories.parquet")
     return table.set_index("name")["category"]
 
 
@@ -206,22 +209,23 @@ def bodies(track: Track) -> Bodies:
 
 def load_recordings(track: Track) -> Clips:
     """The real recordings of a track at 20 Hz."""
-    return Clips.load(run_dir(track.name, SHARED, STAGE) / "recordings")
+    return Clips.load(finished_dir(track.name, SHARED, STAGE) / "recordings")
 
 
 def load_imu(track: Track, model: str) -> Clips:
     """The virtual sensors of a model's motions, as stage 04 left them."""
-    return Clips.load(run_dir(track.name, model, "04_imu_synthesis") / "imu")
+    return Clips.load(finished_dir(track.name, model, "04_imu_synthesis") / "imu")
 
 
 def load_sampled(track: Track, model: str) -> Clips:
     """The motions sampled from a model, as stage 03 left them."""
-    return Clips.load(run_dir(track.name, model, "03_smpl_fitting") / "motions")
+    return Clips.load(finished_dir(track.name, model, "03_smpl_fitting") / "motions")
 
 
 def load_requests(track: Track) -> pd.DataFrame:
     """The motions that every prior is asked for, as stage 01 left them."""
-    return pd.read_parquet(run_dir(track.name, SHARED, "01_prompt_generation") / "requests.parquet")
+    folder = finished_dir(track.name, SHARED, "01_prompt_generation")
+    return pd.read_parquet(folder / "requests.parquet")
 
 
 def one_per_category(motions: list[MotionClip], table: pd.DataFrame) -> dict[str, MotionClip]:

@@ -11,7 +11,18 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from t2imu_utils.clips import Clips
-from t2imu_utils.plots import INK, QUIET, colour, label, ordered
+from t2imu_utils.palette import (
+    FAINT,
+    INK,
+    QUIET,
+    UPRIGHT,
+    WIDEST,
+    colour,
+    label,
+    legend_above,
+    name_models,
+    ordered,
+)
 
 SPLITS = {"train": "#8d97a5", "val": "#e69f00", "test": "#0072b2", "test_trials": "#9ecbe8"}
 AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}
@@ -95,25 +106,20 @@ def noise_schedule(alphas_cumprod: Float[np.ndarray, "T"]) -> Figure:
 
 
 def fit_error(fits: Mapping[str, Clips]) -> Figure:
-    """Distance of fitted to given joints per activity: mean of a motion, one box for each model."""
-    tables = [
-        pd.DataFrame(
-            {
-                "activity": fit.table["activity"],
-                "error": [1000 * error.mean() for error in fit.each("joint_error")],
-                "model": label(model),
-            }
-        )
-        for model, fit in fits.items()
-    ]
-    figure, ax = plt.subplots(figsize=(9, 3.2))
-    sns.boxplot(
-        pd.concat(tables), x="activity", y="error", hue="model", ax=ax, showfliers=False,
-        order=ordered(tables[0]["activity"]), saturation=1, linewidth=0.9,
-        palette={label(model): colour(model) for model in fits},
+    """Distance of fitted to given joints (mm), by model and activity: the median of the motions."""
+    columns = {}
+    for model, clips in fits.items():
+        error = pd.Series([1000 * each.mean() for each in clips.each("joint_error")])
+        columns[label(model)] = error.groupby(clips.table["activity"].to_numpy()).median()
+    table = pd.DataFrame(columns).T
+    figure, ax = plt.subplots(figsize=(10, 0.36 * len(table) + 1.5))
+    sns.heatmap(
+        table[ordered(table.columns)], annot=True, fmt=".0f", cmap="Blues", vmin=0, ax=ax,
+        cbar=False, linewidths=1, annot_kws={"fontsize": 9},
     )  # fmt: skip
-    ax.set(xlabel="", ylabel="joint error (mm)", ylim=(0, None))
-    sns.move_legend(ax, "lower right", bbox_to_anchor=(1, 1), ncols=4, title=None)
+    ax.set_xticks(ax.get_xticks(), [name.replace(" ", "\n") for name in ordered(table.columns)])
+    ax.tick_params(axis="both", rotation=0)
+    ax.set(xlabel="", ylabel="")
     return figure
 
 
@@ -172,19 +178,26 @@ def dynamics_by_activity(
         spread: by name ("real" or a model), columns ``activity``, ``site``, ``spread`` (m/s²).
     """
     names = ordered(list(activities))
-    figure, axes = plt.subplots(1, len(sites), figsize=(10, 0.36 * len(names) + 1.3), sharey=True)
+    # Dots of one activity stand one under the other, and apart from the next one's.
+    offset = min(0.16, 0.8 / len(spread))
+    height = max(0.36, 0.07 / offset)
+    figure, axes = plt.subplots(1, len(sites), figsize=(10, height * len(names) + 1.3), sharey=True)
     for ax, site in zip(axes, sites, strict=True):
         for place, (model, table) in enumerate(spread.items()):
             own = table[table["site"] == site].groupby("activity")["spread"].median().reindex(names)
-            at = np.arange(len(names)) + (place - (len(spread) - 1) / 2) * 0.16
-            ax.plot(own, at, "o", color=colour(model), markersize=5, label=label(model))
+            at = np.arange(len(names)) + (place - (len(spread) - 1) / 2) * offset
+            ax.plot(own, at, "o", color=colour(model), markersize=5, label=label(model),
+                    clip_on=False)  # fmt: skip
+        for row in range(0, len(names), 2):
+            ax.axhspan(row - 0.5, row + 0.5, color=FAINT, alpha=0.45, linewidth=0, zorder=0)
         ax.set_title(site)
         ax.set(xscale="symlog", xlim=(0, None))
-        ax.grid(axis="x")
+        ax.grid(False, axis="y")
+        ax.grid(True, axis="x")
     axes[0].set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
     axes[len(sites) // 2].set_xlabel("standard deviation of |acc| (m/s²)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=5)
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -207,7 +220,7 @@ def spectra(
         ax.remove()
     figure.supylabel("power ((m/s²)²/Hz)", fontsize=10)
     _label_lowest(axes, len(names), "frequency (Hz)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    legend_above(figure, axes[0, 0], most=4)
     return figure
 
 
@@ -220,7 +233,7 @@ def intervals(numbers: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
     """
     models = list(dict.fromkeys(numbers["model"]))[::-1]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(10, 0.5 * len(models) + 1.3), sharey=True, squeeze=False
+        1, len(panels), figsize=(10, 0.36 * len(models) + 1.1), sharey=True, squeeze=False
     )
     for ax, (measure, text) in zip(axes.flat, panels.items(), strict=True):
         own = numbers[numbers["measure"] == measure].set_index("model")
@@ -230,7 +243,7 @@ def intervals(numbers: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
             ax.plot(row["value"], at, "o", color=colour(model), markersize=7)
         ax.set_xlabel(text)
         ax.grid(axis="x")
-        ax.margins(y=0.25)
+        ax.set_ylim(-0.6, len(models) - 0.4)
     axes[0, 0].set_yticks(range(len(models)), [label(model) for model in models])
     return figure
 
@@ -257,12 +270,13 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
 
 def by_subject(accuracy: Mapping[str, pd.Series]) -> Figure:
     """Balanced accuracy (%) of each subject, one column of dots a generator, means as bars."""
-    figure, ax = plt.subplots(figsize=(1.6 * len(accuracy) + 1.5, 3.4))
+    size = (min(1.6 * len(accuracy) + 1.5, WIDEST), 3.4 if len(accuracy) <= UPRIGHT else 4.0)
+    figure, ax = plt.subplots(figsize=size)
     for at, (model, values) in enumerate(accuracy.items()):
         spread = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0.0]
         ax.scatter(at + np.asarray(spread), 100 * values, s=26, color=colour(model), alpha=0.85)
         ax.hlines(100 * values.mean(), at - 0.32, at + 0.32, color=INK, linewidth=1.6)
-    ax.set_xticks(range(len(accuracy)), [label(m).replace(" (", "\n(") for m in accuracy])
+    name_models(ax, list(accuracy))
     ax.set(ylabel="balanced accuracy (%)", ylim=(0, 100))
     ax.tick_params(axis="x", labelcolor=QUIET)
     return figure

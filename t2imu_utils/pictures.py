@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import CHAINS
-from t2imu_utils.plots import COLOURS, INK, QUIET, WEIGHT, colour, label
+from t2imu_utils.palette import INK, QUIET, colour, is_known, label
 
 # Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
 LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
@@ -191,11 +191,10 @@ def imu_traces(
     """The three axes of one sensor, one row each, one line for each body or model."""
     figure, axes = plt.subplots(3, 1, figsize=(9, 4.8), sharex=True)
     hues = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(signals)))
-    known = [name in COLOURS or WEIGHT.match(name) for name in signals]
-    for (name, values), hue, named in zip(signals.items(), hues, known, strict=True):
+    for (name, values), hue in zip(signals.items(), hues, strict=True):
         for ax, axis in zip(axes, np.asarray(values).T, strict=True):
             ax.plot(np.arange(len(axis)) / rate, axis, linewidth=1.2,
-                    color=colour(name) if named else hue, label=label(name))  # fmt: skip
+                    color=colour(name) if is_known(name) else hue, label=label(name))  # fmt: skip
     for ax, axis in zip(axes, "xyz", strict=True):
         ax.set_ylabel(f"{axis} ({unit})")
         ax.margins(x=0)

@@ -1,15 +1,13 @@
-"""The shared visual vocabulary: one style, one colour for each model, one order of activities.
+"""The figures that several notebooks draw, in the one style of `palette`.
 
 Every function returns a figure and shows nothing; `save` writes it small and reproducibly.
 `pictures.py` draws bodies and motions in the same style.
 """
 
 import io
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log10
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,111 +16,32 @@ import pandas as pd
 from IPython.display import Image as DisplayedImage
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from t2imu_utils.activities import HIGH_DYNAMIC, category_of
 from t2imu_utils.errors import InputError
-from t2imu_utils.runs import atomic_write
+from t2imu_utils.files import atomic_write
+from t2imu_utils.palette import (
+    COLOURS,
+    DPI,
+    FAINT,
+    INK,
+    QUIET,
+    UPRIGHT,
+    WIDEST,
+    colour,
+    label,
+    legend_above,
+    name_models,
+    ordered,
+)
 
-INK, QUIET, FAINT = "#1f2328", "#6b7480", "#e3e6ea"
-# Told apart with any colour vision (after Okabe & Ito); what is not a model is grey or black.
-COLOURS = {
-    "real": "#1f2328",
-    "mdm": "#8d97a5",
-    "mdm-ft": "#e69f00",
-    "momask": "#cc79a7",
-    "remodiffuse": "#009e73",
-    "gaussian": "#c9ced5",
-    "constant": "#dfe3e8",
-}
-REFINED = LinearSegmentedColormap.from_list("refined", ["#9ecbe8", "#0072b2", "#08264d"])
-# Weights of L_acc that the lightest and the darkest blue stand for.
-LIGHTEST, DARKEST = 1e-2, 1e1
-OTHER_MODELS = ("#d55e00", "#7b61a8", "#56b4e9", "#a6761d")
-LABELS = {
-    "real": "real",
-    "mdm": "MDM (base)",
-    "mdm-ft": "control (λ = 0)",
-    "momask": "MoMask",
-    "remodiffuse": "ReMoDiffuse",
-    "gaussian": "base, smoothed (σ = 1 frame)",
-    "constant": "constant pose",
-}
-ORDER = (
-    "dancing", "jumping", "running", "climbing up", "climbing down", "stair climbing", "walking",
-    "standing", "sitting", "lying", "other",
-)  # fmt: skip
-LIMIT, DPI = 150_000, 110
-WEIGHT = re.compile(r"mdm-acc(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(.*)")
-
-
-def style() -> None:
-    """Set matplotlib's defaults; call it once at the top of a notebook."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": DPI,
-            "figure.constrained_layout.use": True,
-            "font.family": "DejaVu Sans",
-            "font.size": 10,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": QUIET,
-            "axes.titlesize": 10.5,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "axes.axisbelow": True,
-            "grid.color": FAINT,
-            "grid.linewidth": 0.8,
-            "xtick.color": QUIET,
-            "ytick.color": QUIET,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "xtick.major.size": 0,
-            "ytick.major.size": 0,
-            "legend.frameon": False,
-            "lines.linewidth": 1.6,
-        }
-    )
-
-
-def colour(model: str) -> str:
-    """The colour of a model everywhere: refined arms are blue, darker for a larger lambda.
-
-    A model of another name gets one of a few spare colours, the same in every figure.
-    """
-    weight = WEIGHT.match(model)
-    if weight:
-        span = log10(DARKEST) - log10(LIGHTEST)
-        place = (log10(max(float(weight[1]), 1e-12)) - log10(LIGHTEST)) / span
-        return to_hex(REFINED(min(max(place, 0.0), 1.0)))
-    family = max((name for name in COLOURS if model.startswith(name)), key=len, default=None)
-    if family:
-        return COLOURS[family]
-    return OTHER_MODELS[sum(model.encode()) % len(OTHER_MODELS)]
-
-
-def label(model: str) -> str:
-    """The name of a model for a legend: ``mdm-acc0.1`` becomes "refined, λ = 0.1"."""
-    weight = WEIGHT.match(model)
-    if weight:
-        rest = weight[2].strip("-").replace("-", ", ")
-        return f"refined, λ = {weight[1]}" + (f" ({rest})" if rest else "")
-    family = max((name for name in LABELS if model.startswith(name)), key=len, default=None)
-    rest = model.removeprefix(family or "").strip("-") if family else ""
-    return LABELS.get(family, model) + (f" ({rest})" if rest else "")
-
-
-def ordered(names: Sequence[str]) -> list[str]:
-    """Activities or categories from the most to the least dynamic; unknown ones last."""
-    place = {name: index for index, name in enumerate(ORDER)}
-    return sorted(dict.fromkeys(names), key=lambda name: (place.get(name, len(place)), name))
+LIMIT = 150_000
+# Terms of trainings that are no equation of the paper.
+TERMS = {"reconstruction": "reconstruction", "accuracy": "tokens predicted (share)"}
+RISING = ("accuracy",)
 
 
 def caption(figure: Figure, title: str, text: str = "") -> Figure:
@@ -209,6 +128,7 @@ def bars(
     ylabel: str,
     low: pd.DataFrame | None = None,
     high: pd.DataFrame | None = None,
+    log: bool = False,
 ) -> Figure:
     """`grouped_bars` as a figure of its own: a measure of motion per category and model."""
     rows = ordered(list(values.index))
@@ -217,7 +137,10 @@ def bars(
     grouped_bars(ax, *parts)
     _shade_high_dynamic(ax, rows)
     ax.set_ylabel(ylabel)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=5)
+    if log:
+        ax.set_yscale("log")
+        _plain_log(ax)
+    legend_above(figure, ax)
     return figure
 
 
@@ -268,9 +191,9 @@ def fig1_lacc(
     _shade_high_dynamic(axes[0], single)
     axes[0].set_title("by category")
     axes[1].set_title("together")
-    unit = "relative to MDM (%)" if relative else "(model - MDM)"
+    unit = "relative to the base (%)" if relative else "(model - base)"
     axes[0].set_ylabel(f"Δ {loss} {unit}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    legend_above(figure, axes[0], most=4)
     return figure
 
 
@@ -326,18 +249,24 @@ def fig3_har(
         chance: one over the number of classes.
         paper: what the paper reports for a model (0..1), as a tick beside its bar.
     """
-    figure, ax = plt.subplots(figsize=(max(4.8, 1.5 * len(accuracy) + 2), 4.2))
+    width = min(max(4.8, 1.5 * len(accuracy) + 2), WIDEST)
+    figure, ax = plt.subplots(figsize=(width, 4.2 if len(accuracy) <= UPRIGHT else 4.8))
     for at, (model, values) in enumerate(accuracy.items()):
         points = 100 * np.asarray(values, dtype=float)
         ax.bar(at, points.mean(), 0.62, color=colour(model))
         spread = np.linspace(-0.16, 0.16, len(points)) if len(points) > 1 else np.zeros(1)
         ax.scatter(at + spread, points, s=18, color="white", edgecolor=INK, linewidth=0.9, zorder=3)
+        top = max(points.max(), points.mean())
+        reported = 100 * paper[model] if paper and model in paper else None
+        if reported is not None and top < reported < top + 10:
+            top = reported  # the number stands over the tick, not in it
         ax.annotate(
-            f"{points.mean():.1f}", (at, max(points.max(), points.mean())), (0, 5),
-            textcoords="offset points", ha="center", weight="bold",
+            f"{points.mean():.1f}", (at, top), (0, 5), textcoords="offset points", ha="center",
+            weight="bold", zorder=2.5,  # over the lines, under the points
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.8},
         )  # fmt: skip
-        if paper and model in paper:
-            ax.hlines(100 * paper[model], at - 0.4, at + 0.4, color="#b3261e", linewidth=1.4,
+        if reported is not None:
+            ax.hlines(reported, at - 0.4, at + 0.4, color="#b3261e", linewidth=1.4,
                       linestyle=(0, (2, 1.2)), zorder=4)  # fmt: skip
     edge = len(accuracy) - 0.45
     notes = []
@@ -355,7 +284,7 @@ def fig3_har(
     if paper and set(paper) & set(accuracy):
         ax.plot([], [], color="#b3261e", linestyle=(0, (2, 1.2)), linewidth=1.4, label="paper")
         ax.legend(loc="upper left")
-    ax.set_xticks(range(len(accuracy)), [label(m).replace(" (", "\n(") for m in accuracy])
+    name_models(ax, list(accuracy))
     ax.set(ylabel="balanced accuracy (%)", ylim=(0, 100), xlim=(-0.55, edge))
     return figure
 
@@ -373,23 +302,32 @@ def loss_curves(
     """Each loss against the step: training as a running median (thin), validation as points.
 
     Args:
-        curves: by model, with columns ``step``, ``split`` ("train" or "validation") and the terms.
+        curves: by model, with columns ``step``, ``split`` ("train" or "validation"), the terms and
+            perhaps ``stage``.
     """
     size = (min(3.3 * len(terms), 11), 3)
     figure, axes = plt.subplots(1, len(terms), figsize=size, squeeze=False)
     for ax, term in zip(axes.flat, terms, strict=True):
         for model, table in curves.items():
-            train = table[(table["split"] == "train") & table[term].notna()]
-            window = max(1, len(train) // 20)
-            smooth = train[term].rolling(window, center=True, min_periods=1).median()
-            ax.plot(train["step"], smooth, color=colour(model), linewidth=1, alpha=0.75)
-            held = table[(table["split"] == "validation") & table[term].notna()]
-            ax.plot(held["step"], held[term], "o-", color=colour(model), markersize=4,
-                    label=label(model))  # fmt: skip
-        ax.set(title=rf"$L_\mathrm{{{term}}}$", xlabel="step", yscale="log")
-        _plain_log(ax)
+            known = table[table[term].notna()]
+            # The networks of a generator are trained one after the other: no line joins them.
+            stages = known.groupby(known.get("stage", pd.Series("", known.index)), sort=False)
+            for number, (_, part) in enumerate(stages):
+                train, held = (part[part["split"] == name] for name in ("train", "validation"))
+                smooth = train[term].rolling(
+                    max(1, len(train) // 20), center=True, min_periods=1
+                ).median()  # fmt: skip
+                ax.plot(train["step"], smooth, color=colour(model), linewidth=1, alpha=0.75)
+                ax.plot(held["step"], held[term], "o-", color=colour(model), markersize=4,
+                        label=None if number else label(model))  # fmt: skip
+        ax.set(title=TERMS.get(term, rf"$L_\mathrm{{{term}}}$"), xlabel="step")
+        if term in RISING:
+            ax.set(ylim=(0, 1))
+        else:
+            ax.set(yscale="log")
+            _plain_log(ax)
     axes[0, 0].set_ylabel("loss")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    legend_above(figure, axes[0, 0], most=4)
     return figure
 
 
@@ -400,7 +338,8 @@ def lines(
     log: bool = False,
 ) -> Figure:
     """One line a model: a loss against the timestep, or a power spectrum (`log`)."""
-    figure, ax = plt.subplots(figsize=(6, 3.5))
+    aside = len(series) > 5  # a legend that would hide lines
+    figure, ax = plt.subplots(figsize=(8 if aside else 6, 3.5))
     for model, (x, y) in series.items():
         dash = "--" if model in ("gaussian", "constant") else "-"
         hue = QUIET if model in ("gaussian", "constant") else colour(model)
@@ -410,5 +349,8 @@ def lines(
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     if log:
         _plain_log(ax)
-    ax.legend(fontsize=8.5)
+    if aside:
+        figure.legend(loc="outside right upper", fontsize=8.5)
+    else:
+        ax.legend(fontsize=8.5)
     return figure

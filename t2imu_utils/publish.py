@@ -20,8 +20,9 @@ import nbformat
 
 from t2imu_utils.dependencies import package_files
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.parameters import TAG, declared_parameters, parameters_cell, read_notebook
-from t2imu_utils.runs import ROOT, atomic_write, code_hash, sha256
+from t2imu_utils.runs import ROOT, code_hash
 
 NOTEBOOKS = ROOT / "notebooks"
 INJECTED = "injected-parameters"

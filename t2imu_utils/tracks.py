@@ -5,11 +5,12 @@ The same notebooks run on every track; only what stands in the track's file diff
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from t2imu_utils.arm_names import BASE
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import ROOT
 
@@ -21,6 +22,13 @@ PAPER_VALUES = ROOT / "data" / "paper_values.json"
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+# The family of generators whose motions other projects made: read, neither trained nor refined.
+EXPORTED = "exported"
+# Part of the names of run folders, where a dash begins what an arm has of its own.
+GeneratorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -50,21 +58,27 @@ class RecordingsSection(Section):
     made_up: Count | None = None  # how many subjects the demo writes
 
 
-class PriorSection(Section):
-    """Size of the diffusion model (MDM, transformer decoder)."""
+class GeneratorSection(Section):
+    """A generator of motions: where it comes from, and whether L_acc is tried on it.
 
-    layers: Count
-    width: Count
-    heads: Count
-    feedforward: Count
-    dropout: Fraction
-    diffusion_steps: Count
+    Whatever else an entry has are sizes of its network and options of its own, which the module
+    of its family checks (`t2imu_utils.generators`). Motions that other projects made are an entry
+    with ``family: exported``, whose options are those of `generators.exported.Options`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    family: str | None = None  # the module in t2imu_utils/generators; by default the entry's name
+    checkpoint: str | None = None  # the published weights below T2IMU_DATA, taken as they are
+    text_encoder: str | None = None  # by default the track's
+    refined: bool = False  # whether there are a control and refined models of it
+    guidance: Positive | None = None  # scale of the text; by default the family's own
 
 
 class TrainingSection(Section):
-    """Budget of the base and of each fine-tuned arm."""
+    """Budget of each generator that is trained here, and of each of its arms."""
 
-    pretrain_steps: Count | None = None  # of a base that is trained here
+    pretrain_steps: Count | None = None
     pretrain_learning_rate: Positive | None = None
     finetune_steps: Count
     finetune_learning_rate: Positive
@@ -76,11 +90,10 @@ class TrainingSection(Section):
 
 
 class SamplingSection(Section):
-    """Motions drawn from each prior: every prompt, `repetitions` times."""
+    """Motions drawn from each generator: every prompt, `repetitions` times."""
 
     repetitions: Count
     seconds: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # shortest, longest
-    guidance: Positive
     batch_size: Count
 
 
@@ -111,27 +124,36 @@ class Track(Section):
     """All that differs between one track and another."""
 
     name: str
+    file: Path  # that it was read from
     title: str  # stands in the caption of every figure
     synthetic: bool  # whether the corpus is made up
     text_encoder: str
     body: Literal["open", "smpl"]  # the committed body, or the licensed files below T2IMU_DATA
     corpus: CorpusSection
     recordings: RecordingsSection
-    prior: PriorSection | None = None  # size of a base that is trained here, or else ...
-    checkpoint: str | None = None  # ... the published base: its folder below T2IMU_DATA
+    generators: dict[GeneratorName, GeneratorSection]
     training: TrainingSection
     sampling: SamplingSection
     analysis: AnalysisSection
     har: HarSection
 
     @model_validator(mode="after")
-    def _one_base(self) -> "Track":
-        trained = {self.training.pretrain_steps, self.training.pretrain_learning_rate, self.prior}
-        if (self.checkpoint is None and None in trained) or (self.checkpoint and trained != {None}):
+    def _trained_or_published(self) -> "Track":
+        ready = [n for n, g in self.generators.items() if (g.family or n) == EXPORTED]
+        if BASE not in self.generators or BASE in ready:
+            raise ValueError(f"the study needs the generator {BASE}, trained here or published")
+        budget = (self.training.pretrain_steps, self.training.pretrain_learning_rate)
+        here = [n for n, g in self.generators.items() if not g.checkpoint and n not in ready]
+        if here and None in budget:
             raise ValueError(
-                "a base is either trained here (prior, training.pretrain_steps and "
-                "training.pretrain_learning_rate) or published (checkpoint)"
+                f"{', '.join(here)}: trained here, which needs training.pretrain_steps and "
+                "training.pretrain_learning_rate; or published, which needs checkpoint"
             )
+        for name in ready:
+            section = self.generators[name]
+            for field in ("checkpoint", "refined", "guidance", "text_encoder"):
+                if getattr(section, field):
+                    raise ValueError(f"{name}: motions that others made take no {field}")
         return self
 
 
@@ -154,19 +176,33 @@ def load_track(name: str) -> Track:
         known = ", ".join(sorted(p.stem for p in TRACKS.glob("*.yaml")))
         raise InputError(f"track {name!r}", "no such track", f"one of {known}", f"Write {path}.")
     try:
-        return Track.model_validate({"name": path.stem, **yaml.safe_load(path.read_text())})
+        content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InputError(
             path, f"no valid YAML ({error})", "a mapping", "Mend its syntax."
         ) from error
+    return checked(Track, {"name": path.stem, **(content or {}), "file": path}, path)
+
+
+def checked(kind: type[Kind], content: Any, path: Path, *within: str) -> Kind:
+    """`content` as a section of the file `path`.
+
+    Args:
+        within: names of the sections that it stands in.
+
+    Raises:
+        InputError: a field that is unknown, missing or of the wrong type.
+    """
+    try:
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        value = f" (value {first['input']!r})" if field else ""
+        field = ".".join(map(str, (*within, *first["loc"])))
+        value = f" (value {first['input']!r})" if first["loc"] else ""
         raise InputError(
             f"{path}: {field}" if field else path,
             f"{first['msg'].lower()}{value}",
-            "the fields and types of t2imu_utils/tracks.py",
+            f"the fields and types of {kind.__name__} in {kind.__module__}",
             "Compare with workflow/tracks/demo.yaml.",
         ) from error
 

@@ -13,6 +13,7 @@ from t2imu_utils import data, runs
 from t2imu_utils.activities import ACTIVITIES, CATEGORIES, POSITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import write_table
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import TRACKS, load_track
@@ -257,20 +258,29 @@ def test_corpus_clips_as_joints(track):
 )
 def test_results_of_a_model_are_read_from_its_own_stage(track, load, stage, name):
     for value, model in enumerate(("mdm", "mdm-ft")):
-        folder = runs.run_dir(track.name, model, stage)
-        Clips.from_list([{"activity": "walking"}], {"acc": [np.full((3, 1), value)]}).save(
-            folder / name
-        )
+        run = runs.open_run(track.name, model, stage, {}, {})
+        clips = Clips.from_list([{"activity": "walking"}], {"acc": [np.full((3, 1), value)]})
+        run.finish({}, clips.save(run.path(name)))
     assert load(track, "mdm-ft").arrays["acc"].tolist() == [[1]] * 3
     with pytest.raises(InputError, match=f"mdm-acc9.*{stage}"):
         load(track, "mdm-acc9")
+    # Whole clips, but not those that the stage wrote.
+    clips.save(runs.run_dir(track.name, "mdm", stage) / name)
+    with pytest.raises(InputError, match=rf"mdm/{stage}/{name}\.npz: found sha256"):
+        load(track, "mdm")
 
 
 def test_requests_are_those_of_stage_01(track):
     table = pd.DataFrame({"prompt": ["walks"], "frames": [60], "seed": [1]})
-    folder = runs.run_dir(track.name, runs.SHARED, "01_prompt_generation")
-    table.to_parquet(folder / "requests.parquet")
+    run = runs.open_run(track.name, runs.SHARED, "01_prompt_generation", {}, {})
+    with pytest.raises(InputError, match="01_prompt_generation of shared"):
+        data.load_requests(track)
+    path = write_table(run.path("requests.parquet"), table)
+    run.finish({}, [path])
     pd.testing.assert_frame_equal(data.load_requests(track), table)
+    write_table(path, table.assign(seed=2))
+    with pytest.raises(InputError, match=r"requests\.parquet: found sha256"):
+        data.load_requests(track)
 
 
 def test_a_damaged_corpus_is_not_done(track, tmp_path, monkeypatch):
@@ -280,4 +290,9 @@ def test_a_damaged_corpus_is_not_done(track, tmp_path, monkeypatch):
     assert run.done
     texts = sorted(run.path("corpus").glob("texts/*.txt"))
     texts[0].write_text("something else#x/OTHER#0.0#0.0\n")
+    for load in (data.load_recordings, data.load_categories):
+        with pytest.raises(InputError, match="00_data/corpus: found sha256"):
+            load(track)
+    with pytest.raises(InputError, match="00_data/corpus: found sha256"):
+        data.load_motions(track, "train")
     assert not opened(track).done

@@ -19,12 +19,12 @@ import pytest
 from filelock import FileLock
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import read_json, sha256
 from t2imu_utils.inputs import downloads
 from t2imu_utils.inputs.downloads import fetch, plan
 from t2imu_utils.inputs.registry import Download, Input
 from t2imu_utils.inputs.status import look
 from t2imu_utils.inputs.unpacking import unzip, write_descriptions
-from t2imu_utils.runs import read_json, sha256
 
 SIZE = 1_500_000
 BYTES = np.random.default_rng(0).bytes(SIZE)

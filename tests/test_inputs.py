@@ -11,6 +11,7 @@ import yaml
 
 from t2imu_utils.body.amass import RENAMED
 from t2imu_utils.errors import InputError
+from t2imu_utils.generators import remodiffuse
 from t2imu_utils.inputs import status
 from t2imu_utils.inputs.checks import CHECKS, examine
 from t2imu_utils.inputs.registry import (
@@ -22,6 +23,8 @@ from t2imu_utils.inputs.registry import (
     target,
 )
 from t2imu_utils.inputs.status import as_text, lacking, to_fetch
+from t2imu_utils.inputs.unpacking import unzip
+from t2imu_utils.priors import momask_checkpoints, retrieval_files, t2mgpt_checkpoints
 from t2imu_utils.tracks import TRACKS, load_track
 
 GENDERS = ("male", "female", "neutral")
@@ -132,6 +135,30 @@ def write_encoder(root, name="distilbert-base-uncased", kind="distilbert"):
     write(folder / "model.safetensors", safetensors(8))
 
 
+def write_clip(root):
+    write_encoder(root, "clip-vit-base-patch32", "clip")
+
+
+def write_files(name):
+    """What writes an input that is checked file by file."""
+
+    def make(root):
+        entry = load_registry().inputs[name]
+        for file in entry.facts["torch"]:
+            packed(root / entry.path / file, ["archive/data.pkl"])
+        for file in entry.facts["statistics"]:
+            array(root / entry.path / file, 263)
+        for file, keys in entry.facts.get("arrays", {}).items():
+            arrays(root / entry.path / file, **dict.fromkeys(keys, (2, 3)))
+
+    return make
+
+
+write_momask, write_remodiffuse, write_t2mgpt = map(
+    write_files, ("momask", "remodiffuse", "t2mgpt")
+)
+
+
 def write_realworld(root, subjects=range(1, 16)):
     names = [
         f"realworld2016_dataset/proband{n}/data/{sensor}_walking_csv.zip"
@@ -141,10 +168,12 @@ def write_realworld(root, subjects=range(1, 16)):
     packed(root / "realworld" / "realworld2016_dataset.zip", names)
 
 
+MODELS = (write_mdm, write_encoder, write_momask, write_clip, write_remodiffuse)
+
+
 def write_paper(root):
-    for make in (write_humanml3d_texts, write_humanml3d, write_mdm, write_encoder, write_smpl):
+    for make in (write_humanml3d_texts, write_humanml3d, *MODELS, write_smpl, write_realworld):
         make(root)
-    write_realworld(root)
 
 
 def found(name, root):
@@ -220,20 +249,77 @@ def test_needs_follow_from_the_track():
     assert cmu.either == [["cmu_asfamc"], ["cmu_bvh"]]
     paper = needs_of(load_track("paper"), REGISTRY)
     assert paper.required == [
-        "humanml3d_texts", "mdm_distilbert", "distilbert", "smpl", "realworld",
+        "humanml3d_texts", "mdm_distilbert", "distilbert", "momask", "clip", "remodiffuse", "smpl",
+        "realworld",
     ]  # fmt: skip
     assert paper.either == [["humanml3d"], ["amass", "smplh", "humanact12"]]
-    assert set(paper.optional) == {"mdm_clip", "clip", "pamap2", "mhealth"}
+    assert set(paper.optional) == {"mdm_clip", "t2mgpt", "pamap2", "mhealth"}
+
+
+def needs_with(tmp_path, generators, **changes):
+    """What the track `paper` needs with other generators."""
+    content = yaml.safe_load((TRACKS / "paper.yaml").read_text()) | changes
+    content["generators"] = generators
+    content["recordings"]["reader"] = "pamap2"
+    write(tmp_path / "mine.yaml", yaml.safe_dump(content))
+    return needs_of(load_track(str(tmp_path / "mine.yaml")), REGISTRY)
 
 
 def test_needs_of_a_track_of_ones_own(tmp_path):
-    content = yaml.safe_load((TRACKS / "paper.yaml").read_text())
-    content["recordings"]["reader"] = "pamap2"
-    content["text_encoder"], content["checkpoint"] = "clip_mdm", "mdm/humanml-encoder-512-50steps"
-    write(tmp_path / "mine.yaml", yaml.safe_dump(content))
-    needs = needs_of(load_track(str(tmp_path / "mine.yaml")), REGISTRY)
+    mdm = {"checkpoint": "mdm/humanml-encoder-512-50steps"}
+    needs = needs_with(tmp_path, {"mdm": mdm}, text_encoder="clip_mdm")
     assert needs.required == ["humanml3d_texts", "mdm_clip", "clip", "smpl", "pamap2"]
-    assert needs.optional == ["mhealth"]
+    assert needs.optional == ["momask", "remodiffuse", "t2mgpt", "mhealth"]
+
+
+def test_needs_follow_the_generators(tmp_path):
+    generators = {
+        "mdm": {"checkpoint": "mine/mdm"},  # which the registry does not know
+        "t2mgpt": {"checkpoint": "t2mgpt", "text_encoder": "clip"},
+        "kimodo": {"family": "exported", "folder": "kimodo"},
+    }
+    needs = needs_with(tmp_path, generators)
+    assert needs.required[1:-1] == ["distilbert", "t2mgpt", "clip", "smpl"]
+    # The encoder of the track, where no generator is left that it encodes for.
+    generators["mdm"]["text_encoder"] = "clip"
+    assert needs_with(tmp_path, generators).required[1:-1] == ["clip", "t2mgpt", "smpl"]
+
+
+def test_the_layouts_are_those_that_are_read():
+    def facts(name):
+        return load_registry().inputs[name].facts
+
+    momask, t2mgpt = momask_checkpoints, t2mgpt_checkpoints
+    needed = [file for name, (file, _) in momask.FILES.items() if name != "lengths"]
+    assert facts("momask")["torch"] == needed
+    assert facts("t2mgpt")["torch"] == [file for file, _ in t2mgpt.FILES.values()]
+    for name, meta in (("momask", momask.META), ("t2mgpt", t2mgpt.META)):
+        assert facts(name)["statistics"] == [f"{meta}/mean.npy", f"{meta}/std.npy"]
+    assert facts("remodiffuse") == {
+        "torch": [remodiffuse.WEIGHTS], "statistics": ["mean.npy", "std.npy"],
+        "arrays": {remodiffuse.OFFICIAL_DATABASE: list(retrieval_files.OFFICIAL)},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [("momask", ["."]), ("t2mgpt", ["pretrained", "checkpoints"])],
+)
+def test_archives_of_checkpoints_unpack_into_their_places(tmp_path, name, holds):
+    write_files(name)(tmp_path / "theirs")
+    # The statistics come with the evaluator.
+    write(tmp_path / "theirs" / "t2mgpt" / "checkpoints/t2m/text_mot_match/model/finest.tar")
+    entry = REGISTRY.inputs[name]
+    for file, part in zip(entry.files, holds, strict=True):
+        # What an archive holds: the folders themselves (VQVAE/…), or one above all (t2m/…).
+        inside = tmp_path / "theirs" / entry.path / part
+        archive = target(entry, file, tmp_path)
+        archive.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path in sorted(inside.rglob("*.*")):
+                packed.write(path, path.relative_to(inside))
+        unzip(archive, tmp_path / entry.path / file.into)
+    assert found(name, tmp_path).state == "present"
 
 
 # The checks
@@ -255,6 +341,9 @@ WRITERS = {
     "smpl": (write_smpl, "basicmodel_m_lbs_10_207_0_v1.1.0.pkl, basicmodel_f"),
     "mdm_distilbert": (write_mdm, "model000600000.pt"),
     "distilbert": (write_encoder, "model.safetensors"),
+    "momask": (write_momask, "all 5 files"),
+    "remodiffuse": (write_remodiffuse, "all 4 files"),
+    "t2mgpt": (write_t2mgpt, "all 4 files"),
     "realworld": (write_realworld, "15 of 15 subjects with accelerometer files"),
 }
 
@@ -265,6 +354,9 @@ def test_official_layouts_are_present(tmp_path, name):
     make(tmp_path)
     answer = found(name, tmp_path)
     assert answer.state == "present" and why in answer.why
+
+
+MOMASK = momask_checkpoints.RVQ_FOLDER
 
 
 def spoil(root: Path, name: str, what: str) -> None:
@@ -313,6 +405,13 @@ def spoil(root: Path, name: str, what: str) -> None:
         ("distilbert", "drop model.safetensors", "incomplete", "lacks model.safetensors"),
         ("distilbert", "cut model.safetensors", "wrong", "is cut off"),
         ("distilbert", "html model.safetensors", "wrong", "is no safetensors file"),
+        ("momask", f"drop {MOMASK}/meta/std.npy", "incomplete", f"lacks {MOMASK}/meta/std.npy"),
+        ("momask", f"html {MOMASK}/model/net_best_fid.tar", "wrong", "no whole PyTorch file"),
+        ("momask", f"cut {MOMASK}/meta/mean.npy", "wrong", "mean.npy is cut off"),
+        ("remodiffuse", "drop t2m_text_train.npz", "incomplete", "lacks t2m_text_train.npz"),
+        ("remodiffuse", "head t2m_text_train.npz", "wrong", "npz is no whole zip archive"),
+        ("remodiffuse", "drop mean.npy", "incomplete", "lacks mean.npy"),
+        ("t2mgpt", "html pretrained/VQVAE/net_last.pth", "wrong", "no whole PyTorch file"),
         ("realworld", "head realworld2016_dataset.zip", "wrong", "is no whole zip archive"),
     ],
 )
@@ -333,6 +432,9 @@ def test_shapes_and_versions_are_told(tmp_path):
     array(tmp_path / "humanml3d" / "new_joint_vecs" / "000001.npy", 40, 251)
     assert "new_joint_vecs/000001.npy has shape (40, 251)" in found("humanml3d", tmp_path).why
     write_mdm(tmp_path, arch="trans_enc")
+    path = tmp_path / "remodiffuse" / "t2m_text_train.npz"
+    arrays(path, text_features=(2, 3), captions=(2,), motions=(2, 3), m_lengths=(2,))
+    assert found("remodiffuse", tmp_path).why == f"{path.name} has no array clip_seq_features"
     answer = found("mdm_distilbert", tmp_path)
     assert answer.why == "args.json says arch = 'trans_enc', not 'trans_dec': another model"
     write_encoder(tmp_path, kind="bert")
@@ -410,9 +512,10 @@ def test_tables_of_the_cmu_track_are_checked(tmp_path):
 def test_an_empty_or_absent_data_folder_lacks_everything(tmp_path):
     for root in (tmp_path, tmp_path / "absent"):
         table = status("paper", root)
-        assert (table["state"] == "missing").all() and len(table) == 13
+        assert (table["state"] == "missing").all() and len(table) == 16
         assert lacking(table) == [
-            "humanml3d_texts", "mdm_distilbert", "distilbert", "smpl", "realworld", "humanml3d",
+            "humanml3d_texts", "mdm_distilbert", "distilbert", "momask", "clip", "remodiffuse",
+            "smpl", "realworld", "humanml3d",
         ]  # fmt: skip
     assert status("demo", tmp_path).empty and lacking(status("demo", tmp_path)) == []
     assert not (tmp_path / "absent").exists()
@@ -428,7 +531,7 @@ def test_a_whole_folder_lacks_nothing(tmp_path):
 
 
 def test_one_choice_suffices_but_must_be_whole(tmp_path):
-    for make in (write_humanml3d_texts, write_mdm, write_encoder, write_smpl, write_realworld):
+    for make in (write_humanml3d_texts, *MODELS, write_smpl, write_realworld):
         make(tmp_path)
     for make in (write_amass, write_smplh):
         make(tmp_path)
@@ -466,7 +569,7 @@ def test_the_text_names_everything_and_keeps_to_the_width(tmp_path):
     assert all(len(line.split()) <= 2 for line in long)
     assert "MISSING" in text and "\x1b" not in text
     assert "Next: t2imu data fetch --track paper" in text
-    assert "By hand, as told above: smpl, humanml3d." in text
+    assert "By hand, as told above: remodiffuse, smpl, humanml3d." in text
     write_paper(tmp_path)
     text = as_text(status("paper", tmp_path, REGISTRY), "paper", tmp_path, 80)
     assert text.endswith("Everything that track paper requires is there.")

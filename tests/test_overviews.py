@@ -4,11 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
-from matplotlib.colors import to_hex
-from matplotlib.patches import PathPatch
 from numpy.testing import assert_allclose
 
-from t2imu_utils import overviews, plots
+from t2imu_utils import overviews, palette, plots
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.sensors import virtual_imu
 
@@ -18,9 +16,14 @@ matplotlib.use("Agg")
 @pytest.fixture(autouse=True)
 def styled():
     with matplotlib.rc_context():
-        plots.style()
+        palette.style()
         yield
     plt.close("all")
+
+
+MODELS = [
+    f"{name}{arm}" for name in ("mdm", "momask", "remodiffuse") for arm in ("", "-ft", "-acc0.1")
+] + ["t2mgpt"]
 
 
 def ticks(labels):
@@ -104,7 +107,7 @@ def test_signal_and_noise_of_the_schedule():
     assert_allclose(noise, [0, 0.6, 1])
 
 
-def test_fit_errors_are_means_of_motions_in_millimetres():
+def test_fit_errors_are_medians_of_motions_in_millimetres():
     def fit(walking, running):
         errors = [*walking, *running]
         rows = [{"activity": "walking"}] * len(walking) + [{"activity": "running"}] * len(running)
@@ -112,27 +115,13 @@ def test_fit_errors_are_means_of_motions_in_millimetres():
         frames = [np.array([0.5, 1.5]) * e / 1000 for e in errors]
         return Clips.from_list(rows, {"joint_error": frames}, {"rate": 20.0})
 
-    fits = {"mdm": fit([2.0, 4.0, 90.0], [10.0]), "mdm-ft": fit([6.0, 7.0, 8.0], [20.0])}
+    fits = {"mdm": fit([2.0, 4.0, 90.0], [10.0]), "mdm-ft": fit([6.0, 7.4, 8.0], [20.0])}
     ax = overviews.fit_error(fits).axes[0]
     assert ticks(ax.get_xticklabels()) == ["running", "walking"]
-    boxes = [patch for patch in ax.patches if isinstance(patch, PathPatch)]
-    found = {}
-    for box in boxes:
-        points = box.get_path().vertices
-        place = round(points[:, 0].mean())
-        inside = [
-            line.get_ydata()[0]
-            for line in ax.lines
-            if len(set(line.get_ydata())) == 1
-            and points[:, 0].min() <= np.mean(line.get_xdata()) <= points[:, 0].max()
-        ]
-        found[to_hex(box.get_facecolor()), place] = inside
-    mdm, ft = plots.colour("mdm"), plots.colour("mdm-ft")
-    assert set(found) == {(mdm, 0), (mdm, 1), (ft, 0), (ft, 1)}
-    medians = {(mdm, 0): 10, (mdm, 1): 4, (ft, 0): 20, (ft, 1): 7}
-    for key, value in medians.items():
-        assert any(y == pytest.approx(value) for y in found[key])
-    assert ticks(ax.get_legend().get_texts()) == [plots.label("mdm"), plots.label("mdm-ft")]
+    assert ticks(ax.get_yticklabels()) == ["MDM", "MDM, control"]
+    shown = np.asarray(ax.collections[0].get_array()).reshape(2, 2)
+    assert_allclose(shown, [[10, 4], [20, 7.4]])
+    assert ticks(ax.texts) == ["10", "4", "20", "7"]
 
 
 def test_known_motions_are_read_rightly_and_errors_found():
@@ -171,7 +160,23 @@ def test_dynamics_are_medians_by_activity_and_position():
         assert_allclose(line.get_xdata(), [5 * factor, 2 * factor])
         assert_allclose(line.get_ydata(), [shift, 1 + shift])
     assert_allclose(shin.lines[0].get_xdata(), [np.nan, 7])
-    assert head.lines[1].get_color() == plots.colour("mdm")
+    assert head.lines[1].get_color() == palette.colour("mdm")
+
+
+@pytest.mark.parametrize("count", [2, 6, 10])
+def test_dots_of_many_sources_stay_in_their_row(count):
+    rows = [(activity, "head", 1.0) for activity in ("walking", "running")]
+    table = pd.DataFrame(rows, columns=["activity", "site", "spread"])
+    figure = overviews.dynamics_by_activity(
+        dict.fromkeys(MODELS[:count], table), ["head", "shin"], ["walking", "running"]
+    )
+    ax = figure.axes[0]
+    first = np.sort([line.get_ydata()[0] for line in ax.lines])
+    assert -0.5 < first[0] < first[-1] < 0.5 and first.mean() == pytest.approx(0)
+    # No dot hides more than half of the one above it.
+    figure.canvas.draw()
+    pixels = np.abs(np.diff(ax.transData.transform([(1, y) for y in first])[:, 1]))
+    assert pixels.min() > ax.lines[0].get_markersize() * figure.dpi / 72 / 2
 
 
 def test_spectra_have_a_panel_for_each_category():
@@ -199,7 +204,7 @@ def test_intervals_have_a_row_for_each_model():
     mixing, distance = figure.axes
     assert (mixing.get_xlabel(), distance.get_xlabel()) == ("mixed", "far")
     # Read from above: the first model is the highest.
-    assert ticks(mixing.get_yticklabels()) == [plots.label("acc"), plots.label("mdm")]
+    assert ticks(mixing.get_yticklabels()) == [palette.label("acc"), palette.label("mdm")]
     drawn = {
         int(line.get_ydata()[0]): list(line.get_xdata())
         for line in mixing.lines
@@ -214,6 +219,15 @@ def test_intervals_have_a_row_for_each_model():
     assert points == {0: 0.1, 1: 0.4}
 
 
+def test_ten_models_fill_their_panels():
+    rows = [(model, "far", 0.5, 0.4, 0.6) for model in MODELS]
+    numbers = pd.DataFrame(rows, columns=["model", "measure", "value", "low", "high"])
+    figure = overviews.intervals(numbers, {"far": "distance"})
+    low, high = figure.axes[0].get_ylim()
+    assert -1 < low < 0 and 9 < high < 10
+    assert figure.get_figheight() < 6
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_confusions_of_every_generator(count):
     names = ["walking", "running"]
@@ -225,7 +239,7 @@ def test_confusions_of_every_generator(count):
         for i, model in enumerate(models)
     }
     axes = overviews.confusions(shares).axes
-    assert [title(ax) for ax in axes] == [plots.label(model) for model in models]
+    assert [title(ax) for ax in axes] == [palette.label(model) for model in models]
     for i, ax in enumerate(axes):
         assert ticks(ax.get_yticklabels()) == ["running", "walking"]
         assert ticks(ax.get_xticklabels()) == ["running", "walking"]
@@ -245,4 +259,17 @@ def test_every_subject_is_a_dot():
     assert_allclose(dots[1], [[1, 90]])
     means = [c.get_segments()[0][:, 1] for c in ax.collections if isinstance(c, LineCollection)]
     assert_allclose(means, [[60, 60], [90, 90]])
-    assert ticks(ax.get_xticklabels()) == ["MDM\n(base)", "real"]
+    assert ticks(ax.get_xticklabels()) == ["MDM", "real"]
+
+
+@pytest.mark.parametrize(("count", "slanted"), [(6, False), (7, True), (10, True)])
+def test_many_names_are_aslant_and_the_caption_below_them(count, slanted):
+    accuracy = {model: pd.Series([0.5, 0.7]) for model in MODELS[:count]}
+    figure = plots.caption(overviews.by_subject(accuracy), "demo corpus", "A dot a subject.")
+    names = figure.axes[0].get_xticklabels()
+    assert figure.get_figwidth() <= 11
+    assert {name.get_rotation() > 0 for name in names} == {slanted}
+    figure.canvas.draw()
+    boxes = [name.get_window_extent() for name in names]
+    assert min(box.y0 for box in boxes) > figure._supxlabel.get_window_extent().y1
+    assert min(box.x0 for box in boxes) > 0

@@ -8,8 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from t2imu_utils import plots
-from t2imu_utils.activities import ACTIVITIES, CATEGORIES
+from t2imu_utils import palette, plots
 from t2imu_utils.errors import InputError
 
 matplotlib.use("Agg")
@@ -18,43 +17,13 @@ matplotlib.use("Agg")
 @pytest.fixture(autouse=True)
 def styled():
     with matplotlib.rc_context():
-        plots.style()
+        palette.style()
         yield
     plt.close("all")
 
 
-def lightness(hue):
-    return np.dot(to_rgb(hue), [0.3, 0.6, 0.1])
-
-
 def texts(figure):
     return " ".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
-
-
-def test_every_model_has_its_colour():
-    shades = [plots.colour(f"mdm-acc{weight}") for weight in ("0.03", "0.1", "0.3", "1", "3")]
-    assert len(set(shades)) == 5
-    assert sorted(shades, key=lightness, reverse=True) == shades
-    fixed = [plots.colour(m) for m in ("real", "mdm", "mdm-ft", "momask", "remodiffuse")]
-    assert len(set(fixed + shades)) == 10
-    assert plots.colour("mdm-acc0.1-joints") == plots.colour("mdm-acc0.1")
-    assert plots.colour("mdm-ft-s1") == plots.colour("mdm-ft") != plots.colour("mdm")
-    assert plots.colour("someone") == plots.colour("someone") in plots.OTHER_MODELS
-
-
-def test_labels_are_for_readers():
-    assert plots.label("mdm-acc0.1") == "refined, λ = 0.1"
-    assert (
-        plots.label("mdm-acc1e-05-joints-nocontacts") == "refined, λ = 1e-05 (joints, nocontacts)"
-    )
-    assert plots.label("mdm") == "MDM (base)"
-    assert plots.label("mdm-ft-s1") == "control (λ = 0) (s1)"
-    assert plots.label("someone") == "someone"
-
-
-def test_one_order_holds_all_names():
-    assert set(ACTIVITIES) | set(CATEGORIES) == set(plots.ORDER)
-    assert plots.ordered(["walking", "zzz", "running", "walking"]) == ["running", "walking", "zzz"]
 
 
 def test_a_saved_figure_repeats_and_stays_small(tmp_path):
@@ -106,7 +75,7 @@ def test_figure_1_shows_every_model_and_count():
     assert {-0.03, -0.01} <= {round(h, 6) for h in heights}
     assert [t.get_text() for t in left.get_xticklabels()] == ["running\nn = 5", "walking\nn = 7"]
     assert len(right.get_xticklabels()) == 3
-    assert "control (λ = 0)" in texts(figure) and "refined, λ = 0.1" in texts(figure)
+    assert "MDM, control" in texts(figure) and "MDM, λ = 0.1" in texts(figure)
     relative = plots.fig1_lacc({"mdm-ft": differences(1)}, relative=True)
     assert "%" in relative.axes[0].get_ylabel()
     assert [round(bar.get_height(), 6) for bar in relative.axes[0].containers[0]] == [-30, -10]
@@ -121,11 +90,11 @@ def test_figure_2_has_lettered_panels():
         "A  title 0", "B  title 1", "C  title 2",
     ]  # fmt: skip
     assert "energy 0.3" in texts(figure)
-    assert "real (n = 15)" in texts(figure) and "MDM (base) (n = 25)" in texts(figure)
+    assert "real (n = 15)" in texts(figure) and "MDM (n = 25)" in texts(figure)
     shown = figure.axes[0].collections[0]
     np.testing.assert_allclose(np.sort(shown.get_offsets(), 0), np.sort(points, 0))
     own = shown.get_facecolors()[:, :3]
-    assert (np.abs(own - to_rgb(plots.colour("real"))).max(1) < 0.01).sum() == 15
+    assert (np.abs(own - to_rgb(palette.colour("real"))).max(1) < 0.01).sum() == 15
 
 
 def test_figure_3_shows_means_and_every_seed():
@@ -139,6 +108,60 @@ def test_figure_3_shows_means_and_every_seed():
     for text in ("55.0", "70.0", "chance: 12.5", "real: 90.0", "paper"):
         assert text in texts(figure)
     assert len(plots.fig3_har({"momask": [0.4]}).axes[0].containers) == 1
+
+
+MODELS = [
+    f"{name}{arm}" for name in ("mdm", "momask", "remodiffuse") for arm in ("", "-ft", "-acc0.1")
+] + ["t2mgpt", "mdm-acc0.3-s1", "remodiffuse-acc0.3-joints"]
+
+
+@pytest.mark.parametrize(("count", "slanted"), [(3, False), (6, False), (7, True), (12, True)])
+def test_figure_3_stays_readable_with_many_models(count, slanted):
+    accuracy = {model: [0.3, 0.5] for model in MODELS[:count]}
+    figure = plots.fig3_har(accuracy, real=[0.55], chance=0.125)
+    plots.caption(figure, "demo corpus", "n = 2 seeds, and many words more. " * 5)
+    assert figure.get_figwidth() <= 11
+    ax = figure.axes[0]
+    names = ax.get_xticklabels()
+    assert [name.get_text() for name in names] == [palette.label(model) for model in accuracy]
+    assert {name.get_rotation() > 0 for name in names} == {slanted}
+    figure.canvas.draw()
+    boxes = [name.get_window_extent() for name in names]
+    assert min(box.y0 for box in boxes) > figure._supxlabel.get_window_extent().y1
+    if not slanted:
+        assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    inside = [t.get_window_extent() for t in (*ax.texts, *names)]
+    assert min(box.x0 for box in inside) >= 0
+    assert max(box.x1 for box in inside) <= figure.bbox.width
+
+
+def test_a_number_stands_over_what_the_paper_reports():
+    figure = plots.fig3_har({"mdm": [0.5]}, paper={"mdm": 0.55})
+    number = next(text for text in figure.axes[0].texts if text.get_text() == "50.0")
+    assert number.xy == pytest.approx((0, 55))
+    far = plots.fig3_har({"mdm": [0.5]}, paper={"mdm": 0.75})
+    assert next(t for t in far.axes[0].texts if t.get_text() == "50.0").xy == pytest.approx((0, 50))
+
+
+@pytest.mark.parametrize(("count", "columns"), [(2, 2), (5, 5), (6, 3), (10, 5), (12, 4)])
+def test_a_legend_of_many_models_has_equal_columns(count, columns):
+    values = pd.DataFrame(dict.fromkeys(MODELS[:count], [1.0, 2.0]), index=["walking", "jumping"])
+    figure = plots.bars(values, "m/s²")
+    legend = figure.legends[0]
+    assert [t.get_text() for t in legend.get_texts()] == [palette.label(m) for m in MODELS[:count]]
+    assert legend._ncols == columns
+    figure.canvas.draw()
+    assert legend.get_window_extent().x0 > 0
+    assert legend.get_window_extent().y0 > figure.axes[0].get_window_extent().y1
+
+
+def test_a_legend_of_many_lines_hides_none():
+    x = np.arange(5.0)
+    figure = plots.lines({model: (x, x) for model in MODELS}, "timestep", "loss")
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 > figure.axes[0].get_window_extent().x1
+    assert legend.y0 > 0 and legend.x1 <= figure.bbox.width
 
 
 def test_the_other_plots_hold_what_they_were_given():

@@ -4,6 +4,7 @@ import pytest
 
 from t2imu_utils.activities import ACTIVITIES, CATEGORIES, SITES
 from t2imu_utils.errors import InputError
+from t2imu_utils.generators import family, sizes_of
 from t2imu_utils.tracks import TRACKS, data_set, load_track
 
 
@@ -14,6 +15,9 @@ def test_tracks_of_the_repository(path):
     assert set(track.recordings.classes) <= set(labels)
     assert set(track.recordings.sites) <= set(SITES)
     assert track.synthetic == ("synthetic" in track.title)
+    for name, section in track.generators.items():
+        sizes = sizes_of(track, name)
+        assert sizes is None if section.checkpoint else isinstance(sizes, family(name).Sizes)
 
 
 def changed(tmp_path, old, new):
@@ -27,10 +31,13 @@ def changed(tmp_path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("  layers: 2", "  layers: four", "prior.layers"),
-        ("  layers: 2", "  layers: 2\n  depth: 4", "prior.depth"),
-        ("  layers: 2\n", "", "prior.layers"),
         ("reader: demo", "reader: amass", "corpus.reader"),
+        ("  train: train\n", "", "corpus.train"),
+        ("body: open\n", "body: open\nprior: {}\n", "prior"),
+        ("  batch_size: 16", "  batch_size: 16.5", "training.batch_size"),
+        ("  t2mgpt:\n", "  t2m-gpt:\n", "generators.t2m-gpt"),
+        ("  mdm:\n    refined: true", "  mdm:\n    refined: often", "generators.mdm.refined"),
+        ("  mdm:\n    refined: true", "  mdm:\n    guidance: 0.0", "generators.mdm.guidance"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, field):
@@ -39,22 +46,36 @@ def test_wrong_field_is_named(tmp_path, old, new, field):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "said"),
     [
-        ("body: open\n", "body: open\ncheckpoint: mdm/some\n"),
-        ("  pretrain_steps: 700\n", ""),
-        ("  pretrain_learning_rate: 7.0e-4\n", ""),
+        ("  pretrain_steps: 700\n", "", "mdm, momask, remodiffuse, t2mgpt: trained here, which"),
+        ("  pretrain_learning_rate: 7.0e-4\n", "", "or published, which needs checkpoint"),
+        ("  mdm:\n", "  mdmx:\n", "the study needs the generator mdm"),
     ],
 )
-def test_a_base_is_trained_or_published(tmp_path, old, new):
-    with pytest.raises(InputError, match="either trained here .* or published"):
+def test_a_generator_is_trained_or_published_and_mdm_among_them(tmp_path, old, new, said):
+    with pytest.raises(InputError, match=f"mine.yaml: found value error, .*{said}"):
         load_track(changed(tmp_path, old, new))
+
+
+def test_what_is_published_needs_no_budget_and_no_sizes(tmp_path):
+    text = (TRACKS / "demo.yaml").read_text()
+    before, rest = text.split("generators:\n")
+    after = rest.split("\ntraining:\n")[1]
+    for line in ("  pretrain_steps: 700\n", "  pretrain_learning_rate: 7.0e-4\n"):
+        after = after.replace(line, "")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{before}generators:\n  mdm:\n    checkpoint: some\ntraining:\n{after}")
+    track = load_track(str(path))
+    assert track.training.pretrain_steps is None and sizes_of(track, "mdm") is None
+    assert track.generators["mdm"].checkpoint == "some" and not track.generators["mdm"].refined
 
 
 def test_the_paper_track_keeps_the_published_settings():
     track = load_track("paper")
     training = track.training
-    assert track.checkpoint and track.prior is None and training.pretrain_steps is None
+    assert all(section.checkpoint for section in track.generators.values())
+    assert training.pretrain_steps is None and track.generators["mdm"].refined
     assert (training.finetune_learning_rate, training.batch_size) == (1e-4, 64)
     assert (training.ema_decay, training.condition_dropout) == (0.9999, 0.1)
     assert len(track.recordings.sites) == 7 and len(track.har.seeds) == 10

@@ -1,4 +1,4 @@
-"""The workflow on a copy of the repository whose notebooks are stubs and whose runner is too."""
+"""The workflow on a copy of the repository whose notebooks, cells and their runners are stubs."""
 
 import ast
 import json
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -16,59 +17,104 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from t2imu_utils.cells.__main__ import CELLS, main
+from t2imu_utils.dependencies import reached
 from t2imu_utils.parameters import resolve_parameters
 from t2imu_utils.runs import ROOT, STAGES
+from t2imu_utils.tracks import load_track
 
-# Stands in for `t2imu_utils.execute`: writes down its arguments, then what a stage would leave.
-RUNNER = """
+DATA, PROMPTS, TRAINING, MOTIONS, SENSORS, LOSSES, TSNE, HAR, SWEEP = STAGES
+# Stand in for `t2imu_utils.execute` and `t2imu_utils.cells`: they write down what they were asked
+# for, in order, then what a stage would leave, or fail where the file "fail" says so.
+WORK = """
 import json, sys
 from pathlib import Path
 
+def work(track, model, stage, **given):
+    with open("calls.jsonl", "a") as stream:
+        stream.write(json.dumps({"model": model, "stage": stage, "track": track, **given}) + "\\n")
+    if Path("fail").exists() and Path("fail").read_text() == f"{model} {stage}":
+        sys.exit(1)
+    record = Path("data/runs", track, model, stage, "run.json")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"model": model, "stage": stage}))
+"""
+EXECUTE = """
+import sys
+from pathlib import Path
+from t2imu_utils.work import work
+
 notebook, log, *rest = sys.argv[1:]
 given = dict(zip(rest[1::3], rest[2::3]))
-stage, out = Path(notebook).stem, Path(log)
-with open("calls.jsonl", "a") as stream:
-    stream.write(json.dumps({"stage": stage, "log": log, **given}) + "\\n")
-if Path("fail").exists() and Path("fail").read_text() == stage:
-    sys.exit(1)
-model = out.parent.parent.name
-for each in {model, "mdm"} if model == "mdm-ft" else {model}:
-    record = Path("data/runs", given["track"], each, stage, "run.json")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(given))
-out.write_text("executed")
+work(model=Path(log).parent.parent.name, stage=Path(notebook).stem, **given)
+Path(log).write_text("executed")
 """
-IMPORTS = {
-    "02_finetuning": "from t2imu_utils.priors import losses",
-    "07_har": "%matplotlib inline\nfrom t2imu_utils.evaluation.har import DeepConvLSTM",
+CELL = """
+import sys
+from t2imu_utils.work import work
+
+stage, _, track, _, model = sys.argv[1:]
+work(track, model, stage, cell=True)
+"""
+# By module of `t2imu_utils.cells` and by notebook: what it imports from the package.
+REACHED = {
+    "sampling": "generators.mdm",
+    "sensing": "imu.sensors",
+    "losses": "evaluation.lacc",
+    "recognition": "evaluation.har",
+    TRAINING: "priors.losses",
+    MOTIONS: "cells.sampling",
+    SENSORS: "cells.sensing",
+    LOSSES: "cells.losses",
+    TSNE: "evaluation.similarity",
+    HAR: "cells.recognition",
+    SWEEP: "evaluation.sweep",
 }
+COMPARISONS = [(stage, "compare") for stage in STAGES[3:]]
+# What follows from any other comparison, and once for all.
+LAST = [(HAR, "compare"), (SWEEP, "compare")]
+# What the Snakefile itself imports.
+NEEDED = ("arm_names.py", "dependencies.py", "errors.py", "runs.py", "tracks.py")
+
+
+def imports(name: str) -> str:
+    return f"%matplotlib inline\nimport t2imu_utils.{REACHED.get(name, 'runs')}"
+
+
+def write_module(package: Path, name: str, source: str) -> None:
+    path = package.joinpath(*name.split(".")).with_suffix(".py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source)
+    path.with_name("__init__.py").touch()
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
+def stubs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stubs")
     shutil.copytree(ROOT / "workflow", folder / "workflow")
     package = folder / "t2imu_utils"
-    for name in ("__init__", "dependencies", "errors", "runs"):
-        package.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "t2imu_utils" / f"{name}.py", package)
-    for name in ("priors/losses", "evaluation/har"):
-        (package / name).parent.mkdir()
-        (package / f"{name}.py").write_text("from t2imu_utils import runs\n")
-        (package / name).with_name("__init__.py").touch()
-    (package / "execute.py").write_text(RUNNER)
+    package.mkdir()
+    for name in reached(*NEEDED):
+        shutil.copy(ROOT / "t2imu_utils" / name, package)
+    for module in set(REACHED.values()):
+        write_module(package, module, "from t2imu_utils import runs\n")
+    for module, _ in CELLS.values():
+        write_module(package, f"cells.{module}", f"import t2imu_utils.{REACHED[module]}\n")
+    write_module(package, "cells.__main__", CELL)
+    (package / "execute.py").write_text(EXECUTE)
+    (package / "work.py").write_text(WORK)
     (folder / "environment").touch()
     (folder / "notebooks").mkdir()
     for stage in STAGES:
-        cell = nbformat.v4.new_code_cell(IMPORTS.get(stage, "from t2imu_utils import runs"))
+        cell = nbformat.v4.new_code_cell(imports(stage))
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"notebooks/{stage}.ipynb")
     return folder
 
 
-def make(project: Path, **config: str) -> subprocess.CompletedProcess:
+def make(project: Path, target: str = "paper", **config: str) -> subprocess.CompletedProcess:
     """`make paper` as the Makefile of the repository has it, in another folder."""
     # The environment is the one under test: its recipe must not run.
-    command = ["make", "--file", str(ROOT / "Makefile"), "--old-file=environment", "paper"]
+    command = ["make", "--file", str(ROOT / "Makefile"), "--old-file=environment", target]
     binaries = [f"BIN={Path(sys.executable).parent}", "STAMP=environment"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("T2IMU_", "MAKE"))}
     return subprocess.run(
@@ -81,124 +127,296 @@ def make(project: Path, **config: str) -> subprocess.CompletedProcess:
     )
 
 
-def calls(project: Path, **config: str) -> list[dict]:
-    """What the runner was called with by one `make paper`, in order."""
-    journal = project / "calls.jsonl"
-    journal.unlink(missing_ok=True)
-    done = make(project, **config)
-    assert done.returncode == 0, done.stderr
-    lines = journal.read_text().splitlines() if journal.exists() else []
+def journal(project: Path) -> list[dict]:
+    """What the runners were called with since the last look, in order."""
+    path = project / "calls.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
     return [json.loads(line) for line in lines]
 
 
-def stages(made: list[dict]) -> list[str]:
-    return sorted(call["stage"] for call in made)
+def calls(project: Path, target: str = "paper", **config: str) -> list[dict]:
+    """What one `make` executed."""
+    done = make(project, target, **({"GENERATORS": "mdm"} | config))
+    assert done.returncode == 0, done.stderr
+    return journal(project)
 
 
-COMPARISONS = list(STAGES[3:])
+def work(made: list[dict]) -> list[tuple[str, str]]:
+    return sorted((call["stage"], call["model"]) for call in made)
 
 
-def test_order_reruns_and_arms(project):
-    """One story, since each step starts where the last one ended."""
-    first = calls(project)
-    order = [call["stage"] for call in first]
-    assert stages(first) == sorted([*STAGES, "02_finetuning"])
+def of(stage: str, *models: str) -> list[tuple[str, str]]:
+    return [(stage, model) for model in models]
+
+
+def compared(made: list[dict]) -> list[str]:
+    """The models that stand side by side in the end."""
+    return next(
+        json.loads(call["models"]) for call in made if call["stage"] == HAR and "models" in call
+    )
+
+
+def everything(*models: str) -> list[tuple[str, str]]:
+    """The whole paper for these models: each stage of each, and what compares them."""
+    each = [pair for stage in (TRAINING, *CELLS) for pair in of(stage, *models)]
+    return sorted([(DATA, "shared"), (PROMPTS, "shared"), *each, (HAR, "real"), *COMPARISONS])
+
+
+MODELS = ("mdm", "mdm-ft", "mdm-acc0.1")
+
+
+@pytest.fixture(scope="module")
+def paper(stubs, tmp_path_factory) -> tuple[Path, list[dict]]:
+    """A project after its first `make`, and what that executed."""
+    folder = tmp_path_factory.mktemp("paper") / "project"
+    shutil.copytree(stubs, folder)
+    return folder, calls(folder)
+
+
+@pytest.fixture
+def made(paper, tmp_path) -> Path:
+    """A copy of that project, with its times, to be changed."""
+    return Path(shutil.copytree(paper[0], tmp_path / "project"))
+
+
+@pytest.fixture
+def project(stubs, tmp_path) -> Path:
+    """A project in which nothing has been run yet."""
+    return Path(shutil.copytree(stubs, tmp_path / "project"))
+
+
+def test_the_paper_in_its_order(paper):
+    made = paper[1]
+    order = [(call["stage"], call["model"]) for call in made]
+    assert sorted(order) == everything(*MODELS)
     for before, after in (
-        ("00_data", "02_finetuning"),
-        ("01_prompt_generation", "03_smpl_fitting"),
-        ("02_finetuning", "03_smpl_fitting"),
-        ("03_smpl_fitting", "04_imu_synthesis"),
-        ("03_smpl_fitting", "05_lacc_analysis"),
-        ("04_imu_synthesis", "06_tsne"),
-        ("05_lacc_analysis", "07_har"),
-        ("06_tsne", "07_har"),
+        ((DATA, "shared"), (TRAINING, "mdm")),
+        ((TRAINING, "mdm"), (TRAINING, "mdm-ft")),
+        ((TRAINING, "mdm-ft"), (TRAINING, "mdm-acc0.1")),
+        ((PROMPTS, "shared"), (MOTIONS, "mdm")),
+        *(((TRAINING, model), (MOTIONS, model)) for model in MODELS),
+        *(((TRAINING, model), (LOSSES, model)) for model in MODELS),
+        *(((MOTIONS, model), (SENSORS, model)) for model in MODELS),
+        *(((SENSORS, model), (HAR, model)) for model in MODELS),
+        *(((stage, model), (stage, "compare")) for stage in CELLS for model in MODELS),
+        *(((MOTIONS, model), (LOSSES, "compare")) for model in MODELS),
+        *(((SENSORS, model), (TSNE, "compare")) for model in MODELS),
+        ((HAR, "real"), (HAR, "compare")),
+        ((LOSSES, "compare"), (HAR, "compare")),
+        ((TSNE, "compare"), (HAR, "compare")),
+        ((HAR, "compare"), (SWEEP, "compare")),
     ):
         assert order.index(before) < order.index(after)
-    control, refined = (call for call in first if call["stage"] == "02_finetuning")
-    assert (control["lambda_acc"], refined["lambda_acc"]) == ("0", "0.1")
-    assert control["log"] == "data/runs/demo/mdm-ft/02_finetuning/notebook.ipynb"
-    assert refined["log"] == "data/runs/demo/mdm-acc0.1/02_finetuning/notebook.ipynb"
-    assert {call["track"] for call in first} == {"demo"}
-    assert json.loads(first[-1]["models"]) == ["mdm", "mdm-ft", "mdm-acc0.1"]
-    assert first[-1]["log"] == "data/runs/demo/compare/07_har/notebook.ipynb"
-
-    assert calls(project) == []
-
-    second = calls(project, LAMBDA_ACC="0.3")
-    assert stages(second) == ["02_finetuning", *COMPARISONS]
-    assert second[0]["lambda_acc"] == "0.3"
-    assert json.loads(second[-1]["models"]) == ["mdm", "mdm-ft", "mdm-acc0.1", "mdm-acc0.3"]
-
-    assert calls(project, LAMBDA_ACC="0 3e-1 0.10") == []
-
-    # Only what reaches a file by its imports is executed again, and what follows from it.
-    (project / "t2imu_utils/evaluation/har.py").write_text("from t2imu_utils import runs  # new\n")
-    assert stages(calls(project)) == ["07_har"]
-    (project / "t2imu_utils/priors/losses.py").write_text("from t2imu_utils import runs  # new\n")
-    trained = calls(project)
-    assert stages(trained) == ["02_finetuning"] * 3 + COMPARISONS
-
-    # A run by hand with other settings is overtaken again, and its arms are shown with the others.
-    runs = project / "data/runs/demo"
-    (runs / "compare/06_tsne/run.json").write_text("{}")
-    assert stages(calls(project)) == ["06_tsne", "07_har"]
-    by_hand = runs / "mdm-acc0.1-joints/02_finetuning/run.json"
-    by_hand.parent.mkdir(parents=True)
-    by_hand.write_text("{}")
-    shown = calls(project)
-    assert stages(shown) == COMPARISONS
-    assert "mdm-acc0.1-joints" in json.loads(shown[0]["models"])
-
-    seeded = calls(project, SEED="1")
-    assert stages(seeded) == ["02_finetuning", "02_finetuning", *COMPARISONS]
-    assert seeded[0]["log"] == "data/runs/demo/mdm-ft-s1/02_finetuning/notebook.ipynb"
-    assert {call["seed"] for call in seeded if "seed" in call} == {"1"}
 
 
-def test_failure_stops_and_is_taken_up_again(project):
-    (project / "fail").write_text("04_imu_synthesis")
-    journal = project / "calls.jsonl"
-    journal.unlink(missing_ok=True)
-    assert make(project, TRACK="cmu").returncode != 0
-    made = {json.loads(line)["stage"] for line in journal.read_text().splitlines()}
-    assert "04_imu_synthesis" in made and "07_har" not in made
-    # What was whole before the failure still is: nothing of it was deleted.
-    assert (project / "data/runs/cmu/mdm/02_finetuning/run.json").exists()
+def test_everyone_is_told_what_to_do(paper):
+    made = paper[1]
+    assert {call["track"] for call in made} == {"demo"}
+    # Cells do what one model has to do in a stage; the rest are notebooks.
+    cells = {(call["stage"], call["model"]) for call in made if "cell" in call}
+    assert cells == {(stage, model) for stage in CELLS for model in MODELS} | {(HAR, "real")}
+    asked = {
+        call["model"]: [call[name] for name in ("generator", "lambda_acc")] + [call.get("seed")]
+        for call in made
+        if call["stage"] == TRAINING
+    }
+    assert asked == {
+        "mdm": ["mdm", "None", None],
+        "mdm-ft": ["mdm", "0", "0"],
+        "mdm-acc0.1": ["mdm", "0.1", "0"],
+    }
+    shown = [json.loads(call["models"]) for call in made if "models" in call]
+    assert shown == [list(MODELS)] * 5
+
+
+def test_a_second_call_does_nothing(made):
+    assert calls(made, LAMBDA_ACC="0 1e-1 0.10", SEEDS="0 0") == []
+
+
+def test_another_weight_and_another_seed_join_the_others(made):
+    more = calls(made, LAMBDA_ACC="0.3")
+    new = [pair for stage in (TRAINING, *CELLS) for pair in of(stage, "mdm-acc0.3")]
+    assert work(more) == sorted([*new, *COMPARISONS])
+    assert compared(more) == [*MODELS, "mdm-acc0.3"]
+    seeded = calls(made, LAMBDA_ACC="0", SEEDS="1")
+    assert work(seeded)[0] == (TRAINING, "mdm-ft-s1")
+    assert [call["seed"] for call in seeded if "seed" in call] == ["1"]
+    assert compared(seeded) == [
+        "mdm",
+        "mdm-ft",
+        "mdm-ft-s1",
+        *MODELS[2:],
+        "mdm-acc0.3",
+    ]
+
+
+def test_only_the_asked_generators_beside_mdm(project):
+    momask = ("momask", "momask-ft", "momask-acc0.1")
+    executed = calls(project, GENERATORS="momask")
+    assert work(executed) == everything(*MODELS, *momask)
+    generators = {call["model"]: call["generator"] for call in executed if "generator" in call}
+    assert generators == {model: model.split("-")[0] for model in (*MODELS, *momask)}
+    # One that is not refined has no arms.
+    assert not load_track("demo").generators["t2mgpt"].refined
+    more = calls(project, GENERATORS="mdm t2mgpt")
+    assert of(TRAINING, "t2mgpt") == [pair for pair in work(more) if pair[0] == TRAINING]
+    assert compared(more) == [*MODELS, *momask, "t2mgpt"]
+
+
+GRID = {"LAMBDA_ACC": "0.1 0.3", "SEEDS": "0 1"}
+CELLS_OF_GRID = (
+    "mdm", "mdm-ft", "mdm-ft-s1", "mdm-acc0.1", "mdm-acc0.1-s1", "mdm-acc0.3", "mdm-acc0.3-s1",
+)  # fmt: skip
+
+
+def test_a_failed_cell_of_a_sweep_is_made_again_alone(project):
+    """Two weights and two seeds: each cell is built once, but for the one that failed."""
+    broken = "mdm-acc0.3-s1"
+    (project / "fail").write_text(f"{broken} {SENSORS}")
+    assert make(project, "sweep", GENERATORS="mdm", **GRID).returncode != 0
+    first = work(journal(project))
+    kept_from = {(HAR, broken), (SENSORS, "compare"), (TSNE, "compare"), *LAST}
+    assert first == sorted(set(everything(*CELLS_OF_GRID)) - kept_from)
     (project / "fail").unlink()
-    rest = calls(project, TRACK="cmu")
-    assert {"04_imu_synthesis", "06_tsne", "07_har"} <= set(stages(rest))
-    assert "03_smpl_fitting" not in stages(rest)
-    junk = {p.name for p in project.iterdir()} - {"calls.jsonl", "data", "environment"}
-    assert junk == {"workflow", "t2imu_utils", "notebooks", ".snakemake"}
+    assert work(calls(project, "sweep", **GRID)) == sorted({(SENSORS, broken), *kept_from})
+
+
+def test_without_a_sweep_the_first_failure_ends_it(project):
+    (project / "fail").write_text(f"mdm {TRAINING}")
+    assert make(project, GENERATORS="mdm").returncode != 0
+    assert not {pair for pair in work(journal(project)) if pair[0] in CELLS}
+    # What was whole before the failure still is: nothing of it was deleted.
+    assert (project / f"data/runs/demo/shared/{DATA}/run.json").exists()
+    (project / "fail").unlink()
+    rest = work(calls(project))
+    assert (DATA, "shared") not in rest and (TRAINING, "mdm") in rest
+    junk = {p.name for p in project.iterdir()} - {"data", "environment", ".snakemake"}
+    assert junk == {"workflow", "t2imu_utils", "notebooks"}
+
+
+CHANGED = {
+    "t2imu_utils/evaluation/har.py": [*of(HAR, *MODELS, "real"), *LAST],
+    "t2imu_utils/imu/sensors.py": [
+        *of(SENSORS, *MODELS, "compare"), (TSNE, "compare"), *of(HAR, *MODELS), *LAST,
+    ],
+    "t2imu_utils/priors/losses.py": sorted(
+        set(everything(*MODELS)) - {(DATA, "shared"), (PROMPTS, "shared"), (HAR, "real")}
+    ),
+    f"notebooks/{LOSSES}.ipynb": [(LOSSES, "compare"), *LAST],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", CHANGED)
+def test_what_reaches_a_file_is_executed_again_and_nothing_else(made, file):
+    path = made / file
+    # One more line, which changes no text that is read.
+    path.write_text(path.read_text().rstrip("\n") + "\n\n")
+    assert work(calls(made)) == sorted(CHANGED[file])
+
+
+BY_HAND = {
+    ("other settings", "compare", TSNE): [(TSNE, "compare"), *LAST],
+    ("other settings", "mdm", SENSORS): [
+        *of(SENSORS, "mdm", "compare"), (TSNE, "compare"), (HAR, "mdm"), *LAST,
+    ],
+    ("broken off", "mdm-ft", LOSSES): [*of(LOSSES, "mdm-ft", "compare"), *LAST],
+    # What `runs.finished_dir` says to do with damaged outputs.
+    ("deleted", "mdm", LOSSES): [*of(LOSSES, "mdm", "compare"), *LAST],
+    # A changed control is followed by its arm, whose notebook shows both.
+    ("deleted", "mdm-ft", TRAINING): [
+        *(pair for stage in (TRAINING, *CELLS) for pair in of(stage, "mdm-ft", "mdm-acc0.1")),
+        *COMPARISONS,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "model", "stage"), BY_HAND)
+def test_what_was_done_by_hand_is_overtaken(made, how, model, stage):
+    folder = made / "data/runs/demo" / model / stage
+    if how == "other settings":
+        (folder / "run.json").write_text("{}")
+    elif how == "broken off":
+        (folder / "run.json").unlink()
+    else:
+        shutil.rmtree(folder)
+    assert work(calls(made)) == sorted(BY_HAND[how, model, stage])
+    if how == "broken off":
+        assert calls(made) == []
+
+
+def test_an_arm_made_by_hand_is_shown_with_the_others(made):
+    runs = made / "data/runs/demo"
+    for name in ("mdm-acc0.1-joints", "gone", "gone-ft"):  # the last two: of no generator here
+        (runs / name / TRAINING).mkdir(parents=True)
+        (runs / name / TRAINING / "run.json").write_text("{}")
+    shown = calls(made)
+    new = [pair for stage in CELLS for pair in of(stage, "mdm-acc0.1-joints")]
+    assert work(shown) == sorted([*new, *COMPARISONS])
+    assert compared(shown) == [*MODELS, "mdm-acc0.1-joints"]
+
+
+def standing(project: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file with its time and content, but for Snakemake's own."""
+    files = (p for p in project.rglob("*") if p.is_file() and ".snakemake" not in p.parts)
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files if p.suffix != ".pyc"}
+
+
+def test_a_dry_run_says_much_and_changes_nothing(made):
+    (made / f"data/runs/demo/mdm/{SENSORS}/run.json").write_text("{}")
+    (made / f"data/runs/demo/compare/{LOSSES}/run.json").unlink()
+    before = standing(made)
+    done = make(made, "sweep", GENERATORS="mdm", LAMBDA_ACC="0.1 0.3", SHOW="-n")
+    assert done.returncode == 0 and standing(made) == before
+    for rule, count in {"arm": 1, "motions": 1, "sensors": 2, "recognition": 2, "har": 1}.items():
+        assert [rule, str(count)] in [line.split() for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"TRACK": "nowhere"}, "expected one of cmu, demo"),
-        ({"LAMBDA_ACC": "much"}, "expected weights"),
-        ({"LAMBDA_ACC": "-1"}, "expected weights"),
+        ({"LAMBDA_ACC": "much"}, "expected weights of at least 0"),
+        ({"LAMBDA_ACC": "0.1 inf"}, "expected weights of at least 0"),
+        ({"SEEDS": "0 -1"}, "seeds='0 -1': expected weights of at least 0 and whole numbers"),
+        (
+            {"GENERATORS": "mdm gan"},
+            "generators=gan: not on track demo; expected some of mdm, momask",
+        ),
     ],
 )
-def test_bad_requests_are_told(project, config, said):
-    done = make(project, **config)
+def test_bad_requests_are_told(stubs, config, said):
+    done = make(stubs, **config)
     assert done.returncode != 0
-    assert said in done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert journal(stubs) == []
 
 
-def test_every_command_fits_its_notebook(tmp_path):
+def test_every_command_fits_its_notebook_or_cell(tmp_path):
     """What the workflow passes to the real notebooks is what they declare."""
     for name in ("workflow", "notebooks", "t2imu_utils"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "environment").touch()
     printed = make(tmp_path, SHOW="--dry-run --printshellcmds").stdout
-    commands = [line for line in printed.splitlines() if "t2imu_utils.execute" in line]
-    assert len(commands) == len(STAGES) + 1
-    for words in map(shlex.split, commands):
+    commands = [shlex.split(line) for line in printed.splitlines() if " -m t2imu_utils." in line]
+    notebooks = [words for words in commands if "t2imu_utils.execute" in words]
+    for words in notebooks:
         words = words[words.index("t2imu_utils.execute") + 1 : words.index("&&")]
         given = dict(zip(words[3::3], words[4::3], strict=True))
         path = tmp_path / words[0]
         resolve_parameters(nbformat.read(path, as_version=4), given, path)
+    # By default the whole track: a base each, a control and an arm where it is refined.
+    generators = load_track("demo").generators
+    models = len(generators) + 2 * sum(section.refined for section in generators.values())
+    assert len(notebooks) == 2 + models + len(COMPARISONS)
+    cells = Counter()
+    for words in commands:
+        if "t2imu_utils.cells" in words:
+            words = words[words.index("t2imu_utils.cells") + 1 : words.index("&&")]
+            context = main.make_context("cells", words)
+            assert context.params["track"] == "demo"
+            cells[context.params["stage"]] += 1
+    assert cells == dict.fromkeys(CELLS, models) | {HAR: models + 1}
 
 
 def declared() -> list[Requirement]:

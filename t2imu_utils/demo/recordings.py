@@ -27,6 +27,7 @@ from t2imu_utils.demo.corpus import KINDS
 from t2imu_utils.demo.curves import drift, smoothstep
 from t2imu_utils.demo.figure import Figure, about, articulate, make_figures
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import beside
 from t2imu_utils.imu.sensors import virtual_imu
 from t2imu_utils.motion.resample import resample
 
@@ -106,8 +107,7 @@ def write_recordings(
             "Ask for longer recordings.",
         )
     folder = Path(root) / FOLDER
-    building = folder.with_name(f".{FOLDER}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{FOLDER}.{os.getpid()}.old")
+    building, old = beside(folder, "tmp"), beside(folder, "old")
     # Other bodies than the corpus's: another stream, a wider range of heights and proportions.
     names = [f"proband{number}" for number in range(1, subjects + 1)]
     figures = make_figures(names, seed + 10_007, (1.5, 1.97), 1.7)

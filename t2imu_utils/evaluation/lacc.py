@@ -17,9 +17,8 @@ from tqdm.auto import tqdm
 
 from t2imu_utils.activities import CATEGORIES, HIGH_DYNAMIC
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.priors.diffusion import add_noise, schedule
+from t2imu_utils.generators import Denoiser
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.losses import LossWeights, motion_losses
 
 MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
@@ -57,8 +56,13 @@ def freeze_in_time(x: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]) -> Floa
     return ((x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)).expand_as(x)
 
 
+def levels_of(timesteps: Sequence[int], steps: int, levels: int) -> list[int]:
+    """Noise levels as far along as `timesteps` of `steps`, for a model that has `levels`."""
+    return sorted({t * levels // steps for t in timesteps})
+
+
 def clip_losses(
-    prior: Prior,
+    denoise: Denoiser,
     clips: Sequence[MotionClip],
     timesteps: Sequence[int],
     seed: int,
@@ -69,11 +73,13 @@ def clip_losses(
 ) -> pd.DataFrame:
     """Losses of x̂_0 for every clip and timestep, one noise each, text given, no guidance.
 
-    A clip is conditioned on its first caption, and one longer than the prior takes is evaluated on
+    A clip is conditioned on its first caption, and one longer than the model takes is evaluated on
     its first frames (`frames` tells how many).
 
     Args:
-        timesteps: 0 ... diffusion steps - 1.
+        denoise: what a model makes of a noisy motion (`Generator.denoiser`); of a tokeniser, what
+            decoding leaves of it, with the single timestep 0.
+        timesteps: 0 ... noise levels - 1.
         references: also evaluate two things that are no better motion: the model's own x̂_0
             smoothed by a Gaussian of one frame ("gaussian"), and frozen at its mean ("constant").
 
@@ -82,25 +88,17 @@ def clip_losses(
         ``frames`` and the losses. ``simple``, ``vel``, ``acc`` and ``acc_no_contacts`` are of
         normalised features, ``pos`` and ``foot`` in m², ``acc_joints`` in (m/s²)².
     """
-    _check(prior, clips, timesteps)
-    config = prior.config
-    captions = {text: i for i, text in enumerate(dict.fromkeys(c.captions[0] for c in clips))}
-    text, text_valid = prior.condition(list(captions))
-    model, scheduler = prior.model.to(device).eval(), schedule(config.diffusion_steps)
+    _check(denoise, clips, timesteps)
     pairs = [(clip, t) for clip in sorted(clips, key=lambda c: len(c.features)) for t in timesteps]
     batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
     rows = []
     with torch.inference_mode():
         for batch in tqdm(batches, desc="losses", mininterval=2, disable=not progress):
-            x0, noise, mask = (x.to(device) for x in _pad(prior, batch, seed))
+            x0, noise, mask = (x.to(device) for x in _pad(denoise, batch, seed))
             t = torch.tensor([timestep for _, timestep in batch], device=device)
-            index = torch.tensor([captions[clip.captions[0]] for clip, _ in batch])
-            tokens, valid = text[index], text_valid[index]
-            longest = int(valid.sum(1).max())
-            condition = (x[:, :longest].to(device) for x in (tokens, valid))
-            x0_hat = model(add_noise(x0, noise, t, scheduler), t, *condition, mask)
+            x0_hat = denoise([clip for clip, _ in batch], x0, mask, t, noise)
             for estimate, guess in _estimates(x0_hat, mask, references):
-                losses = _losses(x0, guess, mask, prior)
+                losses = _losses(x0, guess, mask, denoise.normaliser)
                 rows += [
                     {"clip": clip.name, "timestep": timestep, "estimate": estimate,
                      "frames": int(frames), **dict(zip(TERMS, values, strict=True))}
@@ -113,7 +111,7 @@ def clip_losses(
     return table.sort_values(["clip", "timestep", "estimate"], ignore_index=True)
 
 
-def _check(prior: Prior, clips: Sequence[MotionClip], timesteps: Sequence[int]) -> None:
+def _check(denoise: Denoiser, clips: Sequence[MotionClip], timesteps: Sequence[int]) -> None:
     names = [clip.name for clip in clips]
     if not names or len(set(names)) < len(names):
         raise InputError(
@@ -122,28 +120,32 @@ def _check(prior: Prior, clips: Sequence[MotionClip], timesteps: Sequence[int]) 
             "at least one clip, each with its own name",
             "Noise and pairing go by the clip's name.",
         )
-    steps = prior.config.diffusion_steps
+    steps = denoise.levels
     wrong = [t for t in timesteps if not 0 <= t < steps]
     if wrong or not len(timesteps):
         raise InputError(
             "timesteps",
             str(wrong or "none"),
             f"timesteps from 0 to {steps - 1}",
-            "Choose others; the prior was trained with no more.",
+            "Choose others; the model has no more.",
         )
 
 
 def _pad(
-    prior: Prior, batch: list[tuple[MotionClip, int]], seed: int
+    denoise: Denoiser, batch: list[tuple[MotionClip, int]], seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    longest = prior.config.max_frames
-    x0 = [torch.as_tensor(clip.features[:longest], dtype=torch.float32) for clip, _ in batch]
+    ends = [min(len(clip.features), denoise.max_frames) for clip, _ in batch]
+    ends = [end // denoise.stride * denoise.stride for end in ends]
+    x0 = [
+        torch.as_tensor(clip.features[:end], dtype=torch.float32)
+        for (clip, _), end in zip(batch, ends, strict=True)
+    ]
     noise = [
         torch.from_numpy(common_noise(clip.name, t, seed, len(x)))
         for (clip, t), x in zip(batch, x0, strict=True)
     ]
     lengths = torch.tensor([len(x) for x in x0])
-    normal = [prior.normaliser.normalise(x) for x in x0]
+    normal = [denoise.normaliser.normalise(x) for x in x0]
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     return pad_sequence(normal, batch_first=True), pad_sequence(noise, batch_first=True), mask
 
@@ -157,14 +159,16 @@ def _estimates(
         yield CONSTANT, freeze_in_time(x0_hat, mask)
 
 
-def _losses(x0: Tensor, x0_hat: Tensor, mask: Tensor, prior: Prior) -> Float[np.ndarray, "B L"]:
-    terms = motion_losses(x0, x0_hat, mask, LossWeights(), prior.normaliser, all_terms=True)
+def _losses(
+    x0: Tensor, x0_hat: Tensor, mask: Tensor, normaliser: Normaliser
+) -> Float[np.ndarray, "B L"]:
+    terms = motion_losses(x0, x0_hat, mask, LossWeights(), normaliser, all_terms=True)
     readings = {
         "acc_no_contacts": LossWeights(acc=1.0, acc_contacts=False),
         "acc_joints": LossWeights(acc=1.0, acc_space="joints"),
     }
     for name, weights in readings.items():
-        terms[name] = motion_losses(x0, x0_hat, mask, weights, prior.normaliser)["acc"]
+        terms[name] = motion_losses(x0, x0_hat, mask, weights, normaliser)["acc"]
     return torch.stack([terms[name] for name in TERMS], 1).double().cpu().numpy()
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from t2imu_utils.arm_names import BASE, model_order
 from t2imu_utils.errors import InputError
-from t2imu_utils.runs import BASE, model_order, read_json
+from t2imu_utils.files import read_json
 from t2imu_utils.tracks import PAPER_VALUES, Track
 
 OTHERS = ("remodiffuse", "momask")
@@ -74,13 +75,16 @@ def measured_values(
 
 def what_differs(track: Track) -> dict[str, str]:
     """In a sentence for each kind of quantity: how this run differs from the paper's."""
-    prior, training, har, real = track.prior, track.training, track.har, track.recordings
+    base, training, har, real = (
+        track.generators[BASE], track.training, track.har, track.recordings
+    )  # fmt: skip
     label = track.title
     splits = ", ".join(track.corpus.test)
     differences = [f"held-out clips ({splits}) instead of the training clips of HumanML3D"]
-    if prior is not None:
+    if base.checkpoint is None:
+        sizes = base.model_extra or {}
         differences.append(
-            f"{prior.layers} layers of width {prior.width}, trained here for "
+            f"{sizes.get('layers')} layers of width {sizes.get('width')}, trained here for "
             f"{training.pretrain_steps} + {training.finetune_steps} steps instead of the official "
             f"checkpoint"
         )

@@ -261,6 +261,29 @@ def check_mdm(folder: Path, facts: dict[str, Any]) -> Found:
     return Found("present", ", ".join(path.name for path in models))
 
 
+def check_files(folder: Path, facts: dict[str, Any]) -> Found:
+    """PyTorch files, statistics of the features, and archives of arrays, all of them whole."""
+    torch, statistics = facts.get("torch", []), facts.get("statistics", [])
+    arrays = facts.get("arrays", {})
+    wanted = [*torch, *statistics, *arrays]
+    lacking = [name for name in wanted if not (folder / name).is_file()]
+    if len(lacking) == len(wanted):
+        return Found("missing", "none of its files is there")
+    there = [name for name in wanted if name not in lacking]
+    for name in there:
+        if name in torch:
+            check_torch_file(folder / name)
+        elif name in statistics:
+            _check_statistic(folder / name)
+        else:
+            with open_zip(folder / name) as archive:
+                for key in arrays[name]:
+                    member_shape(archive, key)
+    if lacking:
+        return Found("incomplete", f"lacks {', '.join(lacking)}")
+    return Found("present", f"all {len(wanted)} files")
+
+
 def check_text_encoder(folder: Path, facts: dict[str, Any]) -> Found:
     """A transformers folder: configuration, whole weights, tokenizer."""
     weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin")]
@@ -314,6 +337,7 @@ def check_kitml_sentences(folder: Path, facts: dict[str, Any]) -> Found:
 CHECKS: dict[str, Callable[[Path, dict[str, Any]], Found]] = {
     "amass": check_amass,
     "cmu_descriptions": check_cmu_descriptions,
+    "files": check_files,
     "humanact12": check_humanact12,
     "humanml3d": check_humanml3d,
     "humanml3d_texts": check_humanml3d_texts,

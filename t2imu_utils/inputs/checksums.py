@@ -10,8 +10,8 @@ from typing import Any
 
 import pooch
 
+from t2imu_utils.files import read_json, sha256, write_json
 from t2imu_utils.inputs.registry import Download, Input, target
-from t2imu_utils.runs import read_json, sha256, write_json
 
 RECORD = "checksums.json"
 

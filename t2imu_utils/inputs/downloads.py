@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 import t2imu_utils
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import read_json, write_json
 from t2imu_utils.inputs.checksums import known, record
 from t2imu_utils.inputs.registry import Download, Input, Kind, target
 from t2imu_utils.inputs.unpacking import unzip, write_descriptions
-from t2imu_utils.runs import read_json, write_json
 
 TRIES = 5  # in a row without a byte
 PAUSE = 1.0  # seconds before the second try; doubled for each further one

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import ROOT
-from t2imu_utils.tracks import Section, Track
+from t2imu_utils.tracks import EXPORTED, Section, Track
 
 HUB = "https://huggingface.co"
 INPUTS = ROOT / "data" / "inputs.yaml"
@@ -131,9 +131,10 @@ def target(entry: Input, file: Download, root: Path) -> Path:
 def needs_of(track: Track, registry: Registry) -> Needs:
     """What a track reads from the data folder.
 
-    Follows from the track's corpus, recordings, text encoder, body and checkpoint, so that tracks
-    of one's own are covered. What the track makes up, what comes with the package, and a checkpoint
-    of one's own (one that the registry does not know) are not listed.
+    Follows from the track's corpus, recordings and body, and from the checkpoint and text encoder
+    of each of its generators, so that tracks of one's own are covered. What the track makes up,
+    what comes with the package, and what the registry does not know (checkpoints of one's own,
+    motions that other projects made) are not listed.
 
     Raises:
         InputError: the registry does not know the track's corpus reader.
@@ -149,11 +150,15 @@ def needs_of(track: Track, registry: Registry) -> Needs:
     corpus = registry.corpora[reader]
     required = list(corpus.required)
     by_path = {entry.path: name for name, entry in registry.inputs.items()}
-    if track.checkpoint in by_path:
-        required.append(by_path[track.checkpoint])
-    encoder = registry.text_encoders.get(track.text_encoder, track.text_encoder)
-    required += [name for name in (encoder, track.body) if name in registry.inputs]
+    for name, section in track.generators.items():
+        if section.checkpoint in by_path:
+            required.append(by_path[section.checkpoint])
+        if (section.family or name) != EXPORTED:
+            encoder = section.text_encoder or track.text_encoder
+            required.append(registry.text_encoders.get(encoder, encoder))
+    required = [name for name in [*required, track.body] if name in registry.inputs]
     if track.recordings.made_up is None:
         required.append(track.recordings.reader)
     optional = [name for name in corpus.optional if name not in required]
+    required = list(dict.fromkeys(required))
     return Needs(required=required, either=corpus.either, optional=optional)

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from zipfile import ZipFile, ZipInfo
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write
 from t2imu_utils.imu.archives import DAMAGE, MAX_RATIO
-from t2imu_utils.runs import atomic_write
 
-MAX_UNPACKED = 4 * 2**30  # bytes of one archive; the largest holds a model of some 200 MB
+MAX_UNPACKED = 4 * 2**30  # bytes of one archive; the largest holds a model of 1 GB
 MAX_MEMBERS = 200_000
 SMALL = 2**20  # under this size the packing ratio means nothing
 LEFT_OUT = {"__MACOSX", ".DS_Store"}  # what an operating system adds to archives

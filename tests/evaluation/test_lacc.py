@@ -13,9 +13,11 @@ from t2imu_utils.evaluation.lacc import (
     common_noise,
     dynamic_contrast,
     freeze_in_time,
+    levels_of,
     paired_difference,
     smooth_in_time,
 )
+from t2imu_utils.generators import family
 from t2imu_utils.priors.diffusion import schedule
 
 STEPS = [1, 10, 19]
@@ -23,7 +25,21 @@ STEPS = [1, 10, 19]
 
 def losses(prior, clips, **settings):
     settings = {"timesteps": STEPS, "seed": 0, **settings}
-    return clip_losses(prior, clips, **settings, progress=False)
+    return clip_losses(family("mdm").denoiser(prior, "cpu"), clips, **settings, progress=False)
+
+
+class Repeats:
+    """A denoiser without noise whose guess is what it was shown; writes down what that was."""
+
+    max_frames, stride, levels = 24, 4, 1
+
+    def __init__(self, normaliser):
+        self.normaliser, self.shown = normaliser, {}
+
+    def __call__(self, clips, x0, mask, level, noise):
+        for clip, row, valid, t in zip(clips, x0, mask, level.tolist(), strict=True):
+            self.shown[clip.name] = row[valid].numpy(), t
+        return x0
 
 
 def test_noise_depends_on_clip_timestep_and_seed_alone():
@@ -84,6 +100,31 @@ def test_references_of_the_same_pass(prior, clips):
     assert_allclose(constant.loc["clip2", "acc"], own, rtol=1e-4)
     gaussian = table[table["estimate"] == "gaussian"]["acc"]
     assert not np.allclose(gaussian, model["acc"], rtol=1e-3)
+
+
+def test_a_denoiser_is_shown_normalised_clips_in_its_own_steps(prior, clips):
+    denoise = Repeats(prior.normaliser)
+    table = clip_losses(denoise, clips, [0], seed=0, batch_size=2, progress=False)
+    # 30 frames are more than it takes, 9 and 17 are no multiples of 4.
+    assert table["frames"].tolist() == [24, 8, 16, 12, 24]
+    for clip, frames in zip(clips, table["frames"], strict=True):
+        shown, level = denoise.shown[clip.name]
+        expected = prior.normaliser.normalise(clip.features[:frames])
+        assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
+        assert level == 0
+    # Feet that slide do so in the truth as well: all other terms are errors.
+    assert (table[[term for term in TERMS if term != "foot"]] == 0).all(axis=None)
+    with pytest.raises(InputError, match="timesteps from 0 to 0"):
+        clip_losses(denoise, clips, STEPS, seed=0, progress=False)
+
+
+def test_levels_are_as_far_along_as_the_timesteps():
+    timesteps = [2, 12, 22, 32, 42]
+    assert levels_of(timesteps, 50, 50) == timesteps
+    assert levels_of(timesteps, 50, 1000) == [40, 240, 440, 640, 840]
+    assert levels_of([42, 2], 50, 10) == [0, 8]
+    # A tokeniser has one level: asked once.
+    assert levels_of(timesteps, 50, 1) == [0]
 
 
 def test_smoothing_is_a_gaussian_within_the_clip():

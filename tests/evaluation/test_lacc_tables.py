@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from t2imu_utils.evaluation import lacc_tables
 from t2imu_utils.evaluation.lacc import ESTIMATES
-from t2imu_utils.runs import write_json
+from t2imu_utils.files import write_json
 
 
 def losses(scale):

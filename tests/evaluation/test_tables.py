@@ -11,7 +11,7 @@ from t2imu_utils.evaluation.tables import (
     summarise_values,
     what_differs,
 )
-from t2imu_utils.runs import write_json
+from t2imu_utils.files import write_json
 from t2imu_utils.tracks import load_track
 
 
@@ -53,6 +53,17 @@ def test_the_control_is_not_the_refined_model_nor_an_other():
     assert own == {"har_mdm": [50.0]}
 
 
+def test_arms_of_other_generators_stand_for_none_of_the_papers_values():
+    accuracy = {"mdm": [0.5], "mdm-acc0.1": [0.6], "momask": [0.55], "momask-acc0.1": [0.9]}
+    own = measured_values({}, accuracy, "mdm-acc0.1")
+    assert {name: value for name, (value,) in own.items()} == pytest.approx(
+        {
+            "har_mdm": 50.0, "har_momask": 55.0, "har_refined": 60.0, "gain_mdm": 20.0,
+            "gain_best": 100 * (0.6 / 0.55 - 1),
+        }
+    )  # fmt: skip
+
+
 def test_mean_and_spread():
     summary = summarise_values([1.0, 2.0, 3.0])
     assert (summary["mean"], summary["sd"], summary["n"]) == (2.0, 1.0, 3)
@@ -84,6 +95,9 @@ def test_what_differs_names_the_track(name):
     texts = what_differs(load_track(name))
     assert load_track(name).title in texts["lacc"] and "HumanML3D" in texts["lacc"]
     assert "instead of 10" in texts["har"]
+    own, training = load_track(name).generators["mdm"].model_extra, load_track(name).training
+    assert f"{own['layers']} layers of width {own['width']}, trained here for " in texts["lacc"]
+    assert f" {training.pretrain_steps} + {training.finetune_steps} steps" in texts["lacc"]
 
 
 def test_the_paper_track_differs_in_little():

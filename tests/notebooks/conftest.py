@@ -21,14 +21,20 @@ def write_track(folder: Path, name: str, like: str, changes: dict) -> Path:
     return path
 
 
-def execute_all(track: Path, out: Path, parameters: dict[str, dict]) -> dict:
-    """The executed notebooks by stage; `parameters` by stage, beside the track."""
+def execute_all(track: Path, out: Path, parameters: dict[str, dict | list[dict]]) -> dict:
+    """The executed notebooks by stage.
+
+    parameters: by stage, beside the track. Of a list each is executed, and the names of the others
+    are those of the stage and the generator.
+    """
     executed = {}
     for stage in runs.STAGES:
-        path = out / f"{stage}.ipynb"
-        given = {"track": str(track), **parameters.get(stage, {})}
-        execute(runs.ROOT / "notebooks" / f"{stage}.ipynb", path, given, progress=False)
-        executed[stage] = nbformat.read(path, as_version=4)
+        wanted = parameters.get(stage, {})
+        for i, own in enumerate(wanted if isinstance(wanted, list) else [wanted]):
+            name = f"{stage}, {own['generator']}" if i else stage
+            path, given = out / f"{name}.ipynb", {"track": str(track), **own}
+            execute(runs.ROOT / "notebooks" / f"{stage}.ipynb", path, given, progress=False)
+            executed[name] = nbformat.read(path, as_version=4)
     return executed
 
 

@@ -1,25 +1,52 @@
 """The track `paper`, headless and in order, on a miniature of every official layout.
 
 Nothing but the data is made up: the files lie where downloads lie, in the downloads' own layouts,
-and are read by the code that reads those.
+and are read by the code that reads those. One generator more is another project's files.
 """
 
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from t2imu_utils import runs
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.demo.recordings import write_recordings
+from t2imu_utils.files import sha256
 from t2imu_utils.inputs.status import status
 from t2imu_utils.motion.corpus import mirrored, write_corpus
-from t2imu_utils.priors.mdm import MDMConfig
+from t2imu_utils.motion.features import features_to_joints
+from t2imu_utils.priors.mdm import MDM, MDMConfig
+from t2imu_utils.priors.prompts import load_prompts
+from t2imu_utils.priors.text import load_text_encoder
 from tests.body.layouts import write_fake_smpl
-from tests.priors.layouts import write_distilbert, write_official_mdm
+from tests.motion.test_exports import write_mdm
+from tests.priors.layouts import (
+    write_clip,
+    write_distilbert,
+    write_official_mdm,
+    write_official_momask,
+    write_official_remodiffuse,
+)
 
+MODEL = MDMConfig(layers=1, width=32, heads=2, feedforward=32, text_width=32, dropout=0.1)
+TRANSFORMER = {"width": 32, "layers": 1, "heads": 2, "feedforward": 32}
+MOMASK = {
+    "tokeniser_width": 32, "codes": 32, "levels": 2, "dropout": 0.1, "iterations": 2, **TRANSFORMER,
+}  # fmt: skip
+REMODIFFUSE = {
+    "retrieval_layers": 1, "time_width": 32, "text_latent": 16, "text_layers": 1,
+    "text_feedforward": 32, "diffusion_steps": 1000, "max_frames": 196, **TRANSFORMER,
+}  # fmt: skip
 TINY = {
+    # Sizes beside a checkpoint are those of the published network.
+    "generators": {
+        "momask": {"checkpoint": "momask", "text_encoder": "clip", **MOMASK},
+        "remodiffuse": {"checkpoint": "remodiffuse", "text_encoder": "clip", **REMODIFFUSE},
+        "theirs": {"family": "exported", "folder": "theirs"},
+    },
     "training": {"finetune_steps": 3, "batch_size": 8, "checkpoint_every": 2},
     "sampling": {"repetitions": 1, "seconds": [3.0, 3.2], "batch_size": 80},
     "analysis": {"timesteps": [1, 30], "max_clips": 12, "bootstrap": 50},
@@ -29,13 +56,12 @@ TINY = {
         "test_windows_per_class": 30, "tsne_windows": 160, "folds": 3, "seeds": [0],
     },
 }  # fmt: skip
-MODEL = MDMConfig(layers=1, width=32, heads=2, feedforward=32, text_width=32, dropout=0.1)
 ARMS = ["mdm", "mdm-ft", "mdm-acc0.2"]
+OTHERS = ["momask", "remodiffuse", "theirs"]
 
 
-def write_humanml3d(root):
+def write_humanml3d(root, clips, splits):
     """The official folder, twins and index included, with one clip that official readers skip."""
-    clips, splits = build_corpus(0, 54)
     twins = [mirrored(clip) for clip in clips]
     splits = {name: [*own, *(f"M{n}" for n in own)] for name, own in splits.items()}
     write_corpus(root, [*clips, *twins], splits)
@@ -52,34 +78,51 @@ def write_humanml3d(root):
     return splits["train"][0]
 
 
+def write_theirs(folder, clips):
+    """What official MDM writes, for all prompts of the track but one."""
+    prompts = [text for texts in load_prompts().values() for text in texts][1:]
+    joints = [features_to_joints(clip.features[:60]) for clip in clips]
+    motions = [joints[i % len(joints)] for i in range(len(prompts))]
+    write_mdm(folder / "results.npy", motions, prompts, each=len(prompts))
+
+
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory, tools):
-    """Runs folder of the track, its executed notebooks, and the clip that is not there."""
+    """Runs folder of the track, its executed notebooks, the clip that is not there, raw data."""
     folder = tmp_path_factory.mktemp("paper")
     root = folder / "raw"
-    absent = write_humanml3d(root / "humanml3d")
-    write_official_mdm(root / "mdm" / "humanml_trans_dec_512_bert-50steps", MODEL)
-    write_distilbert(root / "text_encoders" / "distilbert-base-uncased")
-    write_fake_smpl(root / "smpl")
-    write_recordings(root / "realworld", 0, 3)
-    write_track, execute_all = tools
-    track = write_track(folder, "paper", "paper", TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
         patch.setenv("T2IMU_DATA", str(root))
         patch.setenv("OMP_NUM_THREADS", "1")
-        executed = execute_all(track, folder, {"02_finetuning": {"lambda_acc": 0.2}})
-        yield folder / "runs" / "paper", executed, absent
+        clips, splits = build_corpus(0, 54)
+        absent = write_humanml3d(root / "humanml3d", clips, splits)
+        write_distilbert(root / "text_encoders" / "distilbert-base-uncased")
+        write_clip(root / "text_encoders" / "clip-vit-base-patch32")
+        write_official_mdm(root / "mdm" / "humanml_trans_dec_512_bert-50steps", MODEL)
+        clip = load_text_encoder("clip")
+        write_official_momask(root / "momask", MOMASK, clips, clip)
+        write_official_remodiffuse(root / "remodiffuse", REMODIFFUSE, clips, clip)
+        write_theirs(root / "theirs", clips)
+        write_fake_smpl(root / "smpl")
+        write_recordings(root / "realworld", 0, 3)
+        write_track, execute_all = tools
+        track = write_track(folder, "paper", "paper", TINY)
+        bases = [{"generator": name, "lambda_acc": None} for name in OTHERS]
+        executed = execute_all(track, folder, {"02_finetuning": [{"lambda_acc": 0.2}, *bases]})
+        yield folder / "runs" / "paper", executed, absent, root
 
 
-@pytest.mark.parametrize("stage", runs.STAGES)
+@pytest.mark.parametrize("stage", [*runs.STAGES, *(f"02_finetuning, {name}" for name in OTHERS)])
 def test_every_notebook_runs_through(paper, stage):
     outputs = [o for cell in paper[1][stage].cells for o in cell.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error"]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    # One more than elsewhere: sensors on the open body and on SMPL.
     written = sum(cell.source.count("plots.show(") for cell in paper[1][stage].cells)
-    assert len(pictures) == written + (stage == "04_imu_synthesis")
+    # Sensors on the open body and on SMPL; no refined arm beyond MDM; no arms at all, no curves.
+    more = {"04_imu_synthesis": 1, "05_lacc_analysis": -1, "02_finetuning, theirs": -2}
+    more |= {f"02_finetuning, {name}": -1 for name in ("momask", "remodiffuse")}
+    assert len(pictures) == written + more.get(stage, 0)
 
 
 def record(paper, model, stage):
@@ -89,14 +132,51 @@ def record(paper, model, stage):
 def test_every_arm_starts_from_the_checkpoint(paper):
     base = record(paper, "mdm", "02_finetuning")
     assert base["inputs"]["checkpoint"] and base["metrics"]["clips"] == 0
-    assert base["params"]["prior"]["layers"] == MODEL.layers
-    assert "training" not in base["params"]
+    assert base["params"] == {"sizes": None, "file": "model000600000.pt"}
+    assert base["metrics"]["parameters"] == sum(p.numel() for p in MDM(MODEL).parameters())
     validation = {arm: record(paper, arm, "02_finetuning")["metrics"]["validation"] for arm in ARMS}
     assert validation["mdm"]["step"] == 0
     assert validation["mdm-ft"]["step"] == validation["mdm-acc0.2"]["step"] == 3
     assert len({terms["simple"] for terms in validation.values()}) == 3
+    for arm in ARMS[1:]:
+        trained = record(paper, arm, "02_finetuning")
+        assert trained["inputs"]["base"] == runs.output_hash(base)
+        assert trained["params"]["training"]["weights"]["acc"] == (0.2 if arm != "mdm-ft" else 0)
     settings = record(paper, "mdm-acc0.2", "02_finetuning")["params"]["training"]
     assert settings["learning_rate"] == 1e-4 and settings["ema_decay"] == 0.9999
+
+
+def test_the_other_generators_are_taken_as_published(paper):
+    sizes = {"momask": MOMASK, "remodiffuse": REMODIFFUSE}
+    for name, own in sizes.items():
+        base = record(paper, name, "02_finetuning")
+        assert base["params"]["sizes"] == own and "training" not in base["params"]
+        assert set(base["inputs"]) == {"checkpoint", "statistics", "text encoder", "corpus"}
+        assert base["metrics"]["clips"] == 0 and base["metrics"]["validation"]["step"] == 0
+        assert np.isfinite(list(base["metrics"]["validation"].values())).all()
+        assert not (paper[0] / f"{name}-ft").exists()
+    # The same CLIP, which is not MDM's encoder.
+    encoders = {
+        name: record(paper, name, "02_finetuning")["inputs"]["text encoder"]
+        for name in ("mdm", *sizes)
+    }
+    assert encoders["momask"] == encoders["remodiffuse"] != encoders["mdm"]
+    used = np.concatenate([np.load(paper[3] / "remodiffuse" / f"{n}.npy") for n in ("mean", "std")])
+    statistics = record(paper, "remodiffuse", "02_finetuning")["inputs"]["statistics"]
+    assert statistics == sha256(used.astype(np.float32).tobytes())
+
+
+def test_motions_of_another_project_go_through(paper):
+    base = record(paper, "theirs", "02_finetuning")
+    assert base["inputs"] == {"motions": sha256(paper[3] / "theirs")}
+    requests = pd.read_parquet(paper[0] / "shared" / "01_prompt_generation" / "requests.parquet")
+    found = record(paper, "theirs", "03_smpl_fitting")["metrics"]
+    assert (found["motions"], found["left out"]) == (len(requests) - 1, 1)
+    assert record(paper, "momask", "03_smpl_fitting")["metrics"]["motions"] == len(requests)
+    losses = record(paper, "compare", "05_lacc_analysis")
+    assert "theirs" not in losses["metrics"]["losses"] and "theirs, sampled" in losses["inputs"]
+    compared = record(paper, "compare", "07_har")["params"]["models"]
+    assert compared == [*ARMS, *OTHERS]
 
 
 def test_a_clip_that_is_not_there_is_told(paper):
@@ -109,7 +189,13 @@ def test_a_clip_that_is_not_there_is_told(paper):
 def test_eight_people_of_two_genders_wear_the_sensors(paper):
     bodies = pd.read_parquet(paper[0] / "mdm" / "04_imu_synthesis" / "imu.parquet")
     assert bodies["body"].nunique() == 8
-    assert record(paper, "mdm", "04_imu_synthesis")["inputs"]["body"]
+
+
+def test_bodies_are_those_of_the_licensed_files(paper):
+    expected = sha256(paper[3] / "smpl")
+    for model in (*ARMS, *OTHERS):
+        for stage in ("03_smpl_fitting", "04_imu_synthesis"):
+            assert record(paper, model, stage)["inputs"]["body"] == expected
 
 
 def test_results_name_what_differs(paper):
@@ -118,6 +204,11 @@ def test_results_name_what_differs(paper):
     assert "instead of the official checkpoint" not in text and "synthetic" not in text
 
 
-def test_the_miniature_is_seen_as_incomplete_not_as_absent(paper):
-    table = status("paper").set_index("input")
-    assert (table["state"] != "missing").any()
+def test_the_miniature_is_told_from_the_whole(paper):
+    found = status("paper", paper[3]).set_index("input")["state"].to_dict()
+    present = ("mdm_distilbert", "distilbert", "momask", "clip", "remodiffuse", "smpl")
+    # 3 of 15 people; 107 of 29,228 clips, in an index of 54 lines.
+    incomplete, absent = ("realworld", "humanml3d"), ("amass", "smplh", "humanact12")
+    expected = dict.fromkeys(present, "present") | dict.fromkeys(incomplete, "incomplete")
+    expected |= dict.fromkeys((*absent, "mdm_clip", "t2mgpt", "pamap2", "mhealth"), "missing")
+    assert found == expected | {"humanml3d_texts": "wrong"}

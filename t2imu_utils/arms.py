@@ -1,0 +1,259 @@
+"""The arms of the study: a base, a control and refined models, from the settings of a track."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from t2imu_utils import data
+from t2imu_utils.arm_names import base_of, is_base, model_name
+from t2imu_utils.files import sha256, write_table
+from t2imu_utils.generators import Generator, Trained, generator_of, section_of, sizes_of
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.palette import label
+from t2imu_utils.priors.losses import TERMS, LossWeights
+from t2imu_utils.priors.text import TextEncoder, load_text_encoder
+from t2imu_utils.priors.training import TrainConfig
+from t2imu_utils.runs import Run, cache_dir, finished_dir, input_hash, open_run, require_run
+from t2imu_utils.tracking import asked_folder, log_if_asked
+from t2imu_utils.tracks import Track, data_set
+
+PRIOR = "prior.safetensors"
+HISTORY = "history.parquet"
+STAGE = "02_finetuning"
+VALIDATIONS = 5
+
+
+@dataclass(frozen=True)
+class Study:
+    """One generator of a track: what its base and its arms begin with and are trained on.
+
+    name: of the track's entry, and of the base's run folder. inputs: hashes of what it is trained
+    on, by name, for `runs.open_run`. num_processes: that share each batch; they change nothing but
+    rounding.
+    """
+
+    track: Track
+    name: str
+    clips: Sequence[MotionClip]
+    held_out: Sequence[MotionClip]
+    inputs: dict[str, str]
+    device: torch.device | str = "cpu"
+    num_processes: int = 1
+
+    @property
+    def generator(self) -> Generator:
+        """Its family."""
+        return generator_of(self.track, self.name)
+
+    @property
+    def refined(self) -> bool:
+        """Whether there are a control and refined models of it."""
+        return section_of(self.track, self.name).refined
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Its text encoder: its own or the track's."""
+        name = section_of(self.track, self.name).text_encoder or self.track.text_encoder
+        return load_text_encoder(name, cache_dir("text"))
+
+    def start(self, seed: int = 0) -> Trained:
+        """What the base begins with: the published weights, with the statistics that belong to
+        them; or an untrained prior of the track's size, with those of its training clips; or
+        motions that were made elsewhere."""
+        section, sizes = section_of(self.track, self.name), sizes_of(self.track, self.name)
+        if self.generator.ready_made:
+            return self.generator.read(sizes, data.bodies(self.track).neutral)
+        if section.checkpoint is not None:
+            return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
+        return self.generator.untrained(sizes, self.clips, self.encoder, seed)
+
+    def make_base(self, prior: Trained) -> Run:
+        """The base's run: trained from `prior`, or the published `prior` as it is, with its losses
+        on held-out clips, or motions as they were read. One that is done already is left as it
+        is."""
+        section = section_of(self.track, self.name)
+        if self.generator.ready_made:
+            run = self._open(self.name, {}, prior.sources)
+            return run if run.done else self._finish(run, prior, pd.DataFrame())
+        if section.checkpoint is None:
+            settings = pretraining(self.track)
+            asked_folder()  # whose absence would else be found at the end
+            run = self._open(self.name, {"training": _kept(settings)}, self.inputs)
+            if run.done:
+                return run
+            trained, curves = self.generator.train(
+                prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
+            )
+            return self._finish(run, trained, curves)
+        origin = prior.history[-1]
+        used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
+        more = {
+            "checkpoint": sha256(repr(sorted(origin.items(), key=str)).encode()),
+            "statistics": sha256(used.astype(np.float32).tobytes()),
+            "text encoder": prior.text_encoder.fingerprint,
+        }
+        run = self._open(self.name, {"file": origin.get("file")}, self.inputs | more)
+        if run.done:
+            return run
+        settings = finetuning(self.track, LossWeights(), None, 0)
+        terms = self.generator.validation(prior, self.held_out, settings, self.device)
+        row = {"step": 0, **terms}
+        prior = replace(prior, history=[{**origin, "clips": 0, "validation": row}])
+        return self._finish(run, prior, pd.DataFrame([{**row, "split": "validation"}]))
+
+    def make_arm(self, base: Run, weights: LossWeights, steps: int | None, seed: int) -> Run:
+        """The run of an arm: the base, trained on. One that is done already is left as it is."""
+        settings = finetuning(self.track, weights, steps, seed)
+        name = arm_name(weights, seed, self.name)
+        run = self._open(
+            name,
+            {"training": _kept(settings)},
+            self.inputs | {"base": input_hash(self.track.name, self.name, STAGE)},
+        )
+        if run.done:
+            return run
+        prior = self.generator.load(base.path(PRIOR), self.encoder)
+        trained, curves = self.generator.refine(
+            prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
+        )
+        return self._finish(run, trained, curves)
+
+    def _open(self, model: str, params: dict[str, Any], inputs: dict[str, str]) -> Run:
+        sizes = sizes_of(self.track, self.name)
+        params = {"sizes": sizes.model_dump() if sizes else None, **params}
+        return open_run(self.track.name, model, STAGE, params, inputs, self.generator.training_code)
+
+    def _finish(self, run: Run, prior: Trained, curves: pd.DataFrame) -> Run:
+        """Write a trained prior and its loss curves, and close the run."""
+        files = self.generator.save(run.path(PRIOR), prior)
+        history = write_table(run.path(HISTORY), curves)
+        log_if_asked("/".join(run.dir.parts[-3:-1]), curves)
+        for state in run.dir.glob("*.pt"):  # of an interruption that is now over
+            state.unlink()
+        last = prior.history[-1]
+        metrics = {
+            "validation": last.get("validation", {}),
+            "clips": last.get("clips", 0),
+            "parameters": self.generator.parameters(prior),
+            **{name: last[name] for name in ("motions", "left out") if name in last},
+        }
+        return run.finish(metrics, [*files, history])
+
+
+def pretraining(track: Track, seed: int = 0) -> TrainConfig:
+    """How a base is trained here: from scratch on its own loss alone, as its authors do."""
+    steps = track.training.pretrain_steps
+    return _settings(track, steps, track.training.pretrain_learning_rate, LossWeights(), seed)
+
+
+def finetuning(track: Track, weights: LossWeights, steps: int | None, seed: int) -> TrainConfig:
+    """How an arm is trained: the same for all arms but for the weights of their losses."""
+    steps = steps or track.training.finetune_steps
+    return _settings(track, steps, track.training.finetune_learning_rate, weights, seed)
+
+
+def _settings(
+    track: Track, steps: int, learning_rate: float, weights: LossWeights, seed: int
+) -> TrainConfig:
+    training = track.training
+    return TrainConfig(
+        steps=steps,
+        batch_size=training.batch_size,
+        learning_rate=learning_rate,
+        ema_decay=training.ema_decay,
+        condition_dropout=training.condition_dropout,
+        max_frames=training.max_frames,
+        seed=seed,
+        weights=weights,
+        checkpoint_every=training.checkpoint_every,
+        validate_every=max(1, steps // VALIDATIONS),
+    )
+
+
+def _kept(settings: TrainConfig) -> dict[str, Any]:
+    """Settings for `run.json`; how often a training checkpoints changes nothing."""
+    return settings.record("checkpoint_every")
+
+
+def arm_name(weights: LossWeights, seed: int, generator: str) -> str:
+    """Folder name of an arm (see `arm_names`)."""
+    named = {f"lambda_{term}": getattr(weights, term) for term in ("acc", "pos", "foot", "vel")}
+    return model_name(
+        **named,
+        acc_space=weights.acc_space,
+        acc_contacts=weights.acc_contacts,
+        seed=seed,
+        generator=generator,
+    )
+
+
+def load_model(track: Track, model: str, encoder: TextEncoder | None = None) -> Trained:
+    """The trained prior of a model that has finished stage 02."""
+    path = finished_dir(track.name, model, STAGE) / PRIOR
+    return generator_of(track, base_of(model)).load(path, encoder)
+
+
+def has_losses(track: Track, model: str) -> bool:
+    """Whether losses can be measured on a model."""
+    return generator_of(track, base_of(model)).examined
+
+
+def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
+    """What stands behind each model: parameters, clips, steps of all its trainings."""
+    rows = {}
+    for model in models:
+        record = require_run(track.name, model, STAGE)
+        steps = _steps(record)
+        if not is_base(model):
+            steps += _steps(require_run(track.name, base_of(model), STAGE))
+        metrics = record["metrics"]
+        rows[model] = {
+            "parameters (M)": round(metrics.get("parameters", 0) / 1e6, 2),
+            "clips": metrics.get("clips", 0),
+            "steps": steps,
+            "clips a step": track.training.batch_size,
+        }
+    return pd.DataFrame(rows).T
+
+
+def _steps(record: dict[str, Any]) -> int:
+    return record["params"].get("training", {}).get("steps", 0)
+
+
+def budget(track: Track, models: Sequence[str]) -> str:
+    """The same in a sentence for a caption: parameters of each generator, and the common budget."""
+    table = budget_table(track, list(dict.fromkeys(base_of(model) for model in models)))
+    trained = table[table["parameters (M)"] > 0]  # what was made elsewhere has none here
+    sizes = ", ".join(f"{label(m)} {row['parameters (M)']:.1f}" for m, row in trained.iterrows())
+    steps = sorted({int(n) for n in table["steps"] if n})
+    spent = f"; {', '.join(map(str, steps))} steps of {track.training.batch_size} clips each"
+    return f"Parameters (M): {sizes}{spent if steps else ''}."
+
+
+def final_losses(curves: dict[str, pd.DataFrame], terms: Sequence[str] = TERMS) -> pd.DataFrame:
+    """Each term on held-out clips when it was last computed: a row an arm; none without curves."""
+    rows = {
+        name: table[table["split"] == "validation"].ffill().iloc[-1].reindex(list(terms))
+        for name, table in curves.items()
+        if len(table)
+    }
+    return pd.DataFrame(rows).T.astype(float)
+
+
+def settings_table(study: Study, prior: Trained, settings: TrainConfig) -> pd.DataFrame:
+    """The network and the training of an arm as it will be run, a row for each setting; of motions
+    that were made elsewhere what is known of them."""
+    if study.generator.ready_made:
+        known = study.generator.network(prior)
+        return pd.Series(known, name="value", dtype=object).to_frame()
+    network = {"text encoder": prior.text_encoder.name, **study.generator.network(prior)}
+    if prior.history and "file" in prior.history[0]:
+        network["base"] = f"{prior.history[0].get('folder', '')}, {prior.history[0]['file']}"
+    names = ("steps", "batch_size", "learning_rate", "weight_decay", "ema_decay")
+    names += ("condition_dropout", "max_frames")
+    trained = {name: getattr(settings, name) for name in names}
+    return pd.Series(network | trained, name="value", dtype=object).to_frame()

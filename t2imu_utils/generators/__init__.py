@@ -1,0 +1,275 @@
+"""The generators of motion: one module each, all with the interface of `Generator`.
+
+A new one is a module here that ends with ``GENERATOR = ...``, and an entry of its name under
+``generators`` in a track. Nothing else of the study knows which there are.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from t2imu_utils.body.fitting import fit
+from t2imu_utils.body.smpl import Body
+from t2imu_utils.clips import Clips
+from t2imu_utils.dependencies import reached
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.features import RATE, features_to_joints
+from t2imu_utils.priors.text import TextEncoder
+from t2imu_utils.priors.training import TrainConfig
+from t2imu_utils.runs import PACKAGE
+from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
+
+# Rooms of the package that results depend on; the rest only reads, writes and keeps books.
+MODELS = ("motion", "priors", "body")
+
+
+class Trained(Protocol):
+    """What every trained generator has; the rest is its family's own."""
+
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    history: list[dict[str, Any]]
+
+
+class Denoiser(Protocol):
+    """What a generator makes of a motion that it is shown through its own noise.
+
+    normaliser: statistics of its features. max_frames: the longest motion it takes, a multiple of
+    `stride`, as all must be. levels: how many noise levels it has; 1 for a tokeniser, which adds
+    none.
+    """
+
+    normaliser: Normaliser
+    max_frames: int
+    stride: int
+    levels: int
+
+    def __call__(
+        self,
+        clips: Sequence[MotionClip],
+        x0: Float[Tensor, "B T C"],
+        mask: Bool[Tensor, "B T"],
+        level: Int[Tensor, "B"],
+        noise: Float[Tensor, "B T C"],
+    ) -> Float[Tensor, "B T C"]:
+        """Its guess of the clean motions, in normalised features."""
+        ...
+
+
+class Generator(ABC):
+    """A family of text-to-motion models: how it is made, trained, kept, sampled and examined."""
+
+    # What a track may set for it, and the modules that training and sampling begin in.
+    Sizes: ClassVar[type[Section]]
+    training: ClassVar[Sequence[str]]
+    sampling: ClassVar[Sequence[str]]
+    # Terms of its own training that a reader should see.
+    curves: ClassVar[Sequence[str]] = ("simple",)
+    # Whether it can be shown a motion (`denoiser`); of ready-made motions there is no model here.
+    examined: ClassVar[bool] = True
+    # Whether its motions were made elsewhere: they are read, and neither trained nor refined.
+    ready_made: ClassVar[bool] = False
+
+    def read(self, options: Section, body: Body) -> Any:
+        """Of a generator that is `ready_made`: its motions at 20 fps, for a body."""
+        raise NotImplementedError
+
+    @cached_property
+    def training_code(self) -> list[str]:
+        """Files of the package that a trained model depends on."""
+        return [*reached(*self.training, rooms=MODELS), *self._own]
+
+    @cached_property
+    def sampling_code(self) -> list[str]:
+        """Files of the package that sampled and fitted motions depend on."""
+        begins = (*self.sampling, "body/fitting.py")
+        return [*reached(*begins, rooms=MODELS), *self._own]
+
+    @property
+    def _own(self) -> list[str]:
+        # Its module, and that of a class between it and this one.
+        modules = dict.fromkeys(kind.__module__ for kind in type(self).__mro__)
+        inside = (name for name in modules if name.startswith(f"{__name__}."))
+        return [f"generators/{name.split('.')[-1]}.py" for name in inside]
+
+    @abstractmethod
+    def untrained(
+        self, sizes: Section, clips: Sequence[MotionClip], encoder: TextEncoder, seed: int
+    ) -> Any:
+        """A prior of these sizes, with the statistics of the training clips."""
+
+    @abstractmethod
+    def published(self, folder: Path, sizes: Section | None, encoder: TextEncoder) -> Any:
+        """The authors' weights, with the statistics that belong to them."""
+
+    @abstractmethod
+    def train(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        settings: TrainConfig,
+        folder: Path,
+        held_out: Sequence[MotionClip],
+        device: torch.device | str,
+        processes: int = 1,
+    ) -> tuple[Any, pd.DataFrame]:
+        """Train a copy from scratch; returns it and its curves (`training.loss_curves`).
+
+        processes: that share each batch; a family that knows only one refuses more.
+        """
+
+    @abstractmethod
+    def refine(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        settings: TrainConfig,
+        folder: Path,
+        held_out: Sequence[MotionClip],
+        device: torch.device | str,
+        processes: int = 1,
+    ) -> tuple[Any, pd.DataFrame]:
+        """Train a copy on, with the losses of `settings.weights`."""
+
+    @abstractmethod
+    def validation(
+        self, prior: Any, held_out: Sequence[MotionClip], settings: TrainConfig, device
+    ) -> dict[str, float]:
+        """Losses of a prior on held-out clips, as its training reports them."""
+
+    @abstractmethod
+    def save(self, path: Path, prior: Any) -> list[Path]:
+        """Write a prior; returns all files of it."""
+
+    @abstractmethod
+    def load(self, path: Path, encoder: TextEncoder | None = None) -> Any:
+        """Read what `save` wrote."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prior: Any,
+        prompts: Sequence[str],
+        frames: Sequence[int],
+        seeds: Sequence[int],
+        guidance: float | None,
+        batch_size: int,
+        device: torch.device | str,
+        progress: bool = True,
+    ) -> list[Float[np.ndarray, "T 263"]]:
+        """One motion for each prompt, as raw features at 20 fps (`priors.generate.generate`)."""
+
+    @abstractmethod
+    def denoiser(self, prior: Any, device: torch.device | str) -> Denoiser:
+        """Its guess of the clean motion, to measure losses on."""
+
+    @abstractmethod
+    def parameters(self, prior: Any) -> int:
+        """Number of trained parameters."""
+
+    @abstractmethod
+    def network(self, prior: Any) -> dict[str, Any]:
+        """Sizes and settings of the networks, for a table."""
+
+    def sample(
+        self,
+        prior: Any,
+        requests: pd.DataFrame,
+        guidance: float | None,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+    ) -> Clips:
+        """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
+
+        Returns:
+            The requests' table with a column ``motion`` (number of the request), and arrays
+            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres; meta ``rate`` 20. Of
+            a generator that is `ready_made` only the requests that it answers, ``joints`` alone,
+            and ``left_out`` in the meta.
+        """
+        columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
+        features = self.generate(prior, *columns, guidance, batch_size, device, progress)
+        rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
+        joints = [features_to_joints(motion) for motion in features]
+        return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
+
+    def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:
+        """Sampled motions on a body, as `fitting.fit` gives them."""
+        return fit(motions, body)
+
+
+def refuse_processes(name: str, processes: int) -> None:
+    """For families that are trained by one process.
+
+    Raises:
+        InputError: more than one is asked for.
+    """
+    if processes != 1:
+        raise InputError(
+            f"num_processes of {name}", str(processes), "1",
+            "MDM alone is trained by several processes; leave num_processes at 1.",
+        )  # fmt: skip
+
+
+def names() -> list[str]:
+    """All families."""
+    folder = PACKAGE / "generators"
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def family(name: str) -> Generator:
+    """The generator that the module of this name defines.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in names():
+        raise InputError(
+            f"generator {name!r}", "no such family", f"one of {', '.join(names())}",
+            "Check its spelling, or write a module of that name in t2imu_utils/generators.",
+        )  # fmt: skip
+    return importlib.import_module(f"{__name__}.{name}").GENERATOR
+
+
+def section_of(track: Track, name: str) -> GeneratorSection:
+    """What a track says about one of its generators.
+
+    Raises:
+        InputError: the track has no such generator.
+    """
+    if name not in track.generators:
+        raise InputError(
+            f"generator {name!r}", f"track {track.name} has {', '.join(track.generators)}",
+            "one of these", f"Choose one, or add it to {track.file}.",
+        )  # fmt: skip
+    return track.generators[name]
+
+
+def generator_of(track: Track, name: str) -> Generator:
+    """The family of one of a track's generators."""
+    return family(section_of(track, name).family or name)
+
+
+def sizes_of(track: Track, name: str) -> Section | None:
+    """What a track sets for one of its generators; None where nothing is and need not be.
+
+    Raises:
+        InputError: a field that is unknown, missing or of the wrong type.
+    """
+    section = section_of(track, name)
+    given = section.model_extra or {}
+    if section.checkpoint and not given:
+        return None
+    kind = generator_of(track, name).Sizes
+    return checked(kind, given, track.file, "generators", name)
