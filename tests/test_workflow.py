@@ -277,7 +277,8 @@ def test_a_failed_cell_of_a_sweep_is_made_again_alone(project):
     assert make(project, "sweep", GENERATORS="mdm", **GRID).returncode != 0
     first = work(journal(project))
     kept_from = {(HAR, broken), (SENSORS, "compare"), (TSNE, "compare"), *LAST}
-    assert first == sorted(set(everything(*CELLS_OF_GRID)) - kept_from)
+    shown = (SWEEP, "compare")  # at once what there is, and again in the end
+    assert first == sorted({*everything(*CELLS_OF_GRID)} - kept_from | {shown})
     (project / "fail").unlink()
     assert work(calls(project, "sweep", **GRID)) == sorted({(SENSORS, broken), *kept_from})
 
@@ -285,7 +286,8 @@ def test_a_failed_cell_of_a_sweep_is_made_again_alone(project):
 def test_without_a_sweep_the_first_failure_ends_it(project):
     (project / "fail").write_text(f"mdm {TRAINING}")
     assert make(project, GENERATORS="mdm").returncode != 0
-    assert not {pair for pair in work(journal(project)) if pair[0] in CELLS}
+    cells = {pair for pair in work(journal(project)) if pair[0] in CELLS}
+    assert cells <= {(HAR, "real")}  # which waits for no training
     # What was whole before the failure still is: nothing of it was deleted.
     assert (project / f"data/runs/demo/shared/{DATA}/run.json").exists()
     (project / "fail").unlink()

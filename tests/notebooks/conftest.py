@@ -1,4 +1,4 @@
-"""Runs of all eight notebooks, headless and in order, on tracks of the smallest size."""
+"""Runs of all nine notebooks, headless and in order, on tracks of the smallest size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The eight notebooks, headless and in order, so small that only the machinery shows."""
+"""The nine notebooks, headless and in order, so small that only the machinery shows."""
 
 import json
 
@@ -9,7 +9,29 @@ from t2imu_utils import runs
 TINY = {
     "corpus": {"made_up": 54},
     "recordings": {"made_up": 3, "sites": ["head", "waist", "shin"]},
-    "prior": {"layers": 1, "width": 32, "heads": 2, "feedforward": 32, "diffusion_steps": 5},
+    "generators": {
+        "mdm": {
+            "refined": True,
+            "layers": 1,
+            "width": 32,
+            "heads": 2,
+            "feedforward": 32,
+            "dropout": 0.0,
+            "diffusion_steps": 5,
+        },
+        "momask": {
+            "refined": True,
+            "tokeniser_width": 32,
+            "codes": 32,
+            "levels": 2,
+            "width": 32,
+            "layers": 1,
+            "heads": 2,
+            "feedforward": 32,
+            "dropout": 0.0,
+            "iterations": 2,
+        },
+    },
     "training": {"pretrain_steps": 6, "finetune_steps": 4, "batch_size": 8, "checkpoint_every": 2},
     "sampling": {"seconds": [3.0, 3.2], "batch_size": 80},
     "analysis": {"timesteps": [1, 3], "max_clips": 12, "bootstrap": 50},
@@ -24,7 +46,7 @@ TINY = {
         "seeds": [0, 1],
     },
 }
-ARMS = ["mdm", "mdm-ft", "mdm-acc0.5"]
+ARMS = ["mdm", "mdm-ft", "mdm-acc0.5", "momask", "momask-ft", "momask-acc0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +58,8 @@ def finished(tmp_path_factory, tools):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        executed = execute_all(track, folder, {"02_finetuning": {"lambda_acc": 0.5}})
+        arms = [{"lambda_acc": 0.5}, {"lambda_acc": 0.5, "generator": "momask"}]
+        executed = execute_all(track, folder, {"02_finetuning": arms})
         yield folder / "runs" / "tiny", folder / "runs" / "figures" / "tiny", executed
 
 
@@ -71,7 +94,7 @@ def test_every_stage_left_its_record(finished):
 def test_figures_and_results_are_written(finished):
     _, figures, _ = finished
     names = {p.name for p in figures.iterdir()}
-    assert names == {"fig1_lacc.png", "fig2_tsne.png", "fig3_har.png", "results.json"}
+    assert names == {"fig1_lacc.png", "fig2_tsne.png", "fig3_har.png", "sweep.png", "results.json"}
     results = json.loads((figures / "results.json").read_text())
     assert set(results["models"]) == {*ARMS, "compare", "real"}
     accuracy = results["models"]["mdm"]["07_har"]["metrics"]["balanced_accuracy"]

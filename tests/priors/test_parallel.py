@@ -136,9 +136,12 @@ def test_parts_of_processes_make_up_the_batch(prior, clips, tmp_path):
 def test_a_killed_process_is_told_and_ends_the_others(work, tmp_path):
     with pytest.raises(InputError, match="process 2 of 2.*SIGKILL.*goes on from the last checkp"):
         launch(work, {"how": "killed", "folder": str(tmp_path)}, 2)
-    for index in range(2):
+    # One that was ended before it had begun has left no number.
+    begun = [path for path in tmp_path.iterdir() if path.name in ("0", "1")]
+    assert begun
+    for path in begun:
         with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / str(index)).read_text()), 0)
+            os.kill(int(path.read_text()), 0)
 
 
 def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_path):
