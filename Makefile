@@ -4,6 +4,7 @@
 #                                      what there is (workflow/CLUSTER.md)
 # make paper | sweep ... DRY_RUN=1     what it would execute, and why
 # make test                            the whole test suite
+# make bench [BENCH_ARGS="--quick"]   seconds of every hot path beside a plain reference
 # make env | lint | publish | unlock | clean-runs
 
 TRACK ?= demo
@@ -28,13 +29,15 @@ PUBLISHED := shared/00_data shared/01_prompt_generation \
 	mdm-acc$(firstword $(LAMBDA_ACC))/02_finetuning \
 	$(addprefix compare/,03_smpl_fitting 04_imu_synthesis 05_lacc_analysis 06_tsne 07_har 08_sweep)
 
-.PHONY: paper sweep test env lint publish unlock clean-runs
+.PHONY: paper sweep test bench env lint publish unlock clean-runs
 
 SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile \
 	$(if $(PROFILE),--profile $(firstword $(wildcard $(PROFILE)/) workflow/profiles/$(PROFILE)),--cores $(CORES)) \
 	--rerun-triggers mtime params --rerun-incomplete $(SHOW) \
 	--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seeds="$(SEEDS)" generators="$(GENERATORS)"
-COMPARED := $(or $(T2IMU_RUNS),data/runs)/$(TRACK)/compare/08_sweep/notebook.ipynb
+# Of a track of one's own (TRACK=path.yaml) the file's name.
+NAME := $(basename $(notdir $(TRACK)))
+COMPARED := $(or $(T2IMU_RUNS),data/runs)/$(NAME)/compare/08_sweep/notebook.ipynb
 
 paper: $(STAMP)
 	$(SNAKEMAKE)
@@ -49,12 +52,15 @@ sweep: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
 
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.bench $(BENCH_ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 publish: $(STAMP)
-	$(BIN)/python -m t2imu_utils.publish $(addprefix data/runs/$(TRACK)/,$(PUBLISHED))
+	$(BIN)/python -m t2imu_utils.publish $(addprefix data/runs/$(NAME)/,$(PUBLISHED))
 
 # After a run that was killed hard: Snakemake then still holds its folder.
 unlock: $(STAMP)

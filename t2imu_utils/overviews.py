@@ -26,6 +26,7 @@ from t2imu_utils.palette import (
 
 SPLITS = {"train": "#8d97a5", "val": "#e69f00", "test": "#0072b2", "test_trials": "#9ecbe8"}
 AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}
+END = 5  # frames of a clip that do not count as its inside
 
 
 def minutes_by_category(minutes: pd.DataFrame) -> Figure:
@@ -128,7 +129,7 @@ def known_motions(virtual_imu: Callable, rate: float = 20.0) -> tuple[Figure, pd
 
     Returns:
         The figure, and the largest deviation of each motion's reading from its analytic answer,
-        the first and last frame left out, where differences have one side only.
+        `END` frames at both ends left out, where a derivative has one side only.
     """
     t = torch.arange(0, 3, 1 / rate, dtype=torch.float64)
     zero, one = torch.zeros_like(t), torch.ones_like(t)
@@ -153,7 +154,7 @@ def known_motions(virtual_imu: Callable, rate: float = 20.0) -> tuple[Figure, pd
                 ax.plot(t, series, color=AXES[axis], linewidth=1.4, label=axis)
         column[0].set_title(name)
         column[1].set_xlabel("time (s)")
-        inner = [values[1:-1] for values in found]
+        inner = [values[END:-END] for values in found]
         errors = [(v - v.new_tensor(e)).abs() for v, e in zip(inner, (acc, gyro), strict=True)]
         rows[name] = {"acc (m/s²)": float(errors[0].max()), "gyro (rad/s)": float(errors[1].max())}
     axes[0, 0].set_ylabel("acc (m/s²)")
@@ -249,22 +250,27 @@ def intervals(numbers: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
 
 
 def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
-    """One confusion matrix for each generator, two in a row."""
-    rows = -(-len(shares) // 2)
-    side = 1.0 + 0.42 * len(next(iter(shares.values())))
-    figure, axes = plt.subplots(rows, 2, figsize=(10, side * rows), squeeze=False)
-    for ax, (model, table) in zip(axes.flat, shares.items(), strict=False):
+    """One confusion matrix for each generator, three in a row, names of classes at the edges."""
+    columns = min(3, len(shares))
+    rows = -(-len(shares) // columns)
+    side = 1.0 + 0.36 * len(next(iter(shares.values())))
+    size = (side * columns + 1.0, side * rows + 0.8)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for place, (ax, (model, table)) in enumerate(zip(axes.flat, shares.items(), strict=False)):
         names = ordered(list(table.index))
         percent = 100 * table.loc[names, names]
         written = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         sns.heatmap(
             percent, ax=ax, annot=written, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False,
-            square=True, annot_kws={"size": 8},
+            square=True, annot_kws={"size": 8}, yticklabels=place % columns == 0,
+            xticklabels=place + columns >= len(shares),
         )  # fmt: skip
-        ax.set(xlabel="recognised as (%)", ylabel="true class", title=label(model))
+        ax.set(xlabel="", ylabel="", title=label(model))
         plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     for ax in axes.flat[len(shares) :]:
         ax.remove()
+    figure.supxlabel("recognised as (%)")
+    figure.supylabel("true class")
     return figure
 
 

@@ -19,13 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from t2imu_utils.activities import ACTIVITIES, SITES
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import plain, read_json, sha256, write_json
 from t2imu_utils.motion.features import RATE
+from t2imu_utils.priors.prompts import draw_requests
 from t2imu_utils.runs import record_hash
 
 SIZE, OVERLAP = 40, 0.5  # of a window: frames, and the share that the next one repeats
@@ -138,19 +138,12 @@ class Plan:
         return self.shards[job - 1 :: jobs]
 
     def requests(self, shard: Shard) -> pd.DataFrame:
-        """One row for every motion of a shard: activity, prompt, repetition, frames, seed, motion.
-
-        Length and noise seed follow from the prompt and the repetition, as in
-        `priors.prompts.draw_requests`, and from the seed of the plan where it is not 0.
-        """
-        rows, extra = [], f"|{self.seed}" if self.seed else ""
-        for repetition in range(shard.first, shard.stop):
-            seed = int(sha256(f"{shard.prompt}|{repetition}{extra}".encode())[:12], 16)
-            frames = round(np.random.default_rng(seed).uniform(*self.seconds) * RATE)
-            motion = repetition * len(self.sentences) + shard.number
-            rows.append((shard.activity, shard.prompt, repetition, frames, seed, motion))
-        columns = ["activity", "prompt", "repetition", "frames", "seed", "motion"]
-        return pd.DataFrame(rows, columns=columns)
+        """One row for every motion of a shard: `priors.prompts.draw_requests`, and its number."""
+        own = range(shard.first, shard.stop)
+        prompts = {shard.activity: [shard.prompt]}
+        table = draw_requests(prompts, own, self.seconds, RATE, self.seed)
+        motion = table["repetition"] * len(self.sentences) + shard.number
+        return table.assign(motion=motion)
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in a manifest."""

@@ -95,18 +95,30 @@ def key_of(sentence: str) -> str:
 
 
 def draw_requests(
-    prompts: dict[str, list[str]], repetitions: int, seconds: tuple[float, float], rate: float
+    prompts: dict[str, list[str]],
+    repetitions: int | range,
+    seconds: tuple[float, float],
+    rate: float,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """One row for every motion to be generated: activity, prompt, repetition, frames, seed.
 
-    Length and noise seed follow from the prompt and the repetition alone, so every model is asked
-    for the same lengths from the same noise, and adding a prompt changes no other motion.
+    Length and noise seed follow from the prompt, the repetition and, where it is not 0, `seed`, so
+    every model is asked for the same lengths from the same noise, and adding a prompt changes no
+    other motion.
+
+    Args:
+        repetitions: how many of each prompt, or which.
+        seconds: shortest and longest motion.
+        rate: frames per second.
     """
+    numbers = range(repetitions) if isinstance(repetitions, int) else repetitions
+    extra = f"|{seed}" if seed else ""
     rows = []
     for activity, sentences in prompts.items():
         for prompt in sentences:
-            for repetition in range(repetitions):
-                seed = int(sha256(f"{prompt}|{repetition}".encode())[:12], 16)
-                length = np.random.default_rng(seed).uniform(*seconds)
-                rows.append((activity, prompt, repetition, round(length * rate), seed))
+            for repetition in numbers:
+                noise = int(sha256(f"{prompt}|{repetition}{extra}".encode())[:12], 16)
+                length = np.random.default_rng(noise).uniform(*seconds)
+                rows.append((activity, prompt, repetition, round(length * rate), noise))
     return pd.DataFrame(rows, columns=["activity", "prompt", "repetition", "frames", "seed"])

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 from dataclasses import replace
 
@@ -142,6 +143,7 @@ def test_a_killed_process_is_told_and_ends_the_others(work, tmp_path):
     for path in begun:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
+    assert not multiprocessing.active_children()
 
 
 def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_path):
