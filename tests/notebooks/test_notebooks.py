@@ -17,7 +17,7 @@ TINY = {
             "heads": 2,
             "feedforward": 32,
             "dropout": 0.0,
-            "diffusion_steps": 5,
+            "diffusion_steps": 12,
         },
         "momask": {
             "refined": True,
@@ -75,7 +75,10 @@ def test_notebook_shows_what_it_promises(finished, stage):
     assert not [o for o in outputs if o.output_type == "error"]
     for cell in notebook.cells:
         shown = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-        assert len(shown) >= cell.source.count("plots.show("), cell.source
+        said = "".join(o.text for o in cell.get("outputs", []) if o.output_type == "stream")
+        # The one figure of real data that the demo lacks.
+        wanted = 0 if "BROAD is not here" in said else cell.source.count("plots.show(")
+        assert len(shown) >= wanted, cell.source
         assert all(len(o.data["image/png"]) < 200_000 for o in shown)
     assert "plots.show(" in "".join(cell.source for cell in notebook.cells)
 
