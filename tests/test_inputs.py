@@ -238,7 +238,7 @@ def test_a_damaged_registry_is_told(tmp_path, change, word):
 def test_inputs_are_found_by_name_and_by_folder():
     assert find_input(REGISTRY, "distilbert").name == "distilbert"
     assert find_input(REGISTRY, "distilbert-base-uncased").name == "distilbert"
-    with pytest.raises(InputError, match="'smlp'; expected one of amass, clip"):
+    with pytest.raises(InputError, match="'smlp'; expected one of amass, broad, clip"):
         find_input(REGISTRY, "smlp")
 
 
@@ -253,7 +253,7 @@ def test_needs_follow_from_the_track():
         "realworld",
     ]  # fmt: skip
     assert paper.either == [["humanml3d"], ["amass", "smplh", "humanact12"]]
-    assert set(paper.optional) == {"mdm_clip", "t2mgpt", "pamap2", "mhealth"}
+    assert set(paper.optional) == {"mdm_clip", "t2mgpt", "pamap2", "mhealth", "broad"}
 
 
 def needs_with(tmp_path, generators, **changes):
@@ -269,7 +269,7 @@ def test_needs_of_a_track_of_ones_own(tmp_path):
     mdm = {"checkpoint": "mdm/humanml-encoder-512-50steps"}
     needs = needs_with(tmp_path, {"mdm": mdm}, text_encoder="clip_mdm")
     assert needs.required == ["humanml3d_texts", "mdm_clip", "clip", "smpl", "pamap2"]
-    assert needs.optional == ["momask", "remodiffuse", "t2mgpt", "mhealth"]
+    assert needs.optional == ["momask", "remodiffuse", "t2mgpt", "mhealth", "broad"]
 
 
 def test_needs_follow_the_generators(tmp_path):
@@ -512,7 +512,7 @@ def test_tables_of_the_cmu_track_are_checked(tmp_path):
 def test_an_empty_or_absent_data_folder_lacks_everything(tmp_path):
     for root in (tmp_path, tmp_path / "absent"):
         table = status("paper", root)
-        assert (table["state"] == "missing").all() and len(table) == 16
+        assert (table["state"] == "missing").all() and len(table) == 17
         assert lacking(table) == [
             "humanml3d_texts", "mdm_distilbert", "distilbert", "momask", "clip", "remodiffuse",
             "smpl", "realworld", "humanml3d",

@@ -1,7 +1,7 @@
 """What an inertial sensor on a moving surface would measure (Section III-C, eqs. 7 and 8)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,42 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from t2imu_utils.body.fitting import pose_body
+from t2imu_utils.body.fitting import pose_bodies
 from t2imu_utils.body.smpl import Body, Shape, same_mesh
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.imu.differentiation import DEFAULT, SCHEMES, Kinematics
 from t2imu_utils.imu.sites import Site, sensor_frames, site_vertices
-from t2imu_utils.motion.rotations import matrix_to_axis_angle
 
 GRAVITY = 9.81  # m/s^2, as below eq. (7)
 UP = (0.0, 1.0, 0.0)
 POSE = ("global_orient", "body_pose", "transl")
 BATCH = 8192  # frames skinned at once: some 100 MB
-
-Kinematics = tuple[Float[Tensor, "*b T 3"], Float[Tensor, "*b T 3"]]
-
-
-def central_differences(
-    positions: Float[Tensor, "*b T 3"], rotations: Float[Tensor, "*b T 3 3"], rate: float
-) -> Kinematics:
-    """World acceleration and sensor-frame angular velocity by central differences (the paper's).
-
-    The acceleration is k(t-1) - 2 k(t) + k(t+1) over the squared step; a sinusoid of f Hz comes out
-    smaller by (sin(pi f / rate) / (pi f / rate))^2. The angular velocity is the mean of the
-    rotation vectors of the step before and of the step after, over the step: the logarithm of
-    q(t)* q(t+1), that is 2 q* (x) dq/dt for a finite step. Both are of second order. The first and
-    the last frame have one side only: they take the neighbour's acceleration (the one-sided second
-    difference) and the rotation of their one step.
-    """
-    inner = torch.diff(positions, n=2, dim=-2) * rate**2
-    acceleration = torch.cat((inner[..., :1, :], inner, inner[..., -1:, :]), -2)
-    steps = rotations[..., :-1, :, :].transpose(-1, -2) @ rotations[..., 1:, :, :]
-    turn = matrix_to_axis_angle(steps) * rate
-    middle = (turn[..., 1:, :] + turn[..., :-1, :]) / 2
-    return acceleration, torch.cat((turn[..., :1, :], middle, turn[..., -1:, :]), -2)
-
-
-SCHEMES: dict[str, Callable[[Tensor, Tensor, float], Kinematics]] = {"central": central_differences}
 
 
 def virtual_imu(
@@ -53,7 +28,7 @@ def virtual_imu(
     rotations: Float[Tensor, "*b T 3 3"],
     rate: float,
     gravity: float = GRAVITY,
-    scheme: str = "central",
+    scheme: str = DEFAULT,
 ) -> Kinematics:
     """Accelerometer and gyroscope readings of a sensor that moves along a path.
 
@@ -72,7 +47,7 @@ def virtual_imu(
         rotations: sensor to world.
         rate: frames per second.
         gravity: m/s^2.
-        scheme: a key of `SCHEMES`.
+        scheme: of differentiation, a key of `SCHEMES`; the paper's is ``central``.
 
     Returns:
         acc in m/s^2 and gyro in rad/s, both in the sensor frame.
@@ -111,13 +86,13 @@ def synthesise(
     sites: Sequence[Site],
     rate: float | None = None,
     gravity: float = GRAVITY,
-    scheme: str = "central",
+    scheme: str = DEFAULT,
     progress: bool = True,
 ) -> Clips:
     """Virtual recordings of every fitted motion on every person.
 
     All strike the same poses, each on the model of the own gender; the path of the pelvis grows
-    with the length of the legs (`body.fitting.pose_body`), so that feet that stood still go on
+    with the length of the legs (`body.fitting.pose_bodies`), so that feet that stood still go on
     standing still. Only the vertices in `sites` and their neighbours are skinned, one motion at a
     time on the device of each model, so memory does not grow with the number of clips.
 
@@ -129,7 +104,7 @@ def synthesise(
         sites: from `sensor_sites`.
         rate: frames per second; None takes that of `fits`.
         gravity: g of eq. (7), m/s^2.
-        scheme: a key of `SCHEMES`.
+        scheme: of differentiation, a key of `SCHEMES`; the paper's is ``central``.
         progress: show a bar.
 
     Returns:
@@ -167,8 +142,8 @@ def synthesise(
                 "one mesh, so that a site is the same place on all",
                 "Load all models with load_bodies.",
             )
-    paths = np.stack([pose_body(fits, body, shape) for shape in shapes.values()])
     people = list(shapes.values())
+    paths = pose_bodies(fits, body, people)
     betas = torch.tensor(np.stack([shape.betas for shape in people]), dtype=torch.float32)
     bounds = fits.bounds
     rows: list[dict] = []
@@ -214,13 +189,9 @@ def _recordings(
     device = body.model.v_template.device
     betas, transl = betas.to(device), transl.to(device)
     pose = {name: values.to(device) for name, values in pose.items()}
-    count, frames = transl.shape[:2]
-    repeated = {n: values.repeat(count, *[1] * (values.ndim - 1)) for n, values in pose.items()}
     ids = torch.as_tensor(site_vertices(sites), device=device)
-    vertices = body.vertices(
-        ids, betas.repeat_interleave(frames, 0), **repeated, transl=transl.flatten(0, 1)
-    )
-    positions, rotations = sensor_frames(vertices.unflatten(0, (count, frames)), sites)
+    vertices = body.vertices(ids, betas[:, None], **pose, transl=transl)
+    positions, rotations = sensor_frames(vertices, sites)
     signals = virtual_imu(positions.movedim(1, 2), rotations.movedim(1, 2), rate, gravity, scheme)
     acc, gyro = (signal.movedim(1, 2) for signal in signals)
     return acc, gyro

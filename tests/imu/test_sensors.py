@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter1d
 
 from t2imu_utils.body.fitting import pose_body
 from t2imu_utils.body.smpl import Shape, load_bodies, load_body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu import sensors
+from t2imu_utils.imu.differentiation import DEFAULT
 from t2imu_utils.imu.sensors import synthesise, virtual_imu
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites
-from t2imu_utils.motion.rotations import axis_angle_to_matrix, quat_to_matrix
+from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from tests.body.layouts import write_fake_smpl
 
 RATE = 50.0
@@ -44,19 +44,25 @@ def test_tilted_by_30_degrees_gravity_moves_to_the_other_axes(axis, expected):
 
 def test_free_fall_reads_zero_however_it_tumbles():
     fall = torch.stack([2 * TIME, 5 - 0.5 * 9.81 * TIME**2, 0 * TIME], 1)
-    acc, _ = virtual_imu(fall, turning((1, 2, 3), 4 * TIME), RATE)
-    assert acc.abs().max() < 1e-9
+    for scheme, most in (("central", 1e-9), (DEFAULT, 1e-6)):
+        acc, _ = virtual_imu(fall, turning((1, 2, 3), 4 * TIME), RATE, scheme=scheme)
+        assert acc.abs().max() < most
 
 
 def test_on_a_carousel_it_reads_the_centripetal_term_and_a_constant_rate():
     radius, omega = 0.7, 3.0
     path = radius * torch.stack([torch.sin(omega * TIME), 0 * TIME, torch.cos(omega * TIME)], 1)
-    acc, gyro = virtual_imu(path, turning((0, 1, 0), omega * TIME), RATE)
+    attitude = turning((0, 1, 0), omega * TIME)
+    acc, gyro = virtual_imu(path, attitude, RATE, scheme="central")
     # z looks outward, so the centre pulls along -z; the chord of a step is a little short.
     pull = 2 * radius * (1 - np.cos(omega / RATE)) * RATE**2
     expected = torch.tensor([0, 9.81, -pull], dtype=torch.float64).expand(198, 3)
     torch.testing.assert_close(acc[1:-1], expected, atol=1e-9, rtol=0)
     assert pull == pytest.approx(radius * omega**2, rel=1e-3)
+    torch.testing.assert_close(gyro, torch.tensor([0, omega, 0]).double().expand(200, 3))
+    acc, gyro = virtual_imu(path, attitude, RATE)
+    true = torch.tensor([0, 9.81, -radius * omega**2]).double().expand(180, 3)
+    torch.testing.assert_close(acc[10:-10], true, atol=1e-3, rtol=0)
     torch.testing.assert_close(gyro, torch.tensor([0, omega, 0]).double().expand(200, 3))
 
 
@@ -71,35 +77,6 @@ def test_a_constant_spin_about_a_body_axis_gives_a_constant_gyro_in_every_attitu
 def test_fast_turns_up_to_half_a_turn_a_step_are_not_aliased():
     _, gyro = virtual_imu(torch.zeros(200, 3).double(), turning((0, 0, 1), 150 * TIME), RATE)
     torch.testing.assert_close(gyro[:, 2], torch.full((200,), 150.0).double())
-
-
-def test_errors_fall_with_the_square_of_the_step():
-    def error(rate):
-        t = torch.arange(int(2 * rate), dtype=torch.float64) / rate
-        path = torch.stack([torch.sin(3 * t), torch.cos(2 * t), t**3], 1)
-        a, b = 0.8 * torch.sin(2 * t), 1.5 * t**2
-        rotations = turning((0, 1, 0), a) @ turning((1, 0, 0), b)
-        acc, gyro = virtual_imu(path, rotations, rate)
-        force = torch.stack([-9 * torch.sin(3 * t), 9.81 - 4 * torch.cos(2 * t), 6 * t], 1)
-        true_acc = torch.einsum("tji,tj->ti", rotations, force)
-        about_y = 1.6 * torch.cos(2 * t)
-        true_gyro = torch.stack([3 * t, about_y * torch.cos(b), -about_y * torch.sin(b)], 1)
-        inner = slice(1, -1)
-        return (acc - true_acc)[inner].abs().max(), (gyro - true_gyro)[inner].abs().max()
-
-    coarse, fine = error(50.0), error(100.0)
-    for slow, fast in zip(coarse, fine, strict=True):
-        assert 3.7 < slow / fast < 4.3 and fast < 0.01
-
-
-def test_ends_take_the_one_sided_difference():
-    path = torch.stack([TIME**3, 0 * TIME, 0 * TIME], 1)
-    rotations = turning((0, 0, 1), TIME**2)
-    acc, gyro = virtual_imu(path, rotations, RATE, gravity=0.0)
-    world = torch.einsum("tij,tj->ti", rotations, acc)
-    torch.testing.assert_close(world[0], world[1])
-    torch.testing.assert_close(world[-1], world[-2])
-    assert gyro[0, 2] == pytest.approx(1 / RATE, rel=1e-9)
 
 
 def test_leading_dimensions_are_batched():
@@ -122,28 +99,6 @@ def test_leading_dimensions_are_batched():
 def test_bad_input_is_told(positions, rotations, scheme, word):
     with pytest.raises(InputError, match=word):
         virtual_imu(torch.zeros(positions), torch.zeros(rotations), RATE, scheme=scheme)
-
-
-@pytest.mark.parametrize(
-    "trial", ["02_undisturbed_slow_rotation_B", "16_undisturbed_fast_translation_B"]
-)
-def test_a_real_imu_under_optical_tracking_reads_the_same(real_data, trial):
-    h5py = pytest.importorskip("h5py")
-    with h5py.File(real_data / "broad" / f"{trial}.hdf5") as file:
-        names = ("opt_pos", "opt_quat", "imu_acc", "imu_gyr")
-        position, quat, real_acc, real_gyro = (file[name][:] for name in names)
-        rate = float(file.attrs["sampling_rate"])
-    seen = np.isfinite(position).all(1) & np.isfinite(quat).all(1)
-    edges = np.flatnonzero(np.diff(np.r_[0, seen, 0]))
-    longest = np.argmax(edges[1::2] - edges[::2])
-    span = slice(edges[::2][longest], edges[1::2][longest])
-    upright = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64)
-    path = torch.tensor(gaussian_filter1d(position[span], 4, axis=0)) @ upright.T
-    acc, gyro = virtual_imu(path, upright @ quat_to_matrix(torch.tensor(quat[span])), rate)
-    for virtual, real, limit in ((acc, real_acc, 0.995), (gyro, real_gyro, 0.98)):
-        a, b = (gaussian_filter1d(x, 4, axis=0) for x in (virtual.numpy(), real[span]))
-        for axis in range(3):
-            assert np.corrcoef(a[:, axis], b[:, axis])[0, 1] > limit
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,291 @@
+"""The virtual sensor against a real one on the same rigid board (BROAD).
+
+From the optical pose alone `virtual_imu` says what the IMU on the board must read. Five numbers are
+estimated besides, and never on the trial that they are used for (`left_out`): where the
+accelerometer sits in the board, and how late the two sensors' readings are. Nothing else is fitted:
+no orientation, no bias, no scale.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import shift
+from scipy.signal import butter, sosfiltfilt
+from scipy.spatial.transform import Rotation, Slerp
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.imu.broad import Piece, Trial
+from t2imu_utils.imu.differentiation import DEFAULT, SCHEMES
+from t2imu_utils.imu.sensors import virtual_imu
+from t2imu_utils.motion.resample import resample
+
+BAND = 10.0  # Hz, what a motion at 20 Hz can hold
+EDGE = 0.25  # s at the ends of a piece that the filters of the comparison spoil
+CLIP = 6.0  # s, about the length of a generated motion
+END = 5  # frames of a clip that do not count as its inside
+# Spreads of real readings (m/s^2, rad/s) under which a correlation would be one of noise.
+AT_REST = {"acc": 0.3, "gyro": 0.05}
+NATIVE = "pose at its own rate"
+
+Readings = dict[str, Float[np.ndarray, "T 3"]]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What the optical pose does not tell of an IMU.
+
+    Attributes:
+        lever_arm: from the tracked point to the accelerometer, in metres, IMU axes.
+        acc_delay: how late the accelerometer's readings are, in seconds.
+        gyro_delay: the same of the gyroscope.
+    """
+
+    lever_arm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    acc_delay: float = 0.0
+    gyro_delay: float = 0.0
+
+
+def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
+    """For each trial's name the alignment that all others give.
+
+    To first order in the delay d and exactly in the lever arm r, the accelerometer reads
+
+        a - d da/dt + dw/dt x r + w x (w x r),
+
+    a and w being what the virtual sensor reads at the tracked point, and the gyroscope w - d dw/dt.
+    Both are fitted by least squares to the readings in movement, all filtered to `BAND`.
+
+    Raises:
+        InputError: fewer than two trials.
+    """
+    if len(trials) < 2:
+        raise InputError(
+            "rigid_body: trials", f"{len(trials)}", "at least two, one to be aligned by the others",
+            "Read more trials, or give an alignment.",
+        )  # fmt: skip
+    terms = [_normal_equations(trial) for trial in trials]
+    total = [sum(part) for part in zip(*terms, strict=True)]
+    return {
+        trial.name: _solve(*(whole - own for whole, own in zip(total, term, strict=True)))
+        for trial, term in zip(trials, terms, strict=True)
+    }
+
+
+def _normal_equations(
+    trial: Trial,
+) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
+    """Products of the columns and of what they shall explain, for acc and for gyro."""
+    acc_sum, gyro_sum = np.zeros((5, 5)), np.zeros((2, 2))
+    for piece in trial.pieces:
+        read = _virtual(piece.positions, piece.rotations, trial.rate, DEFAULT)
+        acc, gyro = read["acc"], read["gyro"]
+        slope, change = (np.gradient(x, axis=0) * trial.rate for x in (acc, gyro))
+        lever = [np.cross(change, e) + np.cross(gyro, np.cross(gyro, e)) for e in np.eye(3)]
+        inside = _inside(piece, trial.rate)
+        for total, columns in (
+            (acc_sum, [*lever, -slope, piece.acc - acc]),
+            (gyro_sum, [-change, piece.gyro - gyro]),
+        ):
+            found = _lowpass(np.stack(columns, -1), trial.rate)[inside]
+            # Without their means, a bias of the sensor has no part in it.
+            found = (found - found.mean(0)).reshape(-1, found.shape[-1])
+            total += found.T @ found
+    return acc_sum, gyro_sum
+
+
+def _solve(acc: Float[np.ndarray, "5 5"], gyro: Float[np.ndarray, "2 2"]) -> Alignment:
+    x, y, z, delay = np.linalg.solve(acc[:4, :4], acc[:4, 4])
+    return Alignment((float(x), float(y), float(z)), float(delay), float(gyro[0, 1] / gyro[0, 0]))
+
+
+def native_table(
+    trials: Sequence[Trial],
+    alignments: Mapping[str, Alignment] | None = None,
+    scheme: str = DEFAULT,
+    band: float | None = BAND,
+) -> pd.DataFrame:
+    """Virtual against real readings at the rate of the data set, during movement.
+
+    Args:
+        alignments: by name of trial; None takes `left_out`.
+        band: both sides are filtered to so many Hz (zero phase); None leaves them. Above 10 to
+            15 Hz the optical system's jitter and the IMU's noise and vibration are larger than the
+            movement, whatever the scheme.
+
+    Returns:
+        One row for each trial, sensor ("acc" in m/s², "gyro" in rad/s) and axis: ``samples``;
+        ``spread``, the standard deviation of the real reading; ``above``, the root mean square of
+        what it holds above the band; ``rmse``; ``correlation``, NaN where the sensor was at rest
+        (`AT_REST`).
+    """
+    alignments = left_out(trials) if alignments is None else alignments
+    rows = []
+    for trial in trials:
+        pairs = [_native_pair(p, trial.rate, alignments[trial.name], scheme) for p in trial.pieces]
+        inside = [_inside(piece, trial.rate) for piece in trial.pieces]
+        for sensor in ("acc", "gyro"):
+            whole = [(virtual[sensor], real[sensor]) for virtual, real in pairs]
+            low = [[_lowpass(x, trial.rate, band or BAND) for x in pair] for pair in whole]
+            virtual, real = _joined(low if band else whole, inside)
+            above = _joined(whole, inside)[1] - _joined(low, inside)[1]
+            for column, axis in enumerate("xyz"):
+                rows.append(
+                    {
+                        "trial": trial.name,
+                        "kind": trial.kind,
+                        "sensor": sensor,
+                        "axis": axis,
+                        "samples": len(real),
+                        **_agreement(virtual[:, column], real[:, column], AT_REST[sensor]),
+                        "above": float(np.sqrt((above[:, column] ** 2).mean())),
+                    }  # fmt: skip
+                )
+    return pd.DataFrame(rows)
+
+
+def scheme_table(
+    trials: Sequence[Trial],
+    alignments: Mapping[str, Alignment] | None = None,
+    schemes: Sequence[str] = tuple(SCHEMES),
+    rate: float = 20.0,
+    jitter: tuple[float, float] = (0.0, 0.0),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What each scheme makes of a pose at 20 Hz, against the real readings at 20 Hz.
+
+    The pose is read at the frames' times without any filter, as motion data sets keep every n-th
+    frame, and cut into clips of `CLIP`; the real readings pass the filter of `motion.resample`. The
+    rows `NATIVE` differentiate the pose at its own rate and then resample like the real readings:
+    the rest that no scheme at 20 Hz could mend.
+
+    Args:
+        alignments: by name of trial; None takes `left_out`.
+        jitter: standard deviation of white noise added to the pose at 20 Hz, in metres and in rad
+            along each axis, as generated and fitted motions have it.
+
+    Returns:
+        One row for each trial, scheme and sensor, in movement: ``frames``, ``rmse`` inside of the
+        clips (all axes), ``rmse_ends`` of their first and last `END` frames (NaN for `NATIVE`),
+        ``spread`` of the real reading.
+    """
+    alignments = left_out(trials) if alignments is None else alignments
+    rng = np.random.default_rng(seed)
+    rows = []
+    for trial in trials:
+        clips = [_clips_at(p, trial.rate, rate, alignments[trial.name]) for p in trial.pieces]
+        clips = [piece for piece in clips if len(piece["moving"])]
+        if not clips:
+            continue
+        clip = {name: np.concatenate([piece[name] for piece in clips]) for name in clips[0]}
+        size = clip["positions"].shape
+        positions = clip["positions"] + rng.normal(0, 1, size) * jitter[0]
+        turn = Rotation.from_rotvec(rng.normal(0, 1, (size[0] * size[1], 3)) * jitter[1])
+        rotations = clip["rotations"] @ turn.as_matrix().reshape(*size, 3)
+        inside = np.zeros(size[:2], bool)
+        inside[:, END:-END] = True
+        inside, ends = inside & clip["moving"], ~inside & clip["moving"]
+        for name in (NATIVE, *schemes):
+            if name == NATIVE:
+                found = {sensor: clip[f"native {sensor}"] for sensor in ("acc", "gyro")}
+            else:
+                found = _virtual(positions, rotations, rate, name)
+            for sensor, virtual in found.items():
+                square = (virtual - clip[sensor]) ** 2
+                rows.append(
+                    {
+                        "trial": trial.name,
+                        "kind": trial.kind,
+                        "scheme": name,
+                        "sensor": sensor,
+                        "frames": int(inside.sum()),
+                        "rmse": float(np.sqrt(square[inside].mean())),
+                        "rmse_ends": np.nan
+                        if name == NATIVE
+                        else float(np.sqrt(square[ends].mean())),
+                        "spread": float(clip[sensor][inside].std(0).mean()),
+                    }  # fmt: skip
+                )
+    return pd.DataFrame(rows)
+
+
+def _clips_at(
+    piece: Piece, rate: float, new_rate: float, alignment: Alignment
+) -> dict[str, np.ndarray]:
+    """Clips of pose and readings at another rate, each (clips, frames, …)."""
+    virtual, real = _native_pair(piece, rate, alignment, DEFAULT)
+    slow = {sensor: resample(real[sensor], rate, new_rate) for sensor in real}
+    slow |= {f"native {s}": resample(virtual[s], rate, new_rate) for s in virtual}
+    times, at = np.arange(len(piece.acc)) / rate, np.arange(len(slow["acc"])) / new_rate
+    at = at.clip(max=times[-1])
+    slow["positions"] = CubicSpline(times, _at_sensor(piece, alignment))(at)
+    slow["rotations"] = Slerp(times, Rotation.from_matrix(piece.rotations))(at).as_matrix()
+    slow["moving"] = piece.moving[np.rint(at * rate).astype(int)]
+    frames = round(CLIP * new_rate)
+    count = len(at) // frames
+    return {
+        name: values[: count * frames].reshape(count, frames, *values.shape[1:])
+        for name, values in slow.items()
+    }
+
+
+def _native_pair(
+    piece: Piece, rate: float, alignment: Alignment, scheme: str
+) -> tuple[Readings, Readings]:
+    """Virtual readings, and the real ones without their delay."""
+    virtual = _virtual(_at_sensor(piece, alignment), piece.rotations, rate, scheme)
+    return virtual, {
+        "acc": _earlier(piece.acc, alignment.acc_delay * rate),
+        "gyro": _earlier(piece.gyro, alignment.gyro_delay * rate),
+    }
+
+
+def _at_sensor(piece: Piece, alignment: Alignment) -> Float[np.ndarray, "T 3"]:
+    return piece.positions + piece.rotations @ np.array(alignment.lever_arm)
+
+
+def _virtual(
+    positions: Float[np.ndarray, "*b T 3"],
+    rotations: Float[np.ndarray, "*b T 3 3"],
+    rate: float,
+    scheme: str,
+) -> Readings:
+    acc, gyro = virtual_imu(
+        torch.from_numpy(positions), torch.from_numpy(rotations), rate, scheme=scheme
+    )
+    return {"acc": acc.numpy(), "gyro": gyro.numpy()}
+
+
+def _earlier(x: Float[np.ndarray, "T 3"], samples: float) -> Float[np.ndarray, "T 3"]:
+    return shift(x, (-samples, 0), order=3, mode="nearest")
+
+
+def _lowpass(
+    x: Float[np.ndarray, "T ..."], rate: float, band: float = BAND
+) -> Float[np.ndarray, "T ..."]:
+    return sosfiltfilt(butter(4, band, fs=rate, output="sos"), x, axis=0)
+
+
+def _inside(piece: Piece, rate: float) -> np.ndarray:
+    """In movement, and not where filters meet the end of the piece."""
+    inside, edge = piece.moving.copy(), round(EDGE * rate)
+    inside[:edge] = inside[len(inside) - edge :] = False
+    return inside
+
+
+def _joined(
+    pairs: Sequence[Sequence[np.ndarray]], inside: Sequence[np.ndarray]
+) -> list[Float[np.ndarray, "n 3"]]:
+    kept = [[x[keep] for x in pair] for pair, keep in zip(pairs, inside, strict=True)]
+    return [np.concatenate(side) for side in zip(*kept, strict=True)]
+
+
+def _agreement(virtual: np.ndarray, real: np.ndarray, at_rest: float) -> dict[str, float]:
+    spread = float(real.std())
+    correlation = np.corrcoef(virtual, real)[0, 1] if spread >= at_rest else np.nan
+    rmse = float(np.sqrt(((virtual - real) ** 2).mean()))
+    return {"spread": spread, "rmse": rmse, "correlation": float(correlation)}

@@ -1,0 +1,307 @@
+"""What a phone adds to an ideal sensor: an optional, seeded model of its errors.
+
+The paper's virtual sensors are ideal. A phone is worn a little off its place, turned a little, and
+its chip has noise, bias, an error of scale, an end of range and a smallest step. `measured` adds
+these in the order in which they arise: motion, misplacement, misorientation, sampling jitter,
+scale, bias, noise, clipping, quantisation. Each is off where its parameter is zero or None.
+
+A *wearing* is one motion on one body at one site. Its random numbers are a function of the seed and
+of the names of these three, and of nothing else: neither of the other clips nor of the effects that
+are on. So two arms whose motions have the same numbers are measured by the same phones.
+"""
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import yaml
+from jaxtyping import Float
+from pydantic import Field, ValidationError, model_validator
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation
+
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.runs import ROOT
+from t2imu_utils.tracks import Section
+
+FOLDER, SUFFIX = ROOT / "data", "_sensor.yaml"
+REMEDY = "Compare with data/phone_sensor.yaml and with SensorModel in imu/sensor_model.py."
+LEAST_FRAMES = 3  # of a spline that has a derivative worth the name
+
+Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Range = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Readings = Float[np.ndarray, "F S 3"]
+
+
+class SensorModel(Section):
+    """Sizes of a phone's errors; by default there are none.
+
+    Attributes:
+        acc_noise: density of the accelerometer's white noise, m/s²/√Hz, one-sided: the standard
+            deviation at r samples a second is ``acc_noise * sqrt(r / 2)``.
+        gyro_noise: the gyroscope's, rad/s/√Hz.
+        acc_bias: standard deviation over wearings of what an axis adds to all its readings, m/s².
+        gyro_bias: the gyroscope's, rad/s.
+        acc_scale: standard deviation over wearings of an axis' relative error of scale (0.01 reads
+            1 % too much or too little).
+        gyro_scale: the gyroscope's.
+        acc_range: readings end at plus and minus this, m/s²; None does not clip.
+        gyro_range: the gyroscope's, rad/s.
+        acc_step: the smallest difference between two readings, m/s².
+        gyro_step: the gyroscope's, rad/s.
+        misplacement: standard deviation over wearings of the sensor's distance from its site along
+            each of its axes, mm.
+        misorientation: standard deviation over wearings of its turn about each of its axes,
+            degrees (as a rotation vector).
+        jitter: standard deviation of the time at which a sample is really taken, ms. Cut off at
+            half a frame, so that samples keep their order.
+    """
+
+    acc_noise: Size = 0.0
+    gyro_noise: Size = 0.0
+    acc_bias: Size = 0.0
+    gyro_bias: Size = 0.0
+    acc_scale: Size = 0.0
+    gyro_scale: Size = 0.0
+    acc_range: Range | None = None
+    gyro_range: Range | None = None
+    acc_step: Size = 0.0
+    gyro_step: Size = 0.0
+    misplacement: Size = 0.0
+    misorientation: Size = 0.0
+    jitter: Size = 0.0
+
+    @model_validator(mode="after")
+    def _steps_within_range(self) -> "SensorModel":
+        for sensor in ("acc", "gyro"):
+            step, end = getattr(self, f"{sensor}_step"), getattr(self, f"{sensor}_range")
+            if end is not None and step >= end:
+                raise ValueError(f"{sensor}_step {step} does not fit into {sensor}_range {end}")
+        return self
+
+
+class Parameter(Section):
+    """One number of a sensor model's file, and where it comes from."""
+
+    value: float
+    origin: Literal["fitted", "stated"]  # to a recording (`imu.sensor_fit`), or by somebody else
+    source: Annotated[str, Field(min_length=1)]
+
+
+def sensor_parameters(name: str) -> dict[str, Parameter]:
+    """The numbers of a sensor model with their sources, by field of `SensorModel`.
+
+    Args:
+        name: ``phone`` (``data/phone_sensor.yaml``), or the path of a YAML file of one's own with
+            ``value``, ``origin`` and ``source`` for each field; a field that it lacks is off.
+
+    Raises:
+        InputError: no such file, no valid YAML, or an unknown field, a wrong type, no source.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}{SUFFIX}"
+    if not path.is_file():
+        known = ", ".join(sorted(p.name.removesuffix(SUFFIX) for p in FOLDER.glob(f"*{SUFFIX}")))
+        raise InputError(
+            f"sensor model {name!r}", "no such file", f"one of {known}, or a path", f"Write {path}."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise InputError(
+            path, f"no valid YAML ({error})", "a mapping", "Mend its syntax."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(path, f"a {type(content).__name__}", "a mapping of parameters", REMEDY)
+    parameters: dict[str, Parameter] = {}
+    for field, entry in content.items():
+        if field not in SensorModel.model_fields:
+            known = ", ".join(SensorModel.model_fields)
+            raise InputError(f"{path}: {field}", "an unknown parameter", f"some of {known}", REMEDY)
+        try:
+            parameters[field] = Parameter.model_validate(entry)
+        except ValidationError as error:
+            raise _told(path, (field,), error) from error
+    return parameters
+
+
+def read_sensor_model(name: str) -> SensorModel:
+    """The sensor model of a file; `name` and errors as in `sensor_parameters`.
+
+    Raises:
+        InputError: also for values that no sensor has: below zero, not finite, or a step that is
+            wider than its range.
+    """
+    parameters = sensor_parameters(name)
+    try:
+        return SensorModel(**{field: each.value for field, each in parameters.items()})
+    except ValidationError as error:
+        path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}{SUFFIX}"
+        raise _told(path, (), error) from error
+
+
+def _told(path: Path, within: tuple[str, ...], error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    field = ".".join(map(str, (*within, *first["loc"])))
+    return InputError(
+        f"{path}: {field}" if field else path,
+        first["msg"].lower() + (f" (value {first['input']!r})" if field else ""),
+        "a value, an origin (fitted or stated) and a source that a sensor can have",
+        REMEDY,
+    )
+
+
+class _Draws(NamedTuple):
+    """Standard normal numbers of the wearings of one motion on one body."""
+
+    place: Float[np.ndarray, "S 3"]
+    turn: Float[np.ndarray, "S 3"]
+    scale: Float[np.ndarray, "S 2 3"]
+    bias: Float[np.ndarray, "S 2 3"]
+    time: Float[np.ndarray, "F S"]
+    noise: Float[np.ndarray, "F S 2 3"]
+
+
+def measured(clips: Clips, model: SensorModel | None, seed: int = 0) -> Clips:
+    """Virtual recordings as a phone would have made them.
+
+    Args:
+        clips: arrays ``acc`` (m/s²) and ``gyro`` (rad/s) (F, S, 3), columns ``motion`` and
+            ``body``, meta ``rate`` and ``sites``, as `imu.sensors.synthesise` leaves them. The
+            bias, scale and place of a sensor are drawn once for each motion, body and site;
+            noise and jitter for each frame.
+        model: None or one without errors gives back `clips` itself.
+        seed: of all random numbers.
+
+    Returns:
+        The same table and meta; arrays of the same shapes and types. Clips are handled one at a
+        time, so beyond the result memory does not grow with their number.
+
+    Raises:
+        InputError: arrays, columns or meta are missing, values are not finite, or a clip has fewer
+            than three frames.
+
+    Note:
+        Noise, clipping and quantisation act at the rate of `clips`. A phone clips at its own,
+        higher rate, before `imu.streams` brings its signal to 20 Hz; peaks are lower at 20 Hz, so
+        fewer of them are clipped here.
+    """
+    _check(clips)
+    if model is None or model == SensorModel():
+        return clips
+    rate, sites = float(clips.meta["rate"]), clips.meta["sites"]
+    out = {**clips.arrays, **{n: np.empty_like(clips.arrays[n]) for n in ("acc", "gyro")}}
+    keys = zip(clips.table["motion"], clips.table["body"], strict=True)
+    for (motion, body), (low, high) in zip(keys, pairwise(clips.bounds), strict=True):
+        acc, gyro = (clips.arrays[n][low:high].astype(np.float64) for n in ("acc", "gyro"))
+        draws = _draw(seed, str(motion), str(body), sites, high - low)
+        out["acc"][low:high], out["gyro"][low:high] = _sense(acc, gyro, model, draws, rate)
+    return Clips(clips.table, out, clips.meta)
+
+
+def _check(clips: Clips) -> None:
+    arrays = [clips.arrays.get(name) for name in ("acc", "gyro")]
+    shape = (int(clips.table["frames"].sum()), len(clips.meta.get("sites", ())), 3)
+    lacking = [c for c in ("motion", "body") if c not in clips.table.columns]
+    if any(a is None or a.shape != shape for a in arrays) or not clips.meta.get("rate") or lacking:
+        raise InputError(
+            "measured: clips",
+            f"arrays {', '.join(f'{n} {a.shape}' for n, a in clips.arrays.items())}; columns "
+            f"{', '.join(clips.table.columns)}; meta {', '.join(clips.meta)}",
+            "acc and gyro (F, S, 3), columns motion and body, meta rate and S sites",
+            "Give the recordings of imu.sensors.synthesise.",
+        )
+    if len(clips) and clips.table["frames"].min() < LEAST_FRAMES:
+        row = int(clips.table["frames"].argmin())
+        raise InputError(
+            f"measured: clip {row}", f"{clips.table['frames'].iloc[row]} frames",
+            f"at least {LEAST_FRAMES}", "Leave it out with Clips.select.",
+        )  # fmt: skip
+    for name in ("acc", "gyro"):
+        if not np.isfinite(clips.arrays[name]).all():
+            raise InputError(
+                f"measured: {name}", "values that are not finite", "virtual recordings without "
+                "gaps", "Leave the clips out: a real recording needs no model of a phone.",
+            )  # fmt: skip
+
+
+def _draw(seed: int, motion: str, body: str, sites: list[str], frames: int) -> _Draws:
+    """All numbers at all times, so that an effect that is on or off leaves the others alone."""
+    fixed = np.empty((len(sites), 6, 3))
+    moving = np.empty((frames, len(sites), 7))
+    for index, site in enumerate(sites):
+        key = json.dumps([int(seed), motion, body, site]).encode()
+        entropy = int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "big")
+        generator = np.random.default_rng(entropy)
+        fixed[index] = generator.standard_normal((6, 3))
+        moving[:, index] = generator.standard_normal((frames, 7))
+    return _Draws(
+        fixed[:, 0], fixed[:, 1], fixed[:, 2:4], fixed[:, 4:6],
+        moving[..., 0], moving[..., 1:].reshape(frames, -1, 2, 3),
+    )  # fmt: skip
+
+
+def _sense(
+    acc: Readings, gyro: Readings, model: SensorModel, draws: _Draws, rate: float
+) -> tuple[Readings, Readings]:
+    """What phones give out during one motion on one body, in float64."""
+    if model.misplacement:
+        acc = lever_arm(acc, gyro, model.misplacement / 1000 * draws.place, rate)
+    if model.misorientation:
+        axes = Rotation.from_rotvec(np.radians(model.misorientation) * draws.turn).as_matrix()
+        acc, gyro = (np.einsum("sji,fsj->fsi", axes, values) for values in (acc, gyro))
+    if model.jitter:
+        late = np.clip(model.jitter / 1000 * rate * draws.time, -0.5, 0.5)
+        acc, gyro = np.split(_resampled(np.concatenate((acc, gyro), -1), late), 2, -1)
+    sizes = (
+        (model.acc_scale, model.acc_bias, model.acc_noise, model.acc_range, model.acc_step),
+        (model.gyro_scale, model.gyro_bias, model.gyro_noise, model.gyro_range, model.gyro_step),
+    )
+    out = []
+    for index, (values, size) in enumerate(zip((acc, gyro), sizes, strict=True)):
+        scale, bias, density, end, step = size
+        values = values * (1 + scale * draws.scale[:, index]) + bias * draws.bias[:, index]
+        values = values + density * np.sqrt(rate / 2) * draws.noise[:, :, index]
+        values = values if end is None else np.clip(values, -end, end)
+        out.append(np.round(values / step) * step if step else values)
+    return out[0], out[1]
+
+
+def lever_arm(
+    acc: Readings, gyro: Readings, offset: Float[np.ndarray, "S 3"], rate: float
+) -> Readings:
+    """Acceleration that a sensor reads when it sits `offset` away on the same rigid body.
+
+    a' = a + dω/dt x r + ω x (ω x r), all in the sensor's axes, in which the derivative of ω is that
+    of its components. The gyroscope reads the same everywhere on a rigid body.
+
+    Two limits. The skin around the site is taken to be rigid over the offset, which it is over
+    millimetres and not over a hand's breadth. And dω/dt is the derivative of a cubic spline through
+    `gyro`, which is sampled: at 20 Hz and with angular velocities by central differences, the added
+    part of a swing of 2 Hz is 6 % too small, of 5 Hz 39 % (by second differences of the path of a
+    sensor that sat there: 3 % and 19 %).
+
+    Args:
+        acc: m/s².
+        gyro: rad/s.
+        offset: of each sensor in its own axes, metres.
+        rate: frames per second.
+    """
+    times = np.arange(len(gyro)) / rate
+    turn = CubicSpline(times, gyro)(times, 1)
+    return acc + np.cross(turn, offset) + np.cross(gyro, np.cross(gyro, offset))
+
+
+def _resampled(
+    values: Float[np.ndarray, "F S d"], late: Float[np.ndarray, "F S"]
+) -> Float[np.ndarray, "F S d"]:
+    """Values of a cubic spline at times that are `late` frames off, each site at its own."""
+    frames, sites = late.shape
+    when = np.clip(np.arange(frames)[:, None] + late, 0, frames - 1)
+    before = np.minimum(when.astype(int), frames - 2)
+    rest = (when - before)[..., None]
+    powers = CubicSpline(np.arange(frames), values).c[:, before, np.arange(sites)]
+    return ((powers[0] * rest + powers[1]) * rest + powers[2]) * rest + powers[3]

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.imu.broad import Piece, Trial, read_broad_folder
+from t2imu_utils.imu.rigid_body import (
+    NATIVE,
+    Alignment,
+    left_out,
+    native_table,
+    scheme_table,
+)
+from t2imu_utils.motion.rotations import axis_angle_to_matrix
+
+RATE = 200.0
+TRUE = Alignment((0.03, -0.02, 0.05), 0.004, 0.006)
+
+
+def board(seed, alignment=TRUE, seconds=30.0, still=False):
+    """A trial whose readings are known: swings about three axes on a swinging path."""
+    rng = np.random.default_rng(seed)
+    size, tone, phase = rng.uniform(0.5, 1.5, (3, 6)) * np.array([[0.0 if still else 1], [5], [4]])
+    size[3:] *= 0.3
+
+    def pose(time):
+        waves = size * np.sin(time[:, None] * tone + phase)
+        return waves[:, 3:], axis_angle_to_matrix(torch.from_numpy(waves[:, :3])).numpy()
+
+    def readings(time, lever):
+        # By differences over 0.1 ms: as good as exact.
+        step = 1e-4
+        (_, past), (_, now), (_, later) = (pose(time + k * step) for k in (-1, 0, 1))
+        turn = np.einsum("tji,tjk->tik", now, later - past) / (2 * step)
+        gyro = np.stack([turn[:, 2, 1], turn[:, 0, 2], turn[:, 1, 0]], 1)
+        k = 1e-3
+        before, here, after = (p + r @ lever for p, r in (pose(time + n * k) for n in (-1, 0, 1)))
+        force = (before - 2 * here + after) / k**2 + [0, 9.81, 0]
+        return np.einsum("tji,tj->ti", now, force), gyro
+
+    time = np.arange(int(seconds * RATE)) / RATE
+    positions, rotations = pose(time)
+    acc, _ = readings(time - alignment.acc_delay, np.array(alignment.lever_arm))
+    _, gyro = readings(time - alignment.gyro_delay, np.zeros(3))
+    moving = np.ones(len(time), bool)
+    piece = Piece(0, positions, rotations, acc, gyro, moving)
+    return Trial(f"{seed:02d}_made_up", f"{seed:02d}", "made up", RATE, (piece,), len(time), 0, ())
+
+
+@pytest.fixture(scope="module")
+def made_up():
+    return [board(seed) for seed in range(3)]
+
+
+def test_lever_arm_and_delays_are_found_from_the_other_trials(made_up):
+    for alignment in left_out(made_up).values():
+        np.testing.assert_allclose(alignment.lever_arm, TRUE.lever_arm, atol=1e-3)
+        assert alignment.acc_delay == pytest.approx(TRUE.acc_delay, abs=1e-4)
+        assert alignment.gyro_delay == pytest.approx(TRUE.gyro_delay, abs=1e-4)
+
+
+def test_a_trial_has_no_part_in_its_own_alignment(made_up):
+    odd = board(7, Alignment((-0.1, 0.1, 0.0), 0.02, 0.0))
+    found = left_out([*made_up[:2], odd])
+    np.testing.assert_allclose(found[odd.name].lever_arm, TRUE.lever_arm, atol=1e-3)
+    assert abs(found[made_up[0].name].lever_arm[0] - TRUE.lever_arm[0]) > 0.01
+    with pytest.raises(InputError, match="at least two"):
+        left_out([odd])
+
+
+def test_made_up_readings_are_met_once_they_are_aligned(made_up):
+    table = native_table(made_up)
+    assert len(table) == 18 and table["samples"].eq(len(made_up[0].pieces[0].acc) - 100).all()
+    assert table["correlation"].min() > 0.9999
+    assert (table["rmse"] < 0.01 * table["spread"]).all()
+    plain = native_table(made_up, {trial.name: Alignment() for trial in made_up})
+    assert (plain["rmse"] > 3 * table["rmse"]).all()
+
+
+def test_at_rest_there_is_no_correlation_but_an_error():
+    table = native_table([board(1, still=True)], {"01_made_up": Alignment()})
+    assert table["correlation"].isna().all() and table["rmse"].max() < 1e-3
+
+
+def test_schemes_are_told_apart_at_20_hz(made_up):
+    table = scheme_table(made_up, {t.name: TRUE for t in made_up})
+    rmse = table.pivot_table(index="scheme", columns="sensor", values="rmse")
+    assert table["frames"].eq(3 * 110 + 2 * 110).all() or table["frames"].eq(4 * 110).all()
+    assert (rmse.loc["central"] > 3 * rmse.loc["quintic"]).all()
+    assert rmse.loc["central", "acc"] > 3 * rmse.loc["spectral", "acc"]
+    assert (rmse.loc[NATIVE] < rmse.loc["spectral"]).all()
+    ends = table.pivot_table(index="scheme", columns="sensor", values="rmse_ends")
+    assert (ends > rmse.drop(NATIVE)).all().all()
+    noisy = scheme_table(made_up, {t.name: TRUE for t in made_up}, jitter=(1e-3, 1e-3))
+    noise = noisy.pivot_table(index="scheme", columns="sensor", values="rmse")["acc"]
+    # 1 mm through weights 1, -2, 1 over the squared step.
+    assert noise["central"] == pytest.approx(0.98, rel=0.15)
+    assert noise["quintic"] > 1.5 * noise["central"] and noise["spectral"] < 1.2 * noise["central"]
+
+
+@pytest.fixture(scope="module")
+def trials(real_data):
+    return read_broad_folder(real_data / "broad")
+
+
+@pytest.fixture(scope="module")
+def alignments(trials):
+    return left_out(trials)
+
+
+def test_alignments_of_the_real_board_agree(alignments):
+    """Where the accelerometer sits and how late it is does not depend on the trials asked."""
+    levers = np.array([a.lever_arm for a in alignments.values()])
+    delays = np.array([(a.acc_delay, a.gyro_delay) for a in alignments.values()])
+    assert np.ptp(levers, axis=0).max() < 2e-3 and np.linalg.norm(levers, axis=1).max() < 0.015
+    assert np.ptp(delays, axis=0).max() < 2e-4
+    assert (delays > 0.001).all() and (delays < 0.008).all()
+
+
+def test_a_real_imu_reads_what_the_optical_pose_says(trials, alignments):
+    table = native_table(trials, alignments)
+    assert set(table["trial"]) == {trial.name for trial in trials}
+    seen = table.dropna(subset=["correlation"])
+    least = seen.groupby("sensor")["correlation"].min()
+    assert least["acc"] >= 0.99 and least["gyro"] >= 0.97
+    assert (table["rmse"] < np.maximum(0.15 * table["spread"], 0.1)).all()
+
+
+def errors_at_20_hz(trials, alignments, **how):
+    table = scheme_table(trials, alignments, ("central", "quintic", "spectral"), **how)
+    return table.pivot_table(index="trial", columns=["sensor", "scheme"], values="rmse")
+
+
+def test_the_default_loses_least_of_a_real_imu_at_20_hz(trials, alignments):
+    found = errors_at_20_hz(trials, alignments)
+    assert (found["gyro"]["spectral"] < 0.6 * found["gyro"]["central"]).all()
+    fast = [name for name in found.index if "fast" in name]
+    assert fast and (found["acc"]["spectral"] < 0.85 * found["acc"]["central"])[fast].all()
+    assert (found["acc"]["spectral"] < found["acc"]["quintic"]).all()
+
+
+def test_it_still_does_with_the_jitter_of_generated_motions(trials, alignments):
+    """Half a millimetre and a tenth of a degree: splines through every frame pay for it."""
+    two = [trial for trial in trials if trial.kind in ("fast rotation", "slow translation")]
+    found = errors_at_20_hz(two, alignments, jitter=(5e-4, np.radians(0.1)))
+    assert (found["gyro"]["spectral"] < 0.75 * found["gyro"]["central"]).all()
+    assert (found["acc"]["spectral"] < 1.1 * found["acc"]["central"]).all()
+    assert (found["acc"]["spectral"] < 0.75 * found["acc"]["quintic"]).all()
