@@ -38,6 +38,8 @@ STAGES = (
     "07_har",
     "08_sweep",
 )
+# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers.
+PARTS = ("03_solvers",)
 # Folders beside those of the models: what all share, what compares them, and real data.
 SHARED, COMPARE, REAL = "shared", "compare", "real"
 RECORDED_VERSIONS = ("torch", "numpy", "scipy", "diffusers", "smplx", "transformers")
@@ -63,7 +65,7 @@ def cache_dir(name: str) -> Path:
 
 def run_dir(track: str, model: str, stage: str) -> Path:
     """The folder of one stage of one model; made when missing."""
-    if stage not in STAGES:
+    if stage not in (*STAGES, *PARTS):
         raise InputError("stage", repr(stage), f"one of {', '.join(STAGES)}", "Check its spelling.")
     folder = runs_root() / track / model / stage
     folder.mkdir(parents=True, exist_ok=True)

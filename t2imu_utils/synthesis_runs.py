@@ -1,5 +1,6 @@
 """Synthesis of all shards of a plan, or of one job's part, by one process or several."""
 
+import json
 import os
 import resource
 import time
@@ -118,6 +119,8 @@ def synthesise_windows(
         "body": sha256(data.body_files(track)),
         "code": code,
     }
+    if tools.generator.sampler:
+        ingredients["sampler"] = sha256(json.dumps(tools.generator.sampler).encode())
     return run_shards(tools, plan, folder, ingredients, workers, only, progress)
 
 

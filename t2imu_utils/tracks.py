@@ -73,6 +73,8 @@ class GeneratorSection(Section):
     text_encoder: str | None = None  # by default the track's
     refined: bool = False  # whether there are a control and refined models of it
     guidance: Positive | None = None  # scale of the text; by default the family's own
+    solver: str | None = None  # of a diffusion: `priors.solvers`; by default as its authors sample
+    evaluations: Count | None = None  # of the model for one motion; by default the solver's own
 
 
 class TrainingSection(Section):
@@ -151,7 +153,14 @@ class Track(Section):
             )
         for name in ready:
             section = self.generators[name]
-            for field in ("checkpoint", "refined", "guidance", "text_encoder"):
+            for field in (
+                "checkpoint",
+                "refined",
+                "guidance",
+                "solver",
+                "evaluations",
+                "text_encoder",
+            ):
                 if getattr(section, field):
                     raise ValueError(f"{name}: motions that others made take no {field}")
         return self

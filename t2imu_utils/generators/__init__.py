@@ -24,11 +24,14 @@ from t2imu_utils.dependencies import reached
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import RATE, features_to_joints
+from t2imu_utils.priors.mdm_inference import chosen_precision
+from t2imu_utils.priors.solvers import ANCESTRAL, Solver
 from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.priors.training import TrainConfig
 from t2imu_utils.runs import PACKAGE
 from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
 
+FLOAT32 = "float32"
 # Rooms of the package that results depend on; the rest only reads, writes and keeps books.
 MODELS = ("motion", "priors", "body")
 
@@ -79,6 +82,29 @@ class Generator(ABC):
     examined: ClassVar[bool] = True
     # Whether its motions were made elsewhere: they are read, and neither trained nor refined.
     ready_made: ClassVar[bool] = False
+    # Names of the solvers that it can be sampled with, where there is a choice.
+    solvers: ClassVar[Sequence[str]] = ()
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """Settings of its sampling that are not its own: of a solver that was chosen."""
+        return {}
+
+    def precision(self, prior: Any, device: torch.device | str) -> str:
+        """Of the matrix products of its sampling on a device, which may be a matter of speed."""
+        return chosen_precision("auto", prior.config, device) if self.solvers else FLOAT32
+
+    def with_solver(self, solver: Solver) -> "Generator":
+        """The same generator, sampled with a solver.
+
+        Raises:
+            InputError: it is sampled in one way only.
+        """
+        raise InputError(
+            f"solver {solver.name!r}", f"{type(self).__name__} has none to choose",
+            "a generator that is a diffusion with solvers, such as mdm",
+            "Leave solver and evaluations out of its entry in the track.",
+        )  # fmt: skip
 
     def read(self, options: Section, body: Body) -> Any:
         """Of a generator that is `ready_made`: its motions at 20 fps, for a body."""
@@ -257,8 +283,12 @@ def section_of(track: Track, name: str) -> GeneratorSection:
 
 
 def generator_of(track: Track, name: str) -> Generator:
-    """The family of one of a track's generators."""
-    return family(section_of(track, name).family or name)
+    """The family of one of a track's generators, sampled as the track says."""
+    section = section_of(track, name)
+    generator = family(section.family or name)
+    if section.solver is None and section.evaluations is None:
+        return generator
+    return generator.with_solver(Solver(section.solver or ANCESTRAL, section.evaluations))
 
 
 def sizes_of(track: Track, name: str) -> Section | None:

@@ -1,8 +1,9 @@
 """MDM (Tevet et al., ICLR 2023), the generator that the paper refines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,7 @@ from t2imu_utils.priors.diffusion import add_noise, schedule
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.mdm import MDMConfig
 from t2imu_utils.priors.mdm_checkpoints import SCALES, feature_scale, read_mdm
+from t2imu_utils.priors.solvers import SCHEMES, Solver
 from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.priors.training import TrainConfig, train, validation_losses
 from t2imu_utils.tracks import Count, Fraction, Section
@@ -82,6 +84,17 @@ class MDMGenerator(Generator):
     Sizes = Sizes
     training = ("priors/training.py", "priors/mdm_checkpoints.py")
     sampling = ("priors/generate.py",)
+    solvers = tuple(SCHEMES)
+
+    def __init__(self, solver: Solver | None = None):
+        self.solver = solver
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        return {} if self.solver is None else {"solver": asdict(self.solver)}
+
+    def with_solver(self, solver: Solver) -> "MDMGenerator":
+        return MDMGenerator(solver)
 
     def untrained(self, sizes, clips, encoder, seed):
         config = MDMConfig(arch="trans_dec", **sizes.model_dump())
@@ -112,7 +125,9 @@ class MDMGenerator(Generator):
         self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
     ):  # fmt: skip
         scale = GUIDANCE if guidance is None else guidance
-        return generate(prior, prompts, frames, seeds, scale, batch_size, device, progress)
+        return generate(
+            prior, prompts, frames, seeds, scale, batch_size, device, progress, self.solver
+        )  # fmt: skip
 
     def denoiser(self, prior: Prior, device) -> MDMDenoiser:
         return MDMDenoiser(prior, device)

@@ -25,8 +25,10 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
 from t2imu_utils.files import write_table
+from t2imu_utils.imu.sensor_model import read_sensor_model
 from t2imu_utils.motion.corpus import write_corpus
 from t2imu_utils.motion.features import features_to_joints
+from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import load_track
 from tests.conftest import WordEncoder
@@ -160,6 +162,21 @@ def test_other_requests_prior_or_guidance_are_other_motions(track, fitted, apart
     assert len(set(stamps)) == 4
 
 
+def test_another_solver_is_another_run_of_those_that_have_a_choice(track, fitted, apart):
+    short = Solver("dpm++2m", 3)
+    run = sample_and_fit(track, "mdm", solver=short)
+    assert run.params["solver"] == {"name": "dpm++2m", "evaluations": 3}
+    made = data.load_sampled(track, "mdm").arrays["features"]
+    section = track.generators["mdm"].model_copy(update={"solver": "dpm++2m", "evaluations": 3})
+    other = track.model_copy(update={"generators": {**track.generators, "mdm": section}})
+    assert stamp(sample_and_fit(other, "mdm")) == stamp(run)
+    sample_and_fit(track, "mdm")
+    assert abs(data.load_sampled(track, "mdm").arrays["features"] - made).max() > 1e-3
+    left = sample_and_fit(track, "momask")
+    assert "solver" not in left.params
+    assert stamp(sample_and_fit(track, "momask", solver=short)) == stamp(left)
+
+
 # ---------------------------------------------------------------- 04
 def test_every_motion_is_sensed_on_every_body(track, fitted, sensed):
     assert outputs(track, "mdm", "04_imu_synthesis") == {"imu.npz", "imu.parquet"}
@@ -181,6 +198,18 @@ def test_gravity_is_part_of_what_is_sensed(track, sensed, apart):
     assert stamp(run) != stamp(sensed)
     after = data.load_imu(track, "mdm").arrays["acc"]
     assert_allclose(np.linalg.norm(before - after, axis=-1), 9.81, rtol=1e-3)
+
+
+def test_a_scheme_and_a_sensor_model_are_part_of_what_is_sensed(track, sensed, apart):
+    ideal = data.load_imu(track, "mdm").arrays["acc"]
+    run = sense(track, "mdm", scheme="quintic")
+    assert run.params["scheme"] == "quintic" and run.params["sensor_model"] is None
+    assert abs(data.load_imu(track, "mdm").arrays["acc"] - ideal).max() > 0.1
+    run = sense(track, "mdm", sensor_model="phone")
+    assert run.params["sensor_model"]["acc_range"] == read_sensor_model("phone").acc_range
+    worn = data.load_imu(track, "mdm").arrays["acc"]
+    assert abs(worn).max() <= read_sensor_model("phone").acc_range
+    assert 0.05 < abs(worn - np.clip(ideal, -19.6, 19.6)).mean() < 3.0
 
 
 # ---------------------------------------------------------------- 05

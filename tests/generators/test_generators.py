@@ -309,6 +309,21 @@ def test_an_entry_of_another_name_names_its_family(tiny, sizes):
     assert sizes_of(track, "small").model_dump() == sizes["momask"]
 
 
+def test_a_solver_is_taken_where_there_is_a_choice(tiny):
+    def with_solver(name, **chosen):
+        section = tiny.generators[name].model_copy(update=chosen)
+        track = tiny.model_copy(update={"generators": {**tiny.generators, name: section}})
+        return generator_of(track, name)
+
+    assert generator_of(tiny, "mdm").sampler == {}
+    chosen = with_solver("mdm", evaluations=7).sampler["solver"]
+    assert chosen == {"name": "ancestral", "evaluations": 7}
+    with pytest.raises(InputError, match="solver: found 'heun'; expected one of ancestral"):
+        with_solver("mdm", solver="heun")
+    with pytest.raises(InputError, match="solver 'ddim': found MoMaskGenerator has none"):
+        with_solver("momask", solver="ddim")
+
+
 def test_sizes_are_those_of_the_track(tiny, name, sizes):
     assert sizes_of(tiny, name).model_dump() == sizes[name]
 

@@ -3,12 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.checkpoints import Prior
+from t2imu_utils.priors.diffusion import guided, item_noise, sample, schedule
 from t2imu_utils.priors.generate import generate, sample_requests
+from t2imu_utils.priors.solvers import Solver
 
 PROMPTS = ["a person walks", "a person runs fast in a circle", "sits", "jumps", "a person walks"]
 FRAMES = [20, 9, 24, 9, 20]
@@ -53,6 +56,35 @@ def test_seed_prompt_and_guidance_decide_the_motion(prior):
     assert np.abs(base[0] - make(prior, guidance=1.0)[0]).max() > 1e-3
 
 
+def test_without_a_solver_motions_are_those_of_the_plain_guided_pass(prior):
+    """Item by item, from the definitions in `diffusion`."""
+    for i, motion in enumerate(make(prior)):
+        text, valid = prior.condition([PROMPTS[i]])
+        mask = torch.ones(1, FRAMES[i], dtype=torch.bool)
+        noise = item_noise([FRAMES[i]], [torch.Generator().manual_seed(SEEDS[i])])
+        x = sample(guided(prior.model.eval(), text, valid, mask, 2.5), noise, schedule(10))
+        np.testing.assert_allclose(motion, prior.normaliser.denormalise(x[0].numpy()), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dpm++2m", "sde-dpm++2m"])
+def test_a_solver_makes_other_motions_of_the_same_seeds_whatever_the_batch(prior, name):
+    fast = {"guidance": 2.5, "progress": False, "solver": Solver(name, 5)}
+    together = generate(prior, PROMPTS, FRAMES, SEEDS, batch_size=3, **fast)
+    for i, alone in enumerate(generate(prior, PROMPTS, FRAMES, SEEDS, batch_size=1, **fast)):
+        np.testing.assert_allclose(together[i], alone, atol=1e-4)
+    assert np.abs(together[0] - make(prior)[0]).max() > 0.01
+    assert np.abs(together[0] - together[4]).max() > 0.05
+
+
+def test_what_no_solver_or_processor_does_is_refused_before_sampling(prior, monkeypatch):
+    monkeypatch.setattr(prior.model, "forward", None)
+    monkeypatch.setattr(prior.text_encoder, "encode", None)
+    with pytest.raises(InputError, match="at most 10, the diffusion steps"):
+        generate(prior, PROMPTS, FRAMES, SEEDS, solver=Solver("ddim", 11))
+    with pytest.raises(InputError, match="precision: found 'int8'"):
+        generate(prior, PROMPTS, FRAMES, SEEDS, precision="int8")
+
+
 def test_features_are_denormalised(prior):
     mean, std = np.full(263, 3.0, np.float32), np.full(263, 2.0, np.float32)
     plain = Prior(prior.model, Normaliser(0 * mean, 0 * std + 1), prior.text_encoder)
@@ -82,6 +114,8 @@ def test_requests_become_clips_in_their_order(prior):
         np.testing.assert_array_equal(clips[index]["features"], features)
         np.testing.assert_array_equal(clips[index]["joints"], features_to_joints(features))
     assert clips[2]["joints"].shape == (24, 22, 3)
+    fast = sample_requests(prior, requests, 2.5, 3, progress=False, solver=Solver("dpm++2m", 4))
+    assert not np.allclose(fast[2]["features"], clips[2]["features"], atol=1e-3)
 
 
 def test_requests_that_cannot_be_made_are_refused(prior):
