@@ -110,9 +110,13 @@ class Body:
         betas: Float[Tensor, "*B 10"],
         global_orient: Float[Tensor, "F 3"],
         body_pose: Float[Tensor, "F 69"],
-        transl: Float[Tensor, "F 3"],
-    ) -> Float[Tensor, "F K 3"]:
-        """Positions in metres of some vertices only: shape, pose blend shapes, skinning."""
+        transl: Float[Tensor, "*N F 3"],
+    ) -> Float[Tensor, "*N F K 3"]:
+        """Positions in metres of some vertices only: shape, pose blend shapes, skinning.
+
+        For N people who strike the same poses `betas` is (N, 1, 10) and `transl` (N, F, 3): the
+        rotations, which they share, are computed once.
+        """
         rotations, positions, local = self._chain(betas, global_orient, body_pose, transl)
         ids = torch.as_tensor(ids, device=rotations.device)
         count = len(self.model.v_template)
@@ -124,6 +128,7 @@ class Body:
                 "The sites belong to another body model.",
             )
         betas = self._tensor(betas).to(rotations)
+        betas = betas[None] if betas.ndim == 1 else betas
         shapes = self.model.shapedirs.to(rotations)[ids]
         skin = self.model.v_template.to(rotations)[ids]
         skin = skin + torch.einsum("kxb,...b->...kx", shapes, betas)
@@ -133,11 +138,9 @@ class Body:
             skin = skin + torch.einsum("fp,pkx->fkx", feature, basis)
         # Per bone, R (v - J) + p; blending the transforms first would be the same.
         weights = self.model.lbs_weights.to(rotations)[ids]
-        rest = self.rest_joints(betas).expand(len(rotations), -1, -1)
-        offset = positions - (rotations @ rest[..., None])[..., 0]
+        offset = positions - _turned(rotations, self.rest_joints(betas))
         blended = torch.einsum("kj,fjxy->fkxy", weights, rotations)
-        shift = torch.einsum("kj,fjx->fkx", weights, offset)
-        return (blended @ skin.expand(len(rotations), -1, -1)[..., None])[..., 0] + shift
+        return _turned(blended, skin) + weights @ offset
 
     def _tensor(self, values: Tensor | np.ndarray) -> Tensor:
         if isinstance(values, Tensor):
@@ -150,7 +153,7 @@ class Body:
         """Global rotations, positions, and local rotations of the 24 bones."""
         orient, pose, shift = (self._tensor(x) for x in (global_orient, body_pose, transl))
         pose = pose.reshape(len(pose), -1, 3)
-        if orient.shape[1:] != (3,) or pose.shape[1:] != (BONES - 1, 3) or shift.shape[1:] != (3,):
+        if orient.shape[1:] != (3,) or pose.shape[1:] != (BONES - 1, 3) or shift.shape[-1:] != (3,):
             raise InputError(
                 "pose: global_orient, body_pose, transl",
                 f"{tuple(orient.shape)}, {tuple(pose.shape)}, {tuple(shift.shape)}",
@@ -158,9 +161,10 @@ class Body:
                 "Pass rotation vectors, one row a frame.",
             )
         local = axis_angle_to_matrix(torch.cat((orient[:, None], pose), dim=1))
-        rest = self.rest_joints(self._tensor(betas).to(local)).expand(len(local), -1, -1)
+        rest = self.rest_joints(self._tensor(betas).to(local))
+        rest = rest[None] if rest.ndim == 2 else rest
         rotations, positions = forward_kinematics(local, rest, self.parents)
-        return rotations, positions + shift[:, None], local
+        return rotations, positions + shift[..., None, :], local
 
 
 @dataclass(frozen=True)
@@ -188,16 +192,29 @@ class Shape:
 
 
 def forward_kinematics(
-    local: Float[Tensor, "F J 3 3"], rest: Float[Tensor, "F J 3"], parents: tuple[int, ...]
-) -> tuple[Float[Tensor, "F J 3 3"], Float[Tensor, "F J 3"]]:
-    """Global rotations and joint positions from local rotations and rest joints."""
-    rotations, positions = [local[:, 0]], [rest[:, 0]]
-    for j in range(1, local.shape[1]):
-        p = parents[j]
-        bone = (rest[:, j] - rest[:, p])[..., None]
-        positions.append(positions[p] + (rotations[p] @ bone)[..., 0])
+    local: Float[Tensor, "F J 3 3"], rest: Float[Tensor, "*N F J 3"], parents: tuple[int, ...]
+) -> tuple[Float[Tensor, "F J 3 3"], Float[Tensor, "*N F J 3"]]:
+    """Global rotations and joint positions from local rotations and rest joints.
+
+    `rest` may have one row in place of F, and rows of several people before that.
+    """
+    above = list(parents[1:])
+    rotations = [local[:, 0]]
+    for j, p in enumerate(above, start=1):
         rotations.append(rotations[p] @ local[:, j])
-    return torch.stack(rotations, dim=1), torch.stack(positions, dim=1)
+    turned = torch.stack(rotations, dim=1)
+    bones = _turned(turned[:, above], rest[..., 1:, :] - rest[..., above, :]).unbind(-2)
+    positions = [rest[..., 0, :].expand_as(bones[0])]
+    for p, bone in zip(above, bones, strict=True):
+        positions.append(positions[p] + bone)
+    return turned, torch.stack(positions, dim=-2)
+
+
+def _turned(
+    rotations: Float[Tensor, "F J 3 3"], vectors: Float[Tensor, "*N F J 3"]
+) -> Float[Tensor, "*N F J 3"]:
+    """Vectors turned by rotations; one row of vectors may stand for all F."""
+    return torch.einsum("fjxy,...fjy->...fjx", rotations, vectors)
 
 
 def load_body(

@@ -85,7 +85,8 @@ def _losses(track: Track, model: str, category: Mapping[str, str]) -> dict[str, 
 
 def _compared(compared: Mapping[str, Any], model: str) -> dict[str, float]:
     sampled = compared["05_lacc_analysis"].get("sampled", {}).get(model, {})
-    distance = compared["06_tsne"].get(model, {}).get("all", {}).get("distance", {})
+    similar = compared["06_tsne"].get("similarity", {}).get(model, {})
+    distance = similar.get("all", {}).get("distance", {})
     return {
         "sampled_acceleration": sampled.get("mean_abs_acceleration"),
         "energy_distance": distance.get("value"),

@@ -10,6 +10,7 @@ from t2imu_utils.body.fitting import (
     fit,
     fit_summary,
     fitted_joints,
+    pose_bodies,
     pose_body,
     posed_skin,
     solve_shape,
@@ -223,6 +224,8 @@ def test_other_bodies_stride_with_their_legs(body):
     moved = pose_body(fitted, body, Shape(body, short))
     joints = body.joints(short, *pose, moved)[:, list(FEET), 1]
     assert float(joints.min()) == pytest.approx(0, abs=2e-3)
+    both = pose_bodies(fitted, body, [Shape(body, tall), Shape(body, short)])
+    np.testing.assert_array_equal(both[1], moved)
 
 
 def test_a_humanml3d_clip(body, real_data):

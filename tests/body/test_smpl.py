@@ -72,6 +72,18 @@ def test_partial_skinning_equals_smplx(body, pose):
     torch.testing.assert_close(body.vertices(ids, *pose), expected, atol=1e-5, rtol=0)
 
 
+def test_several_people_strike_one_pose(tmp_path, pose):
+    np.savez(tmp_path / "random.npz", **random_model())
+    body, ids = load_body(tmp_path / "random.npz"), torch.tensor([3, 1500, 6999])
+    _, orient, body_pose, transl = pose
+    betas, paths = torch.randn(3, 10), torch.stack([transl, 2 * transl, transl + 1])
+    together = body.vertices(ids, betas[:, None], orient, body_pose, paths)
+    assert together.shape == (3, 7, 3, 3)
+    for one, beta, path in zip(together, betas, paths, strict=True):
+        alone = body.vertices(ids, beta, orient, body_pose, path)
+        torch.testing.assert_close(one, alone, atol=1e-5, rtol=0)
+
+
 def test_partial_skinning_has_pose_blend_shapes(tmp_path, pose):
     np.savez(tmp_path / "random.npz", **random_model())
     body = load_body(tmp_path / "random.npz")

@@ -1,0 +1,130 @@
+"""The machine that a benchmark runs on: what it is, and how fast it multiplies and copies."""
+
+import ctypes
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Side of the square matrices that are multiplied, and bytes that are copied.
+SIDES = {"cpu": 1536, "cuda": 8192}
+COPIED = {"cpu": 2**27, "cuda": 2**31}
+PAYS = 1.5  # times the rate of float32
+SLOW = 20.0  # a type that is so many times slower than float32 is computed without its own unit
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a table was measured.
+
+    Attributes:
+        device: of torch, "cpu" or "cuda".
+        rates: operations a second (multiplications and additions) of large matrix products.
+        copied: bytes a second, read and written, of a copy that fits into no cache.
+    """
+
+    device: str
+    rates: dict[str, float]
+    copied: float
+
+    @property
+    def fastest(self) -> str:
+        """The type of number to compute in: bfloat16 where it pays for its conversions."""
+        pays = self.rates.get("bfloat16", 0.0) > PAYS * self.rates["float32"]
+        return "bfloat16" if pays else "float32"
+
+    def operations(self, count: float, kind: str | None = None) -> float:
+        """Seconds that so many operations take at least, of the fastest type unless told."""
+        return count / self.rates[kind or self.fastest]
+
+    def moves(self, count: float) -> float:
+        """Seconds that so many bytes, read and written, take at least."""
+        return count / self.copied
+
+    def lines(self) -> list[str]:
+        """The header of a table."""
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        rates = ", ".join(f"{kind} {rate / 1e9:,.0f} GFLOP/s" for kind, rate in self.rates.items())
+        on = torch.cuda.get_device_name() if self.device == "cuda" else "not measured"
+        return [
+            f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+            f"{pages / 2**30:.0f} GB; torch {torch.__version__}; {date.today().isoformat()}",
+            f"GPU: {on}",
+            f"on {self.device}, measured in this run: {rates}; copy {self.copied / 1e9:.1f} GB/s",
+            f"bfloat16 pays: {'yes' if self.fastest == 'bfloat16' else 'no'}",
+        ]
+
+
+def processor() -> str:
+    """Name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def wait_for(device: str) -> None:
+    """Return when the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """How long a call takes, and what it returns."""
+    wait_for(device)
+    started = time.perf_counter()
+    result = run()
+    wait_for(device)
+    return time.perf_counter() - started, result
+
+
+def _best(run: Callable[[], Any], device: str, times: int = 5) -> float:
+    run()
+    return min(seconds(run, device)[0] for _ in range(times))
+
+
+def measure_machine(device: str, share: float = 1.0) -> Machine:
+    """Rates of this machine, the best of five; `share` shrinks the matrices and the copy."""
+    small, large = int(512 * share), int(SIDES[device] * share)
+    rates = {}
+    for name in ("float32", "bfloat16"):
+        kind = getattr(torch, name)
+        for side in (small, large):
+            a = torch.ones(side, side, dtype=kind, device=device)
+            rates[name] = 2 * side**3 / _best(lambda a=a: a @ a, device)
+            # Without a unit of its own a type is not worth the wait.
+            if rates[name] * SLOW < rates["float32"]:
+                break
+    source = torch.ones(int(COPIED[device] * share) // 4, device=device)
+    target = torch.empty_like(source)
+    copied = 2 * 4 * len(source) / _best(lambda: target.copy_(source), device)
+    return Machine(device, rates, copied)
+
+
+def peak_memory(run: Callable[[], Any], device: str) -> float | None:
+    """Bytes that a call held beyond what was there before; None where the system does not tell."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # What was freed goes back to the system, and the peak is set to what is there now.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return None
+    before = _resident("VmRSS")
+    run()
+    return max(0.0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith(field))
