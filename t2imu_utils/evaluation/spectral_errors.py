@@ -190,29 +190,36 @@ def changes(
 
 
 def table(numbers: pd.DataFrame, measure: str = "distance") -> pd.DataFrame:
-    """`compare` for reading: a row for each site and class, models beside each other."""
+    """`compare` for reading: a row for each site and class, models beside each other.
+
+    Without an interval, for which there were too few people, a value stands alone.
+    """
     own = numbers[numbers["measure"] == measure]
-    text = [
-        f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" if row.value == row.value else "–"
-        for row in own.itertuples(index=False)
-    ]
+    between = own["low"].map(" [{:.1f}, ".format) + own["high"].map("{:.1f}]".format)
+    text = own["value"].map("{:.1f}".format) + between.where(own["low"].notna(), "")
+    text = text.where(own["value"].notna(), "–")
     wide = own.assign(text=text).pivot(index=["site", "label"], columns="model", values="text")
     order = pd.MultiIndex.from_frame(own[["site", "label"]].drop_duplicates())
     return wide.loc[order, list(dict.fromkeys(own["model"]))]
 
 
 def in_words(change: pd.DataFrame) -> str:
-    """Whether a model is nearer to real than another: in all, and in how many classes and sites."""
+    """Whether a model is nearer to real than another: in all, and in how many classes and sites.
+
+    The latter where there were people enough for intervals.
+    """
     lines = []
     for measure, part in change.groupby("measure", sort=False):
         whole = part[(part["label"] == ALL) & (part["site"] == ALL)].iloc[0]
         single = part[(part["label"] != ALL) & part["low"].notna()]
         nearer, farther = int((single["high"] < 0).sum()), int((single["low"] > 0).sum())
-        lines.append(
-            f"{MEASURES[measure]}: {whole.before:.1f} → {whole.after:.1f}, by {whole.value:+.1f} "
-            f"[{whole.low:+.1f}, {whole.high:+.1f}]; of {len(single)} classes at sites, the "
-            f"interval says nearer to real in {nearer}, farther in {farther}."
-        )
+        line = f"{MEASURES[measure]}: {whole.before:.1f} → {whole.after:.1f}, by {whole.value:+.1f}"
+        if len(single):
+            line += (
+                f" [{whole.low:+.1f}, {whole.high:+.1f}]; of {len(single)} classes at sites, the "
+                f"interval says nearer to real in {nearer}, farther in {farther}"
+            )
+        lines.append(f"{line}.")
     return "\n".join(lines)
 
 

@@ -6,13 +6,10 @@ Every generator of the project has this interface: `generate(prior, prompts, fra
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from t2imu_utils.clips import Clips
-from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import item_noise, schedule
 from t2imu_utils.priors.mdm_inference import chosen_precision, guided
@@ -77,28 +74,3 @@ def generate(
                 motions[i] = np.asarray(raw, dtype=np.float32)
             bar.update(len(items))
     return motions
-
-
-def sample_requests(
-    prior: Prior,
-    requests: pd.DataFrame,
-    guidance: float,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
-    solver: Solver | None = None,
-    precision: str = "auto",
-) -> Clips:
-    """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
-
-    Returns:
-        The requests' table with a column ``motion`` (row number), and arrays ``features``
-        (F, 263), raw, and ``joints`` (F, 22, 3) in metres; meta ``rate`` 20.
-    """
-    columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
-    features = generate(
-        prior, *columns, guidance, batch_size, device, progress, solver, precision
-    )  # fmt: skip
-    rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
-    joints = [features_to_joints(motion) for motion in features]
-    return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})

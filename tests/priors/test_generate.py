@@ -1,25 +1,28 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import guided, item_noise, sample, schedule
-from t2imu_utils.priors.generate import generate, sample_requests
+from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.solvers import Solver
 
 PROMPTS = ["a person walks", "a person runs fast in a circle", "sits", "jumps", "a person walks"]
 FRAMES = [20, 9, 24, 9, 20]
 SEEDS = [1, 2, 3, 4, 5]
+FAST = Solver("dpm++2m", 4)
 
 
-def make(prior, prompts=PROMPTS, frames=FRAMES, seeds=SEEDS, batch_size=3, guidance=2.5):
-    return generate(prior, prompts, frames, seeds, guidance, batch_size, progress=False)
+def make(
+    prior, prompts=PROMPTS, frames=FRAMES, seeds=SEEDS, batch_size=3, guidance=2.5, solver=None
+):
+    return generate(
+        prior, prompts, frames, seeds, guidance, batch_size, progress=False, solver=solver
+    )
 
 
 def test_motions_come_in_order_and_in_the_length_asked_for(prior):
@@ -93,32 +96,13 @@ def test_features_are_denormalised(prior):
         np.testing.assert_allclose(2 * a + 3, b, atol=1e-4)
 
 
-def test_requests_become_clips_in_their_order(prior):
-    requests = pd.DataFrame(
-        {
-            "activity": ["walking", "running", "sitting", "jumping", "walking"],
-            "seed": SEEDS,
-            "frames": FRAMES,
-            "prompt": PROMPTS,
-        },
-        index=[7, 3, 5, 1, 0],
-    )
-    given = requests.copy()
-    clips = sample_requests(prior, requests, guidance=2.5, batch_size=3, progress=False)
-    pd.testing.assert_frame_equal(requests, given)
-    assert clips.meta == {"rate": 20.0}
-    assert clips.table["motion"].tolist() == [0, 1, 2, 3, 4]
-    for name in requests.columns:
-        assert clips.table[name].tolist() == requests[name].tolist()
-    for index, features in enumerate(make(prior)):
-        np.testing.assert_array_equal(clips[index]["features"], features)
-        np.testing.assert_array_equal(clips[index]["joints"], features_to_joints(features))
-    assert clips[2]["joints"].shape == (24, 22, 3)
-    fast = sample_requests(prior, requests, 2.5, 3, progress=False, solver=Solver("dpm++2m", 4))
-    assert not np.allclose(fast[2]["features"], clips[2]["features"], atol=1e-3)
+def test_another_solver_makes_another_motion_from_the_same_noise(prior):
+    full, fast, again = (make(prior, solver=s) for s in (None, FAST, FAST))
+    for one, other, same in zip(full, fast, again, strict=True):
+        assert one.shape == other.shape and not np.allclose(one, other, atol=1e-3)
+        np.testing.assert_array_equal(other, same)
 
 
-def test_requests_that_cannot_be_made_are_refused(prior):
-    requests = pd.DataFrame({"prompt": ["walks", "runs"], "frames": [20, 25], "seed": [1, 2]})
+def test_motions_that_cannot_be_made_are_refused(prior):
     with pytest.raises(InputError, match=r"frames\[1\].*25.*3 to 24"):
-        sample_requests(prior, requests, 2.5, 4, progress=False)
+        make(prior, ["walks", "runs"], [20, 25], [1, 2])
