@@ -374,6 +374,17 @@ def test_a_dry_run_says_much_and_changes_nothing(made):
         assert [rule, str(count)] in [line.split() for line in done.stdout.splitlines()]
 
 
+def test_a_track_of_ones_own_is_given_as_a_file(made, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    shutil.copy(made / "workflow/tracks/demo.yaml", mine)
+    done = make(made, TRACK=str(mine), GENERATORS="mdm", SHOW="-n --printshellcmds")
+    assert done.returncode == 0, done.stderr
+    # Its runs go to a folder of their own, and each job is given the file.
+    assert "data/runs/mine/mdm/02_finetuning/notebook.ipynb" in done.stdout
+    jobs = [line for line in done.stdout.splitlines() if " -m t2imu_utils." in line]
+    assert len(jobs) > 20 and all(str(mine) in line for line in jobs)
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
