@@ -48,9 +48,10 @@ sweep: $(STAMP)
 		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \
 			-p track "$(TRACK)"; exit $$status; }
 
-# Two workers with one thread each: two threads of one worker would wait for the other's.
+# One thread each: two of one worker would wait for another's. One worker more than cores, since
+# some tests wait for a cluster or a kernel.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench $(BENCH_ARGS)

@@ -15,6 +15,13 @@ from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import GeneratorSection, Track, load_track
 
 SHARED = Path(__file__).parents[2] / "shared"
+# What takes longest comes first: workers that share the files then end at about the same time.
+LONGEST = ("notebooks", "slurm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in LONGEST)
 
 
 def outside(variable: str, default: Path) -> Path:

@@ -34,7 +34,7 @@ def run(*arguments, code=0):
 
 def test_status_of_an_empty_folder_says_what_to_do(folder):
     output = run("data", "status", "--track", "paper", code=1).output
-    assert output.count("MISSING") == 16
+    assert output.count("MISSING") == 17
     for word in (
         "https://smpl.is.tue.mpg.de", f"{folder}/smpl", "Register at the page",
         "t2imu data fetch realworld", "Sztyler", "AMASS, SMPL+H G", "S-Lab License 1.0",

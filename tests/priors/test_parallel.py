@@ -135,6 +135,7 @@ def test_parts_of_processes_make_up_the_batch(prior, clips, tmp_path):
 
 
 def test_a_killed_process_is_told_and_ends_the_others(work, tmp_path):
+    before = set(multiprocessing.active_children())
     with pytest.raises(InputError, match="process 2 of 2.*SIGKILL.*goes on from the last checkp"):
         launch(work, {"how": "killed", "folder": str(tmp_path)}, 2)
     # One that was ended before it had begun has left no number.
@@ -143,7 +144,7 @@ def test_a_killed_process_is_told_and_ends_the_others(work, tmp_path):
     for path in begun:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_path):
