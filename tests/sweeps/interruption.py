@@ -61,12 +61,14 @@ def results(runs: Path, track: str) -> dict[str, str]:
 @click.option("--weights", default="0 0.1 1", show_default=True)
 @click.option("--seeds", default="0 1", show_default=True)
 @click.option("--generators", default="mdm", show_default=True)
+@click.option("--set", "more", multiple=True, help="Another variable of make, NAME=VALUE.")
 @click.option("--kills", default=2, show_default=True)
 @click.option("--chance", default=0, show_default=True, help="Seed of the moments.")
 def main(
-    folder: Path, track: str, weights: str, seeds: str, generators: str, kills: int, chance: int
-) -> None:
-    grid = [f"LAMBDA_ACC={weights}", f"SEEDS={seeds}", f"GENERATORS={generators}"]
+    folder: Path, track: str, weights: str, seeds: str, generators: str, more: tuple[str, ...],
+    kills: int, chance: int,
+) -> None:  # fmt: skip
+    grid = [f"LAMBDA_ACC={weights}", f"SEEDS={seeds}", f"GENERATORS={generators}", *more]
     sweep, unlock = (["make", what, f"TRACK={track}", *grid] for what in ("sweep", "unlock"))
     left_alone, killed = folder / "left_alone", folder / "killed"
     for runs in (left_alone, killed):
