@@ -29,7 +29,7 @@ def test_every_solver_is_a_line_over_evaluations_with_its_interval(table):
         panels = figure.axes
         assert len(panels) == 6
         for ax, to, measure in zip(panels, [REAL] * 3 + [FULL] * 3, MEASURES * 2, strict=True):
-            assert ax.title.get_text() == f"{measure}, to {to}"
+            assert (ax.get_title("left") or ax.get_title()) == f"{measure}, to {to}"
             lines = {c.get_label(): c for c in ax.containers}
             wanted = {LABELS["ddim"], LABELS["sde-dpm++2m"]}
             assert set(lines) == wanted | ({LABELS["ancestral"]} if to == REAL else set())

@@ -154,7 +154,9 @@ def test_memory_does_not_grow_with_the_number_of_shards(windows_tools, tmp_path)
             tracemalloc.stop()
 
     peak(1)  # what is computed once and kept
-    assert peak(8) == pytest.approx(peak(2), rel=0.1)
+    # Signals of one shard: 2 motions of 50 frames, 8 bodies, 9 sites, 6 channels of 4 bytes. Six
+    # shards more, if they were kept, would be six times that.
+    assert peak(8) - peak(2) < 2 * 50 * 8 * 9 * 6 * 4
 
 
 def test_what_cannot_be_is_refused_before_anything_is_written(windows_tools, tmp_path):

@@ -211,5 +211,7 @@ def test_the_miniature_is_told_from_the_whole(paper):
     # 3 of 15 people; 107 of 29,228 clips, in an index of 54 lines.
     incomplete, absent = ("realworld", "humanml3d"), ("amass", "smplh", "humanact12")
     expected = dict.fromkeys(present, "present") | dict.fromkeys(incomplete, "incomplete")
-    expected |= dict.fromkeys((*absent, "mdm_clip", "t2mgpt", "pamap2", "mhealth", "broad"), "missing")
+    expected |= dict.fromkeys(
+        (*absent, "mdm_clip", "t2mgpt", "pamap2", "mhealth", "broad"), "missing"
+    )
     assert found == expected | {"humanml3d_texts": "wrong"}
