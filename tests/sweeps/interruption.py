@@ -81,7 +81,7 @@ def main(
     moments = random.Random(chance)
     for turn in range(kills):
         process = start(sweep, killed, folder / "killed.log")
-        wait = moments.uniform(0.1, 0.9) * whole / (turn + 1)
+        wait = moments.uniform(0.05, 0.95) * whole / (kills + 1)
         try:
             process.wait(wait)
             click.echo(f"call {turn + 1} had ended before it was to be killed, after {wait:.0f} s")
