@@ -51,7 +51,10 @@ def results(runs: Path, track: str) -> dict[str, str]:
         metrics = {k: v for k, v in content["metrics"].items() if k not in MEASURED}
         found[f"{name}: metrics"] = sha256(json.dumps(metrics, sort_keys=True).encode())
         for output in content["outputs"]:
-            found[f"{name}/{output}"] = sha256((record.parent / output).read_bytes())
+            whole = record.parent / output
+            for path in sorted(whole.rglob("*")) if whole.is_dir() else [whole]:
+                if path.is_file():
+                    found[path.relative_to(runs).as_posix()] = sha256(path.read_bytes())
     return found
 
 
