@@ -15,16 +15,18 @@ from t2imu_utils.generators import Generator, Trained, generator_of, section_of,
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.palette import label
 from t2imu_utils.priors.losses import TERMS, LossWeights
+from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.priors.text import TextEncoder, load_text_encoder
 from t2imu_utils.priors.training import TrainConfig
 from t2imu_utils.runs import Run, cache_dir, finished_dir, input_hash, open_run, require_run
 from t2imu_utils.tracking import asked_folder, log_if_asked
-from t2imu_utils.tracks import Track, data_set
+from t2imu_utils.tracks import OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
 HISTORY = "history.parquet"
 STAGE = "02_finetuning"
-VALIDATIONS = 5
+# In one training; a base that is to stop early looks more often.
+VALIDATIONS, LOOKS = 5, 20
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ class Study:
         return load_text_encoder(name, cache_dir("text"))
 
     def start(self, seed: int = 0) -> Trained:
-        """What the base begins with: the published weights, with the statistics that belong to
+        """What the base begins with: published weights, with the statistics that belong to
         them; or an untrained prior of the track's size, with those of its training clips; or
         motions that were made elsewhere."""
         section, sizes = section_of(self.track, self.name), sizes_of(self.track, self.name)
         if self.generator.ready_made:
             return self.generator.read(sizes, data.bodies(self.track).neutral)
+        if section.checkpoint == SHIPPED:
+            return read_open_prior(OPEN_PRIOR, self.encoder)
         if section.checkpoint is not None:
             return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
         return self.generator.untrained(sizes, self.clips, self.encoder, seed)
@@ -80,7 +84,7 @@ class Study:
             run = self._open(self.name, {}, prior.sources)
             return run if run.done else self._finish(run, prior, pd.DataFrame())
         if section.checkpoint is None:
-            settings = pretraining(self.track)
+            settings = pretraining(self.track, self.name)
             asked_folder()  # whose absence would else be found at the end
             run = self._open(self.name, {"training": _kept(settings)}, self.inputs)
             if run.done:
@@ -89,10 +93,13 @@ class Study:
                 prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
             )
             return self._finish(run, trained, curves)
-        origin = prior.history[-1]
+        shipped = section.checkpoint == SHIPPED
+        origin = {"file": OPEN_PRIOR.name} if shipped else prior.history[-1]
         used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
         more = {
-            "checkpoint": sha256(repr(sorted(origin.items(), key=str)).encode()),
+            "checkpoint": sha256(
+                OPEN_PRIOR if shipped else repr(sorted(origin.items(), key=str)).encode()
+            ),
             "statistics": sha256(used.astype(np.float32).tobytes()),
             "text encoder": prior.text_encoder.fingerprint,
         }
@@ -102,7 +109,10 @@ class Study:
         settings = finetuning(self.track, LossWeights(), None, 0)
         terms = self.generator.validation(prior, self.held_out, settings, self.device)
         row = {"step": 0, **terms}
-        prior = replace(prior, history=[{**origin, "clips": 0, "validation": row}])
+        trained = prior.history if shipped else []  # of what others published no more is known
+        clips = trained[-1]["clips"] if trained else 0
+        entry = {**origin, "clips": clips, "validation": row}
+        prior = replace(prior, history=[*trained, entry])
         return self._finish(run, prior, pd.DataFrame([{**row, "split": "validation"}]))
 
     def make_arm(self, base: Run, weights: LossWeights, steps: int | None, seed: int) -> Run:
@@ -141,13 +151,20 @@ class Study:
             "parameters": self.generator.parameters(prior),
             **{name: last[name] for name in ("motions", "left out") if name in last},
         }
+        if "training" not in run.params:  # what is known of weights that were trained elsewhere
+            told = [entry.get("config", {}).get("steps", 0) for entry in prior.history]
+            metrics["steps"] = sum(told)
         return run.finish(metrics, [*files, history])
 
 
-def pretraining(track: Track, seed: int = 0) -> TrainConfig:
+def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
     """How a base is trained here: from scratch on its own loss alone, as its authors do."""
-    steps = track.training.pretrain_steps
-    return _settings(track, steps, track.training.pretrain_learning_rate, LossWeights(), seed)
+    training = track.training
+    steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
+    settings = _settings(track, steps, training.pretrain_learning_rate, LossWeights(), seed)
+    if not training.early_stopping:
+        return settings
+    return replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
 
 
 def finetuning(track: Track, weights: LossWeights, steps: int | None, seed: int) -> TrainConfig:
@@ -174,6 +191,11 @@ def _settings(
     )
 
 
+def control_weights(weights: LossWeights) -> LossWeights:
+    """Losses of the control of an arm: the arm's without L_acc, however that is read."""
+    return LossWeights(weights.pos, weights.foot, weights.vel)
+
+
 def _kept(settings: TrainConfig) -> dict[str, Any]:
     """Settings for `run.json`; how often a training checkpoints changes nothing."""
     return settings.record("checkpoint_every")
@@ -186,6 +208,8 @@ def arm_name(weights: LossWeights, seed: int, generator: str) -> str:
         **named,
         acc_space=weights.acc_space,
         acc_contacts=weights.acc_contacts,
+        acc_target=weights.acc_target,
+        acc_levels=weights.acc_levels,
         seed=seed,
         generator=generator,
     )
@@ -221,21 +245,28 @@ def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
 
 
 def _steps(record: dict[str, Any]) -> int:
-    return record["params"].get("training", {}).get("steps", 0)
+    own = record["params"].get("training", {}).get("steps")
+    return own or record["metrics"].get("steps", 0)
 
 
 def budget(track: Track, models: Sequence[str]) -> str:
-    """The same in a sentence for a caption: parameters of each generator, and the common budget."""
+    """The same in a sentence for a caption: parameters and steps of each generator."""
     table = budget_table(track, list(dict.fromkeys(base_of(model) for model in models)))
     trained = table[table["parameters (M)"] > 0]  # what was made elsewhere has none here
-    sizes = ", ".join(f"{label(m)} {row['parameters (M)']:.1f}" for m, row in trained.iterrows())
-    steps = sorted({int(n) for n in table["steps"] if n})
-    spent = f"; {', '.join(map(str, steps))} steps of {track.training.batch_size} clips each"
-    return f"Parameters (M): {sizes}{spent if steps else ''}."
+    sizes = [
+        f"{label(model)} {row['parameters (M)']:.1f}"
+        + (f" ({int(row['steps']):,} steps)" if row["steps"] else "")
+        for model, row in trained.iterrows()
+    ]
+    clips = f"; {track.training.batch_size} clips a step" if table["steps"].any() else ""
+    return f"Parameters (M): {', '.join(sizes)}{clips}."
 
 
 def final_losses(curves: dict[str, pd.DataFrame], terms: Sequence[str] = TERMS) -> pd.DataFrame:
-    """Each term on held-out clips when it was last computed: a row an arm; none without curves."""
+    """Each term on held-out clips when it was last computed: a row an arm; none without curves.
+
+    Of a base that stops early these are the last weights, not those that are kept.
+    """
     rows = {
         name: table[table["split"] == "validation"].ffill().iloc[-1].reindex(list(terms))
         for name, table in curves.items()

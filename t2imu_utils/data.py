@@ -4,6 +4,7 @@ What an earlier stage wrote is compared with its checksums before a `load_` func
 (`runs.finished_dir`): damage is an `InputError` that names the file.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
 from t2imu_utils.evaluation.categories import categorise
+from t2imu_utils.evaluation.kinematics import mean_abs_acceleration
 from t2imu_utils.files import sha256, write_table
 from t2imu_utils.imu.mhealth import read_mhealth
 from t2imu_utils.imu.pamap2 import read_pamap2
@@ -47,6 +49,10 @@ READERS: dict[str, Callable[[Path], tuple[Clips, list[Skipped]]]] = {
 }
 SPLITS = ("train", "val", "test", "test_trials")
 SEED = 0
+# m/s²: joints of a whole clip that accelerate by more on average are no person's. A sprint has 15,
+# the wildest other clip of CMU 32.
+IMPLAUSIBLE = 40.0
+_COPY = re.compile(r"(?<=\d)x\d+(\.\d+)?$")
 OPEN, LICENSED = "Open SMPL-format body", "SMPL, licensed"
 DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
@@ -54,7 +60,7 @@ DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rat
 def ingredients(track: Track) -> tuple[dict, dict[str, str], Sequence[str]]:
     """Parameters, input hashes and code rooms of stage 00, for `runs.open_run`."""
     params = {
-        "corpus": [track.corpus.reader, track.corpus.made_up],
+        "corpus": [track.corpus.reader, track.corpus.made_up, *track.corpus.speeds],
         "recordings": [track.recordings.reader, track.recordings.made_up],
         "seed": SEED,
     }
@@ -92,7 +98,7 @@ def _motions(
     track: Track,
 ) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
     if track.corpus.reader == "cmu":
-        corpus = build_cmu(data_set("cmu"))
+        corpus = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
         return corpus.clips, corpus.splits, corpus.census, corpus.skipped
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
@@ -167,19 +173,40 @@ def load_categories(track: Track) -> pd.Series:
     return table.set_index("name")["category"]
 
 
+def recorded(clips: Sequence[MotionClip]) -> list[MotionClip]:
+    """Clips as people moved: neither seen in a mirror nor played at another speed, which a corpus
+    names "M…" and "…x1.1", nor a recording that is broken (`IMPLAUSIBLE`)."""
+    names = {clip.name for clip in clips}
+    return [
+        clip
+        for clip in clips
+        if not (clip.name[:1] == "M" and clip.name[1:] in names)
+        and not _COPY.search(clip.name)
+        and not _broken(clip)
+    ]
+
+
+def _broken(clip: MotionClip) -> bool:
+    return mean_abs_acceleration(features_to_joints(clip.features)) > IMPLAUSIBLE
+
+
 def test_clips(track: Track) -> tuple[list[MotionClip], pd.DataFrame]:
     """Clips that no choice was made on, at most as many as the track says, drawn evenly.
 
     Returns:
         The clips, and a table with ``clip``, ``split``, ``category`` and ``unit``: the trial that a
-        clip was cut from, the smallest thing that is independent of the others.
+        clip was cut from, the smallest thing that is independent of the others. Its ``attrs`` name
+        under "broken" the clips that were left out (`IMPLAUSIBLE`).
     """
     found = [(split, clip) for split in track.corpus.test for clip in load_motions(track, split)]
+    broken = [clip.name for _, clip in found if _broken(clip)]
+    found = [(split, clip) for split, clip in found if clip.name not in broken]
     order = np.random.default_rng(SEED).permutation(len(found))[: track.analysis.max_clips]
     chosen = [found[i] for i in np.sort(order)]
     category = load_categories(track)
     rows = [(c.name, split, category[c.name], c.source or c.name) for split, c in chosen]
     table = pd.DataFrame(rows, columns=["clip", "split", "category", "unit"])
+    table.attrs["broken"] = broken
     return [clip for _, clip in chosen], table
 
 

@@ -4,6 +4,7 @@ The same notebooks run on every track; only what stands in the track's file diff
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,11 +18,14 @@ from t2imu_utils.runs import ROOT
 TRACKS = ROOT / "workflow" / "tracks"
 PROMPTS = ROOT / "data" / "prompts" / "activities.yaml"
 OPEN_BODY = ROOT / "data" / "body" / "open_body.npz"
+OPEN_PRIOR = ROOT / "data" / "prior" / "mdm_cmu.safetensors"
 PAPER_VALUES = ROOT / "data" / "paper_values.json"
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+# What a track calls the MDM that the project ships (`OPEN_PRIOR`).
+SHIPPED = "open"
 # The family of generators whose motions other projects made: read, neither trained nor refined.
 EXPORTED = "exported"
 # Part of the names of run folders, where a dash begins what an arm has of its own.
@@ -45,6 +49,8 @@ class CorpusSection(Section):
     validation: str  # unseen subjects, for every choice that is made
     test: list[str]  # splits that are only reported
     made_up: Count | None = None  # how many clips the demo writes
+    # Of CMU: at which every training clip is played again, beside its own; 1.1 is faster.
+    speeds: list[Annotated[float, Field(ge=0.5, le=2)]] = []
 
 
 class RecordingsSection(Section):
@@ -69,8 +75,10 @@ class GeneratorSection(Section):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     family: str | None = None  # the module in t2imu_utils/generators; by default the entry's name
-    checkpoint: str | None = None  # the published weights below T2IMU_DATA, taken as they are
+    # Published weights, taken as they are: a folder below T2IMU_DATA, or `SHIPPED`.
+    checkpoint: str | None = None
     text_encoder: str | None = None  # by default the track's
+    pretrain_steps: Count | None = None  # by default the track's
     refined: bool = False  # whether there are a control and refined models of it
     guidance: Positive | None = None  # scale of the text; by default the family's own
     solver: str | None = None  # of a diffusion: `priors.solvers`; by default as its authors sample
@@ -89,6 +97,8 @@ class TrainingSection(Section):
     ema_decay: Fraction
     condition_dropout: Fraction
     checkpoint_every: Count
+    # Whether a base that is trained here keeps the weights that are best on held-out clips.
+    early_stopping: bool = False
 
 
 class SamplingSection(Section):
@@ -122,6 +132,41 @@ class HarSection(Section):
     seeds: list[int]
 
 
+class Reading(Section):
+    """A reading of L_acc or a combination of losses, as in notebook 02; what is not told is the
+    paper's."""
+
+    lambda_acc: Positive
+    lambda_pos: Annotated[float, Field(ge=0)] = 0.0
+    lambda_foot: Annotated[float, Field(ge=0)] = 0.0
+    lambda_vel: Annotated[float, Field(ge=0)] = 0.0
+    acc_space: Literal["features", "joints"] = "features"
+    acc_contacts: bool = True
+    acc_target: Literal["motion", "energy", "spectrum"] = "motion"
+    acc_levels: Literal["all", "signal", "low"] = "all"
+
+
+class StudySection(Section):
+    """Notebook 08: MDM's arms over seeds, and other readings of L_acc."""
+
+    weights: list[Positive]  # of L_acc as it is printed; with a control, each with every seed
+    seeds: list[Annotated[int, Field(ge=0)]]
+    readings: list[Reading]  # judged on validation subjects alone
+    reading_seeds: list[Annotated[int, Field(ge=0)]]
+    chosen: Reading | None = (
+        None  # of the readings that which did best there; tested with all seeds
+    )
+    combinations: list[Reading]  # tested as they are, beside the paper's
+    # Trainings of the classifier for arms of other seeds than the first; the first has all.
+    classifiers: Count
+    # With which base and refined model are sampled for validation subjects.
+    guidance: list[Positive]
+    # Names of `evaluation.recognition_variants`: for all that notebook 07 compares and for real
+    # recordings, and for the paper's refined model alone.
+    variants: list[str]
+    refined_variants: list[str]
+
+
 class Track(Section):
     """All that differs between one track and another."""
 
@@ -138,12 +183,17 @@ class Track(Section):
     sampling: SamplingSection
     analysis: AnalysisSection
     har: HarSection
+    study: StudySection | None = None
 
     @model_validator(mode="after")
     def _trained_or_published(self) -> "Track":
         ready = [n for n, g in self.generators.items() if (g.family or n) == EXPORTED]
         if BASE not in self.generators or BASE in ready:
             raise ValueError(f"the study needs the generator {BASE}, trained here or published")
+        if self.corpus.speeds and self.corpus.reader != "cmu":
+            raise ValueError(f"corpus.speeds: the reader {self.corpus.reader} has one speed")
+        if len({1.0, *self.corpus.speeds}) <= len(self.corpus.speeds):
+            raise ValueError("corpus.speeds: 1 is there in any case, and others are given once")
         budget = (self.training.pretrain_steps, self.training.pretrain_learning_rate)
         here = [n for n, g in self.generators.items() if not g.checkpoint and n not in ready]
         if here and None in budget:
@@ -151,6 +201,13 @@ class Track(Section):
                 f"{', '.join(here)}: trained here, which needs training.pretrain_steps and "
                 "training.pretrain_learning_rate; or published, which needs checkpoint"
             )
+        strange = [
+            n
+            for n, g in self.generators.items()
+            if g.checkpoint == SHIPPED and (g.family or n) != BASE
+        ]
+        if strange:
+            raise ValueError(f"{strange[0]}: checkpoint {SHIPPED!r} is an {BASE}")
         for name in ready:
             section = self.generators[name]
             for field in (
@@ -159,6 +216,7 @@ class Track(Section):
                 "guidance",
                 "solver",
                 "evaluations",
+                "pretrain_steps",
                 "text_encoder",
             ):
                 if getattr(section, field):
@@ -174,6 +232,8 @@ def track_file(name: str) -> Path:
 def load_track(name: str) -> Track:
     """Read and check a track.
 
+    A file may say ``extends: cmu`` and then only what differs from that track.
+
     Args:
         name: ``demo``, ``cmu``, or the path of a YAML file of one's own.
 
@@ -181,16 +241,55 @@ def load_track(name: str) -> Track:
         InputError: unknown track, or a field that is unknown, missing or of the wrong type.
     """
     path = track_file(name)
+    content = _content(path, name, ())
+    return checked(Track, {"name": path.stem, **content, "file": path}, path)
+
+
+def track_files(name: str) -> list[Path]:
+    """The file of a track, and those that it extends."""
+    files = [track_file(name)]
+    while extended := _yaml(files[-1], name).get("extends"):
+        files.append(track_file(str(extended)))
+    return files
+
+
+def _content(path: Path, name: str, above: Sequence[Path]) -> dict[str, Any]:
+    """The fields of a track's file, laid over those of the track that it `extends`."""
+    content = _yaml(path, name)
+    extended = content.pop("extends", None)
+    if extended is None:
+        return content
+    below = track_file(str(extended))
+    if below in (*above, path):
+        raise InputError(
+            f"{path}: extends", f"{extended}, which leads back here", "another track",
+            "Leave it out, or name the track that this one is a change of.",
+        )  # fmt: skip
+    return _laid_over(_content(below, str(extended), (*above, path)), content)
+
+
+def _yaml(path: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in TRACKS.glob("*.yaml")))
         raise InputError(f"track {name!r}", "no such track", f"one of {known}", f"Write {path}.")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise InputError(
             path, f"no valid YAML ({error})", "a mapping", "Mend its syntax."
         ) from error
-    return checked(Track, {"name": path.stem, **(content or {}), "file": path}, path)
+    if not isinstance(content, dict):
+        raise InputError(path, type(content).__name__, "a mapping", "Compare with demo.yaml.")
+    return content
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` in place of what `below` has under the same names, mapping by mapping."""
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _laid_over(merged[name], value) if both else value
+    return merged
 
 
 def checked(kind: type[Kind], content: Any, path: Path, *within: str) -> Kind:

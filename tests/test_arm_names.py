@@ -15,6 +15,7 @@ from t2imu_utils.arm_names import (
     papers_refined,
     parse,
 )
+from t2imu_utils.priors.losses import READINGS
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,8 @@ from t2imu_utils.arm_names import (
         ("momask-acc1-s2", ArmName("momask", 1.0, "", 2)),
         ("mdm-acc1e-05", ArmName("mdm", 1e-5)),
         ("mdm-acc1e+06-s1", ArmName("mdm", 1e6, "", 1)),
+        ("mdm-acc0.2-spectrum-low", ArmName("mdm", 0.2, "spectrum-low")),
+        ("mdm-acc2e-05-joints-energy-signal-s4", ArmName("mdm", 2e-5, "joints-energy-signal", 4)),
         (
             "t2mgpt-acc0.1-pos1-foot2e-05-vel0.5-joints-nocontacts-s3",
             ArmName("t2mgpt", 0.1, "pos1-foot2e-05-vel0.5-joints-nocontacts", 3),
@@ -64,8 +67,10 @@ SETTINGS = {
     "lambda_vel": (0.0, 1.0),
     "acc_space": ("features", "joints"),
     "acc_contacts": (True, False),
+    "acc_target": READINGS["acc_target"],
+    "acc_levels": READINGS["acc_levels"],
     "seed": (0, 1, 20),
-    "generator": ("mdm", "momask", "t2mgpt"),
+    "generator": ("mdm", "t2mgpt"),
 }
 
 
@@ -75,8 +80,9 @@ def test_every_setting_has_a_name_of_its_own_that_can_be_read_again():
         settings = dict(zip(SETTINGS, values, strict=True))
         name = model_name(**settings)
         if not settings["lambda_acc"]:
-            # Without L_acc neither its space nor its contacts matter.
-            settings |= {"acc_space": "features", "acc_contacts": True}
+            # Without L_acc it does not matter how it is read.
+            settings |= {name: values[0] for name, values in SETTINGS.items() if "acc_" in name}
+            settings |= {"lambda_acc": 0.0}
         assert found.setdefault(name, settings) == settings
         parts = parse(name)
         options = "-".join(
@@ -87,14 +93,17 @@ def test_every_setting_has_a_name_of_its_own_that_can_be_read_again():
             ]
             + ["joints"] * (settings["acc_space"] == "joints")
             + ["nocontacts"] * (not settings["acc_contacts"])
+            + [settings["acc_target"]] * (settings["acc_target"] != "motion")
+            + [settings["acc_levels"]] * (settings["acc_levels"] != "all")
         )
         assert parts == ArmName(
             settings["generator"], settings["lambda_acc"], options, settings["seed"]
         )
         control = parse(control_of(name))
         assert control == ArmName(parts.generator, 0.0, "", parts.seed)
-    # 5 weights, 3 settings of two values; two more where there is L_acc; seeds and generators.
-    assert len(found) == (1 + 4 * 4) * 8 * 9
+    # 5 weights, 3 settings of two values; where there is L_acc two more and two of three values;
+    # seeds and generators.
+    assert len(found) == (1 + 4 * 4 * 9) * 8 * 6
 
 
 def test_the_default_is_mdm():
@@ -103,6 +112,7 @@ def test_the_default_is_mdm():
         "mdm-acc0.1-vel0.5-joints-s1"
     )
     assert model_name(0.0, generator="momask", seed=2) == "momask-ft-s2"
+    assert model_name(0.2, acc_target="spectrum", acc_levels="low") == "mdm-acc0.2-spectrum-low"
 
 
 def test_the_paper_puts_mdm_first_then_controls_then_weights():

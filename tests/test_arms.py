@@ -65,12 +65,54 @@ def test_a_generator_may_have_a_text_encoder_of_its_own(study):
 
 
 def test_the_base_knows_no_other_loss_than_its_own(tiny):
-    settings = arms.pretraining(tiny, seed=5)
+    settings = arms.pretraining(tiny, "mdm", seed=5)
     assert settings.weights == LossWeights() and settings.seed == 5
     assert settings.steps == tiny.training.pretrain_steps
     assert settings.learning_rate == tiny.training.pretrain_learning_rate
     for name in ("batch_size", "ema_decay", "condition_dropout", "max_frames", "checkpoint_every"):
         assert getattr(settings, name) == getattr(tiny.training, name)
+    assert not settings.early_stopping
+
+
+def test_a_base_may_have_steps_of_its_own(tiny):
+    section = tiny.generators["mdm"].model_copy(update={"pretrain_steps": 40})
+    track = tiny.model_copy(update={"generators": {**tiny.generators, "mdm": section}})
+    own, others = (arms.pretraining(track, name) for name in ("mdm", "momask"))
+    assert (own.steps, own.validate_every) == (40, 8)
+    assert others == arms.pretraining(tiny, "mdm") == arms.pretraining(tiny, "momask")
+    # Arms have the track's.
+    assert arms.finetuning(track, REFINED, None, 0) == arms.finetuning(tiny, REFINED, None, 0)
+
+
+@pytest.mark.parametrize(("steps", "every"), [(4000, 200), (25, 1), (7, 1)])
+def test_a_base_that_stops_early_is_looked_at_twenty_times(tiny, steps, every):
+    more = {"early_stopping": True, "pretrain_steps": steps}
+    track = tiny.model_copy(update={"training": tiny.training.model_copy(update=more)})
+    settings = arms.pretraining(track, "mdm")
+    assert settings.early_stopping and (settings.steps, settings.validate_every) == (steps, every)
+    # Arms of equal budget are compared as they end.
+    assert not arms.finetuning(track, REFINED, None, 0).early_stopping
+
+
+def test_a_base_that_stops_early_tells_the_losses_of_the_weights_kept(study):
+    # Held-out motions that are the less like what is predicted the more is learnt.
+    held_out = [replace(clip, features=-clip.features) for clip in study.clips[:3]]
+    rate = {"pretrain_learning_rate": 0.1, "ema_decay": 0.0}
+    stopping = with_training(study, early_stopping=True, **rate)
+    stopping = replace(stopping, held_out=held_out)
+    run = stopping.make_base(stopping.start())
+    curves = pd.read_parquet(run.path(arms.HISTORY))
+    checks = curves[curves["split"] == "validation"].set_index("step")
+    best = checks["simple"].idxmin()
+    assert checks.index.tolist() == list(range(1, 11)) and best < 10
+    told = run.metrics["validation"]
+    assert told["step"] == best and told["simple"] == pytest.approx(checks["simple"][best])
+    settings = arms.pretraining(stopping.track, "mdm")
+    kept = arms.load_model(study.track, "mdm")
+    found = study.generator.validation(kept, held_out, settings, "cpu")
+    assert found["simple"] == pytest.approx(told["simple"], rel=1e-5)
+    record = runs.require_run(study.track.name, "mdm", arms.STAGE)
+    assert record["params"]["training"]["early_stopping"] is True
 
 
 def test_arms_differ_in_the_weights_of_their_losses_alone(tiny):
@@ -80,7 +122,7 @@ def test_arms_differ_in_the_weights_of_their_losses_alone(tiny):
     assert control.steps == tiny.training.finetune_steps
     assert control.learning_rate == tiny.training.finetune_learning_rate
     own = {"steps", "learning_rate", "validate_every"}
-    base = asdict(arms.pretraining(tiny, 2))
+    base = asdict(arms.pretraining(tiny, "mdm", 2))
     assert {k: v for k, v in asdict(control).items() if k not in own} == {
         k: v for k, v in base.items() if k not in own
     }
@@ -102,7 +144,13 @@ def test_steps_may_be_set_and_are_validated_five_times(tiny, steps, every):
         (LossWeights(foot=0.5), 0, "mdm", "mdm-ft-foot0.5"),
         (LossWeights(acc=1, vel=2, acc_space="joints"), 1, "t2mgpt", "t2mgpt-acc1-vel2-joints-s1"),
         (LossWeights(acc=1, acc_contacts=False), 0, "mdm", "mdm-acc1-nocontacts"),
-    ],
+        (
+            LossWeights(acc=0.2, acc_target="spectrum", acc_levels="low"),
+            0,
+            "mdm",
+            "mdm-acc0.2-spectrum-low",
+        ),
+    ],  # fmt: skip
 )
 def test_an_arm_is_named_by_its_generator_and_weights(weights, seed, generator, name):
     assert arms.arm_name(weights, seed, generator) == name
@@ -115,8 +163,9 @@ def test_a_base_is_whole_and_can_be_read_again(study, base, words):
     assert set(record["outputs"]) == {arms.PRIOR, arms.HISTORY}
     loaded = arms.load_model(study.track, "mdm")
     expected, curves = study.generator.train(
-        study.start(), study.clips, arms.pretraining(study.track), base.dir, study.held_out, "cpu"
-    )
+        study.start(), study.clips, arms.pretraining(study.track, "mdm"), base.dir,
+        study.held_out, "cpu",
+    )  # fmt: skip
     assert states_equal(loaded, expected) and len(loaded.history) == 1
     assert loaded.history == json.loads(json.dumps(expected.history))
     pd.testing.assert_frame_equal(pd.read_parquet(base.path(arms.HISTORY)), curves)
@@ -129,7 +178,8 @@ def test_a_base_is_whole_and_can_be_read_again(study, base, words):
 def test_what_a_run_depends_on_stands_in_its_record(study, base, sizes):
     record = runs.require_run(study.track.name, "mdm", arms.STAGE)
     assert record["params"]["sizes"] == sizes["mdm"]
-    training, settings = record["params"]["training"], asdict(arms.pretraining(study.track))
+    training = record["params"]["training"]
+    settings = asdict(arms.pretraining(study.track, "mdm"))
     assert training.items() <= settings.items() and "checkpoint_every" not in training
     named = {"steps", "batch_size", "learning_rate", "ema_decay", "condition_dropout", "seed"}
     assert {*named, "max_frames", "weight_decay", "weights", "validate_every"} <= set(training)
@@ -191,6 +241,7 @@ def test_an_arm_goes_on_from_its_base(study, base):
     loaded = arms.load_model(study.track, "mdm-acc0.5")
     assert states_equal(loaded, expected) and not states_equal(loaded, prior)
     assert len(loaded.history) == 2
+    assert (base.metrics["steps"], record["metrics"]["steps"]) == (10, 15)
     assert not states_equal(loaded, arms.load_model(study.track, "mdm-ft"))
     np.testing.assert_array_equal(loaded.normaliser.mean, prior.normaliser.mean)
 
@@ -256,19 +307,19 @@ def test_final_losses_by_hand():
 
 
 def finished(track, model, steps=0, parameters=0, clips=0):
-    run = runs.open_run(track.name, model, arms.STAGE, {"training": {"steps": steps}}, {})
-    run.finish({"parameters": parameters, "clips": clips}, [])
+    run = runs.open_run(track.name, model, arms.STAGE, {}, {})
+    run.finish({"parameters": parameters, "clips": clips, "steps": steps}, [])
 
 
-def test_the_budget_counts_all_trainings_of_a_model(tiny, runs_folder):
+def test_the_budget_tells_what_each_run_was_trained_for(tiny, runs_folder):
     finished(tiny, "mdm", 700, 1_234_567, 90)
-    finished(tiny, "mdm-acc0.1", 150, 1_234_567, 90)
+    finished(tiny, "mdm-acc0.1", 850, 1_234_567, 90)
     finished(tiny, "momask", 700, 980_000, 90)
     table = arms.budget_table(tiny, ["mdm", "mdm-acc0.1", "momask"])
     assert table["steps"].tolist() == [700, 850, 700]
     assert table["parameters (M)"].tolist() == [1.23, 1.23, 0.98]
     assert table["clips"].tolist() == [90] * 3 and set(table["clips a step"]) == {4}
-    expected = "Parameters (M): MDM 1.2, MoMask 1.0; 700 steps of 4 clips each."
+    expected = "Parameters (M): MDM 1.2 (700 steps), MoMask 1.0 (700 steps); 4 clips a step."
     assert arms.budget(tiny, ["mdm", "mdm-acc0.1", "momask"]) == expected
     # The generators' are told of arms alone as well.
     assert arms.budget(tiny, ["mdm-acc0.1", "momask"]) == expected

@@ -78,6 +78,29 @@ def test_another_size_is_another_run(track, section):
     assert inputs == {} and runs.code_hash(*code)
 
 
+def test_the_corpus_is_built_at_the_speeds_of_the_track(track, tmp_path, monkeypatch):
+    corpus = track.corpus.model_copy(update={"reader": "cmu", "made_up": None})
+    plain, faster = (
+        track.model_copy(update={"corpus": corpus.model_copy(update={"speeds": speeds})})
+        for speeds in ([], [0.9, 1.1])
+    )
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    (tmp_path / "cmu").mkdir()
+    (tmp_path / "cmu" / "01.amc").write_text("a")
+    assert data.ingredients(plain)[0] != data.ingredients(faster)[0]
+    asked = []
+
+    def build(root, **options):
+        asked.append(options["speeds"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "build_cmu", build)
+    for chosen in (plain, faster):
+        with pytest.raises(KeyboardInterrupt):
+            data._motions(chosen)  # `prepare` calls it in a process of its own
+    assert asked == [[], [0.9, 1.1]]
+
+
 def test_real_data_are_named_by_their_content(track, tmp_path, monkeypatch):
     monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
     corpus = track.corpus.model_copy(update={"reader": "cmu", "made_up": None})
@@ -238,6 +261,28 @@ def test_clips_of_one_trial_are_one_unit(track, monkeypatch):
     monkeypatch.setattr(data, "load_motions", lambda track, split: cut)
     table = data.test_clips(track)[1]
     assert table["unit"].tolist() == ["trial 7", "trial 7", clip.name]
+
+
+def test_copies_of_recordings_are_no_recordings(track):
+    clip = data.load_motions(track, "train")[0]
+    names = ["01_01_00", "M01_01_00", "01_01_00x1.1", "M01_01_00x0.9", "Max", "take x", "x1"]
+    given = [replace(clip, name=name) for name in names]
+    assert [c.name for c in data.recorded(given)] == ["01_01_00", "Max", "take x", "x1"]
+
+
+def test_a_broken_recording_is_left_out_and_named(track, monkeypatch):
+    whole, _ = data.test_clips(limited(track, 100))
+    clip = whole[0]
+    shaken = clip.features.copy()
+    shaken[::2, 3] += 0.3  # the pelvis jumps up and down at 10 Hz
+    splits = {"test": [clip, replace(clip, name="shaken", features=shaken)]}
+    monkeypatch.setattr(data, "load_motions", lambda _, split: splits.get(split, []))
+    category = pd.Series("standing", [clip.name, "shaken"])
+    monkeypatch.setattr(data, "load_categories", lambda _: category)
+    kept, table = data.test_clips(limited(track, 100))
+    assert [c.name for c in kept] == [clip.name] == table["clip"].tolist()
+    assert table.attrs["broken"] == ["shaken"]
+    assert [c.name for c in data.recorded(splits["test"])] == [clip.name]
 
 
 def test_corpus_clips_as_joints(track):

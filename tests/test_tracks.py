@@ -38,6 +38,11 @@ def changed(tmp_path, old, new):
         ("  t2mgpt:\n", "  t2m-gpt:\n", "generators.t2m-gpt"),
         ("  mdm:\n    refined: true", "  mdm:\n    refined: often", "generators.mdm.refined"),
         ("  mdm:\n    refined: true", "  mdm:\n    guidance: 0.0", "generators.mdm.guidance"),
+        ("  mdm:\n", "  mdm:\n    pretrain_steps: 0\n", "generators.mdm.pretrain_steps"),
+        ("  train: train\n", "  train: train\n  speeds: [1.1, 0.4]\n", "corpus.speeds.1"),
+        ("  train: train\n", "  train: train\n  speeds: [2.1]\n", "corpus.speeds.0"),
+        ("  train: train\n", "  train: train\n  speeds: 1.1\n", "corpus.speeds"),
+        ("training:\n", "training:\n  early_stopping: at 9\n", "training.early_stopping"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, field):
@@ -71,6 +76,30 @@ def test_what_is_published_needs_no_budget_and_no_sizes(tmp_path):
     assert track.generators["mdm"].checkpoint == "some" and not track.generators["mdm"].refined
 
 
+def test_only_cmu_is_played_at_other_speeds(tmp_path):
+    with pytest.raises(InputError, match="corpus.speeds: the reader demo has one speed"):
+        load_track(changed(tmp_path, "  train: train\n", "  train: train\n  speeds: [1.1]\n"))
+    assert load_track("cmu").corpus.speeds == [0.9, 1.1]
+    assert load_track("demo").corpus.speeds == []
+
+
+def test_bases_stop_early_where_the_track_says_so(tmp_path):
+    assert load_track("cmu").training.early_stopping
+    assert not load_track("demo").training.early_stopping
+    path = changed(tmp_path, "training:\n", "training:\n  early_stopping: true\n")
+    assert load_track(path).training.early_stopping
+
+
+def test_a_generator_may_have_steps_of_its_own(tmp_path):
+    track = load_track(changed(tmp_path, "  mdm:\n", "  mdm:\n    pretrain_steps: 4000\n"))
+    assert track.generators["mdm"].pretrain_steps == 4000
+    assert track.generators["momask"].pretrain_steps is None
+    assert sizes_of(track, "mdm") == sizes_of(load_track("demo"), "mdm")
+    exported = "  exported:\n    pretrain_steps: 9\n  mdm:\n"
+    with pytest.raises(InputError, match="motions that others made take no pretrain_steps"):
+        load_track(changed(tmp_path, "  mdm:\n", exported))
+
+
 def test_the_paper_track_keeps_the_published_settings():
     track = load_track("paper")
     training = track.training
@@ -82,7 +111,7 @@ def test_the_paper_track_keeps_the_published_settings():
 
 
 def test_unknown_track_lists_the_known():
-    with pytest.raises(InputError, match="cmu, demo, paper"):
+    with pytest.raises(InputError, match="cmu, cmu_prior, demo, paper"):
         load_track("nowhere")
 
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from t2imu_utils.generators import Generator
+from t2imu_utils.generators._denoiser import DiffusionDenoiser
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.priors import checkpoints
 from t2imu_utils.priors.batches import Dataset
@@ -39,27 +39,10 @@ class Sizes(Section):
 
 
 @dataclass(frozen=True)
-class MDMDenoiser:
+class MDMDenoiser(DiffusionDenoiser):
     """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
 
     prior: Prior
-    device: torch.device | str
-    stride: int = 1
-
-    @property
-    def normaliser(self) -> Normaliser:
-        """Statistics of its features."""
-        return self.prior.normaliser
-
-    @property
-    def max_frames(self) -> int:
-        """The longest motion it takes."""
-        return self.prior.config.max_frames
-
-    @property
-    def levels(self) -> int:
-        """Diffusion steps."""
-        return self.prior.config.diffusion_steps
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from t2imu_utils.generators import Generator, refuse_processes
+from t2imu_utils.generators._denoiser import DiffusionDenoiser
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.priors.batches import Dataset
 from t2imu_utils.priors.diffusion import add_noise
@@ -57,30 +58,13 @@ class Sizes(Section):
 
 
 @dataclass(frozen=True)
-class ReMoDiffuseDenoiser:
+class ReMoDiffuseDenoiser(DiffusionDenoiser):
     """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it.
 
     As in training, nothing is retrieved of the clip's own recording, where the database tells it.
     """
 
     prior: ReMoDiffusePrior
-    device: torch.device | str
-    stride: int = 1
-
-    @property
-    def normaliser(self) -> Normaliser:
-        """Statistics of its features."""
-        return self.prior.normaliser
-
-    @property
-    def max_frames(self) -> int:
-        """The longest motion it takes."""
-        return self.prior.config.max_frames
-
-    @property
-    def levels(self) -> int:
-        """Diffusion steps."""
-        return self.prior.config.diffusion_steps
 
     def __call__(
         self,
@@ -138,7 +122,7 @@ class ReMoDiffuseGenerator(Generator):
         # What is retrieved from belongs to the prior, and all arms have the same: kept once.
         database = path.with_name("database.npz")
         kept = cache_dir("retrieval") / f"{prior.database.version}.npz"
-        if not kept.exists():
+        if not _holds(kept, prior):
             kept.parent.mkdir(parents=True, exist_ok=True)
             save_database(kept, prior.database)
         database.unlink(missing_ok=True)
@@ -169,6 +153,14 @@ class ReMoDiffuseGenerator(Generator):
     def network(self, prior: ReMoDiffusePrior) -> dict:
         table = {k: v for k, v in asdict(prior.config).items() if k not in ("channels",)}
         return table | {"motions to retrieve from": len(prior.database)}
+
+
+def _holds(path: Path, prior: ReMoDiffusePrior) -> bool:
+    """Whether a file has the prior's database, whole."""
+    try:
+        return read_database(path, prior.text_encoder).version == prior.database.version
+    except Exception:  # whatever damage makes of a file: it is written again
+        return False
 
 
 GENERATOR = ReMoDiffuseGenerator()

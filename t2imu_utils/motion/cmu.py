@@ -123,6 +123,7 @@ def build_cmu(
     trials: Collection[str] | None = None,
     target_offsets: Float[np.ndarray, "22 3"] = TARGET_OFFSETS,
     progress: bool = True,
+    speeds: Sequence[float] = (),
 ) -> CmuCorpus:
     """Build the corpus. Deterministic; which split a trial falls into does not depend on `trials`.
 
@@ -136,6 +137,9 @@ def build_cmu(
         trials: only these, for example ``["05_16"]``; all when None.
         target_offsets: rest-pose offsets in metres of the body that all motion is retargeted onto.
         progress: show a progress bar.
+        speeds: at which training trials are played once more: 1.1 makes a motion a tenth shorter
+            and its accelerations a fifth larger. (Another heading would change nothing: features
+            do not hold it.)
 
     Raises:
         InputError: nothing to read, an unknown trial, a damaged archive or table, or not a single
@@ -168,8 +172,15 @@ def build_cmu(
             # N rows of features describe N steps.
             cleaned = clean(recording.joints, recording.rate, shortest / RATE)
             made, unusable = _cut(recording, cleaned.segments, texts, target_offsets, skipped)
+            if not made:
+                skipped.append(Skipped(trial, "nothing long enough is left after cleaning"))
             originals = [clip for clip, _ in made]
-            taken = originals + [mirror for _, mirror in made if split == "train"]
+            taken = list(originals)
+            if split == "train":
+                taken += [image for _, image in made]
+                for speed in speeds:
+                    again, _ = _cut(recording, cleaned.segments, texts, target_offsets, [], speed)
+                    taken += [clip for pair in again for clip in pair]
             clips += taken
             splits[split] += [clip.name for clip in taken]
             dropped = {f"dropped: {rule}": n for rule, n in cleaned.dropped.items()}
@@ -271,19 +282,22 @@ def _cut(
     texts: Texts,
     target_offsets: Float[np.ndarray, "22 3"],
     skipped: list[Skipped],
+    speed: float = 1.0,
 ) -> tuple[list[tuple[MotionClip, MotionClip]], int]:
     """Clips of the segments of a trial, each with its mirror image, and frames without features.
 
     Features are computed on whole segments and then cut, so that clips share floor and heading.
     Each segment is resampled alone: what `clean` left beyond its ends is never the same motion, but
-    jumps, T-poses and tracking that has not settled.
+    jumps, T-poses and tracking that has not settled. speed: at which the motion is played; others
+    than 1 stand in the clips' names.
     """
     trial, rate = recording.trial, recording.rate
+    mark = "" if speed == 1 else f"x{speed:g}"
     made: list[tuple[MotionClip, MotionClip]] = []
     unusable = 0
     for start, end in segments:
         try:
-            joints = resample(recording.joints[start:end], rate, RATE)
+            joints = resample(recording.joints[start:end], rate * speed, RATE)
             joints = process_joints(joints, target_offsets, convention="clean")
             features = processed_to_features(joints, convention="clean")
             mirror = joints_to_features(mirror_joints(joints), convention="clean")
@@ -294,8 +308,8 @@ def _cut(
         count = math.ceil(len(features) / MAX_FRAMES)
         edges = np.linspace(0, len(features), count + 1).round().astype(int)
         for first, last in zip(edges[:-1], edges[1:], strict=True):
-            seconds = start / rate + np.array([first, last]) / RATE
-            name, captions = f"{trial}_{len(made):02d}", texts.captions(trial, *seconds)
+            seconds = start / rate + np.array([first, last]) / RATE * speed
+            name, captions = f"{trial}_{len(made):02d}{mark}", texts.captions(trial, *seconds)
             if not captions:
                 skipped.append(Skipped(f"{trial}, {seconds.round(1)} s", "no sentence tells of it"))
                 continue
@@ -309,6 +323,4 @@ def _cut(
             reflected = [mirror_caption(caption) for caption in captions]
             image = replace(clip, name=f"M{name}", features=mirror[first:last], captions=reflected)
             made.append((clip, image))
-    if not made:
-        skipped.append(Skipped(trial, "nothing long enough is left after cleaning"))
     return made, unusable

@@ -4,19 +4,25 @@ Other solvers of that library take the place of the ancestral one by another `st
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
 
+# Imported where it is used: it takes longer to load than most notebooks need in all.
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
-def schedule(steps: int = 50) -> DDPMScheduler:
+
+def schedule(steps: int = 50) -> "DDPMScheduler":
     """The cosine schedule of MDM (Nichol & Dhariwal 2021, eq. 17) for a model that predicts x_0."""
     if steps < 2:
         raise InputError("schedule: steps", str(steps), "at least 2", "MDM uses 50.")
+    from diffusers import DDPMScheduler
+
     return DDPMScheduler(
         num_train_timesteps=steps,
         beta_schedule="squaredcos_cap_v2",
@@ -30,7 +36,7 @@ def add_noise(
     x0: Float[Tensor, "B T C"],
     noise: Float[Tensor, "B T C"],
     t: Int[Tensor, "B"],
-    scheduler: DDPMScheduler,
+    scheduler: "DDPMScheduler",
 ) -> Float[Tensor, "B T C"]:
     """x_t ~ q(x_t | x_0): the closed form of t steps of the paper's eq. (1)."""
     return scheduler.add_noise(x0, noise, t)
@@ -90,7 +96,7 @@ def guided(
 def sample(
     predict_x0: Callable[[Tensor, Tensor], Tensor],
     noise: Iterator[Float[Tensor, "B T C"]],
-    scheduler: DDPMScheduler,
+    scheduler: "DDPMScheduler",
 ) -> Float[Tensor, "B T C"]:
     """Ancestral sampling over all steps of `scheduler` (Ho et al. 2020, algorithm 2).
 
@@ -99,6 +105,8 @@ def sample(
     eta = 1, which is the same step (Song et al. 2021, section 4.1) but, unlike
     `DDPMScheduler.step`, takes its noise as an argument.
     """
+    from diffusers import DDIMScheduler
+
     solver = DDIMScheduler.from_config(scheduler.config, set_alpha_to_one=True)
     solver.set_timesteps(scheduler.config.num_train_timesteps)
     x = next(noise)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
+from t2imu_utils.priors.early_stopping import Best
 from t2imu_utils.priors.training import ema_decay_at
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -24,6 +25,8 @@ Rows = list[dict[str, float]]
 # Which of the random streams of a seed the layers draw from (dropout, noise of the global
 # generator); 0 to 2 are those of `batches` and `training`.
 LAYERS, CHECKS = 3, 4
+# The term by which early stopping chooses.
+CRITERION = "total"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class LoopConfig:
     warmup: steps over which the learning rate rises linearly to its value. milestones: steps
     counted after the warm-up, ascending; at each the rate is multiplied by `decay`. ema_decay: of
     the moving average of the weights, lower at the start (`training.ema_decay_at`); 0 keeps none.
-    validate_every: in steps; 0 validates at the end alone. grad_clip: largest norm of the gradient.
+    validate_every: in steps; 0 validates at the end alone. early_stopping: whether the weights of
+    the validation with the lowest `CRITERION` are returned, instead of the last. grad_clip: largest
+    norm of the gradient.
     """
 
     steps: int
@@ -48,6 +53,7 @@ class LoopConfig:
     validate_every: int = 0
     seed: int = 0
     grad_clip: float | None = None
+    early_stopping: bool = False
 
     def __post_init__(self):
         checks = {
@@ -126,13 +132,18 @@ def run_loop(
                 state.flush()
                 with state.averaged() as averaged, torch.no_grad():
                     torch.manual_seed(_seed(config.seed, CHECKS, 0))
-                    state.validated.append({"step": state.step, **validate(averaged)})
+                    terms = validate(averaged)
+                    state.validated.append({"step": state.step, **terms})
+                    if config.early_stopping:
+                        state.best.offer(averaged, state.step, terms[CRITERION])
             if ends or state.step % config.checkpoint_every == 0:
                 state.save()
                 bar.set_postfix(loss=f"{state.rows[-1]['total']:.4f}", refresh=False)
             bar.update()
     with state.averaged() as averaged:
         trained = averaged
+    if config.early_stopping and validate is not None:
+        state.best.restore(trained)
     return trained.eval(), state.rows, state.validated
 
 
@@ -153,6 +164,7 @@ class _State:
         )
         self.rows: Rows = []
         self.validated: Rows = []
+        self.best = Best()
         self._pending: list[dict[str, Tensor]] = []
         settings = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"}
         ingredients = [key, settings, weights_hash(model)]
@@ -220,6 +232,7 @@ class _State:
             "optimiser": self.optimiser.state_dict(),
             "rows": self.rows,
             "validated": self.validated,
+            "best": self.best.state(),
         }
         with atomic_write(self.path) as temporary:
             torch.save(content, temporary)
@@ -235,6 +248,7 @@ class _State:
             self.optimiser.load_state_dict(content["optimiser"])
             self.step, self.rows = content["step"], content["rows"]
             self.validated = content["validated"]
+            self.best.load(content["best"])
         except (
             RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
         ) as error:  # fmt: skip

@@ -60,6 +60,7 @@ def plain_training(
     ema_decay: float = 0.0,
     checkpoint_every: int = 500,
     validate_every: int = 0,
+    early_stopping: bool = False,
 ) -> MoMaskTrainConfig:
     """A short training: one batch size and one rate in all stages (`short_stage`).
 
@@ -73,6 +74,7 @@ def plain_training(
         ema_decay=ema_decay,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
+        early_stopping=early_stopping,
         seed=seed,
     )
 
@@ -87,6 +89,7 @@ def refinement(
     ema_decay: float = 0.0,
     checkpoint_every: int = 500,
     validate_every: int = 0,
+    early_stopping: bool = False,
 ) -> MoMaskTrainConfig:
     """Fine-tuning of the decoder alone, with L_acc where `weights.acc` is above 0.
 
@@ -103,6 +106,7 @@ def refinement(
         ema_decay=ema_decay,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
+        early_stopping=early_stopping,
         seed=seed,
     )
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
@@ -19,6 +19,9 @@ from t2imu_utils.priors.remodiffuse_checkpoints import ReMoDiffusePrior
 from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.priors.retrieval import gather, retrieve
 
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DDPMScheduler
+
 # Sampling steps in each fifth of the timesteps, from the clean end on.
 SECTIONS = (15, 15, 8, 6, 6)
 # Standard deviation, in frames, of the filter on the joints that the authors publish.
@@ -27,8 +30,10 @@ PUBLISHED_SIGMA = 2.5
 BOTH, TEXT, RETRIEVAL, NONE = (True, True), (True, False), (False, True), (False, False)
 
 
-def linear_schedule(steps: int = 1000) -> DDPMScheduler:
+def linear_schedule(steps: int = 1000) -> "DDPMScheduler":
     """Betas from 1e-4 to 0.02 (Ho et al. 2020), for a model that predicts x_0."""
+    from diffusers import DDPMScheduler
+
     return DDPMScheduler(
         num_train_timesteps=steps,
         beta_start=1e-4,
@@ -64,7 +69,7 @@ def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[n
     return np.array(kept)
 
 
-def respaced_ddim(timesteps: Int[np.ndarray, "S"], steps: int = 1000) -> DDIMScheduler:
+def respaced_ddim(timesteps: Int[np.ndarray, "S"], steps: int = 1000) -> "DDIMScheduler":
     """A DDIM solver whose timestep i is `timesteps[i]` of the linear schedule.
 
     Betas are computed again so that the kept timesteps keep their signal: beta_i = 1 - ᾱ_i /
@@ -72,6 +77,8 @@ def respaced_ddim(timesteps: Int[np.ndarray, "S"], steps: int = 1000) -> DDIMSch
     """
     signal = np.cumprod(1 - np.linspace(1e-4, 0.02, steps))[timesteps]
     betas = 1 - signal / np.concatenate([[1.0], signal[:-1]])
+    from diffusers import DDIMScheduler
+
     solver = DDIMScheduler(
         num_train_timesteps=len(timesteps),
         trained_betas=betas.tolist(),

@@ -9,11 +9,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -22,13 +22,18 @@ from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.batches import SENTENCES, Batch, Dataset, step_items
 from t2imu_utils.priors.diffusion import add_noise
-from t2imu_utils.priors.loop import LoopConfig, run_loop
-from t2imu_utils.priors.losses import LossWeights, motion_losses
+from t2imu_utils.priors.early_stopping import kept_row
+from t2imu_utils.priors.loop import CRITERION, LoopConfig, run_loop
+from t2imu_utils.priors.losses import LossWeights, level_weights, motion_losses
 from t2imu_utils.priors.remodiffuse import Mixture, ReMoDiffuse
 from t2imu_utils.priors.remodiffuse_checkpoints import ReMoDiffusePrior
 from t2imu_utils.priors.remodiffuse_sampling import linear_schedule, timestep_map
 from t2imu_utils.priors.retrieval import gather, retrieve
+from t2imu_utils.priors.train_config import check_early_stopping
 from t2imu_utils.priors.training import STEP, VALIDATION, TrainConfig, loss_curves
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
 # Adam as PyTorch sets it, which the official training does not change.
 BETAS = (0.9, 0.999)
@@ -150,7 +155,7 @@ def batch_losses(
     batch: RetrievalBatch,
     normaliser: Normaliser,
     weights: LossWeights,
-    scheduler: DDPMScheduler,
+    scheduler: "DDPMScheduler",
     all_terms: bool = False,
 ) -> dict[str, Float[Tensor, "B"]]:
     """Noise a batch, predict it clean, and compare, one value a sample (see `motion_losses`)."""
@@ -159,7 +164,9 @@ def batch_losses(
     retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
     condition = model.condition(clips.text, clips.text_valid, retrieved)
     x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
-    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
+    signal = scheduler.alphas_cumprod.to(x_t.device)
+    levels = level_weights(weights.acc_levels, signal)[clips.t]
+    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms, levels)
 
 
 def _held_out(prior, data, near, config, timesteps, stream):
@@ -226,6 +233,7 @@ def train(
             "TrainConfig: max_frames", str(config.max_frames),
             f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
         )  # fmt: skip
+    check_early_stopping(config, validation)
     data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
     scheduler = linear_schedule(prior.config.diffusion_steps)
 
@@ -234,19 +242,21 @@ def train(
         terms = batch_losses(model, batch, prior.normaliser, config.weights, scheduler)
         return {name: values.mean() for name, values in terms.items()}
 
-    check = None
-    if validation:
-        held_out = Dataset(prior, validation)
-        theirs = neighbours(prior, validation, config.max_frames, held_out=True)
-
-        def check(model: ReMoDiffuse) -> dict[str, float]:
-            return validation_losses(model, prior, held_out, theirs, config, device)
-
     settings = config.record("checkpoint_every")
     ingredients = [
         settings, asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint,
         prior.database.version,
     ]  # fmt: skip
+    check = None
+    if validation:
+        held_out = Dataset(prior, validation)
+        if config.early_stopping:
+            ingredients.append(held_out.fingerprint)
+        theirs = neighbours(prior, validation, config.max_frames, held_out=True)
+
+        def check(model: ReMoDiffuse) -> dict[str, float]:
+            return validation_losses(model, prior, held_out, theirs, config, device)
+
     loop = LoopConfig(
         steps=config.steps,
         learning_rate=config.learning_rate,
@@ -255,6 +265,7 @@ def train(
         ema_decay=config.ema_decay,
         checkpoint_every=config.checkpoint_every,
         validate_every=config.validate_every,
+        early_stopping=config.early_stopping,
         seed=config.seed,
     )
     model = copy.deepcopy(prior.model).to(device).requires_grad_(True)
@@ -263,7 +274,7 @@ def train(
     model, rows, validated = run_loop(model, losses, loop, path, key, check, progress)
     entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
     if validated:
-        entry["validation"] = validated[-1]
+        entry["validation"] = kept_row(validated, CRITERION, config.early_stopping)
     trained = replace(prior, model=model, history=[*prior.history, entry])
     return trained, loss_curves(rows, validated)
 

@@ -7,15 +7,18 @@ arXiv:2211.01095), on that equation or on the ordinary one of the same marginals
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from jaxtyping import Float
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.priors import diffusion
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
 ANCESTRAL = "ancestral"
 # Equation and order of each. First order is DDIM (ordinary) or its stochastic form, which over
@@ -103,7 +106,7 @@ def _stochastic(name: str) -> bool:
 def sample(
     predict_x0: Callable[[Tensor, Tensor], Tensor],
     noise: Iterator[Float[Tensor, "B T C"]],
-    scheduler: DDPMScheduler,
+    scheduler: "DDPMScheduler",
     solver: Solver | None = None,
 ) -> Float[Tensor, "B T C"]:
     """`diffusion.sample` with a choice of solver.
@@ -118,6 +121,8 @@ def sample(
     steps = scheduler.config.num_train_timesteps
     if solver.name == ANCESTRAL and solver.count(steps) == steps:
         return diffusion.sample(predict_x0, noise, scheduler)
+    from diffusers import DPMSolverMultistepScheduler
+
     equation, order = SCHEMES[solver.name]
     scheme = DPMSolverMultistepScheduler(
         num_train_timesteps=steps,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.priors.loop import LoopConfig, Rows, run_loop
+from t2imu_utils.priors.early_stopping import kept_row
+from t2imu_utils.priors.loop import CRITERION, LoopConfig, Rows, run_loop
 from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.priors.rvq_training import (
     RVQTrainConfig,
@@ -25,6 +26,7 @@ from t2imu_utils.priors.rvq_training import (
 )
 from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.priors.token_data import TokenData
+from t2imu_utils.priors.train_config import check_early_stopping
 
 RVQ_STAGE = "rvq"
 COLUMNS = (
@@ -84,7 +86,7 @@ class StagedTrainConfig:
     of the decoder's with `decoder_only`. A tokeniser that is trained whole keeps its last weights:
     its codebooks follow the encoder as it is at each step and do not fit an averaged one.
     checkpoint_every, validate_every: in steps, counted from the start of each stage; each stage is
-    validated at its end in any case.
+    validated at its end in any case. early_stopping: of each stage, by its own `total`.
     """
 
     # In the order of their training; the tokeniser first.
@@ -100,6 +102,7 @@ class StagedTrainConfig:
     ema_decay: float = 0.0
     checkpoint_every: int = 500
     validate_every: int = 0
+    early_stopping: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -153,6 +156,7 @@ class StagedTrainConfig:
             ema_decay=self.ema_decay if averaged else 0.0,
             checkpoint_every=self.checkpoint_every,
             validate_every=self.validate_every,
+            early_stopping=self.early_stopping,
             seed=self.seed,
         )
 
@@ -218,6 +222,7 @@ def train_stages(
     Raises:
         InputError: unusable clips, a damaged state file, or a loss that is no longer finite.
     """
+    check_early_stopping(config, validation)
     motions = normalised_motions(prior.normaliser, clips)
     held_out = normalised_motions(prior.normaliser, validation) if validation else []
     networks = {name: copy.deepcopy(getattr(prior, name)).to(device) for name in config.STAGES}
@@ -251,7 +256,8 @@ def train_stages(
     table = pd.DataFrame(curves, columns=list(COLUMNS))
     entry = {"config": asdict(config), "clips": len(clips), "data": motions_hash(motions)}
     if validation:
-        entry["validation"] = _last(table[table["split"] == "validation"])
+        checks = table[table["split"] == "validation"]
+        entry["validation"] = _kept(checks, config.early_stopping)
     return replace(prior, **networks, history=[*prior.history, entry]), table
 
 
@@ -259,9 +265,11 @@ def _labelled(rows: Rows, stage: str, split: str, done: int) -> list[dict]:
     return [{**row, "step": row["step"] + done, "stage": stage, "split": split} for row in rows]
 
 
-def _last(checks: pd.DataFrame) -> dict[str, dict[str, float]]:
-    last = checks.groupby("stage", sort=False).last()
-    return {
-        stage: {name: float(x) for name, x in row.drop("split").dropna().items()}
-        for stage, row in last.iterrows()
-    }
+def _kept(checks: pd.DataFrame, early_stopping: bool) -> dict[str, dict[str, float]]:
+    """Of each stage the validation of the weights that were kept."""
+    kept = {}
+    for stage, rows in checks.drop(columns="split").groupby("stage", sort=False):
+        terms = rows.drop(columns="stage").dropna(axis=1, how="all").to_dict("records")
+        row = kept_row(terms, CRITERION, early_stopping)
+        kept[stage] = {name: float(x) for name, x in row.items()}
+    return kept

@@ -66,6 +66,7 @@ def plain_training(
     ema_decay: float = 0.0,
     checkpoint_every: int = 500,
     validate_every: int = 0,
+    early_stopping: bool = False,
 ) -> T2MGPTTrainConfig:
     """A short training: one batch size and one rate in both stages (`short_stage`).
 
@@ -79,6 +80,7 @@ def plain_training(
         ema_decay=ema_decay,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
+        early_stopping=early_stopping,
         seed=seed,
     )
 
@@ -93,6 +95,7 @@ def refinement(
     ema_decay: float = 0.0,
     checkpoint_every: int = 500,
     validate_every: int = 0,
+    early_stopping: bool = False,
 ) -> T2MGPTTrainConfig:
     """Fine-tuning of the decoder alone, with L_acc where `weights.acc` is above 0.
 
@@ -108,6 +111,7 @@ def refinement(
         ema_decay=ema_decay,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
+        early_stopping=early_stopping,
         seed=seed,
     )
 

@@ -1,7 +1,8 @@
 """How a prior is trained: the settings of one training."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -9,7 +10,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.priors.losses import LossWeights
 
 # Settings that came later: where they have their defaults, nothing is said of them.
-LATER = ("accumulate", "precision", "compile")
+LATER = ("accumulate", "precision", "compile", "early_stopping")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class TrainConfig:
     ema_decay: of the moving average of the weights, which is what `train` returns; it starts lower,
     min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start;
     0 returns the last weights. max_frames: longer clips are cropped at random. checkpoint_every,
-    validate_every: in steps; validate_every 0 validates at the end alone.
+    validate_every: in steps; validate_every 0 validates at the end alone. early_stopping: whether
+    the weights with the lowest loss on held-out clips are returned, instead of the last; it needs
+    validate_every.
 
     accumulate: parts in which each process takes its share of a batch, one after the other, to save
     memory; gradients are those of the whole batch. precision: of the network in training; weights,
@@ -42,6 +45,7 @@ class TrainConfig:
     accumulate: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    early_stopping: bool = False
 
     def __post_init__(self):
         checks = {
@@ -57,6 +61,7 @@ class TrainConfig:
             "validate_every": self.validate_every >= 0,
             "accumulate": 1 <= self.accumulate <= self.batch_size,
             "precision": self.precision in ("float32", "bfloat16"),
+            "early_stopping": not self.early_stopping or self.validate_every >= 1,
         }
         for name, good in checks.items():
             if not good:
@@ -85,4 +90,19 @@ def check_precision(precision: str, device: torch.device) -> None:
             "TrainConfig: precision", f"{precision} on {name}",
             "a CUDA device of compute capability 8.0 or more (Ampere), or a CPU",
             "Set precision to float32.",
+        )  # fmt: skip
+
+
+class Stoppable(Protocol):
+    """Settings of any training."""
+
+    early_stopping: bool
+
+
+def check_early_stopping(config: Stoppable, held_out: Sequence[Any]) -> None:
+    """Raise an `InputError` where a training is to be stopped by clips that are not there."""
+    if config.early_stopping and not held_out:
+        raise InputError(
+            "training: early_stopping", "no held-out clips", "some to choose the weights by",
+            "Pass validation clips, or set early_stopping to False.",
         )  # fmt: skip

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,13 +28,19 @@ from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.batches import Batch, Dataset, step_items
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import add_noise, schedule
-from t2imu_utils.priors.losses import LossWeights, motion_losses
+from t2imu_utils.priors.early_stopping import Best, kept_row
+from t2imu_utils.priors.losses import LossWeights, level_weights, motion_losses
 from t2imu_utils.priors.mdm import MDM, Stack
 from t2imu_utils.priors.parallel import Team, launch
-from t2imu_utils.priors.train_config import TrainConfig, check_precision
+from t2imu_utils.priors.train_config import TrainConfig, check_early_stopping, check_precision
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
 
 # Which of the random streams of a seed (0, the order of the data, is that of `batches`).
 STEP, VALIDATION = 1, 2
+# The term by which early stopping chooses.
+CRITERION = "simple"
 # Settings that change the order of sums at most, as the number of processes does.
 ROUNDING = ("checkpoint_every", "accumulate", "compile")
 
@@ -65,13 +71,15 @@ def batch_losses(
     batch: Batch,
     normaliser: Normaliser,
     weights: LossWeights,
-    scheduler: DDPMScheduler,
+    scheduler: "DDPMScheduler",
     all_terms: bool = False,
 ) -> dict[str, Float[Tensor, "B"]]:
     """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample."""
     x_t = add_noise(batch.x0, batch.noise, batch.t, scheduler)
     x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms)
+    signal = scheduler.alphas_cumprod.to(x_t.device)
+    levels = level_weights(weights.acc_levels, signal)[batch.t]
+    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms, levels)
 
 
 @torch.inference_mode()
@@ -140,8 +148,9 @@ def train(
     state. The model then comes back on the CPU.
 
     Raises:
-        InputError: unusable clips, a damaged state file, a loss that is no longer finite, a
-            precision that the device lacks, too many processes, or one that was killed.
+        InputError: unusable clips, none held out for early stopping, a damaged state file, a loss
+            that is no longer finite, a precision that the device lacks, too many processes, or one
+            that was killed.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
@@ -154,6 +163,7 @@ def train(
             f"from 1 to as many as give each part one of the {config.batch_size} clips",
             "Change num_processes, accumulate or batch_size.",
         )  # fmt: skip
+    check_early_stopping(config, validation)
     task = _Task(
         prior.model,
         prior.normaliser,
@@ -187,7 +197,9 @@ def train(
     curves = loss_curves(state.rows, state.validated)
     entry = {"config": config.record(), "clips": len(clips), "data": task.data.fingerprint}
     if task.held_out is not None:
-        entry["validation"] = state.validated[-1]
+        entry["validation"] = kept_row(state.validated, CRITERION, config.early_stopping)
+    if config.early_stopping:
+        state.best.restore(state.ema)
     trained = Prior(state.ema.eval(), prior.normaliser, prior.text_encoder, [*prior.history, entry])
     return trained, curves
 
@@ -226,6 +238,8 @@ def _run(state: "_Training", tell: Callable[[int, float | None], None]) -> None:
                 state.ema, task.held_out, task.normaliser, config, team.device
             )
             state.validated.append({"step": state.step, **terms})
+            if config.early_stopping:
+                state.best.offer(state.ema, state.step, terms[CRITERION])
         saves = ends or state.step % config.checkpoint_every == 0
         if saves:
             state.save()
@@ -249,12 +263,15 @@ class _Training:
         )
         self.rows: list[dict[str, float]] = []
         self.validated: list[dict[str, float]] = []
+        self.best = Best()
         self._pending: list[dict[str, Tensor | float]] = []
         self._joined: nn.Module = self.model
         ingredients = [
             config.record(*ROUNDING), asdict(task.model.config), _weights_hash(task.model),
             task.data.fingerprint, task.encoder,
         ]  # fmt: skip
+        if config.early_stopping:
+            ingredients.append(task.held_out.fingerprint)
         self.key = sha256(json.dumps(ingredients, sort_keys=True).encode())
         self.path = task.folder / f"training-{self.key[:12]}.pt"
         if self.path.exists():
@@ -321,6 +338,7 @@ class _Training:
             "optimiser": self.optimiser.state_dict(),
             "rows": self.rows,
             "validated": self.validated,
+            "best": self.best.state(),
         }
         with atomic_write(self.path) as temporary:
             torch.save(content, temporary)
@@ -353,6 +371,7 @@ class _Training:
             self.optimiser.load_state_dict(content["optimiser"])
             self.step, self.rows = content["step"], content["rows"]
             self.validated = content["validated"]
+            self.best.load(content["best"])
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(
                 self.path,

@@ -27,7 +27,7 @@ def study(tiny, name, words, clips, runs_folder) -> Study:
 @pytest.fixture
 def settings(study):
     """Fast enough that texts and noise come to matter."""
-    return replace(pretraining(study.track), steps=24, learning_rate=5e-3)
+    return replace(pretraining(study.track, study.name), steps=24, learning_rate=5e-3)
 
 
 @pytest.fixture(scope="session")

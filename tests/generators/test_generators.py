@@ -1,6 +1,8 @@
 """Every family behind the one interface: made, trained, kept, sampled, examined."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -14,6 +16,8 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.generators import family, generator_of, names, section_of, sizes_of
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.losses import TERMS, LossWeights
+from t2imu_utils.priors.retrieval import build_database
+from t2imu_utils.priors.retrieval_files import save_database
 from t2imu_utils.priors.rvq_training import reconstruct
 from t2imu_utils.runs import PACKAGE
 from t2imu_utils.tracks import TRACKS, load_track
@@ -68,6 +72,27 @@ def test_losses_of_a_prior_are_those_that_its_training_reported(study, trained, 
         assert found[term] == pytest.approx(reported[term], rel=1e-5)
 
 
+def test_the_weights_that_did_best_on_held_out_clips_are_returned(study, settings, tmp_path):
+    """Others than the last, since steps are far too long."""
+    held_out = [replace(clip, features=-clip.features) for clip in study.held_out]
+    settings = replace(
+        settings, steps=16, learning_rate=0.1, early_stopping=True, validate_every=2, ema_decay=0.0
+    )
+    prior, curves = study.generator.train(
+        study.start(), study.clips, settings, tmp_path, held_out, "cpu"
+    )
+    checks = curves[curves["split"] == "validation"]
+    if "stage" in checks:
+        checks = checks[checks["stage"] == "rvq"]
+    best = checks.loc[checks["total" if "stage" in checks else "simple"].idxmin()]
+    assert best["step"] < checks["step"].max()
+    found = study.generator.validation(prior, held_out, settings, "cpu")
+    for term in TERMS:
+        assert found[term] == pytest.approx(best[term], rel=1e-5)
+    with pytest.raises(InputError, match="early_stopping: found no held-out clips"):
+        study.generator.train(study.start(), study.clips, settings, tmp_path, [], "cpu")
+
+
 def test_what_is_kept_comes_back_as_it_was(study, prior, words):
     run = runs.open_run(study.track.name, study.name, arms.STAGE, {}, {})
     files = study.generator.save(run.path(arms.PRIOR), prior)
@@ -102,6 +127,49 @@ def test_what_is_retrieved_from_is_kept_once_for_all_arms(study, prior, monkeypa
     shutil.rmtree(folders[0])
     shutil.rmtree(runs.cache_dir("retrieval"))
     assert len(study.generator.load(folders[1] / arms.PRIOR).database) == len(study.clips)
+
+
+DAMAGES = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "another file": lambda content: b"x" * 999,
+    # In the middle there are motions.
+    "a flipped bit": lambda content: flipped(content, len(content) // 2),
+}
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("name", ["remodiffuse"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_retrieved_from_is_written_again_where_it_was_damaged(study, prior, damage):
+    first, second = (runs.run_dir("demo", model, arms.STAGE) for model in ("a", "b"))
+    study.generator.save(first / arms.PRIOR, prior)
+    (kept,) = runs.cache_dir("retrieval").iterdir()
+    whole, number = kept.read_bytes(), kept.stat().st_ino
+    # A whole one is left alone.
+    study.generator.save(first / arms.PRIOR, prior)
+    assert kept.stat().st_ino == number
+    kept.unlink()
+    kept.write_bytes(DAMAGES[damage](whole))
+    study.generator.save(second / arms.PRIOR, prior)
+    assert kept.read_bytes() == (second / "database.npz").read_bytes() == whole
+    assert list(runs.cache_dir("retrieval").iterdir()) == [kept]
+    loaded = study.generator.load(second / arms.PRIOR)
+    assert loaded.database.version == prior.database.version
+
+
+@pytest.mark.parametrize("name", ["remodiffuse"])
+def test_another_database_under_its_name_is_written_over(study, prior):
+    folder = runs.run_dir("demo", "a", arms.STAGE)
+    smaller = build_database(study.clips[:3], prior.normaliser, prior.text_encoder)
+    kept = runs.cache_dir("retrieval") / f"{prior.database.version}.npz"
+    kept.parent.mkdir(parents=True)
+    save_database(kept, smaller)
+    study.generator.save(folder / arms.PRIOR, prior)
+    assert len(study.generator.load(folder / arms.PRIOR).database) == len(study.clips)
 
 
 def test_another_text_encoder_is_refused(study, prior, words, tmp_path):
@@ -210,6 +278,36 @@ def test_refinement_trains_a_copy_with_the_losses_asked_for(study, prior, name, 
     np.testing.assert_array_equal(more.normaliser.std, prior.normaliser.std)
 
 
+@pytest.mark.parametrize("target", ["energy", "spectrum"])
+def test_every_family_can_compare_energies_and_spectra(study, prior, target, tmp_path):
+    weights = LossWeights(acc=0.5, acc_target=target)
+    settings = arms.finetuning(study.track, weights, 2, 0)
+    more, curves = study.generator.refine(prior, study.clips, settings, tmp_path, [], "cpu")
+    assert differing(more, prior)
+    rows = curves[["total", "acc"]].dropna()
+    assert (
+        len(rows) == 2 and (rows["total"] > 0.5 * rows["acc"]).all() and (rows > 0).all(axis=None)
+    )
+    assert more.history[-1]["config"]["weights"]["acc_target"] == target
+
+
+def test_noise_levels_are_weighed_where_there_is_noise(study, prior, name, tmp_path):
+    weights = LossWeights(acc=2.0, acc_levels="low")
+    settings = arms.finetuning(study.track, weights, 3, 0)
+    if name in ("momask", "t2mgpt"):
+        told = "acc_levels of (MoMask|T2MGPT)Generator: found 'low'; expected 'all'"
+        with pytest.raises(InputError, match=told):
+            study.generator.refine(prior, study.clips, settings, tmp_path, [], "cpu")
+        assert list(tmp_path.iterdir()) == []
+        return
+    plain = replace(settings, weights=replace(weights, acc_levels="all"))
+    low, every = (
+        study.generator.refine(prior, study.clips, x, tmp_path, [], "cpu")[0]
+        for x in (settings, plain)
+    )
+    assert differing(low, every)
+
+
 # ---------------------------------------------------------------- denoiser
 def shown(study, prior, clips, level=3, seed=0):
     """x̂_0 of clips in one batch, and the batch."""
@@ -287,9 +385,25 @@ def test_a_text_is_part_of_what_is_denoised(study, prior):
 
 # ---------------------------------------------------------------- families, names and sizes
 def test_families_are_the_modules_of_the_folder(sizes):
-    assert set(sizes) <= set(names()) and "__init__" not in names() and "_tokens" not in names()
+    assert set(sizes) <= set(names())
+    assert not {"__init__", "_tokens", "_denoiser"} & set(names())
     for name in names():
         assert family(name) is family(name)
+
+
+def test_the_library_of_schedules_is_loaded_where_it_is_used_alone():
+    """It takes longer to load than most notebooks need in all."""
+    modules = [f"t2imu_utils.generators.{name}" for name in ("mdm", "remodiffuse", "momask")]
+    modules += [f"t2imu_utils.priors.{name}" for name in ("training", "solvers", "generate")]
+    code = (
+        f"import sys, {', '.join(modules)}\n"
+        "assert 'diffusers' not in sys.modules\n"
+        "from t2imu_utils.priors.diffusion import schedule\n"
+        "schedule(5)\n"
+        "assert 'diffusers' in sys.modules\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_an_unknown_family_or_generator_is_told(tiny):
@@ -384,6 +498,8 @@ def test_results_depend_on_the_code_that_makes_them(name):
         ("generators/mdm.py", {"mdm"}),
         ("generators/momask.py", {"momask"}),
         ("generators/_tokens.py", {"momask", "t2mgpt"}),
+        ("generators/_denoiser.py", set()),  # of examinations alone
+        ("priors/early_stopping.py", set(NETWORKS)),
         ("priors/masked_transformer.py", {"momask"}),
         ("priors/remodiffuse.py", {"remodiffuse"}),
         ("priors/retrieval.py", {"remodiffuse"}),

@@ -47,7 +47,7 @@ def learnt(corpus, name, encoder, tmp_path):
     demo = load_track("demo")
     sizes = sizes_of(demo, name).model_copy(update=NARROW[name])
     settings = replace(
-        pretraining(demo), steps=STEPS[name], learning_rate=RATE, batch_size=8, max_frames=48
+        pretraining(demo, name), steps=STEPS[name], learning_rate=RATE, batch_size=8, max_frames=48
     )
     before = family(name).untrained(sizes, training, encoder, 0)
     after, _ = family(name).train(before, training, settings, tmp_path, [], "cpu")

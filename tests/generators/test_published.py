@@ -97,7 +97,7 @@ def published(
     if name == "remodiffuse":
         database = build_database(clips[:9], official_scale, encoder, 24)
         untrained = replace(untrained, normaliser=official_scale, database=database)
-    settings = replace(arms.pretraining(tiny), steps=8)
+    settings = replace(arms.pretraining(tiny, name), steps=8)
     prior, _ = generator.train(untrained, clips[:9], settings, tmp_path, [], "cpu")
     WRITERS[name](data / FOLDER, prior)
     # Sizes where the file does not say its own.

@@ -1,6 +1,7 @@
 """The CMU corpus: a made-up database for rules and faults, and the real one for facts."""
 
 import json
+import re
 import zipfile
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from t2imu_utils.motion.cmu import (
     read_texts,
 )
 from t2imu_utils.motion.cmu_trials import find_sources, read_trial
-from t2imu_utils.motion.features import features_to_joints, process_joints
+from t2imu_utils.motion.features import features_to_joints, mirror_joints, process_joints
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import FEET, bone_lengths
 
@@ -52,8 +53,11 @@ BODY = (
 )
 
 
-def bvh_text(frames: int, speed: float = 1.2, seed: int = 0, jump: int | None = None) -> str:
-    """A body that glides along +X at `speed` m/s, nodding; `jump`: a frame with a jump of 0.5 m."""
+def bvh_text(
+    frames: int, speed: float = 1.2, seed: int = 0, jump: int | None = None, bob: float = 0.0
+) -> str:
+    """A body that glides along +X at `speed` m/s, nodding; `jump`: a frame with a jump of 0.5 m;
+    bob: metres that it goes up and down with, once a second."""
 
     def joint(name: str, parent: str | None, offset: tuple[float, ...]) -> str:
         head = f"{'JOINT' if parent else 'ROOT'} {name}\n{{\nOFFSET {' '.join(map(str, offset))}\n"
@@ -65,7 +69,7 @@ def bvh_text(frames: int, speed: float = 1.2, seed: int = 0, jump: int | None = 
     rng = np.random.default_rng(seed)
     values = np.zeros((frames, 6 + 3 * (len(BODY) - 1)))
     values[:, 0] = np.arange(frames) * speed / 1.2
-    values[:, 1] = 90 + rng.uniform()
+    values[:, 1] = 90 + rng.uniform() + 100 * bob * np.sin(2 * np.pi * np.arange(frames) / 120)
     values[:, 5] = 90.0  # Y rotation: facing +X
     if jump is not None:
         values[jump:, 0] += 50
@@ -155,6 +159,76 @@ def test_sentences_go_to_the_clips_that_they_overlap(tmp_path):
     ]
     corpus = build(database(tmp_path, {"03_01": bvh_text(2000)}, {"03_01": "walk"}, told))
     assert [clip.captions[2:] for clip in corpus.clips[:2]] == [["First part."], ["Second part."]]
+
+
+# ---------------------------------------------------------------- other speeds
+def test_training_trials_are_played_again_at_other_speeds(tmp_path):
+    root = database(tmp_path, {"03_01": bvh_text(608, bob=0.1)}, {"03_01": "walk"})
+    plain, corpus = build(root), build(root, speeds=[0.9, 1.1])
+    names = ["03_01_00", "M03_01_00"]
+    names += [f"{name}x{speed}" for speed in (0.9, 1.1) for name in names]
+    assert corpus.splits == plain.splits | {"train": names}
+    assert [clip.name for clip in corpus.clips] == names
+    assert {(clip.subject, clip.source) for clip in corpus.clips} == {("03", "03_01")}
+    for clip, same in zip(corpus.clips, plain.clips, strict=False):
+        np.testing.assert_array_equal(clip.features, same.features)
+    # Mirror images are those of what they are named after.
+    assert [clip.captions for clip in corpus.clips] == 3 * [clip.captions for clip in plain.clips]
+    by_name = {clip.name: features_to_joints(clip.features) for clip in corpus.clips}
+    for name in names[::2]:
+        np.testing.assert_allclose(by_name[f"M{name}"], mirror_joints(by_name[name]), atol=0.01)
+    # The census tells of what was recorded.
+    assert corpus.census.equals(plain.census) and corpus.skipped == plain.skipped
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1, 2.0])
+def test_what_is_played_faster_is_shorter_and_accelerates_with_the_square(tmp_path, speed):
+    root = database(tmp_path, {"03_01": bvh_text(1208, bob=0.1)}, {"03_01": "walk"})
+    clips = {clip.name: clip for clip in build(root, speeds=[speed]).clips}
+    plain, played = clips["03_01_00"], clips[f"03_01_00x{speed:g}"]
+    # What is played slowly may take more clips than before.
+    lengths = [
+        sum(len(clip.features) for name, clip in clips.items() if re.fullmatch(pattern, name))
+        for pattern in (r"03_01_\d\d", rf"03_01_\d\dx{speed:g}")
+    ]
+    assert lengths[1] == pytest.approx(lengths[0] / speed, abs=1.5)
+    one, other = (features_to_joints(clip.features)[:, 0] for clip in (plain, played))
+    walked = [np.diff(joints[:, 2]).mean() for joints in (one, other)]
+    assert walked[1] / walked[0] == pytest.approx(speed, rel=0.01)
+    rise = [np.diff(joints[5:-5, 1], 2).std() for joints in (one, other)]
+    # Second differences of a sine of f Hz at 20 Hz: 2 (1 - cos(2 pi f / 20)), about f squared.
+    exact = (1 - np.cos(2 * np.pi * speed / 20)) / (1 - np.cos(2 * np.pi / 20))
+    assert exact == pytest.approx(speed**2, rel=0.03)
+    assert rise[1] / rise[0] == pytest.approx(exact, rel=0.03)
+
+
+def test_other_splits_keep_their_own_speed(tmp_path):
+    trials = {f"09_{n:02d}": bvh_text(400, seed=n) for n in range(1, 4)}
+    trials |= {"01_01": bvh_text(400, seed=8), "10_04": bvh_text(400, seed=9)}
+    corpus = build(database(tmp_path, trials, dict.fromkeys(trials, "walk")), speeds=[1.1])
+    assert {split: names for split, names in corpus.splits.items() if split != "train"} == {
+        "val": ["10_04_00"],
+        "test": ["01_01_00"],
+        "test_trials": ["09_03_00"],
+    }
+    own = [f"{m}09_{n:02d}_00{mark}" for n in (1, 2) for mark in ("", "x1.1") for m in ("", "M")]
+    assert corpus.splits["train"] == own
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_sentences_are_told_by_the_time_of_the_recording(tmp_path, speed):
+    told = [
+        {"trial": "03_01", "start_s": 0.0, "end_s": 8.0, "text": "First part."},
+        {"trial": "03_01", "start_s": 9.0, "end_s": 16.0, "text": "Second part."},
+        {"trial": "03_01", "start_s": 17.0, "end_s": 25.0, "text": "After the end."},
+    ]
+    root = database(tmp_path, {"03_01": bvh_text(2000)}, {"03_01": "walk"}, told)
+    clips = build(root, speeds=[speed]).clips
+    for mark in ("", f"x{speed}"):
+        captions = [
+            clip.captions[2:] for clip in clips if re.fullmatch(rf"03_01_0\d{mark}", clip.name)
+        ]
+        assert captions == [["First part."], ["Second part."]]
 
 
 def test_a_clip_without_text_is_listed(tmp_path):

@@ -80,6 +80,49 @@ def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
     assert set(rows[0]) == {"step", "fit", "total"}
 
 
+TOTALS = {3: 2.0, 6: 1.0, 9: 4.0, 12: 3.0}
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_the_weights_of_the_lowest_validation_are_returned(model, tmp_path, ema_decay):
+    """Validation says what `TOTALS` has, and notes the weights that it was shown."""
+    config = replace(CONFIG, ema_decay=ema_decay, validate_every=3, early_stopping=True)
+    step_now, shown = [], {}
+
+    def counting(model, step):
+        step_now.append(step + 1)
+        if len(step_now) == stop_at:
+            raise KeyboardInterrupt
+        return losses(model, step)
+
+    def scripted(averaged):
+        shown[step_now[-1]] = state(averaged).clone()
+        return {"total": TOTALS[step_now[-1]], "other": -TOTALS[step_now[-1]]}
+
+    stop_at = 0
+    whole, rows, checks = run(model, tmp_path / "whole", config, counting, validate=scripted)
+    assert {row["step"]: row["total"] for row in checks} == TOTALS and len(rows) == 12
+    assert torch.equal(state(whole), shown[6]) and not whole.training
+    assert not torch.equal(shown[6], shown[12]) and not torch.equal(shown[6], shown[9])
+    # A finished training gives the same, and one without early stopping its last weights.
+    again, _, _ = run(model, tmp_path / "whole", config, None, validate=scripted)
+    assert torch.equal(state(again), state(whole))
+    last = replace(config, early_stopping=False)
+    plain, _, _ = run(model, tmp_path / "whole", last, counting, validate=scripted)
+    assert torch.equal(state(plain), shown[12])
+    # The best is found before the interruption, and only the state file has it.
+    step_now, stop_at = [], 12
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "parts", config, counting, validate=scripted)
+    shown.clear()
+    resumed, rows_again, checks_again = run(
+        model, tmp_path / "parts", config, counting, validate=scripted
+    )
+    assert step_now == [*range(1, 13), 11, 12] and set(shown) == {12}
+    assert torch.equal(state(resumed), state(whole))
+    assert rows == rows_again and checks == checks_again
+
+
 def test_a_finished_training_is_not_run_again(model, tmp_path):
     first, rows, checks = run(model, tmp_path)
     second, rows_again, checks_again = run(model, tmp_path, terms=None, validate=None)

@@ -1,10 +1,23 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.priors.losses import LossWeights, motion_losses, second_difference
+from t2imu_utils.priors.losses import (
+    BANDS,
+    FLOOR,
+    READINGS,
+    LossWeights,
+    energy_difference,
+    level_weights,
+    motion_losses,
+    second_difference,
+    spectral_difference,
+)
 
 N, T = 12, 15
 PLAIN = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
@@ -132,9 +145,10 @@ def test_contacts_can_be_left_out_of_acc():
     torch.testing.assert_close(terms["acc"], 0.01 * (n - 2) / (n - 1), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("target", READINGS["acc_target"])
 @pytest.mark.parametrize("space", ["features", "joints"])
-def test_padding_changes_neither_losses_nor_gradients(space):
-    weights = LossWeights(1, 1, 1, 1, acc_space=space)
+def test_padding_changes_neither_losses_nor_gradients(space, target):
+    weights = LossWeights(1, 1, 1, 1, acc_space=space, acc_target=target)
     x0, x0_hat = motion(), motion(1).requires_grad_()
     clean = motion_losses(x0, x0_hat, MASK, weights, PLAIN)
     clean["total"].sum().backward()
@@ -168,14 +182,196 @@ def test_terms_of_weight_zero_are_neither_computed_nor_added():
     assert torch.equal(everything["total"], everything["simple"])
 
 
-def test_one_frame_is_no_trouble():
+@pytest.mark.parametrize("target", READINGS["acc_target"])
+def test_one_frame_is_no_trouble(target):
     mask = torch.arange(T)[None] < torch.tensor([[1], [2]])
-    terms = motion_losses(motion(), motion(1), mask, LossWeights(), PLAIN, all_terms=True)
+    weights, x0_hat = LossWeights(acc=1.0, acc_target=target), motion(1).requires_grad_()
+    terms = motion_losses(motion(), x0_hat, mask, weights, PLAIN, all_terms=True)
     assert all(term.isfinite().all() for term in terms.values())
     assert not terms["acc"].any()
+    terms["total"].sum().backward()
+    assert x0_hat.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("given", [{"acc": -1.0}, {"pos": float("nan")}, {"acc_space": "angles"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"acc": -1.0},
+        {"pos": float("nan")},
+        {"acc_space": "angles"},
+        {"acc_target": "power"},
+        {"acc_levels": "high"},
+    ],
+)
 def test_impossible_weights_are_refused(given):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=f"LossWeights: {next(iter(given))}: found"):
         LossWeights(**given)
+
+
+# ---------------------------------------------------------------- energies and spectra
+K = 64
+CYCLES = torch.arange(K) * 2 * torch.pi / K
+WHOLE = torch.ones(1, K, dtype=torch.bool)
+
+
+def wave(cycles, amplitude=1.0, phase=0.0):
+    """One channel of a sine of so many cycles in K frames: (1, K, 1)."""
+    return amplitude * torch.sin(cycles * CYCLES + phase)[None, :, None]
+
+
+@pytest.mark.parametrize("floor", [1e-6, 0.3])
+def test_of_twice_the_amplitude_the_energy_differs_by_the_logarithm_of_four(floor):
+    # The mean square of a sine over whole periods is a half.
+    found = energy_difference(wave(5), wave(5, 2.0), WHOLE, floor)
+    assert found.item() == pytest.approx(math.log((2 + floor) / (0.5 + floor)) ** 2, rel=1e-4)
+    assert found.item() == pytest.approx(math.log(4) ** 2, rel=1e-4) or floor > 0.1
+    # Too much counts as too little, and channels are averaged.
+    swapped = energy_difference(wave(5, 2.0), wave(5), WHOLE, floor)
+    both = [torch.cat([wave(5), wave(3)], -1), torch.cat([wave(5, 2.0), wave(3)], -1)]
+    torch.testing.assert_close(swapped, found)
+    torch.testing.assert_close(energy_difference(*both, WHOLE, floor), found / 2)
+
+
+def test_when_a_motion_accelerates_is_no_matter_to_its_energy_and_spectrum():
+    early = torch.zeros(1, K, 1)
+    early[:, 20:28] = wave(8)[:, :8]
+    late = early.flip(1)  # the window is symmetric
+    # Frame by frame it counts twice: where it is missing, and where it is too much.
+    torch.testing.assert_close((early - late).square().sum(), 2 * early.square().sum())
+    for compare in (energy_difference, spectral_difference):
+        assert compare(wave(14), wave(14, 1.0, 1.0), WHOLE, 1e-3).item() < 1e-6
+        assert compare(early, late, WHOLE, 1e-3).item() < 1e-6
+        assert compare(early, torch.zeros_like(early), WHOLE, 1e-3).item() > 1
+
+
+def test_a_spectrum_tells_in_which_band_a_motion_accelerates():
+    """Of a Hann window's three lines, those of 14 cycles in 64 frames are all in the fourth of
+    eight bands of four lines, with a sixteenth of 64 frames times the squared amplitude as mean."""
+    floor, power = 1e-3, K / 16
+    twice = spectral_difference(wave(14), wave(14, 2.0), WHOLE, floor)
+    expected = math.log((4 * power + floor) / (power + floor)) ** 2 / BANDS
+    assert twice.item() == pytest.approx(expected, rel=1e-3)
+    # Elsewhere: two bands differ by all that stands above the floor.
+    moved = spectral_difference(wave(14), wave(22), WHOLE, floor)
+    expected = 2 * math.log((power + floor) / floor) ** 2 / BANDS
+    assert moved.item() == pytest.approx(expected, rel=1e-3)
+    assert energy_difference(wave(14), wave(22), WHOLE, floor).item() < 1e-9
+    # Channels are averaged.
+    a, b = torch.cat([wave(14), wave(3)], -1), torch.cat([wave(14, 2.0), wave(3)], -1)
+    torch.testing.assert_close(spectral_difference(a, b, WHOLE, floor), twice / 2)
+
+
+def noise(frames, channels, seed=0):
+    return torch.randn(1, frames, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def test_white_noise_has_its_mean_square_in_each_band():
+    frames, channels, floor = 4096, 40, 0.02
+    valid = torch.ones(1, frames, dtype=torch.bool)
+    white = 0.3 * noise(frames, channels)
+    lines = torch.fft.rfft(white, dim=1)
+    quiet = torch.zeros_like(white)
+    for band in range(BANDS):
+        # What is left of it in one band has that power there, and nothing elsewhere.
+        first, last = (round(i * lines.shape[1] / BANDS) for i in (band, band + 1))
+        kept = torch.zeros_like(lines)
+        kept[:, first:last] = lines[:, first:last]
+        own = torch.fft.irfft(kept, n=frames, dim=1)
+        found = spectral_difference(quiet, own, valid, floor).item()
+        assert found == pytest.approx(math.log(1 + 0.3**2 / floor) ** 2 / BANDS, rel=0.03)
+    found = spectral_difference(quiet, white, valid, floor).item()
+    assert found == pytest.approx(math.log(1 + 0.3**2 / floor) ** 2, rel=0.02)
+
+
+def test_the_length_of_a_window_is_that_of_the_motion():
+    """A short clip of noise in a long batch has the power of its own frames."""
+    n, floor = 20, 50.0  # where the logarithm is nearly linear
+    a = torch.cat([noise(n, 4000), torch.zeros(1, 180, 4000)], 1)
+    valid = torch.arange(200)[None] < n
+    values = []
+    for frames in (n, 64, 200):
+        cut = a[:, :frames], 2 * a[:, :frames], valid[:, :frames]
+        values.append(spectral_difference(*cut, floor).item())
+    # Lines lie closer in more padding, and no more than that.
+    assert values == pytest.approx([values[0]] * 3, rel=0.1)
+    # Powers near 1 and 4, each with the scatter of chi squared, some 2 lines a band.
+    assert 0.9 < values[0] / math.log((4 + floor) / (1 + floor)) ** 2 < 2.5
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7, 31, 32, 33, 63])
+def test_every_band_has_lines_however_short_a_motion_is(frames):
+    valid = torch.ones(1, frames, dtype=torch.bool)
+    found = spectral_difference(noise(frames, 9), noise(frames, 9, 1), valid, 1e-3)
+    assert found.isfinite().all() and found > 0
+    assert not spectral_difference(noise(frames, 9), noise(frames, 9), valid, 1e-3).any()
+
+
+@pytest.mark.parametrize("target", ["energy", "spectrum"])
+@pytest.mark.parametrize("space", ["features", "joints"])
+def test_a_motion_at_rest_has_a_finite_gradient(space, target):
+    weights = LossWeights(acc=1.0, acc_space=space, acc_target=target)
+    resting, wobbling = still_body(), still_body() + 0.01 * motion()
+    for x0, guess in itertools.product((resting, wobbling), repeat=2):
+        x0_hat = guess.clone().requires_grad_()
+        terms = motion_losses(x0, x0_hat, MASK, weights, PLAIN)
+        terms["acc"].sum().backward()
+        assert terms["acc"].isfinite().all() and x0_hat.grad.isfinite().all()
+        assert bool(terms["acc"].any()) == (x0 is not guess)
+        if x0 is resting and guess is wobbling:  # it is told to move less
+            calmer = guess - 1e-4 * torch.sign(x0_hat.grad)
+            after = motion_losses(x0, calmer, MASK, weights, PLAIN)["acc"]
+            assert (after < terms["acc"]).all()
+
+
+def test_energy_is_that_of_second_differences_of_features_or_of_joints_in_si_units():
+    x0 = still_body()
+    per_frame = (0.5 * 0.1 * FRAMES**2)[:, None]
+    found = all_terms(x0, x0 + per_frame, acc_target="energy")["acc"]
+    expected = math.log((0.1**2 + FLOOR["features"]) / FLOOR["features"]) ** 2
+    torch.testing.assert_close(found, torch.full((2,), expected), rtol=1e-3, atol=0)
+    # 1.6 m/s² along one of three axes.
+    speeding = still_body()
+    speeding[..., 2] = 0.004 * FRAMES
+    found = all_terms(x0, speeding, acc_target="energy", acc_space="joints")["acc"]
+    expected = math.log((1.6**2 + FLOOR["joints"]) / FLOOR["joints"]) ** 2 / 3
+    torch.testing.assert_close(found, torch.full((2,), expected), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("target", ["energy", "spectrum"])
+def test_contacts_can_be_left_out_of_energies_and_spectra(target):
+    x0 = motion()
+    x0_hat = x0.clone()
+    x0_hat[..., 259:] *= 3
+    assert (all_terms(x0, x0_hat, acc_target=target)["acc"] > 0).all()
+    assert not all_terms(x0, x0_hat, acc_target=target, acc_contacts=False)["acc"].any()
+
+
+# ---------------------------------------------------------------- noise levels
+SIGNAL = torch.tensor([0.999, 0.8, 0.6, 0.5, 0.3, 0.001])
+
+
+def test_noise_levels_weigh_one_on_average():
+    assert torch.equal(level_weights("all", SIGNAL), torch.ones(6))
+    by_signal, low = (level_weights(levels, SIGNAL) for levels in ("signal", "low"))
+    torch.testing.assert_close(by_signal / SIGNAL, (6 / SIGNAL.sum()).expand(6))
+    # Where signal exceeds noise, and nowhere else.
+    torch.testing.assert_close(low, torch.tensor([2.0, 2.0, 2.0, 0.0, 0.0, 0.0]))
+    for weight in (by_signal, low):
+        assert weight.mean().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("target", READINGS["acc_target"])
+def test_levels_multiply_l_acc_alone_and_enter_the_total(target):
+    weights = LossWeights(vel=0.5, acc=0.1, acc_target=target)
+    args = motion(), motion(1), MASK, weights, PLAIN
+    plain = motion_losses(*args)
+    levels = torch.tensor([0.0, 2.5])
+    weighed = motion_losses(*args, levels=levels)
+    torch.testing.assert_close(weighed["acc"], levels * plain["acc"])
+    assert weighed["acc"][0] == 0 and weighed["acc"][1] > plain["acc"][1] > 0
+    for name in ("simple", "vel"):
+        assert torch.equal(weighed[name], plain[name])
+    expected = plain["simple"] + 0.5 * plain["vel"] + 0.1 * levels * plain["acc"]
+    torch.testing.assert_close(weighed["total"], expected)
+    ones = motion_losses(*args, levels=torch.ones(2))
+    assert all(torch.equal(ones[name], plain[name]) for name in plain)

@@ -1,6 +1,7 @@
 """What the staged trainings share, on tiny networks of both generators."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -14,8 +15,10 @@ from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.priors.masked_transformer import TokenTransformerConfig
 from t2imu_utils.priors.momask import MoMaskConfig, MoMaskPrior, new_momask
 from t2imu_utils.priors.rvq import RVQConfig
+from t2imu_utils.priors.rvq_training import normalised_motions, rvq_validation
 from t2imu_utils.priors.stages import Stage, StagedTrainConfig, short_stage
 from t2imu_utils.priors.t2mgpt import GPTConfig, T2MGPTConfig, T2MGPTPrior, new_t2mgpt
+from t2imu_utils.priors.token_data import TokenData
 
 RVQ = RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1)
 MOMASK = MoMaskConfig(
@@ -83,7 +86,7 @@ def test_the_rate_of_a_short_stage_rises_and_stays(case):
 
 
 def test_averaging_checkpoints_and_validation_are_those_that_were_asked_for(case):
-    asked = {"ema_decay": 0.9, "checkpoint_every": 30, "validate_every": 7}
+    asked = {"ema_decay": 0.9, "checkpoint_every": 30, "validate_every": 7, "early_stopping": True}
     plain = case.module.plain_training(100, 8, 1e-3, **asked)
     refined = case.module.refinement(100, 8, 1e-3, LossWeights(acc=0.1), 0, **asked)
     for config in (plain, refined):
@@ -91,6 +94,7 @@ def test_averaging_checkpoints_and_validation_are_those_that_were_asked_for(case
             if config.stage_steps()[name]:
                 settings = config.loop(name)
                 assert (settings.checkpoint_every, settings.validate_every) == (30, 7)
+                assert settings.early_stopping
     # Codebooks follow the encoder of each step, unless both stay as they are.
     averaged = [plain.loop(name).ema_decay for name in case.stages]
     assert averaged == [0.0, *[0.9] * (len(case.stages) - 1)]
@@ -108,6 +112,43 @@ def test_each_stage_is_validated_at_the_same_counts_of_its_own_steps(case, clips
         assert (checks[checks.stage == name]["step"] - done).tolist() == own
         done += steps
     assert done == 20
+
+
+def test_of_each_stage_the_weights_that_did_best_are_kept(case, clips, tmp_path):
+    """Others than the last, since steps are far too long."""
+    recipe = partial(case.module.plain_training, 24, 4, 3e-2, validate_every=2)
+    held_out = [replace(clip, features=-clip.features) for clip in clips[:4]]
+    prior, curves = case.train(recipe(early_stopping=True), clips, tmp_path, validation=held_out)
+    checks = curves[curves.split == "validation"]
+    best = {n: rows.loc[rows["total"].idxmin()] for n, rows in checks.groupby("stage", sort=False)}
+    kept = prior.history[-1]["validation"]
+    assert list(kept) == list(case.stages) and prior.history[-1]["config"]["early_stopping"]
+    for name, row in best.items():
+        assert row.drop(["split", "stage"]).dropna().to_dict() == kept[name]
+    ends = np.cumsum(list(recipe().stage_steps().values()))
+    assert any(row["step"] < end for row, end in zip(best.values(), ends, strict=True))
+    motions = normalised_motions(prior.normaliser, held_out)
+    config = replace(recipe(), window=8).tokeniser()
+    found = rvq_validation(prior.rvq, motions, config, prior.normaliser)
+    assert found["total"] == pytest.approx(best["rvq"]["total"], rel=1e-5)
+    # The transformers learn the tokens of the tokeniser that is kept.
+    tokens = TokenData(prior.rvq, prior.text_encoder, 4, motions, held_out)
+    for name in case.stages[1:]:
+        if case.module is t2mgpt_training:
+            found = t2mgpt_training.gpt_validation(prior.gpt, tokens, 4)
+        else:
+            found = momask_training.transformer_validation(getattr(prior, name), tokens, 4, seed=0)
+        assert found["total"] == pytest.approx(best[name]["total"], rel=1e-4)
+
+
+def test_without_held_out_clips_there_is_no_early_stopping(case, clips, tmp_path):
+    for config in (
+        case.module.plain_training(20, 4, 1e-3, validate_every=2, early_stopping=True),
+        case.module.refinement(20, 4, 1e-3, LossWeights(), validate_every=2, early_stopping=True),
+    ):
+        with pytest.raises(InputError, match="early_stopping: found no held-out clips"):
+            case.train(config, clips, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_transformers_are_averaged_and_a_whole_tokeniser_is_not(case, clips, tmp_path):

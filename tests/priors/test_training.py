@@ -12,7 +12,7 @@ from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.priors import training
 from t2imu_utils.priors.checkpoints import new_prior
 from t2imu_utils.priors.diffusion import schedule
-from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.priors.losses import LossWeights, level_weights
 from t2imu_utils.priors.train_config import check_precision
 from t2imu_utils.priors.training import TrainConfig, ema_decay_at, train
 
@@ -63,20 +63,123 @@ def test_a_finished_training_is_not_run_again(prior, clips, tmp_path, monkeypatc
     assert torch.equal(weights(first), weights(second)) and curves.equals(again)
 
 
+STOPPED = replace(CONFIG, early_stopping=True, validate_every=2, learning_rate=1e-2)
+
+
+def unlike(clips):
+    """Held-out clips that are the less like what is predicted the more is learnt."""
+    return [replace(clip, features=-clip.features) for clip in clips[:4]]
+
+
+def test_early_stopping_returns_the_weights_of_the_lowest_held_out_loss(prior, clips, tmp_path):
+    held_out = unlike(clips)
+    stopped, curves = run(prior, clips, tmp_path, STOPPED, held_out)
+    assert curves[curves.split == "train"]["step"].tolist() == list(range(1, 13))
+    checks = curves[curves.split == "validation"].drop(columns="split").reset_index(drop=True)
+    assert checks["step"].tolist() == [2, 4, 6, 8, 10, 12]
+    best = checks.loc[checks["simple"].idxmin()]
+    assert best["step"] < 12
+    entry = stopped.history[-1]
+    assert entry["validation"] == best.to_dict() and entry["config"]["early_stopping"] is True
+    # They are those of a training that ends there.
+    steps = int(best["step"])
+    plain = replace(STOPPED, early_stopping=False)
+    short, _ = run(prior, clips, tmp_path, replace(plain, steps=steps))
+    last, others = run(prior, clips, tmp_path, plain, held_out)
+    assert torch.equal(weights(stopped), weights(short))
+    assert not torch.equal(weights(stopped), weights(last)) and curves.equals(others)
+    assert last.history[-1]["validation"]["step"] == 12 and not stopped.model.training
+
+
+def test_where_the_last_weights_are_the_best_they_are_returned(prior, clips, tmp_path):
+    stopped, curves = run(prior, clips, tmp_path, STOPPED, clips)
+    assert curves[curves.split == "validation"]["simple"].is_monotonic_decreasing
+    last, _ = run(prior, clips, tmp_path, replace(STOPPED, early_stopping=False), clips)
+    assert torch.equal(weights(stopped), weights(last))
+
+
+def test_early_stopping_goes_by_l_simple_whatever_the_arm_is_trained_on(prior, clips, tmp_path):
+    """So that arms are stopped by the same measure."""
+    arm = replace(STOPPED, weights=LossWeights(acc=50.0))
+    stopped, curves = run(prior, clips, tmp_path, arm, unlike(clips))
+    checks = curves[curves.split == "validation"]
+    by = {term: checks.loc[checks[term].idxmin(), "step"] for term in ("simple", "total")}
+    assert by["simple"] != by["total"]
+    assert stopped.history[-1]["validation"]["step"] == by["simple"]
+
+
+def test_an_interrupted_training_remembers_its_best(prior, clips, tmp_path, monkeypatch):
+    held_out = unlike(clips)
+    whole, curves = run(prior, clips, tmp_path / "whole", STOPPED, held_out)
+    draw, drawn = training.draw_batch, []
+
+    def interrupt(data, config, levels, step):
+        drawn.append(step)
+        if len(drawn) == 12:
+            raise KeyboardInterrupt
+        return draw(data, config, levels, step)
+
+    monkeypatch.setattr(training, "draw_batch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(prior, clips, tmp_path / "parts", STOPPED, held_out)
+    resumed, again = run(prior, clips, tmp_path / "parts", STOPPED, held_out)
+    assert drawn == [*range(12), 10, 11]
+    assert whole.history[-1]["validation"]["step"] <= 10 and whole.history == resumed.history
+    assert torch.equal(weights(whole), weights(resumed)) and curves.equals(again)
+    # So does one that had ended.
+    finished, _ = run(prior, clips, tmp_path / "parts", STOPPED, held_out)
+    assert len(drawn) == 14 and torch.equal(weights(whole), weights(finished))
+
+
+def test_without_held_out_clips_there_is_no_early_stopping(prior, clips, tmp_path):
+    with pytest.raises(InputError, match="early_stopping: found no held-out clips"):
+        run(prior, clips, tmp_path, STOPPED)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("levels", ["signal", "low"])
+def test_l_acc_counts_by_the_noise_level_of_each_sample(prior, clips, levels):
+    data, scheduler = training.Dataset(prior, clips), schedule(10)
+    config = replace(CONFIG, batch_size=12)
+    batch = training.draw_batch(data, config, 10, 0)
+    plain, weighed = (
+        training.batch_losses(
+            prior.model, batch, prior.normaliser, LossWeights(acc=0.5, acc_levels=x), scheduler
+        )
+        for x in ("all", levels)
+    )
+    expected = level_weights(levels, scheduler.alphas_cumprod)[batch.t]
+    assert len(expected.unique()) > 1
+    torch.testing.assert_close(weighed["acc"], plain["acc"] * expected)
+    torch.testing.assert_close(weighed["total"], plain["simple"] + 0.5 * weighed["acc"])
+    assert torch.equal(weighed["simple"], plain["simple"])
+
+
 def test_a_weight_of_zero_is_the_control_bit_for_bit(prior, clips, tmp_path):
     control, _ = run(prior, clips, tmp_path)
-    zero = LossWeights(acc=0.0, acc_space="joints", acc_contacts=False)
+    zero = LossWeights(
+        acc_space="joints", acc_contacts=False, acc_target="spectrum", acc_levels="low"
+    )
     arm, curves = run(prior, clips, tmp_path, replace(CONFIG, weights=zero))
     assert torch.equal(weights(control), weights(arm))
     assert curves["acc"].isna().all()
 
 
-@pytest.mark.parametrize("space", ["features", "joints"])
-def test_lambda_acc_changes_the_weights_and_lowers_l_acc(prior, clips, tmp_path, space):
+@pytest.mark.parametrize(
+    ("reading", "weight"),
+    [
+        ({}, 1.0),
+        ({"acc_space": "joints"}, 0.01),
+        ({"acc_target": "energy"}, 0.1),
+        ({"acc_target": "spectrum", "acc_levels": "low"}, 0.1),
+        ({"acc_space": "joints", "acc_target": "spectrum", "acc_levels": "signal"}, 0.1),
+    ],
+)
+def test_lambda_acc_changes_the_weights_and_lowers_l_acc(prior, clips, tmp_path, reading, weight):
     config = replace(CONFIG, steps=60, checkpoint_every=60)
     accs, ends = [], []
-    for acc in (0.0, 1.0 if space == "features" else 0.01):
-        chosen = replace(config, weights=LossWeights(acc=acc, acc_space=space))
+    for acc in (0.0, weight):
+        chosen = replace(config, weights=LossWeights(acc=acc, **reading))
         trained, curves = run(prior, clips, tmp_path, chosen, clips)
         accs.append(curves[curves.split == "validation"]["acc"].iloc[-1])
         ends.append(weights(trained))
@@ -210,6 +313,7 @@ def test_crops_longer_than_the_model_are_refused(prior, clips, tmp_path):
         {"accumulate": 0},
         {"accumulate": 5},
         {"precision": "float16"},
+        {"early_stopping": True},  # by no validation but the last
     ],  # fmt: skip
 )
 def test_impossible_settings_are_refused(change):
@@ -219,7 +323,7 @@ def test_impossible_settings_are_refused(change):
 
 def test_settings_of_later_versions_leave_keys_and_records_alone(prior, clips, tmp_path):
     recorded = asdict(CONFIG)
-    for name in ("accumulate", "precision", "compile"):
+    for name in ("accumulate", "precision", "compile", "early_stopping"):
         recorded.pop(name)
     trained, _ = run(prior, clips, tmp_path)
     assert trained.history[-1]["config"] == recorded

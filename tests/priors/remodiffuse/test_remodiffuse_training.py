@@ -9,9 +9,10 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.priors import remodiffuse_training as training
 from t2imu_utils.priors.batches import Dataset
-from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.priors.losses import LossWeights, level_weights
 from t2imu_utils.priors.remodiffuse import Mixture
 from t2imu_utils.priors.remodiffuse_checkpoints import new_remodiffuse_prior
+from t2imu_utils.priors.remodiffuse_sampling import linear_schedule
 from t2imu_utils.priors.remodiffuse_training import (
     draw_batch,
     fit_mixture,
@@ -105,6 +106,40 @@ def test_l_acc_is_a_term_of_the_loss(prior, clips, tmp_path):
         _, curves = run(prior, clips, tmp_path, chosen, clips[:6])
         accs.append(curves[curves.split == "validation"]["acc"].iloc[-1])
     assert accs[1] < accs[0]
+
+
+@pytest.mark.parametrize("levels", ["signal", "low"])
+def test_l_acc_counts_by_the_noise_level_of_each_sample(prior, clips, levels):
+    data, near = Dataset(prior, clips), neighbours(prior, clips, 16)
+    scheduler = linear_schedule(prior.config.diffusion_steps)
+    batch = draw_batch(prior, data, near, replace(CONFIG, batch_size=12, max_frames=16), 0)
+    plain, weighed = (
+        training.batch_losses(
+            prior.model, batch, prior.normaliser, LossWeights(acc=0.5, acc_levels=x), scheduler
+        )
+        for x in ("all", levels)
+    )
+    expected = level_weights(levels, scheduler.alphas_cumprod)[batch.clips.t]
+    assert len(expected.unique()) > 1
+    torch.testing.assert_close(weighed["acc"], plain["acc"] * expected)
+    torch.testing.assert_close(weighed["total"], plain["simple"] + 0.5 * weighed["acc"])
+
+
+def test_early_stopping_returns_what_did_best(prior, clips, tmp_path):
+    held_out = [replace(clip, features=-clip.features) for clip in clips[:4]]
+    config = replace(CONFIG, early_stopping=True, validate_every=1, learning_rate=0.05)
+    stopped, curves = run(prior, clips, tmp_path / "whole", config, held_out)
+    checks = curves[curves.split == "validation"].drop(columns="split").reset_index(drop=True)
+    best = checks.loc[checks["total"].idxmin()]
+    assert best["step"] < 8 and stopped.history[-1]["validation"] == best.to_dict()
+    # The weights are those of a training that ends there.
+    plain = replace(config, early_stopping=False)
+    short, _ = run(prior, clips, tmp_path, replace(plain, steps=int(best["step"])))
+    last, _ = run(prior, clips, tmp_path, plain, held_out)
+    assert torch.equal(weights(stopped), weights(short))
+    assert not torch.equal(weights(stopped), weights(last))
+    with pytest.raises(InputError, match="early_stopping: found no held-out clips"):
+        run(prior, clips, tmp_path, config)
 
 
 def test_l_acc_can_be_taken_of_joints(prior, clips, tmp_path):
