@@ -257,6 +257,77 @@ def synthesise(
     click.echo(summary_text(summary, asked, out))
 
 
+@main.command("generate")
+@click.argument("prompt")
+@click.option("--seconds", default=6.0, show_default=True, help="How long the motion is.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz file.")
+@click.option("--imu", is_flag=True, help="With the nine virtual sensors.")
+@click.option("--picture", type=click.Path(path_type=Path), help="A film strip, as .png.")
+@click.option("--seed", default=0, show_default=True, help="Another one, another motion.")
+@click.option("--prior", type=click.Path(path_type=Path), help="By default the one in data/prior.")
+@click.option("--person", default="mean", show_default=True, help='Of Table I: "male tall", ...')
+@click.option("--guidance", default=2.5, show_default=True, help="Scale of the text.")
+@click.option("--solver", default="sde-dpm++2m", show_default=True, help="Or ancestral, ddim, ...")
+@click.option("--evaluations", type=int, help="By default 10; of ancestral all steps.")
+def generate(
+    prompt: str,
+    seconds: float,
+    out: Path,
+    imu: bool,
+    picture: Path | None,
+    seed: int,
+    prior: Path | None,
+    person: str,
+    guidance: float,
+    solver: str,
+    evaluations: int | None,
+) -> None:
+    """Make a motion of one English sentence, on the CPU and without a network.
+
+    Read OUT with numpy.load: joints (T, 22, 3) in metres with Y up, at fps frames a second;
+    features (T, 263), HumanML3D's; global_orient, body_pose, transl and betas of a body in SMPL's
+    format; with --imu acc (m/s²) and gyro (rad/s), (T, 9, 3), of sites, in the sensors' own axes,
+    which channels tells. meta is JSON: what it was made with.
+    """
+    # Reads networks and body models: too slow a start for the other commands.
+    from t2imu_utils.files import output_file
+    from t2imu_utils.priors.solvers import Solver
+    from t2imu_utils.text_to_imu import generate_motion
+    from t2imu_utils.tracks import OPEN_PRIOR
+
+    files = [output_file(out, ".npz"), *([output_file(picture, ".png")] if picture else [])]
+    motion = generate_motion(
+        prompt, seconds, seed, prior or OPEN_PRIOR, person, imu, guidance,
+        Solver(solver, evaluations),
+    )  # fmt: skip
+    motion.save(out)
+    if picture:
+        motion.draw(picture)
+    sensors = f", {len(motion.sites)} sensors" if imu else ""
+    click.echo(f"{len(motion.joints)} frames at {motion.fps:g} a second{sensors}")
+    for file in files:
+        click.echo(f"{file}: {file.stat().st_size / 1e3:.0f} kB")
+
+
+@main.group("prior")
+def open_prior() -> None:
+    """The prior that anybody may use: data/prior."""
+
+
+@open_prior.command("export")
+@click.option("--track", default="cmu_prior", show_default=True, help="Its name, or its YAML file.")
+@click.option("--model", default="mdm", show_default=True, help="That notebook 02 has finished.")
+@click.option("--out", type=click.Path(path_type=Path), help="By default the file in data/prior.")
+def export(track: str, model: str, out: Path | None) -> None:
+    """Write a trained prior in half precision, and its model card with the numbers of the run."""
+    # Reads networks: too slow a start for the other commands.
+    from t2imu_utils.model_card import export_prior
+    from t2imu_utils.tracks import OPEN_PRIOR, load_track
+
+    for file in export_prior(load_track(track), model, out or OPEN_PRIOR):
+        click.echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+
+
 def _get(entry: Input, dry_run: bool, progress: bool) -> bool:
     """Fetch one input or say how to get it; whether nothing went wrong."""
     root = data_root()

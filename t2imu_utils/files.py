@@ -109,6 +109,24 @@ def sha256(source: Path | bytes, remember: bool = False) -> str:
     return digest
 
 
+def output_file(path: Path, suffix: str) -> Path:
+    """A path that a person chose for a file, before anything is computed for it.
+
+    Raises:
+        InputError: another ending than `suffix`, a folder, or a place below a file.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        found = f"the ending {path.suffix}" if path.suffix else "no ending"
+        raise InputError(path, found, suffix, f"Name it {path.with_suffix(suffix).name}.")
+    if path.is_dir():
+        raise InputError(path, "a folder", "the name of a file", "Choose a name that is free.")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise InputError(path, f"{there.name}, which is a file", "a folder", "Choose another.")
+    return path
+
+
 def write_table(path: Path, table: pd.DataFrame) -> Path:
     """Write a table atomically as Parquet, without its index."""
     with atomic_write(path) as temporary:

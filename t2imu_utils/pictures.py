@@ -1,6 +1,6 @@
 """Pictures of bodies, motions and sensors, in the style of `plots.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,6 +17,7 @@ from t2imu_utils.palette import INK, QUIET, colour, is_known, label
 # Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
 LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
 SKIN = "#c9ced5"
+AXES = ("#d55e00", "#009e73", "#0072b2")  # x, y, z of a sensor
 LIGHT = np.array([0.35, 0.55, 0.75])
 
 
@@ -46,12 +47,7 @@ def film_strip(
     Args:
         motions: by title; metres, Y up, starting with the face to +Z.
     """
-    for name, joints in motions.items():
-        if np.ndim(joints) != 3 or np.shape(joints)[1:] != (22, 3):
-            raise InputError(
-                f"motions: {name}", f"shape {np.shape(joints)}", "(T, 22, 3)", "Give joints."
-            )
-    tops = [max(1.0, min(2.6, float(np.max(joints[..., 1])) + 0.1)) for joints in motions.values()]
+    tops = [_top(name, joints) for name, joints in motions.items()]
     ratios = [top + 0.45 for top in tops]
     figure, axes = plt.subplots(
         len(motions), 1, figsize=(10, 0.9 * sum(ratios)), height_ratios=ratios, squeeze=False
@@ -59,6 +55,15 @@ def film_strip(
     for ax, top, (name, joints) in zip(axes.flat, tops, motions.items(), strict=True):
         _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth, top)
     return figure
+
+
+def _top(name: str, joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """Height in metres of the row of a motion."""
+    if np.ndim(joints) != 3 or np.shape(joints)[1:] != (22, 3):
+        raise InputError(
+            f"motions: {name}", f"shape {np.shape(joints)}", "(T, 22, 3)", "Give joints."
+        )
+    return max(1.0, min(2.6, float(np.max(joints[..., 1])) + 0.1))
 
 
 def _strip(
@@ -200,4 +205,38 @@ def imu_traces(
         ax.margins(x=0)
     axes[-1].set_xlabel("time (s)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+    return figure
+
+
+def motion_with_signals(
+    title: str,
+    joints: Float[np.ndarray, "T 22 3"],
+    signals: Mapping[str, Float[np.ndarray, "T S 3"]],
+    sites: Sequence[str],
+    fps: float = 20.0,
+    frames: int = 9,
+) -> Figure:
+    """A film strip over the signals of all sensors: a row for each site, a column for each kind.
+
+    Args:
+        signals: by title, such as ``"acceleration (m/s²)"``.
+    """
+    top = _top(title, joints)
+    heights = [0.9 * (top + 0.45), 0.62 * len(sites) + 0.7]
+    figure = plt.figure(figsize=(10, sum(heights)))
+    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    _strip(above.subplots(), title, np.asarray(joints, dtype=float), frames, fps, 55.0, top)
+    axes = below.subplots(len(sites), len(signals), sharex=True, sharey="col", squeeze=False)
+    times = np.arange(len(joints)) / fps
+    for column, (name, values) in zip(axes.T, signals.items(), strict=True):
+        for ax, readings in zip(column, np.moveaxis(values, 1, 0), strict=True):
+            for axis, hue, part in zip("xyz", AXES, readings.T, strict=True):
+                ax.plot(times, part, color=hue, linewidth=1.1, label=axis)
+            ax.margins(x=0)
+            ax.tick_params(labelsize=8)
+        column[0].set_title(name)
+        column[-1].set_xlabel("time (s)")
+    for ax, site in zip(axes[:, 0], sites, strict=True):
+        ax.set_ylabel(site.replace("_", "\n"), rotation=0, ha="right", va="center")
+    below.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
     return figure

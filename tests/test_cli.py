@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -10,6 +11,10 @@ from t2imu_utils import cli, runs
 from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
 from t2imu_utils.inputs import downloads
+from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.priors.checkpoints import new_prior
+from t2imu_utils.priors.mdm import MDMConfig
+from t2imu_utils.priors.open_prior import write_open_prior
 from tests.body.test_amass import BUILT, REASONS, write_inputs
 
 
@@ -73,7 +78,7 @@ def test_status_exits_with_zero_when_all_is_there(folder):
 
 def test_bad_input_is_a_message_and_exit_code_two(folder):
     output = run("data", "status", "--track", "papre", code=2).output
-    assert output.startswith("Error: track 'papre': found no such track; expected one of cmu, demo")
+    assert output.startswith("Error: track 'papre': found no such track; expected one of cmu, ")
     output = run("data", "fetch", "smlp", code=2).output
     assert "'smlp'; expected one of amass" in output
     assert "Name inputs, or a track with --track." in run("data", "fetch", code=2).output
@@ -206,3 +211,59 @@ def test_an_ambiguous_run_is_a_message(finished):
     output = run("runs", "show", "mdm", code=2).output
     assert output.startswith("Error: run 'mdm': found 2 runs that fit; expected one of demo/mdm-")
     assert "belong to the list" in run("runs", "--track", "demo", "show", "mdm-ft", code=2).output
+
+
+@pytest.fixture
+def prior(clips, words, tmp_path):
+    """The file of an open prior that has learned nothing."""
+    everything = np.concatenate([clip.features for clip in clips])
+    normaliser = Normaliser(everything.mean(0), everything.std(0))
+    config = MDMConfig(
+        layers=1, width=16, heads=2, feedforward=24, dropout=0.0, max_frames=24, diffusion_steps=12
+    )
+    made = new_prior(config, normaliser, words, 0)
+    return str(write_open_prior(tmp_path / "open.safetensors", made, {}))
+
+
+def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
+    out, picture = tmp_path / "new" / "walk.npz", tmp_path / "walk.png"
+    output = run(
+        "generate", "a person walks", "--seconds", "0.6", "--out", str(out), "--imu",
+        "--picture", str(picture), "--prior", prior, "--person", "male short", "--seed", "3",
+    ).output  # fmt: skip
+    assert output.splitlines()[0] == "12 frames at 20 a second, 9 sensors"
+    assert f"{out}: " in output and f"{picture}: " in output
+    with np.load(out, allow_pickle=False) as file:
+        assert file["acc"].shape == file["gyro"].shape == (12, 9, 3) and file["seed"] == 3
+        assert json.loads(str(file["meta"]))["person"] == "male short"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a person walks", "--out", "walk"], "walk: found no ending; expected .npz"),
+        (["a person walks", "--out", "walk.bvh"], "found the ending .bvh; expected .npz"),
+        (["a person walks", "--out", "folder.npz"], "folder.npz: found a folder"),
+        (["walk", "--out", "w.npz", "--picture", "w.jpg"], "found the ending .jpg; expected .png"),
+        (["", "--out", "w.npz"], "prompt: found ''; expected a sentence"),
+        (["walk", "--out", "w.npz", "--seconds", "9"], "seconds: found 9; expected 0.15 to 1.2"),
+        (["walk", "--out", "w.npz", "--person", "giant"], "expected one of mean, male tall"),
+        (["walk", "--out", "w.npz", "--solver", "euler"], "solver: found 'euler'"),
+        (["walk", "--out", "w.npz", "--prior", "none"], "none: found no such file"),
+    ],
+)
+def test_a_motion_that_cannot_be_made_is_a_message(
+    folder, prior, tmp_path, monkeypatch, arguments, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npz").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert told in run("generate", "--prior", prior, *arguments, code=2).output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_prior_that_is_not_trained_is_not_exported(folder, runs_folder, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    output = run("prior", "export", "--track", "demo", "--out", str(out), code=2).output
+    assert "demo/mdm: corpus: found demo; expected cmu" in output and not out.exists()

@@ -229,3 +229,17 @@ def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         files.write_json(path, {"a": object()})
     assert files.read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_path_for_an_output_is_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.npz").mkdir()
+    assert files.output_file(tmp_path / "new" / "A.NPZ", ".npz") == tmp_path / "new" / "A.NPZ"
+    for name, found in {
+        "a": "no ending", "a.txt": "the ending .txt", "folder.npz": "a folder",
+        "file/a.npz": "file, which is a file",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=f"found {found}"):
+            files.output_file(tmp_path / name, ".npz")
+    with pytest.raises(InputError, match="Name it walk.npz"):
+        files.output_file(tmp_path / "walk.bvh", ".npz")

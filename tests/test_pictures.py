@@ -96,3 +96,20 @@ def test_traces_are_in_seconds():
     np.testing.assert_allclose(line.get_ydata(), signal[:, 2])
     hues = [to_hex(line.get_color()) for line in figure.axes[2].lines]
     assert hues[0] == palette.colour("mdm") != hues[1]
+
+
+def test_signals_stand_under_the_strip_one_row_a_site():
+    joints = np.random.default_rng(0).random((21, 22, 3))
+    signals = {"acceleration (m/s²)": np.arange(21 * 2 * 3.0).reshape(21, 2, 3)}
+    figure = pictures.motion_with_signals(
+        "walks", joints, signals, ["shin", "shin_other"], frames=3
+    )
+    strip, first, second = figure.axes
+    titles = ["".join(map(ax.get_title, ("left", "center"))) for ax in (strip, first, second)]
+    assert titles == ["walks", "acceleration (m/s²)", ""]
+    assert [ax.get_ylabel() for ax in (first, second)] == ["shin", "shin\nother"]
+    for index, line in enumerate(second.lines):
+        np.testing.assert_array_equal(line.get_ydata(), signals["acceleration (m/s²)"][:, 1, index])
+        np.testing.assert_allclose(line.get_xdata()[[0, -1]], [0, 1.0])
+    with pytest.raises(InputError, match="motions: walks"):
+        pictures.motion_with_signals("walks", joints[:, :21], signals, ["shin", "shin_other"])

@@ -1,0 +1,159 @@
+"""One sentence, one motion: with a prior of no training, and with the one that is shipped."""
+
+import json
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from t2imu_utils.activities import SITES
+from t2imu_utils.body.smpl import load_body
+from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
+from t2imu_utils.motion.cmu import TARGET_OFFSETS
+from t2imu_utils.motion.features import features_to_joints, joints_to_features
+from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.skeleton import PARENTS, bone_lengths
+from t2imu_utils.priors.checkpoints import new_prior
+from t2imu_utils.priors.mdm import MDMConfig
+from t2imu_utils.priors.open_prior import write_open_prior
+from t2imu_utils.priors.solvers import Solver
+from t2imu_utils.priors.text import TEXT_ENCODERS
+from t2imu_utils.text_to_imu import CHANNELS, PEOPLE, generate_motion
+from t2imu_utils.tracks import OPEN_PRIOR
+from tests.conftest import WordEncoder
+
+PROMPT = "a person walks"
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    """The file of a tiny prior that has learned nothing but how one stands, for up to 1.2 s."""
+    joints = np.zeros((22, 3))
+    for joint, parent in enumerate(PARENTS[1:], 1):
+        joints[joint] = joints[parent] + TARGET_OFFSETS[joint]
+    turns = np.linspace(0, 2, 30)[:, None, None]
+    features = joints_to_features(joints - [0, joints[:, 1].min(), 0] + 0.1 * np.sin(turns))
+    config = MDMConfig(
+        layers=1, width=16, heads=2, feedforward=24, dropout=0.0, max_frames=24, diffusion_steps=12
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TEXT_ENCODERS, WordEncoder.name, lambda cache: WordEncoder())
+        new = new_prior(config, Normaliser(features.mean(0), np.full(263, 0.02)), WordEncoder(), 3)
+        yield write_open_prior(tmp_path_factory.mktemp("prior") / "tiny.safetensors", new, {})
+
+
+@pytest.fixture(scope="module")
+def motion(prior):
+    return generate_motion(PROMPT, 1.0, 7, prior, "female short")
+
+
+def test_all_that_is_promised_is_there(motion, prior):
+    shapes = {name: x.shape for name, x in vars(motion).items() if isinstance(x, np.ndarray)}
+    assert shapes == {
+        "features": (20, 263), "joints": (20, 22, 3), "global_orient": (20, 3),
+        "body_pose": (20, 69), "transl": (20, 3), "betas": (10,), "acc": (20, 9, 3),
+        "gyro": (20, 9, 3),
+    }  # fmt: skip
+    assert all(x.dtype == np.float32 for x in vars(motion).values() if isinstance(x, np.ndarray))
+    assert motion.sites == SITES and motion.fps == 20
+    assert motion.meta["prior_sha256"] == sha256(prior)
+    assert motion.meta["solver"] == {"name": "sde-dpm++2m", "evaluations": 10}
+    assert_allclose(motion.joints, features_to_joints(motion.features), atol=1e-5)
+
+
+def test_the_same_request_is_the_same_motion_and_another_seed_another(motion, prior):
+    again = generate_motion(PROMPT, 1.0, 7, prior, "female short")
+    for name in ("features", "transl", "acc"):
+        assert_array_equal(getattr(again, name), getattr(motion, name))
+    other = generate_motion(PROMPT, 1.0, 8, prior, imu=False)
+    assert other.acc is None and other.sites == ()
+    assert np.abs(other.features - motion.features).max() > 0.005
+
+
+def test_the_person_changes_the_body_and_not_the_motion(motion, prior):
+    mean = generate_motion(PROMPT, 1.0, 7, prior)
+    assert not mean.betas.any()
+    assert_array_equal(mean.features, motion.features)
+    assert_array_equal(mean.body_pose, motion.body_pose)
+    body = load_body()
+    short, usual = (np.ptp(body.rest_vertices(m.betas)[:, 1].numpy()) for m in (motion, mean))
+    assert_allclose(short, 1.5, atol=0.01)
+    assert usual > 1.6 and np.abs(mean.acc - motion.acc).max() > 0.01
+    posed = body.joints(mean.betas, mean.global_orient, mean.body_pose, mean.transl).numpy()
+    assert np.linalg.norm(posed[:, :22] - mean.joints, axis=-1).mean() < 0.1
+
+
+def test_the_file_holds_no_pickles_and_says_what_it_is(motion, tmp_path):
+    path = motion.save(tmp_path / "new" / "walk.npz")
+    with np.load(path, allow_pickle=False) as file:
+        stored = dict(file)
+    for name, value in vars(motion).items():
+        if isinstance(value, np.ndarray):
+            assert_array_equal(stored[name], value)
+    assert stored["prompt"] == PROMPT and stored["seed"] == 7 and stored["fps"] == 20
+    assert tuple(stored["sites"]) == SITES and tuple(stored["channels"]) == CHANNELS
+    assert json.loads(str(stored["meta"])) == motion.meta
+    assert [p.name for p in path.parent.iterdir()] == ["walk.npz"]
+    bare = replace(motion, acc=None, gyro=None, sites=())
+    with np.load(bare.save(tmp_path / "bare.npz"), allow_pickle=False) as file:
+        assert not {"acc", "gyro", "sites", "channels"} & set(file.files)
+
+
+def test_the_picture_has_the_signals_below_the_strip(motion, tmp_path):
+    priced = replace(motion, prompt="a person pays $5 and $6_^")
+    with_signals = priced.picture()
+    assert isinstance(with_signals, Figure) and len(with_signals.axes) == 1 + 2 * 9
+    assert with_signals.axes[0].get_title("left") == r"a person pays \$5 and \$6_^"
+    plt.close(with_signals)
+    bare = replace(priced, acc=None, gyro=None, sites=())
+    with Image.open(bare.draw(tmp_path / "bare.png")) as image:
+        assert image.width > 900 and image.height < 300
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"prompt": "  "}, "prompt: found '  '"),
+        ({"prompt": "walk " * 100}, "100 tokens"),
+        ({"seconds": 1.3}, "seconds: found 1.3; expected 0.15 to 1.2"),
+        ({"seconds": 0.1}, "seconds: found 0.1"),
+        ({"seconds": -2.0}, "seconds: found -2"),
+        ({"seconds": float("nan")}, "seconds: found nan"),
+        ({"seconds": float("inf")}, "seconds: found inf"),
+        ({"person": "giant"}, "person: found 'giant'; expected one of mean, male tall"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"guidance": float("nan")}, "guidance: found nan"),
+        ({"solver": Solver("ancestral", 13)}, "evaluations: found 13; expected at most 12"),
+    ],
+)
+def test_bad_requests_are_told_before_anything_is_made(prior, monkeypatch, asked, told):
+    monkeypatch.setattr("t2imu_utils.text_to_imu.fit", None)
+    with pytest.raises(InputError) as error:
+        generate_motion(**{"prompt": PROMPT, "seconds": 1.0, "prior": prior, **asked})
+    assert told in str(error.value)
+
+
+def test_people_are_those_of_table_one():
+    assert len(PEOPLE) == 9 and PEOPLE[:2] == ("mean", "male tall")
+
+
+def test_the_shipped_prior_makes_bodies_that_hold_together():
+    if not OPEN_PRIOR.is_file():
+        pytest.skip(f"{OPEN_PRIOR} is not there yet: `t2imu prior export` writes it")
+    asked = ("a person walks forward", 2.0, 1)
+    motion = generate_motion(*asked)
+    assert_array_equal(generate_motion(*asked, imu=False).features, motion.features)
+    assert OPEN_PRIOR.stat().st_size <= 16e6
+    for name in ("joints", "body_pose", "transl", "acc", "gyro"):
+        assert np.isfinite(getattr(motion, name)).all()
+    bones = np.median(bone_lengths(motion.joints), axis=0)[1:]
+    assert_allclose(bones, np.linalg.norm(TARGET_OFFSETS, axis=1)[1:], rtol=0.25, atol=0.02)
+    # It stands on its feet, and its sensors feel gravity.
+    assert 0.7 < np.median(motion.joints[:, 0, 1]) < 1.3
+    assert 8 < np.linalg.norm(motion.acc.mean(0), axis=-1).mean() < 11
+    assert motion.meta["joint_error_mm"] < 40
