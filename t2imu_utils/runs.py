@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -38,8 +39,11 @@ STAGES = (
     "07_har",
     "08_sweep",
 )
-# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers.
-PARTS = ("03_solvers",)
+# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers, and
+# motions for validation subjects.
+PARTS = ("03_solvers", "03_validation")
+# What follows the dash where one stage is done in another way: "gravity-keep0.5" of notebook 07.
+VARIANT = re.compile(r"[a-z][a-z0-9._]*(-[a-z][a-z0-9._]*)*")
 # Folders beside those of the models: what all share, what compares them, and real data.
 SHARED, COMPARE, REAL = "shared", "compare", "real"
 RECORDED_VERSIONS = ("torch", "numpy", "scipy", "diffusers", "smplx", "transformers")
@@ -63,9 +67,21 @@ def cache_dir(name: str) -> Path:
     return runs_root() / ".cache" / name
 
 
+def stage_name(stage: str, variant: str = "") -> str:
+    """The name of a stage that is done in another way, such as ``07_har-gravity``."""
+    return f"{stage}-{variant}" if variant else stage
+
+
+def plain_stage(stage: str) -> str:
+    """The stage that a name of `stage_name` is a variant of: whose notebook it belongs to."""
+    return stage.partition("-")[0]
+
+
 def run_dir(track: str, model: str, stage: str) -> Path:
-    """The folder of one stage of one model; made when missing."""
-    if stage not in (*STAGES, *PARTS):
+    """The folder of one stage of one model, or of a variant of it; made when missing."""
+    plain = plain_stage(stage)
+    known = plain in (*STAGES, *PARTS)
+    if not known or (stage != plain and not VARIANT.fullmatch(stage[len(plain) + 1 :])):
         raise InputError("stage", repr(stage), f"one of {', '.join(STAGES)}", "Check its spelling.")
     folder = runs_root() / track / model / stage
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +307,8 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
             run_dir(track, model, stage) / "run.json",
             "nothing",
             f"the finished stage {stage} of {model}",
-            f"Run notebooks/{stage}.ipynb on track {track} first, or `make paper TRACK={track}`.",
+            f"Run notebooks/{plain_stage(stage)}.ipynb on track {track} first, or `make paper "
+            f"TRACK={track}`.",
         )
     return record
 
@@ -308,8 +325,8 @@ def finished_dir(track: str, model: str, stage: str) -> Path:
             folder / name,
             found,
             f"sha256 {record['outputs'][name][:12]}, as run.json recorded",
-            f"Delete {folder}, then run notebooks/{stage}.ipynb on track {track} again, or `make "
-            f"paper TRACK={track}`.",
+            f"Delete {folder}, then run notebooks/{plain_stage(stage)}.ipynb on track {track} "
+            f"again, or `make paper TRACK={track}`.",
         )
     return folder
 

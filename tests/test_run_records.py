@@ -123,6 +123,15 @@ def test_a_run_is_found_by_part_of_its_name(made, text, name):
     assert find_record(text, made).name == name
 
 
+def test_a_stage_goes_before_its_variants(made):
+    for stage in ("07_har", "07_har-gravity"):
+        make("mdm", stage, {}, {})
+    records = load_records()[0]
+    assert find_record("mdm/07_har", records).name == "demo/mdm/07_har"
+    assert find_record("mdm/har-gravity", records).name == "demo/mdm/07_har-gravity"
+    assert len(load_records(stage="07")[0]) == 2
+
+
 def test_a_run_is_found_by_the_beginning_of_its_hash(made):
     for record in made:
         assert find_record(record.hash, made) == record

@@ -34,12 +34,15 @@ def sample_and_fit(
         "body": data.body_files(track),
     }
     params = {"guidance": scale, "requests": len(requests), **generator.sampler}
-    prior, device = arms.load_model(track, model), runs.compute_device()
-    if (precision := generator.precision(prior, device)) != FLOAT32:
-        params["precision"] = precision
+    prior, device = None, runs.compute_device()
+    if generator.solvers:  # the precision that pays depends on the sizes of the network
+        prior = arms.load_model(track, model)
+        if (precision := generator.precision(prior, device)) != FLOAT32:
+            params["precision"] = precision
     run = runs.open_run(track.name, model, STAGE, params, inputs, generator.sampling_code)
     if run.done:
         return run
+    prior = prior or arms.load_model(track, model)
     body = data.bodies(track).neutral
     motions = generator.sample(prior, requests, scale, track.sampling.batch_size, device)
     fits = generator.fits(prior, motions, body)

@@ -7,12 +7,11 @@ from t2imu_utils.body.table1 import shapes_of, solve_table
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.differentiation import DEFAULT
 from t2imu_utils.imu.sensor_model import measured, read_sensor_model, sensor_parameters
-from t2imu_utils.imu.sensors import synthesise
+from t2imu_utils.imu.sensors import GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.tracks import Track
 
 FITS, STAGE = "03_smpl_fitting", "04_imu_synthesis"
-GRAVITY = 9.81  # m/s²
 CODE = ("motion/rotations.py", "body", "imu/differentiation.py", "imu/sensors.py", "imu/sites.py")
 
 

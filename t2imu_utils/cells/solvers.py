@@ -13,7 +13,7 @@ from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.tracks import Track
 
 STAGE = "03_solvers"
-CODE = ("evaluation/solvers.py", "evaluation/kinematics.py")
+CODE = tuple(f"evaluation/{name}.py" for name in ("solvers", "motion_distance", "kinematics"))
 
 
 def compare_solvers(

@@ -123,6 +123,15 @@ def summary(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame({name: v.agg(["mean", "std", "count"]) for name, v in values.items()}).T
 
 
+def recall_spread(counts: dict[str, pd.DataFrame], classes: Sequence[str]) -> pd.DataFrame:
+    """Recall of each class by generator, over seeds: columns (class, "mean", "std" or "count")."""
+    rows = {
+        name: recalls(table).agg(["mean", "std", "count"]).T.stack()
+        for name, table in counts.items()
+    }
+    return pd.DataFrame(rows).T.reindex(columns=list(classes), level=0)
+
+
 def metrics(counts: pd.DataFrame) -> dict:
     """Balanced accuracy of every seed and recall of every class, for `run.json`."""
     accuracy = balanced_accuracy(counts)

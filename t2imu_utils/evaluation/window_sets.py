@@ -1,6 +1,7 @@
 """Windows with a class, ready for Figs. 2 and 3: the same rule for real and synthetic clips."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,16 @@ from jaxtyping import Float
 from t2imu_utils.activities import category_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.evaluation.gravity_frame import gravity_aligned
 from t2imu_utils.imu.windows import windows
 from t2imu_utils.tracks import RecordingsSection
 
 # The smallest independent unit of a clip table: what overlapping windows, or one motion on eight
 # bodies, have in common.
 UNITS = ("motion", "recording", "subject")
+# Axes of the sensors as they come, or the vertical and the horizontal (`gravity_frame`).
+Axes = Literal["raw", "gravity"]
+RAW, GRAVITY = AXES = ("raw", "gravity")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def labelled_windows(
     per_class: int | None,
     seed: int,
     sites: list[str] | None = None,
+    axes: Axes = "raw",
 ) -> WindowSet:
     """Cut clips into windows of the track's classes, at most `per_class` of each.
 
@@ -57,7 +63,11 @@ def labelled_windows(
         section: classes, channels and sites of the track.
         per_class: a class with more windows is thinned at random, by `seed`; None keeps all.
         sites: other sites than the track's.
+        axes: "raw" are the sensors' own, three channels each; "gravity" the vertical component and
+            the horizontal length, two channels each (`gravity_frame.gravity_aligned`).
     """
+    if axes not in AXES:
+        raise InputError("axes", repr(axes), f"one of {', '.join(AXES)}", "Check its spelling.")
     labels = clips.table["activity"]
     if section.labels == "categories":
         labels = labels.map(category_of)
@@ -86,8 +96,9 @@ def labelled_windows(
     rows = np.sort(np.concatenate(keep))
     unit = next((name for name in UNITS if name in table), "clip")
     who = "body" if "body" in table else "subject"
+    x = gravity_aligned(x[rows], section.channels) if axes == GRAVITY else x[rows]
     return WindowSet(
-        x[rows],
+        x,
         label[rows],
         table[unit].to_numpy()[rows],
         table[who].to_numpy()[rows],

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,13 @@ from t2imu_utils.cells.losses import measure_losses
 from t2imu_utils.cells.recognition import recognise
 from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.cells.sensing import sense
+from t2imu_utils.cells.validation import REPETITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
+from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.files import write_table
 from t2imu_utils.imu.sensor_model import read_sensor_model
 from t2imu_utils.motion.corpus import write_corpus
@@ -264,6 +267,38 @@ def test_seeds_of_the_classifiers_may_be_chosen(track, sensed, apart):
     assert set(pd.read_parquet(run.path("counts.parquet"))["seed"]) == {11}
 
 
+def test_a_variant_is_kept_beside_the_default(track, sensed, apart):
+    plain = recognise(track, "mdm", seeds=[3])
+    assert set(plain.params) == {"har", "recordings", "seeds"}
+    variant = RecognitionVariant(axes="gravity", without=("lying",))
+    for model in ("mdm", runs.REAL):
+        run = recognise(track, model, [3], variant)
+        assert run.dir.name == "07_har-gravity-without_lying"
+        counts = pd.read_parquet(run.path("counts.parquet"))
+        assert set(counts["truth"]) == {"running", "walking"} >= set(counts["found"])
+        assert run.params["recordings"]["classes"] == ["running", "walking"]
+        assert run.params["variant"]["axes"] == "gravity"
+        assert set(run.metrics["windows"]) == set(run.metrics["recall"]) == set(counts["truth"])
+    before = stamp(run)
+    assert stamp(recognise(track, runs.REAL, [3], replace(variant, keep=0.5))) == before
+    assert recognise(track, "mdm", seeds=[3]).metrics == plain.metrics
+
+
+def test_a_filter_depends_on_the_motions_that_it_judges(track, sensed, apart, monkeypatch):
+    monkeypatch.setattr(har_runs, "repeat", counted_for_nothing)
+    motions = runs.input_hash(track.name, "mdm", "03_smpl_fitting")
+    half = recognise(track, "mdm", variant=RecognitionVariant(keep=0.5))
+    assert half.inputs["motions"] == motions and half.params["variant"]["keep"] == 0.5
+    every = recognise(track, "mdm")
+    assert "motions" not in every.inputs
+    found, whole = half.metrics["windows"], every.metrics["windows"]
+    assert all(0 < found[name] < whole[name] for name in CLASSES)
+
+
+def counted_for_nothing(train, test, classes, section, seeds, device):
+    return pd.DataFrame({"seed": 3, "subject": 1, "truth": classes, "found": classes, "windows": 1})
+
+
 # ---------------------------------------------------------------- what is missing, and by name
 @pytest.mark.parametrize(
     ("work", "missing"),
@@ -300,6 +335,8 @@ def test_a_cell_is_done_by_its_name(track, fitted, apart):
         (("05_lacc_analysis", "--model", "mdm-acc9"), "the finished stage 02_finetuning of mdm-a"),
         (("07_har", "--model", "momask-acc9"), "the finished stage 04_imu_synthesis of momask-acc"),
         (("04_imu_synthesis", "--model", "mdm", "--track", "nowhere"), "track 'nowhere': found no"),
+        (("07_har-gravity-tilted", "--model", "mdm"), "variant 'gravity-tilted'"),
+        (("03_validation-loud", "--model", "mdm"), "03_validation-loud"),
     ],
 )
 def test_a_wrong_model_or_track_is_a_message(track, arguments, said):
@@ -307,6 +344,30 @@ def test_a_wrong_model_or_track_is_a_message(track, arguments, said):
     answer = call(*named)
     assert answer.exit_code == 2 and answer.stderr.startswith("Error: ") and said in answer.stderr
     assert answer.stdout == "" and "Traceback" not in answer.output
+
+
+def test_a_variant_is_done_by_its_name(track, sensed, apart):
+    asked = ("--track", str(track.file), "--model", "mdm")
+    answer = call("07_har-phone-without_lying", *asked)
+    assert answer.exit_code == 0 and answer.stdout == "mdm, 07_har-phone-without_lying: done\n"
+    assert outputs(track, "mdm", "07_har-phone-without_lying") == {"counts.parquet"}
+    answer = call("04_imu_synthesis-phone", *asked)
+    assert answer.exit_code == 2 and "07_har[-…]" in answer.stderr
+
+
+def test_motions_for_validation_subjects_have_a_part_of_their_own(track, apart):
+    answer = call("03_validation-g1.5", "--track", str(track.file), "--model", "mdm")
+    assert answer.exit_code == 0
+    record = runs.require_run(track.name, "mdm", "03_validation-g1.5")
+    assert record["params"]["guidance"] == 1.5
+    held_out = data.load_motions(track, track.corpus.validation)
+    motions = Clips.load(runs.finished_dir(track.name, "mdm", "03_validation-g1.5") / "motions")
+    assert set(motions.table["clip"]) == {clip.name for clip in held_out}
+    assert len(motions) == REPETITIONS * len(held_out)
+    frames = {clip.name: len(clip.features) for clip in held_out}
+    assert (motions.table["frames"] == motions.table["clip"].map(frames)).all()
+    assert motions.table["seed"].is_unique
+    assert not runs.read_run(runs.run_dir(track.name, "mdm", "03_validation"))
 
 
 def test_a_wrong_stage_is_a_message(track):

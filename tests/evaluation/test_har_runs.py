@@ -80,6 +80,16 @@ def test_summary_and_metrics(counts):
     assert found["balanced_accuracy"]["n"] == 2
 
 
+def test_recalls_of_each_class_with_their_spread_over_seeds(counts):
+    found = {"mdm": counts, "one": counts[counts["seed"] == 1]}
+    table = har_runs.recall_spread(found, ["walking", "running"])
+    assert table.index.tolist() == ["mdm", "one"]
+    classes = table.columns.get_level_values(0)
+    assert list(dict.fromkeys(classes)) == ["walking", "running"]
+    assert_allclose(table.loc["mdm", "running"], [5 / 12, np.std([1 / 3, 1 / 2], ddof=1), 2])
+    assert_allclose(table.loc["one", "walking"], [1, np.nan, 1])
+
+
 def test_the_track_sets_every_size(counts):
     section = SECTION.model_copy(update={"filters": 5, "units": 6})
     found = dataclasses.asdict(har_runs.har_config(section, 9))

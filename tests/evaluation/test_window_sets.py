@@ -4,6 +4,7 @@ import pytest
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.evaluation.gravity_frame import gravity_aligned
 from t2imu_utils.evaluation.window_sets import labelled_windows
 from t2imu_utils.tracks import RecordingsSection
 
@@ -132,3 +133,19 @@ def test_a_class_whose_windows_all_lack_a_sensor_is_named():
     assert len(labelled_windows(clips, section(["walking", "lying"]), None, 0)) == 4
     with pytest.raises(InputError, match="windows of lying.*waist, head"):
         labelled_windows(clips, section(["walking", "lying"], sites=["waist", "head"]), None, 0)
+
+
+def test_axes_may_be_those_of_gravity():
+    clips = recordings(["walking", "lying", "walking"], 80, subject=1)
+    clips.arrays["acc"] += np.random.default_rng(0).standard_normal(clips.arrays["acc"].shape)
+    chosen = section(["walking"], sites=["waist", "head"], channels=["acc", "gyro"])
+    raw, turned = (labelled_windows(clips, chosen, 4, 3, axes=a) for a in ("raw", "gravity"))
+    assert (raw.x == labelled_windows(clips, chosen, 4, 3).x).all()
+    assert raw.x.shape == (4, 40, 12) and turned.x.shape == (4, 40, 8)
+    assert (turned.x == gravity_aligned(raw.x, ["acc", "gyro"])).all()
+    # The same windows: only their channels are others.
+    assert (turned.labels == raw.labels).all() and (turned.groups == raw.groups).all()
+    with pytest.raises(InputError, match="axes: found 'north'; expected one of raw, gravity"):
+        labelled_windows(clips, chosen, None, 0, axes="north")
+    with pytest.raises(InputError, match="acc among the channels"):
+        labelled_windows(clips, section(["walking"], channels=["gyro"]), None, 0, axes="gravity")

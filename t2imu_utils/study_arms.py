@@ -1,0 +1,146 @@
+"""The arms of a track's study (`tracks.StudySection`): their names, and their parameters."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from t2imu_utils import runs
+from t2imu_utils.arm_names import BASE, model_name, parse
+from t2imu_utils.errors import InputError
+from t2imu_utils.runs import REAL, stage_name
+from t2imu_utils.tracks import Reading, StudySection, Track
+
+# The part of stage 03 that has motions for validation subjects.
+VALIDATION = "03_validation"
+RECOGNITION = "07_har"
+# By name: parameters of notebook 02 that are not its defaults.
+Arms = dict[str, dict[str, Any]]
+
+
+def arm_of(reading: Reading | None, seed: int) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of an arm; None is the control."""
+    told = reading.model_dump(exclude_defaults=True) if reading else {"lambda_acc": 0.0}
+    return model_name(**told, seed=seed), {"generator": BASE, **told, "seed": seed}
+
+
+def _arms(readings: Iterable[Reading | None], seeds: Sequence[int]) -> Arms:
+    return dict(arm_of(reading, seed) for reading in readings for seed in seeds)
+
+
+def printed(study: StudySection) -> list[Reading]:
+    """L_acc as it is printed, with each of the study's weights."""
+    return [Reading(lambda_acc=weight) for weight in study.weights]
+
+
+def repeated(study: StudySection | None) -> Arms:
+    """With every seed: the control, the paper's loss with each weight, and the chosen reading."""
+    if study is None:
+        return {}
+    chosen = [study.chosen] if study.chosen else []
+    return _arms([None, *printed(study), *chosen], study.seeds)
+
+
+def tried(study: StudySection | None) -> Arms:
+    """What validation subjects judge: the readings, beside the control and the paper's loss."""
+    if study is None:
+        return {}
+    return _arms([None, *printed(study), *study.readings], study.reading_seeds)
+
+
+def combined(study: StudySection | None) -> Arms:
+    """The combinations of losses that are tested as they are."""
+    return {} if study is None else _arms(study.combinations, study.reading_seeds)
+
+
+def untested(study: StudySection | None) -> set[str]:
+    """What is trained for the study and not tested: readings that were not chosen, which nothing
+    but validation subjects may judge, and the controls of combinations."""
+    if study is None:
+        return set()
+    plain = {
+        model_name(0.0, combo.lambda_pos, combo.lambda_foot, combo.lambda_vel, seed=seed)
+        for combo in study.combinations
+        for seed in study.reading_seeds
+    }
+    return {*tried(study), *plain} - repeated(study).keys() - combined(study).keys()
+
+
+def side_by_side(models: Sequence[str], study: StudySection | None) -> list[str]:
+    """Of models those that notebooks 03 to 07 show: of a study each arm with one seed, the lowest.
+
+    What is combined or was not chosen is shown by notebook 08 alone.
+    """
+    if study is None:
+        return list(models)
+    first: dict[tuple, tuple[int, str]] = {}
+    for model in models:
+        if model in combined(study) or model in untested(study):
+            continue
+        name = parse(model)
+        arm = (name.generator, name.weight, name.options) if name else (model,)
+        seed = name.seed if name else 0
+        first[arm] = min(first.get(arm, (seed, model)), (seed, model))
+    kept = {model for _, model in first.values()}
+    return [model for model in models if model in kept]
+
+
+def choose_models(track: Track, stage: str, wanted: list[str] | None) -> list[str]:
+    """Models that a notebook compares: those asked for, or all that have finished `stage` and stand
+    side by side. Errors as of `runs.choose_models`."""
+    found = runs.choose_models(track.name, stage, wanted)
+    return found if wanted else side_by_side(found, track.study)
+
+
+def refined(study: StudySection) -> str:
+    """The model that stands for the paper's: the first weight, the first seed."""
+    return model_name(study.weights[0], seed=study.seeds[0])
+
+
+def validated(study: StudySection | None) -> list[tuple[str, str]]:
+    """Models that are sampled for validation subjects, and the part of the stage: all that is
+    tried, and the base and the paper's refined model with each guidance."""
+    if study is None:
+        return []
+    guided = [
+        (model, validation_stage(scale))
+        for model in (BASE, refined(study))
+        for scale in study.guidance
+    ]
+    return [(model, VALIDATION) for model in (BASE, *tried(study))] + guided
+
+
+def varied(study: StudySection | None, compared: Sequence[str]) -> list[tuple[str, str]]:
+    """Models whose recognition is done otherwise than in the paper, and the name of the stage."""
+    if study is None:
+        return []
+    everywhere = [
+        (model, stage_name(RECOGNITION, slug))
+        for model in (*compared, REAL)
+        for slug in study.variants
+    ]
+    own = [(refined(study), stage_name(RECOGNITION, slug)) for slug in study.refined_variants]
+    return everywhere + own
+
+
+def classifier_seeds(track: Track, model: str) -> list[int]:
+    """Seeds of the classifiers that are trained on a model's windows: the track's, or some of them
+    for an arm that the study repeats."""
+    name, study = parse(model), track.study
+    again = study is not None and name is not None and name.seed != study.seeds[0]
+    return track.har.seeds[: study.classifiers] if again else track.har.seeds
+
+
+def parse_validation(slug: str) -> dict[str, float]:
+    """The guidance that the name of `validation_stage` ends with, as an argument.
+
+    Raises:
+        InputError: no such name.
+    """
+    try:
+        guidance = float(slug.removeprefix("g"))
+        if stage_name(VALIDATION, slug) != validation_stage(guidance) or guidance <= 0:
+            raise ValueError
+    except ValueError as error:
+        raise InputError(
+            f"{VALIDATION}-{slug}", repr(slug), "g and a scale, such as g1.5", "Check its spelling."
+        ) from error
+    return {"guidance": guidance}
