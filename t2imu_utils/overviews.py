@@ -205,14 +205,17 @@ def dynamics_by_activity(
 def spectra(
     found: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
 ) -> Figure:
-    """Power spectra of joint acceleration: a panel for each category, a line for each set."""
+    """Power spectra of joint acceleration: a panel for each category, a line for each set in it."""
     names = ordered(list(found))
     rows = -(-len(names) // 3)
     figure, axes = plt.subplots(
         rows, 3, figsize=(10, 2.5 * rows), sharex=True, sharey=True, squeeze=False
     )
+    # The legend is that of the first panel, which names those that have no line in it as well.
+    models = dict.fromkeys(model for name in names for model in found[name])
     for ax, name in zip(axes.flat, names, strict=False):
-        for model, (frequency, power) in found[name].items():
+        for model in models:
+            frequency, power = found[name].get(model, ([], []))
             width = 2.2 if model == "real" else 1.4
             ax.plot(frequency, power, color=colour(model), linewidth=width, label=label(model))
         ax.set_title(name)

@@ -135,16 +135,16 @@ def bars(
     parts = [part if part is None else part.loc[rows] for part in (values, low, high)]
     figure, ax = plt.subplots(figsize=(10, 3.6))
     grouped_bars(ax, *parts)
-    _shade_high_dynamic(ax, rows)
+    shade_high_dynamic(ax, rows)
     ax.set_ylabel(ylabel)
     if log:
         ax.set_yscale("log")
-        _plain_log(ax)
+        plain_log(ax)
     legend_above(figure, ax)
     return figure
 
 
-def _shade_high_dynamic(axes: Axes, names: Sequence[str]) -> None:
+def shade_high_dynamic(axes: Axes, names: Sequence[str]) -> None:
     """A band behind the high-dynamic groups, which stand together at the left."""
     count = sum(category_of(name) in HIGH_DYNAMIC for name in names)
     if count:
@@ -188,7 +188,7 @@ def fig1_lacc(
             fontsize=8.5,
         )
         ax.axhline(0, color=INK, linewidth=0.9)
-    _shade_high_dynamic(axes[0], single)
+    shade_high_dynamic(axes[0], single)
     axes[0].set_title("by category")
     axes[1].set_title("together")
     unit = "relative to the base (%)" if relative else "(model - base)"
@@ -289,7 +289,7 @@ def fig3_har(
     return figure
 
 
-def _plain_log(axes: Axes) -> None:
+def plain_log(axes: Axes) -> None:
     """Ticks at 1, 2 and 5 of each decade, as plain numbers."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -325,7 +325,7 @@ def loss_curves(
             ax.set(ylim=(0, 1))
         else:
             ax.set(yscale="log")
-            _plain_log(ax)
+            plain_log(ax)
     axes[0, 0].set_ylabel("loss")
     legend_above(figure, axes[0, 0], most=4)
     return figure
@@ -348,7 +348,7 @@ def lines(
                 linewidth=2.2 if model == "real" else 1.6)  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     if log:
-        _plain_log(ax)
+        plain_log(ax)
     if aside:
         figure.legend(loc="outside right upper", fontsize=8.5)
     else:

@@ -194,6 +194,16 @@ def test_spectra_have_a_panel_for_each_category():
     assert [ax.get_xlabel() != "" for ax in axes] == [False, True, True, True]
 
 
+def test_the_legend_of_spectra_names_who_is_not_in_the_first_panel():
+    x = np.array([0.5, 1.0])
+    found = {"running": {"real": (x, x)}, "walking": {"real": (x, x), "momask": (x, 2 * x)}}
+    figure = overviews.spectra(found)
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == [palette.label("real"), palette.label("momask")]
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 0]
+    assert_allclose(figure.axes[1].lines[1].get_ydata(), 2 * x)
+
+
 def test_intervals_have_a_row_for_each_model():
     rows = [
         ("mdm", "distance", 0.4, 0.3, 0.6), ("mdm", "mixing", 0.9, 0.8, 1.0),

@@ -143,6 +143,35 @@ def test_a_flipped_byte_in_a_record_is_seen(runs_folder):
     assert runs.require_run("demo", "mdm", "02_finetuning")["metrics"] == {"acc": 0.25}
 
 
+def test_a_variant_of_a_stage_has_a_folder_and_a_record_of_its_own(runs_folder):
+    name = runs.stage_name("07_har", "gravity-keep0.5")
+    assert runs.plain_stage(name) == "07_har" == runs.stage_name("07_har")
+    runs.open_run("demo", "mdm", name, {"axes": "gravity"}, {}).finish({"acc": 0.5}, [])
+    assert (runs_folder / "demo" / "mdm" / "07_har-gravity-keep0.5" / "run.json").exists()
+    assert runs.require_run("demo", "mdm", name)["stage"] == name
+    assert runs.finished_models("demo", name) == ["mdm"]
+    assert runs.finished_models("demo", "07_har") == []
+    with pytest.raises(InputError, match=r"notebooks/07_har\.ipynb"):
+        runs.require_run("demo", "mdm", "07_har-phone")
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "07_har-",
+        "07_har-gravity-",
+        "07_har-../mdm",
+        "07_har-Gravity",
+        "07_har gravity",
+        "7-gravity",
+    ],
+)
+def test_no_other_name_is_a_stage(runs_folder, stage):
+    with pytest.raises(InputError, match="stage: found"):
+        runs.run_dir("demo", "mdm", stage)
+    assert not (runs_folder / "demo").exists()
+
+
 def test_record_says_what_made_it(runs_folder):
     record = json.loads(finished().path("run.json").read_text())
     assert (record["track"], record["model"], record["stage"]) == ("demo", "mdm", "02_finetuning")

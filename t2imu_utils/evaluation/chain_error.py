@@ -2,14 +2,14 @@
 
 The chain is joints at 20 Hz -> fit of the body -> skin -> sensor frame -> differences at 20 Hz.
 Its error is known only where the true signal is, so the truth is made here: a body whose every
-rotation is given as a function of time, sampled finely (`true_motions`: the rotations are those of
-the demo's made-up performers, and no fit is in them). The true sensor is **rigid on the true
-bone**: put on in an upright stance, at the place and with the axes that the body's surface has
-there, and from then on carried by that bone alone. That is what "the acceleration of the forearm"
-means, it is known to the accuracy of the fine sampling, and none of the stages is in it. The true
-signal is its reading at the fine rate, brought to the rate of the chain with the filter that real
-recordings pass (`motion.resample`). What a recording of that rate cannot hold either is no error
-of the chain; it is told apart as ``band``.
+rotation is given as a function of time, sampled finely (`demo.true_motions`: the rotations are
+those of the demo's made-up performers, and no fit is in them). The true sensor is **rigid on the
+true bone**: put on in an upright stance, at the place and with the axes that the body's surface
+has there, and from then on carried by that bone alone. That is what "the acceleration of the
+forearm" means, it is known to the accuracy of the fine sampling, and none of the stages is in it.
+The true signal is its reading at the fine rate, brought to the rate of the chain with the filter
+that real recordings pass (`motion.resample`). What a recording of that rate cannot hold either is
+no error of the chain; it is told apart as ``band``.
 
 Then one thing after another is replaced by what the chain does, and a part is the difference of
 two readings, in m/s² and rad/s:
@@ -32,6 +32,7 @@ and what a corpus does to its joints beyond the change of rate, are other matter
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -45,7 +46,6 @@ from t2imu_utils.body.smpl import Body
 from t2imu_utils.body.table1 import betas_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.true_motions import TrueMotion, margin
 from t2imu_utils.imu.differentiation import DEFAULT
 from t2imu_utils.imu.sensors import POSE, virtual_imu
 from t2imu_utils.imu.sites import RULES, Site, sensor_frames, sensor_sites, site_vertices
@@ -61,6 +61,34 @@ _N = len(JOINTS)
 Rigid = tuple[Float[Tensor, "F S 3"], Float[Tensor, "F S 3 3"]]  # places and axes of sensors
 
 
+def margin(rate: float) -> float:
+    """Seconds that the filter of a change to `rate` reaches over."""
+    return LOBES / rate
+
+
+@dataclass(frozen=True)
+class TrueMotion:
+    """A body whose pose is known at a high rate.
+
+    Attributes:
+        activity: what it does.
+        rate: frames per second.
+        betas: the true shape.
+        global_orient, body_pose, transl: as in SMPL; rotation vectors in rad, metres, Y up.
+        stance: rotation vectors of the 24 bones in which the sensors were put on.
+        joints: what the chain is given, in metres; None gives it the true body's own joints.
+    """
+
+    activity: str
+    rate: float
+    betas: Float[np.ndarray, "10"]
+    global_orient: Float[np.ndarray, "F 3"]
+    body_pose: Float[np.ndarray, "F 69"]
+    transl: Float[np.ndarray, "F 3"]
+    stance: Float[np.ndarray, "24 3"]
+    joints: Float[np.ndarray, "F 22 3"] | None = None
+
+
 def split_error(
     motions: Sequence[TrueMotion],
     body: Body,
@@ -71,7 +99,7 @@ def split_error(
 ) -> pd.DataFrame:
     """The error of the virtual sensors, split into what each stage adds.
 
-    Ten frames (`true_motions.margin`) are left out at both ends of a motion, where the filter meets
+    Ten frames (`margin`) are left out at both ends of a motion, where the filter meets
     the end and differences have one side only.
 
     Args:

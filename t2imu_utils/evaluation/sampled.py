@@ -39,9 +39,29 @@ def _ordered(found: Motions) -> Motions:
 
 
 def shared(sets: dict[str, Motions]) -> dict[str, Motions]:
-    """The categories that every set has, so that motion of the same kinds is compared."""
-    names = [c for c in CATEGORIES if all(c in motions for motions in sets.values())]
-    return {name: {c: motions[c] for c in names} for name, motions in sets.items()}
+    """The categories that real motion and any model have, of each set those that it has.
+
+    A model that was asked for fewer of them, as motions of another project may have been, takes
+    none away from the others.
+    """
+    asked = {c for name, motions in sets.items() if name != REAL for c in motions}
+    names = [c for c in CATEGORIES if c in asked and c in sets[REAL]]
+    return {name: {c: motions[c] for c in names if c in motions} for name, motions in sets.items()}
+
+
+def lacking(sets: dict[str, Motions]) -> dict[str, list[str]]:
+    """The categories that each incomplete set of `shared` has no motion of."""
+    absent = {name: [c for c in sets[REAL] if c not in own] for name, own in sets.items()}
+    return {name: categories for name, categories in absent.items() if categories}
+
+
+def lacking_in_words(sets: dict[str, Motions]) -> str:
+    """A line for each model that "all" says nothing of in `compare`; empty where there is none."""
+    return "\n".join(
+        f"{name}: {len(sets[name])} of {len(sets[REAL])} categories, no {', '.join(absent)}; "
+        "no mean over all."
+        for name, absent in lacking(sets).items()
+    )
 
 
 def spectra(sets: dict[str, Motions]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -49,10 +69,10 @@ def spectra(sets: dict[str, Motions]) -> dict[str, dict[str, tuple[np.ndarray, n
 
     The bin of frequency zero is left out, as in `kinematics.spectral_distance`.
     """
-    categories = next(iter(sets.values()))
     found = {}
-    for category in categories:
-        parts = {name: mean_spectrum(motions[category]) for name, motions in sets.items()}
+    for category in sets[REAL]:
+        own = {name: motions[category] for name, motions in sets.items() if category in motions}
+        parts = {name: mean_spectrum(motions) for name, motions in own.items()}
         found[category] = {name: (x[1:], density[1:]) for name, (x, density) in parts.items()}
     return found
 
@@ -60,14 +80,16 @@ def spectra(sets: dict[str, Motions]) -> dict[str, dict[str, tuple[np.ndarray, n
 def compare(sets: dict[str, Motions]) -> pd.DataFrame:
     """A row for each set and category: n, the three measures, distance of the spectrum to real.
 
-    In "all" each category counts the same, since prompts and corpus weigh them differently.
+    In "all" each category counts the same, since prompts and corpus weigh them differently. A set
+    that lacks some has no means there: they would tell which categories it has, and not how it
+    moves.
 
     Args:
         sets: "real" and any number of models, as `shared` leaves them.
 
     Returns:
         Columns ``model``, ``category``, ``n``, those of `MEASURES` and ``spectral_distance`` (dB,
-        0 for real motion itself).
+        0 for real motion itself); in "all" NaN for the sets in `lacking`.
     """
     rows = []
     for model, motions in sets.items():
@@ -78,8 +100,9 @@ def compare(sets: dict[str, Motions]) -> pd.DataFrame:
                 {"model": model, "category": category, "n": len(joints), **means}
                 | {"spectral_distance": spectral_distance(*spectra)}
             )
-    table = pd.DataFrame(rows)
-    total = table.groupby("model", sort=False).agg(
-        {"n": "sum"} | dict.fromkeys([*MEASURES, "spectral_distance"], "mean")
-    )
+    table, measures = pd.DataFrame(rows), [*MEASURES, "spectral_distance"]
+    total = table.groupby("model", sort=False).agg({"n": "sum"} | dict.fromkeys(measures, "mean"))
+    total = total.reindex(pd.Index(sets, name="model"))
+    total["n"] = total["n"].fillna(0).astype(int)
+    total.loc[list(lacking(sets)), measures] = np.nan
     return pd.concat([table, total.reset_index().assign(category="all")], ignore_index=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from t2imu_utils.clips import Clips
 from t2imu_utils.evaluation.similarity import (
     Estimate,
     Scaling,
@@ -15,10 +16,18 @@ from t2imu_utils.evaluation.similarity import (
     tsne,
     two_sample_distance,
 )
-from t2imu_utils.evaluation.window_sets import WindowSet
+from t2imu_utils.evaluation.window_sets import WindowSet, labelled_windows
 from t2imu_utils.runs import REAL
+from t2imu_utils.tracks import RecordingsSection
 
+# What the numbers and spectra of notebook 06 depend on, for `runs.open_run`.
+CODE = (
+    "imu/windows.py",
+    *(f"evaluation/{name}.py" for name in ("similarity", "similarity_runs", "window_sets")),
+    *(f"evaluation/{name}.py" for name in ("spectra", "spectral_errors", "kinematics")),
+)
 DYNAMIC = ("jumping", "running")  # panels C and D
+TOGETHER = " + ".join(DYNAMIC)
 MEASURES = {"distance": "energy distance, catch22", "mixing": "nearest-neighbour mixing, catch22"}
 WITH_SIZE = {f"{key}_sized": f"{name} + mean, sd" for key, name in MEASURES.items()}
 SPLITS = 20  # of the real subjects into halves
@@ -70,6 +79,23 @@ def describe(windows: WindowSet) -> Described:
         windows.groups[rows],
         windows.subjects[rows],
         int((~rows).sum()),
+    )
+
+
+def describe_all(
+    sources: Mapping[str, Clips], section: RecordingsSection, per_class: int, seed: int
+) -> dict[str, Described]:
+    """`describe` for each source: at most so many windows of each class of a track's section."""
+    return {
+        name: describe(labelled_windows(clips, section, per_class, seed))
+        for name, clips in sources.items()
+    }
+
+
+def counts(described: Mapping[str, Described]) -> pd.DataFrame:
+    """How many windows of each class (rows) each source (columns) has."""
+    return pd.DataFrame(
+        {name: pd.Series(part.labels).value_counts() for name, part in described.items()}
     )
 
 
@@ -125,6 +151,16 @@ def compare(
             for measure, estimate in estimates.items()
         ]
     return pd.DataFrame(rows)
+
+
+def compare_all(real: Described, synthetic: Mapping[str, Described], seed: int) -> pd.DataFrame:
+    """`compare` on all classes, then on jumping and running alone."""
+    dynamic = {model: part.only(DYNAMIC) for model, part in synthetic.items()}
+    parts = [
+        compare(real, synthetic, seed),
+        compare(real.only(DYNAMIC), dynamic, seed, TOGETHER),
+    ]
+    return pd.concat(parts)
 
 
 def _between_halves(

@@ -35,12 +35,13 @@ def finished_cells(track: Track) -> pd.DataFrame:
     Returns:
         Columns ``model``, ``generator``, ``lambda_acc`` (NaN for a generator as it is, 0 for its
         control), ``seed``, ``options`` and those of `MEASURES`; NaN where a stage has not been run.
+
+    Raises:
+        InputError: a finished stage lacks a number that it writes.
     """
     names = {name: parse(name) for name in runs.finished_models(track.name, "02_finetuning")}
     category = data.load_categories(track)
-    compared = {
-        stage: _metrics(track, runs.COMPARE, stage) for stage in ("05_lacc_analysis", "06_tsne")
-    }
+    compared = {stage: _metrics(track, runs.COMPARE, stage) for stage, *_ in COMPARED.values()}
     rows = []
     for model, name in names.items():
         if name is None:
@@ -55,9 +56,10 @@ def finished_cells(track: Track) -> pd.DataFrame:
     return table.astype({"lambda_acc": float, **dict.fromkeys(MEASURES, float)})
 
 
-def _metrics(track: Track, model: str, stage: str) -> dict[str, Any]:
+def _metrics(track: Track, model: str, stage: str) -> dict[str, Any] | None:
+    """What a stage measured; None where it has not been run."""
     record = runs.read_run(_folder(track, model, stage))
-    return record["metrics"] if record else {}
+    return record["metrics"] if record else None
 
 
 def _folder(track: Track, model: str, stage: str) -> Path:
@@ -65,37 +67,68 @@ def _folder(track: Track, model: str, stage: str) -> Path:
     return runs.runs_root() / track.name / model / stage
 
 
+def _at(metrics: Mapping[str, Any], where: str, *keys: str) -> Any:
+    """What stands under nested keys of the metrics of a finished run."""
+    for at, key in enumerate(keys):
+        if key not in metrics:
+            raise InputError(
+                f"run.json of {where}: metrics: {'.'.join(keys[: at + 1])}", "nothing",
+                f"one of {', '.join(metrics) or 'none'}",
+                "Run this stage again; if that changes nothing, it writes under another name than "
+                "evaluation/sweep.py reads.",
+            )  # fmt: skip
+        metrics = metrics[key]
+    return metrics
+
+
 def _validation(track: Track, model: str) -> dict[str, float]:
-    found = _metrics(track, model, "02_finetuning").get("validation", {})
+    stage = "02_finetuning"
+    metrics, where = _metrics(track, model, stage), f"{model}/{stage}"
+    found = _at(metrics, where, "validation") if metrics is not None else {}
     # Of a generator that is trained in stages: those of its tokeniser.
     found = found.get("rvq", found)
-    return {f"validation_{term}": found.get(term) for term in ("acc", "simple")}
+    if not found:  # motions that were made elsewhere have no losses
+        return {}
+    return {f"validation_{term}": _at(found, where, term) for term in ("acc", "simple")}
 
 
 def _losses(track: Track, model: str, category: Mapping[str, str]) -> dict[str, float]:
-    folder = _folder(track, model, "05_lacc_analysis")
-    if runs.read_run(folder) is None:
+    stage = "05_lacc_analysis"
+    record = runs.read_run(_folder(track, model, stage))
+    if record is None or not record["outputs"]:  # as above
         return {}
-    table = pd.read_parquet(folder / "losses.parquet")
+    table = pd.read_parquet(runs.finished_dir(track.name, model, stage) / "losses.parquet")
     clips = table[table["estimate"] == MODEL].groupby("clip")["acc"].mean()
     high = clips.index.map(category).isin(HIGH_DYNAMIC)
     parts = {"acc": clips, "acc_high": clips[high], "acc_low": clips[~high]}
     return {name: part.mean() for name, part in parts.items() if len(part)}
 
 
+# Where the notebooks that compare models write a number: stage, what is held by model, and the keys
+# below it. A model that was made after the comparison is not in it.
+COMPARED = {
+    "sampled_acceleration": ("05_lacc_analysis", "sampled", ["mean_abs_acceleration"]),
+    "energy_distance": ("06_tsne", "similarity", ["all", "distance", "value"]),
+}
+
+
 def _compared(compared: Mapping[str, Any], model: str) -> dict[str, float]:
-    sampled = compared["05_lacc_analysis"].get("sampled", {}).get(model, {})
-    similar = compared["06_tsne"].get("similarity", {}).get(model, {})
-    distance = similar.get("all", {}).get("distance", {})
-    return {
-        "sampled_acceleration": sampled.get("mean_abs_acceleration"),
-        "energy_distance": distance.get("value"),
-    }
+    found = {}
+    for name, (stage, table, keys) in COMPARED.items():
+        if compared[stage] is None:
+            continue
+        where = f"{runs.COMPARE}/{stage}"
+        models = _at(compared[stage], where, table)
+        if model in models:
+            found[name] = _at(models[model], f"{where}, {model}", *keys)
+    return found
 
 
 def _recognition(track: Track, model: str) -> dict[str, float]:
-    mean = _metrics(track, model, "07_har").get("balanced_accuracy", {}).get("mean")
-    return {"balanced_accuracy": None if mean is None else 100 * mean}
+    metrics = _metrics(track, model, "07_har")
+    if metrics is None:
+        return {}
+    return {"balanced_accuracy": 100 * _at(metrics, f"{model}/07_har", "balanced_accuracy", "mean")}
 
 
 def lacking(table: pd.DataFrame) -> list[str]:

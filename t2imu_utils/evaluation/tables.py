@@ -10,7 +10,7 @@ import pandas as pd
 from t2imu_utils.arm_names import BASE, model_order
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import read_json
-from t2imu_utils.tracks import PAPER_VALUES, Track
+from t2imu_utils.tracks import PAPER_VALUES, SHIPPED, Track
 
 OTHERS = ("remodiffuse", "momask")
 NOT_RUN = "not run"
@@ -81,6 +81,11 @@ def what_differs(track: Track) -> dict[str, str]:
     label = track.title
     splits = ", ".join(track.corpus.test)
     differences = [f"held-out clips ({splits}) instead of the training clips of HumanML3D"]
+    if base.checkpoint == SHIPPED:
+        differences.append(
+            f"the project's own small prior + {training.finetune_steps} steps instead of the "
+            "official checkpoint"
+        )
     if base.checkpoint is None:
         sizes = base.model_extra or {}
         differences.append(

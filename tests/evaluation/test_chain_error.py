@@ -14,16 +14,17 @@ from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Shape, load_body
 from t2imu_utils.body.table1 import betas_of
 from t2imu_utils.clips import Clips
+from t2imu_utils.demo.true_motions import demo_motions
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.chain_error import (
     BAND,
     PARTS,
     TOTAL,
+    TrueMotion,
     largest_part,
     pooled,
     split_error,
 )
-from t2imu_utils.evaluation.true_motions import TrueMotion, demo_motions
 from t2imu_utils.imu.sensors import synthesise, virtual_imu
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites, site_vertices
 from t2imu_utils.motion.resample import resample

@@ -37,16 +37,60 @@ def test_corpus_clips_go_by_their_category(clips):
     assert_allclose(found["other"][0], features_to_joints(clips[1].features))
 
 
-def test_only_categories_that_all_have_are_compared(motion):
-    sets = {
-        "real": {"other": [motion], "walking": [motion], "jumping": [motion]},
+@pytest.fixture
+def uneven(motion):
+    """Real motion of what was asked for and more; a model without some of it; one with none."""
+    return {
+        "real": {name: [motion] for name in ("other", "walking", "jumping", "sitting")},
         "mdm": {"jumping": [motion], "walking": [2 * motion], "lying": [motion]},
-        "acc": {"walking": [3 * motion], "jumping": [motion], "other": [motion]},
+        "kimodo": {"walking": [3 * motion, motion]},
+        "acc": {"walking": [3 * motion], "jumping": [motion], "lying": [motion]},
+        "strange": {"lying": [motion]},
     }
-    found = sampled.shared(sets)
-    assert list(found) == ["real", "mdm", "acc"]
-    assert all(list(motions) == ["jumping", "walking"] for motions in found.values())
+
+
+def test_a_set_that_lacks_a_category_takes_it_from_no_other(uneven, motion):
+    found = sampled.shared(uneven)
+    # Nobody was asked for sitting, and of lying there is nothing to compare with.
+    expected = {
+        "real": ["jumping", "walking"], "mdm": ["jumping", "walking"], "kimodo": ["walking"],
+        "acc": ["jumping", "walking"], "strange": [],
+    }  # fmt: skip
+    assert {name: list(motions) for name, motions in found.items()} == expected
     assert_allclose(found["mdm"]["walking"][0], 2 * motion)
+    assert sampled.lacking(found) == {"kimodo": ["jumping"], "strange": ["jumping", "walking"]}
+
+
+def test_what_is_lacking_is_said(uneven):
+    found = sampled.shared(uneven)
+    assert sampled.lacking_in_words(found).splitlines() == [
+        "kimodo: 1 of 2 categories, no jumping; no mean over all.",
+        "strange: 0 of 2 categories, no jumping, walking; no mean over all.",
+    ]
+    assert sampled.lacking_in_words({name: found[name] for name in ("real", "mdm")}) == ""
+
+
+def test_a_mean_over_all_is_of_all_or_there_is_none(uneven):
+    found = sampled.shared(uneven)
+    table = sampled.compare(found).set_index(["model", "category"])
+    whole = sampled.compare({name: found[name] for name in ("real", "mdm", "acc")})
+    whole = whole.set_index(["model", "category"])
+    # The others' numbers are what they are without the incomplete sets.
+    pd.testing.assert_frame_equal(table.loc[whole.index], whole)
+    measures = [*sampled.MEASURES, "spectral_distance"]
+    for model, n in (("kimodo", 2), ("strange", 0)):
+        assert table.loc[(model, "all"), "n"] == n
+        assert table.loc[(model, "all"), measures].isna().all()
+    assert table.loc[("kimodo", "walking"), "n"] == 2
+    assert table.loc[("kimodo", "walking"), measures].notna().all()
+    assert table["n"].dtype == int and ("strange", "walking") not in table.index
+
+
+def test_spectra_are_of_the_sets_that_have_the_category(uneven):
+    found = sampled.spectra(sampled.shared(uneven))
+    assert {category: list(own) for category, own in found.items()} == {
+        "jumping": ["real", "mdm", "acc"], "walking": ["real", "mdm", "kimodo", "acc"],
+    }  # fmt: skip
 
 
 def test_spectra_by_category_and_set(motion):

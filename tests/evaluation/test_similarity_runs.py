@@ -3,10 +3,13 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+from t2imu_utils import runs
+from t2imu_utils.clips import Clips
 from t2imu_utils.evaluation import similarity_runs
 from t2imu_utils.evaluation.similarity import catch22_features
 from t2imu_utils.evaluation.similarity_runs import Described
-from t2imu_utils.evaluation.window_sets import WindowSet
+from t2imu_utils.evaluation.window_sets import WindowSet, labelled_windows
+from t2imu_utils.tracks import load_track
 
 
 def described(labels, shift=0.0, scale=1.0, seed=0, per_group=1, people=6):
@@ -109,6 +112,51 @@ def test_models_are_compared_on_one_scale():
     # All models' windows make the scale, so another model changes it for everyone.
     alone = numbers(near={}).set_index(["model", "measure"])["value"]["near"]
     assert alone["distance"] != pytest.approx(value.loc["near", "distance"], rel=1e-6)
+
+
+def test_all_classes_are_compared_and_the_dynamic_ones_by_themselves():
+    labels = ["jumping", "running", "walking", "standing"] * 15
+    real, near, far = (described(labels, shift=shift, seed=seed)
+                       for seed, shift in enumerate((0, 0.1, 3)))  # fmt: skip
+    # Whatever moves little lies far away: what is dynamic alone does not know of it.
+    near.catch22[~np.isin(near.labels, similarity_runs.DYNAMIC)] += 3
+    table = similarity_runs.compare_all(real, {"near": near, "far": far}, 0)
+    whole = similarity_runs.compare(real, {"near": near, "far": far}, 0)
+    assert list(dict.fromkeys(table["classes"])) == ["all", "jumping + running"]
+    pd.testing.assert_frame_equal(table[table["classes"] == "all"], whole)
+    value = table[table["measure"] == "distance"].set_index(["classes", "model"])["value"]
+    assert value["all", "near"] > 3 * value["jumping + running", "near"]
+    assert value["jumping + running", "far"] > 0.5
+    recordings = table.groupby("classes")["recordings"].agg(set)
+    assert recordings["all"] == {60} and recordings["jumping + running"] == {30}
+
+
+def test_every_source_is_cut_and_described_alike():
+    rng = np.random.default_rng(0)
+    section = load_track("demo").recordings.model_copy(
+        update={"classes": ["running", "walking"], "sites": ["head"]}
+    )
+    activities = ["walking"] * 3 + ["lying", "running"]
+
+    def clips(key):
+        table = [{"activity": a, key: i, "subject": i} for i, a in enumerate(activities)]
+        arrays = {"acc": [rng.normal(size=(100, 2, 3)) for _ in activities]}
+        return Clips.from_list(table, arrays, {"sites": ["shin", "head"], "rate": 20.0})
+
+    sources = {"real": clips("recording"), "mdm": clips("motion")}
+    found = similarity_runs.describe_all(sources, section, 5, 0)
+    # 100 frames hold four windows of 40, half overlapping.
+    table = similarity_runs.counts(found)
+    assert table.loc[["running", "walking"]].to_numpy().tolist() == [[4, 4], [5, 5]]
+    assert list(table.columns) == ["real", "mdm"] and len(table) == 2
+    for name, part in found.items():
+        alone = similarity_runs.describe(labelled_windows(sources[name], section, 5, 0))
+        assert_allclose(part.catch24, alone.catch24)
+
+
+def test_the_code_of_notebook_06_is_there():
+    assert all((runs.PACKAGE / name).is_file() for name in similarity_runs.CODE)
+    assert runs.code_hash(*similarity_runs.CODE) != runs.code_hash(*similarity_runs.CODE[1:])
 
 
 def test_real_against_real_is_the_floor():

@@ -95,7 +95,11 @@ def test_what_differs_names_the_track(name):
     texts = what_differs(load_track(name))
     assert load_track(name).title in texts["lacc"] and "HumanML3D" in texts["lacc"]
     assert "instead of 10" in texts["har"]
-    own, training = load_track(name).generators["mdm"].model_extra, load_track(name).training
+    base, training = load_track(name).generators["mdm"], load_track(name).training
+    if base.checkpoint:
+        assert f"own small prior + {training.finetune_steps} steps" in texts["lacc"]
+        return
+    own = base.model_extra
     assert f"{own['layers']} layers of width {own['width']}, trained here for " in texts["lacc"]
     assert f" {training.pretrain_steps} + {training.finetune_steps} steps" in texts["lacc"]
 

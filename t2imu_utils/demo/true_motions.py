@@ -1,7 +1,6 @@
-"""Motions whose pose is known at every instant: the truth that `chain_error` measures against."""
+"""Motions whose pose is known at every instant: the truth that `evaluation.chain_error` needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import KINDS
 from t2imu_utils.demo.figure import Figure, articulate, make_figures
 from t2imu_utils.errors import InputError
+from t2imu_utils.evaluation.chain_error import TrueMotion, margin
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.motion.resample import LOBES
 from t2imu_utils.motion.rotations import matrix_to_axis_angle, quat_between, quat_to_matrix
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS
 
@@ -30,34 +29,6 @@ SECONDS = 4.0
 _LIMBS = {1: 4, 2: 5, 4: 7, 5: 8, 16: 18, 17: 19, 18: 20, 19: 21}
 _HANDS = {20: 18, 21: 19, 22: 18, 23: 19}  # these go on as the forearm does
 _N = len(JOINTS)
-
-
-def margin(rate: float) -> float:
-    """Seconds that the filter of a change to `rate` reaches over."""
-    return LOBES / rate
-
-
-@dataclass(frozen=True)
-class TrueMotion:
-    """A body whose pose is known at a high rate.
-
-    Attributes:
-        activity: what it does.
-        rate: frames per second.
-        betas: the true shape.
-        global_orient, body_pose, transl: as in SMPL; rotation vectors in rad, metres, Y up.
-        stance: rotation vectors of the 24 bones in which the sensors were put on.
-        joints: what the chain is given, in metres; None gives it the true body's own joints.
-    """
-
-    activity: str
-    rate: float
-    betas: Float[np.ndarray, "10"]
-    global_orient: Float[np.ndarray, "F 3"]
-    body_pose: Float[np.ndarray, "F 69"]
-    transl: Float[np.ndarray, "F 3"]
-    stance: Float[np.ndarray, "24 3"]
-    joints: Float[np.ndarray, "F 22 3"] | None = None
 
 
 def demo_motions(
