@@ -3,8 +3,10 @@
 # make sweep ... [PROFILE=slurm]       the same for a grid: goes on where a cell fails, and shows
 #                                      what there is (workflow/CLUSTER.md)
 # make paper | sweep ... DRY_RUN=1     what it would execute, and why
+# make prior                           the open prior of data/prior, trained anew (hours)
 # make test                            the whole test suite
 # make bench [BENCH_ARGS="--quick"]   seconds of every hot path beside a plain reference
+# make book                            README and executed notebooks as a site, book/_build/html
 # make env | lint | publish | unlock | clean-runs
 
 TRACK ?= demo
@@ -12,6 +14,8 @@ LAMBDA_ACC ?= 0.1
 SEEDS ?= 0
 # By default all that the track has; MDM is always among them.
 GENERATORS ?=
+# 0 leaves out the study that a track may have: many arms, which notebook 08 shows.
+STUDY ?= 1
 # A folder of workflow/profiles; by default this machine.
 PROFILE ?=
 CORES ?= 2
@@ -29,24 +33,35 @@ PUBLISHED := shared/00_data shared/01_prompt_generation \
 	mdm-acc$(firstword $(LAMBDA_ACC))/02_finetuning \
 	$(addprefix compare/,03_smpl_fitting 04_imu_synthesis 05_lacc_analysis 06_tsne 07_har 08_sweep)
 
-.PHONY: paper sweep test bench env lint publish unlock clean-runs
+# The site has an environment of its own: building it needs none of the study's packages.
+BOOK_VENV := .venv-book
+BOOK_STAMP := $(BOOK_VENV)/.installed
+
+.PHONY: paper sweep prior test bench book env lint publish unlock clean-runs
 
 SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile \
 	$(if $(PROFILE),--profile $(firstword $(wildcard $(PROFILE)/) workflow/profiles/$(PROFILE)),--cores $(CORES)) \
 	--rerun-triggers mtime params --rerun-incomplete $(SHOW) \
-	--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seeds="$(SEEDS)" generators="$(GENERATORS)"
+	--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seeds="$(SEEDS)" generators="$(GENERATORS)" \
+	study="$(STUDY)"
 # Of a track of one's own (TRACK=path.yaml) the file's name.
 NAME := $(basename $(notdir $(TRACK)))
 COMPARED := $(or $(T2IMU_RUNS),data/runs)/$(NAME)/compare/08_sweep/notebook.ipynb
 
 paper: $(STAMP)
-	$(SNAKEMAKE)
+	$(SNAKEMAKE) $(if $(ONLY),-- $(ONLY))
 
 # Where cells have failed, the table of what there is.
 sweep: $(STAMP)
 	$(SNAKEMAKE) --keep-going || { status=$$?; test -n "$(DRY_RUN)" || \
 		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \
 			-p track "$(TRACK)"; exit $$status; }
+
+# Of the file the numbers in its card are read; `cmu` starts from it.
+prior: $(STAMP)
+	$(MAKE) paper TRACK=cmu_prior GENERATORS=mdm STUDY=0 \
+		ONLY="$(or $(T2IMU_RUNS),data/runs)/cmu_prior/mdm/02_finetuning/executed.json"
+	$(BIN)/t2imu prior export --track cmu_prior
 
 # One thread each: two of one worker would wait for another's. One worker more than cores, since
 # some tests wait for a cluster or a kernel.
@@ -55,6 +70,13 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.bench $(BENCH_ARGS)
+
+# From scratch, since a page that is not made anew would keep its links unchecked.
+book: $(BOOK_STAMP)
+	@rm -rf book/_build
+	$(BOOK_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html \
+		--conf-dir book --doctree-dir book/_build/doctrees . book/_build/html
+	@echo "The site is book/_build/html/index.html."
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -72,15 +94,26 @@ clean-runs:
 
 env: $(STAMP)
 
+# An empty virtual environment in the folder $(1).
+define new_venv
+@if [ -z "$(PYTHON)" ]; then \
+	echo "t2imu needs Python 3.11 or newer and found none: install it, or name it with" \
+		"PYTHON=/path/to/python3.11." >&2; exit 1; fi
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || { rm -rf $(1); \
+	echo "$(PYTHON) cannot make a virtual environment: install its venv module" \
+		"(Debian: apt install python3-venv), or name another with PYTHON=." >&2; exit 1; }
+endef
+
 # The stamp comes last, so that an installation that broke off is taken up again.
 $(STAMP): requirements.lock pyproject.toml
-	@if [ -z "$(PYTHON)" ]; then \
-		echo "t2imu needs Python 3.11 or newer and found none: install it, or name it with" \
-			"'make env PYTHON=/path/to/python3.11'." >&2; exit 1; fi
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		echo "$(PYTHON) cannot make a virtual environment: install its venv module" \
-			"(Debian: apt install python3-venv), or name another with PYTHON=." >&2; exit 1; }
+	$(call new_venv,$(VENV))
 	@echo "Installing the environment into $(VENV) (a few minutes, once)."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .
 	@touch $(STAMP)
+
+$(BOOK_STAMP): requirements-book.lock
+	$(call new_venv,$(BOOK_VENV))
+	@echo "Installing what the site is made with into $(BOOK_VENV) (a minute, once)."
+	@$(BOOK_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-book.lock
+	@touch $(BOOK_STAMP)

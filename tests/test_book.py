@@ -1,0 +1,166 @@
+"""The site of README and notebooks: what it is made of, and, where asked for, the site itself.
+
+Building it takes half a minute, the first time two and a package index: with T2IMU_BOOK_TEST=1.
+"""
+
+import os
+import re
+import runpy
+import subprocess
+import tomllib
+from collections import defaultdict
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from t2imu_utils.runs import ROOT, STAGES
+
+BOOK = ROOT / "book"
+SITE = BOOK / "_build" / "html"
+labels = runpy.run_path(str(BOOK / "citations.py"))["labels"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", ROOT / "workflow" / "CLUSTER.md", *NOTEBOOKS]
+
+
+def prose(path: Path) -> str:
+    """What a person wrote on a page, without the code."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def bibliography() -> dict[str, str]:
+    return labels((BOOK / "references.bib").read_text(encoding="utf-8"))
+
+
+def test_labels_are_what_prose_says():
+    entry = "@misc{{{},\n  author = {{{}}},\n  title = {{A {{T}}itle}},\n  year = {{{}}},\n}}\n"
+    entries = [
+        ("one", "Welch, Peter D.", 1967),
+        ("two", "van der Maaten, Laurens and Hinton, Geoffrey", 2008),
+        ("zhang-r", "Zhang, M. and Guo, X. and Pan, L.", 2023),
+        ("other", "Zhang, A. and Guo, X. and Pan, L.", 2024),
+        ("zhang-t", "Zhang, J. and Zhang, Y. and Cun, X.", 2023),
+    ]
+    assert labels("\n".join(entry.format(*e) for e in entries)) == {
+        "one": "Welch 1967",
+        "two": "van der Maaten & Hinton 2008",
+        "zhang-r": "Zhang et al. 2023a",
+        "other": "Zhang et al. 2024",
+        "zhang-t": "Zhang et al. 2023b",
+    }
+
+
+def test_every_notebook_is_in_the_contents_in_order():
+    listed = re.findall(r"^/(\S+)$", (BOOK / "contents.md").read_text(), re.MULTILINE)
+    assert [Path(d).name for d in listed if d.startswith("notebooks/")] == list(STAGES)
+    others = [d for d in listed if not d.startswith("notebooks/")]
+    assert others and all((ROOT / f"{d}.md").is_file() for d in others)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_every_work_that_is_cited_is_in_the_bibliography(path, bibliography):
+    pattern = r"[^\W\d_][\w-]+ (?:et al\.|& [\w-]+),? \(?\d{4}[a-z]?"
+    cited = re.findall(pattern, one_line(prose(path)))
+    known = tuple(bibliography.values())
+    assert [work for work in cited if not any(label.endswith(work) for label in known)] == []
+
+
+def test_every_work_in_the_bibliography_is_cited(bibliography):
+    inputs = (ROOT / "data" / "inputs.yaml").read_text(encoding="utf-8").replace(" and ", " & ")
+    text = one_line("\n".join([*map(prose, PAGES), inputs]))
+    assert [label for label in bibliography.values() if label not in text] == []
+
+
+def test_every_equation_that_is_named_is_there_once():
+    text = "\n".join(map(prose, PAGES))
+    there = re.findall(r"\\tag\{(\d+)\}", text)
+    assert sorted(there) == [str(n) for n in range(1, 9)]
+    assert set(re.findall(r"\b[Ee]q(?:\.|uation)\s\((\d)\)", text)) <= set(there)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_relative_links_lead_to_files(path):
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(path))
+    files = [unquote(urlsplit(link).path) for link in links if not urlsplit(link).scheme]
+    assert [f for f in files if f and not (path.parent / f).exists()] == []
+
+
+def test_lock_holds_what_the_book_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements-book.lock").read_text().splitlines()
+    pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    versions = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in pinned}
+    for requirement in map(Requirement, project["optional-dependencies"]["book"]):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
+
+
+class Page(HTMLParser):
+    """Ids of a page, what it links to, and what a browser loads with it."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.ids, self.links, self.loaded = set(), [], []
+        self.count = defaultdict(int)
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.count[tag] += 1
+        self.ids.add(attrs.get("id"))
+        if tag == "a" and "href" in attrs:
+            self.links.append(attrs["href"])
+        elif tag in ("link", "script", "img") and attrs.get("rel") not in ("prev", "next"):
+            self.loaded += [attrs[k] for k in ("href", "src") if k in attrs]
+
+
+@pytest.fixture(scope="module")
+def site() -> dict[Path, Page]:
+    if not os.environ.get("T2IMU_BOOK_TEST"):
+        pytest.skip("builds the site, which takes half a minute: T2IMU_BOOK_TEST=1")
+    subprocess.run(["make", "book"], cwd=ROOT, check=True)
+    return {path: Page(path) for path in SITE.rglob("*.html")}
+
+
+def test_no_link_of_the_site_is_broken(site):
+    broken = []
+    for path, page in site.items():
+        for link in page.links + page.loaded:
+            parts = urlsplit(link)
+            if parts.scheme or link.startswith("data:"):
+                continue
+            aim = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            ids = site[aim].ids if aim in site else None
+            if not aim.is_file() or (parts.fragment and ids and parts.fragment not in ids):
+                broken.append(f"{path.relative_to(SITE)}: {link}")
+    assert broken == []
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    loaded = {url for page in site.values() for url in page.loaded}
+    assert [url for url in loaded if urlsplit(url).scheme or url.startswith("//")] == []
+    for path in SITE.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text()), path
+
+
+def test_the_site_shows_all_figures_and_numbered_equations(site):
+    ids = set()
+    for path in NOTEBOOKS:
+        page = site[SITE / "notebooks" / f"{path.stem}.html"]
+        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
+        assert page.count["img"] == sum("image/png" in o.get("data", {}) for o in outputs), path
+        ids |= page.ids
+    assert {f"equation-eq-{n}" for n in range(1, 9)} <= ids
+    # Formulas are MathML, and none has been left as LaTeX.
+    assert site[SITE / "notebooks" / "02_finetuning.html"].count["math"] > 8
