@@ -20,9 +20,7 @@ import click
 import psutil
 
 from t2imu_utils.files import read_json, sha256
-
-# Seconds that something took are no results.
-MEASURED = ("seconds", "wall_seconds", "peak_mb")
+from t2imu_utils.tracks import load_track
 
 
 def start(command: list[str], runs: Path, log: Path) -> subprocess.Popen:
@@ -48,8 +46,8 @@ def results(runs: Path, track: str) -> dict[str, str]:
     found = {}
     for record in sorted((runs / track).glob("*/*/run.json")):
         content, name = read_json(record), record.parent.relative_to(runs).as_posix()
-        metrics = {k: v for k, v in content["metrics"].items() if k not in MEASURED}
-        found[f"{name}: metrics"] = sha256(json.dumps(metrics, sort_keys=True).encode())
+        metrics = json.dumps(content["metrics"], sort_keys=True)
+        found[f"{name}: metrics"] = sha256(metrics.encode())
         for output in content["outputs"]:
             whole = record.parent / output
             for path in sorted(whole.rglob("*")) if whole.is_dir() else [whole]:
@@ -71,6 +69,8 @@ def main(
     folder: Path, track: str, weights: str, seeds: str, generators: str, more: tuple[str, ...],
     kills: int, chance: int,
 ) -> None:  # fmt: skip
+    # Jobs work in other folders than this one.
+    folder, name = folder.resolve(), load_track(track).name
     grid = [f"LAMBDA_ACC={weights}", f"SEEDS={seeds}", f"GENERATORS={generators}", *more]
     sweep, unlock = (["make", what, f"TRACK={track}", *grid] for what in ("sweep", "unlock"))
     left_alone, killed = folder / "left_alone", folder / "killed"
@@ -95,7 +95,7 @@ def main(
     if start(sweep, killed, folder / "killed.log").wait():
         sys.exit(f"The killed sweep did not recover: see {folder / 'killed.log'}.")
     click.echo(f"the last call: {time.monotonic() - began:.0f} s")
-    one, other = results(left_alone, track), results(killed, track)
+    one, other = results(left_alone, name), results(killed, name)
     different = sorted(
         name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
     )
