@@ -129,6 +129,11 @@ def classifier_seeds(track: Track, model: str) -> list[int]:
     return track.har.seeds[: study.classifiers] if again else track.har.seeds
 
 
+def validation_stage(guidance: float | None = None) -> str:
+    """Where motions for validation subjects are kept that were sampled with a guidance."""
+    return stage_name(VALIDATION, "" if guidance is None else f"g{guidance:g}")
+
+
 def parse_validation(slug: str) -> dict[str, float]:
     """The guidance that the name of `validation_stage` ends with, as an argument.
 

@@ -17,10 +17,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from t2imu_utils import study_arms
+from t2imu_utils.arms import arm_name
 from t2imu_utils.cells.__main__ import CELLS, main
 from t2imu_utils.dependencies import reached
 from t2imu_utils.parameters import resolve_parameters
+from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.runs import ROOT, STAGES
+from t2imu_utils.study_arms import VALIDATION
 from t2imu_utils.tracks import load_track
 
 DATA, PROMPTS, TRAINING, MOTIONS, SENSORS, LOSSES, TSNE, HAR, SWEEP = STAGES
@@ -62,6 +66,7 @@ REACHED = {
     "sensing": "imu.sensors",
     "losses": "evaluation.lacc",
     "recognition": "evaluation.har",
+    "validation": "generators.mdm",
     TRAINING: "priors.losses",
     MOTIONS: "cells.sampling",
     SENSORS: "cells.sensing",
@@ -73,8 +78,10 @@ REACHED = {
 COMPARISONS = [(stage, "compare") for stage in STAGES[3:]]
 # What follows from any other comparison, and once for all.
 LAST = [(HAR, "compare"), (SWEEP, "compare")]
+# Without what only a study has.
+TESTED = [stage for stage in CELLS if stage != VALIDATION]
 # What the Snakefile itself imports.
-NEEDED = ("arm_names.py", "dependencies.py", "errors.py", "runs.py", "tracks.py")
+NEEDED = ("dependencies.py", "study_arms.py")
 
 
 def imports(name: str) -> str:
@@ -98,7 +105,7 @@ def stubs(tmp_path_factory) -> Path:
         shutil.copy(ROOT / "t2imu_utils" / name, package)
     for module in set(REACHED.values()):
         write_module(package, module, "from t2imu_utils import runs\n")
-    for module, _ in CELLS.values():
+    for module, *_ in CELLS.values():
         write_module(package, f"cells.{module}", f"import t2imu_utils.{REACHED[module]}\n")
     write_module(package, "cells.__main__", CELL)
     (package / "execute.py").write_text(EXECUTE)
@@ -159,7 +166,7 @@ def compared(made: list[dict]) -> list[str]:
 
 def everything(*models: str) -> list[tuple[str, str]]:
     """The whole paper for these models: each stage of each, and what compares them."""
-    each = [pair for stage in (TRAINING, *CELLS) for pair in of(stage, *models)]
+    each = [pair for stage in (TRAINING, *TESTED) for pair in of(stage, *models)]
     return sorted([(DATA, "shared"), (PROMPTS, "shared"), *each, (HAR, "real"), *COMPARISONS])
 
 
@@ -199,7 +206,7 @@ def test_the_paper_in_its_order(paper):
         *(((TRAINING, model), (LOSSES, model)) for model in MODELS),
         *(((MOTIONS, model), (SENSORS, model)) for model in MODELS),
         *(((SENSORS, model), (HAR, model)) for model in MODELS),
-        *(((stage, model), (stage, "compare")) for stage in CELLS for model in MODELS),
+        *(((stage, model), (stage, "compare")) for stage in TESTED for model in MODELS),
         *(((MOTIONS, model), (LOSSES, "compare")) for model in MODELS),
         *(((SENSORS, model), (TSNE, "compare")) for model in MODELS),
         ((HAR, "real"), (HAR, "compare")),
@@ -215,7 +222,7 @@ def test_everyone_is_told_what_to_do(paper):
     assert {call["track"] for call in made} == {"demo"}
     # Cells do what one model has to do in a stage; the rest are notebooks.
     cells = {(call["stage"], call["model"]) for call in made if "cell" in call}
-    assert cells == {(stage, model) for stage in CELLS for model in MODELS} | {(HAR, "real")}
+    assert cells == {(stage, model) for stage in TESTED for model in MODELS} | {(HAR, "real")}
     asked = {
         call["model"]: [call[name] for name in ("generator", "lambda_acc")] + [call.get("seed")]
         for call in made
@@ -236,7 +243,7 @@ def test_a_second_call_does_nothing(made):
 
 def test_another_weight_and_another_seed_join_the_others(made):
     more = calls(made, LAMBDA_ACC="0.3")
-    new = [pair for stage in (TRAINING, *CELLS) for pair in of(stage, "mdm-acc0.3")]
+    new = [pair for stage in (TRAINING, *TESTED) for pair in of(stage, "mdm-acc0.3")]
     assert work(more) == sorted([*new, *COMPARISONS])
     assert compared(more) == [*MODELS, "mdm-acc0.3"]
     seeded = calls(made, LAMBDA_ACC="0", SEEDS="1")
@@ -286,7 +293,7 @@ def test_a_failed_cell_of_a_sweep_is_made_again_alone(project):
 def test_without_a_sweep_the_first_failure_ends_it(project):
     (project / "fail").write_text(f"mdm {TRAINING}")
     assert make(project, GENERATORS="mdm").returncode != 0
-    cells = {pair for pair in work(journal(project)) if pair[0] in CELLS}
+    cells = {pair for pair in work(journal(project)) if pair[0] in TESTED}
     assert cells <= {(HAR, "real")}  # which waits for no training
     # What was whole before the failure still is: nothing of it was deleted.
     assert (project / f"data/runs/demo/shared/{DATA}/run.json").exists()
@@ -327,7 +334,7 @@ BY_HAND = {
     ("deleted", "mdm", LOSSES): [*of(LOSSES, "mdm", "compare"), *LAST],
     # A changed control is followed by its arm, whose notebook shows both.
     ("deleted", "mdm-ft", TRAINING): [
-        *(pair for stage in (TRAINING, *CELLS) for pair in of(stage, "mdm-ft", "mdm-acc0.1")),
+        *(pair for stage in (TRAINING, *TESTED) for pair in of(stage, "mdm-ft", "mdm-acc0.1")),
         *COMPARISONS,
     ],
 }  # fmt: skip
@@ -353,7 +360,7 @@ def test_an_arm_made_by_hand_is_shown_with_the_others(made):
         (runs / name / TRAINING).mkdir(parents=True)
         (runs / name / TRAINING / "run.json").write_text("{}")
     shown = calls(made)
-    new = [pair for stage in CELLS for pair in of(stage, "mdm-acc0.1-joints")]
+    new = [pair for stage in TESTED for pair in of(stage, "mdm-acc0.1-joints")]
     assert work(shown) == sorted([*new, *COMPARISONS])
     assert compared(shown) == [*MODELS, "mdm-acc0.1-joints"]
 
@@ -429,7 +436,46 @@ def test_every_command_fits_its_notebook_or_cell(tmp_path):
             context = main.make_context("cells", words)
             assert context.params["track"] == "demo"
             cells[context.params["stage"]] += 1
-    assert cells == dict.fromkeys(CELLS, models) | {HAR: models + 1}
+    assert cells == dict.fromkeys(TESTED, models) | {HAR: models + 1}
+
+
+def test_a_study_is_made_with_its_track_unless_it_is_left_out(tmp_path):
+    """Of `cmu`: every arm is trained with settings that notebook 02 knows, readings are judged on
+    validation subjects alone, and each command fits its cell."""
+    for name in ("workflow", "notebooks", "t2imu_utils", "data/prompts", "data/body"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "environment").touch()
+    study = load_track("cmu").study
+
+    def commands(**config: str) -> list[list[str]]:
+        asked = {"TRACK": "cmu", "GENERATORS": "mdm", "SHOW": "--dry-run --printshellcmds"}
+        lines = make(tmp_path, **asked, **config).stdout.splitlines()
+        words = [shlex.split(line) for line in lines if " -m t2imu_utils." in line]
+        return [line[line.index("-m") + 1 : line.index("&&")] for line in words]
+
+    trained, tested = {"mdm"}, set()
+    for module, first, *rest in commands():
+        if module == "t2imu_utils.execute" and TRAINING in first:
+            given = dict(zip(rest[2::3], rest[3::3], strict=True))
+            path = tmp_path / first
+            _, found = resolve_parameters(nbformat.read(path, as_version=4), given, path)
+            weights = LossWeights(
+                *(found[f"lambda_{name}"] for name in ("pos", "foot", "vel")),
+                found["lambda_acc"] or 0.0,
+                *(found[f"acc_{name}"] for name in ("space", "contacts", "target", "levels")),
+            )
+            name = arm_name(weights, found["seed"], "mdm")
+            assert name in rest[0] or found["lambda_acc"] is None
+            trained.add(name if found["lambda_acc"] is not None else "mdm")
+        elif module == "t2imu_utils.cells":
+            main.make_context("cells", [first, *rest])
+            if not first.startswith(VALIDATION):
+                tested.add(rest[rest.index("--model") + 1])
+    wanted = {**study_arms.repeated(study), **study_arms.tried(study), **study_arms.combined(study)}
+    assert trained == {"mdm", *wanted}
+    assert tested == {"mdm", "real", *wanted} - study_arms.untested(study)
+    alone = [line for line in commands(STUDY="0") if TRAINING in line[1]]
+    assert len(alone) == 3
 
 
 def declared() -> list[Requirement]:
