@@ -241,7 +241,6 @@ def test_an_arm_goes_on_from_its_base(study, base):
     loaded = arms.load_model(study.track, "mdm-acc0.5")
     assert states_equal(loaded, expected) and not states_equal(loaded, prior)
     assert len(loaded.history) == 2
-    assert (base.metrics["steps"], record["metrics"]["steps"]) == (10, 15)
     assert not states_equal(loaded, arms.load_model(study.track, "mdm-ft"))
     np.testing.assert_array_equal(loaded.normaliser.mean, prior.normaliser.mean)
 
@@ -313,7 +312,7 @@ def finished(track, model, steps=0, parameters=0, clips=0):
 
 def test_the_budget_tells_what_each_run_was_trained_for(tiny, runs_folder):
     finished(tiny, "mdm", 700, 1_234_567, 90)
-    finished(tiny, "mdm-acc0.1", 850, 1_234_567, 90)
+    finished(tiny, "mdm-acc0.1", 150, 1_234_567, 90)
     finished(tiny, "momask", 700, 980_000, 90)
     table = arms.budget_table(tiny, ["mdm", "mdm-acc0.1", "momask"])
     assert table["steps"].tolist() == [700, 850, 700]

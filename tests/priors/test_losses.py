@@ -7,6 +7,7 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.priors import losses
 from t2imu_utils.priors.losses import (
     BANDS,
     FLOOR,
@@ -244,9 +245,10 @@ def test_when_a_motion_accelerates_is_no_matter_to_its_energy_and_spectrum():
         assert compare(early, torch.zeros_like(early), WHOLE, 1e-3).item() > 1
 
 
-def test_a_spectrum_tells_in_which_band_a_motion_accelerates():
+def test_a_spectrum_tells_in_which_band_a_motion_accelerates(monkeypatch):
     """Of a Hann window's three lines, those of 14 cycles in 64 frames are all in the fourth of
     eight bands of four lines, with a sixteenth of 64 frames times the squared amplitude as mean."""
+    monkeypatch.setattr(losses, "POINTS", K)  # lines of the transform as far apart as the cycles
     floor, power = 1e-3, K / 16
     twice = spectral_difference(wave(14), wave(14, 2.0), WHOLE, floor)
     expected = math.log((4 * power + floor) / (power + floor)) ** 2 / BANDS
@@ -259,6 +261,15 @@ def test_a_spectrum_tells_in_which_band_a_motion_accelerates():
     # Channels are averaged.
     a, b = torch.cat([wave(14), wave(3)], -1), torch.cat([wave(14, 2.0), wave(3)], -1)
     torch.testing.assert_close(spectral_difference(a, b, WHOLE, floor), twice / 2)
+
+
+def test_a_spectrum_does_not_depend_on_how_much_is_padded():
+    a, b = (noise(30, 2, seed) for seed in (1, 2))
+    alone = spectral_difference(a, b, torch.ones(1, 30, dtype=torch.bool), 1e-3)
+    pad = torch.full((1, 90, 2), 7.0)
+    mask = torch.arange(120)[None] < 30
+    padded = spectral_difference(torch.cat([a, pad], 1), torch.cat([b, pad], 1), mask, 1e-3)
+    torch.testing.assert_close(padded, alone)
 
 
 def noise(frames, channels, seed=0):
