@@ -29,8 +29,8 @@ SCHEMES = {
     "dpm++2m": ("dpmsolver++", 2),
     "sde-dpm++2m": ("sde-dpmsolver++", 2),
 }
-# The fewest of which sde-dpm++2m, on MDM and motion capture, cannot be told from all 50 steps in
-# features, kinetics and spectra (`evaluation.solvers`) are 8.
+# Evaluations: the fewest that are allowed, and what the second order takes by default (notebook 03
+# shows what they cost).
 FEWEST, FAST = 2, 10
 
 

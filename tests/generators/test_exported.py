@@ -78,7 +78,7 @@ def test_results_of_mdm_answer_the_requests(root, motions):
     assert {path.name for path in base.dir.iterdir()} == {
         "motions.npz", "motions.parquet", "left_out.parquet", arms.HISTORY, "run.json",
     }  # fmt: skip
-    counts = {"motions": 3, "left out": 0, "parameters": 0, "clips": 0}
+    counts = {"motions": 3, "left out": 0, "parameters": 0, "clips": 0, "steps": 0}
     assert base.metrics == {"validation": {}, **counts}
 
     found, fits, run = sampled(study)
@@ -236,7 +236,7 @@ def test_the_budget_counts_those_that_were_trained(root, motions):
     table = arms.budget_table(study.track, ["mdm", "kimodo"])
     assert table.loc["kimodo", ["parameters (M)", "clips", "steps"]].tolist() == [0, 0, 0]
     said = arms.budget(study.track, ["mdm", "kimodo"])
-    assert said == "Parameters (M): MDM 2.4; 700 steps of 16 clips each."
+    assert said == "Parameters (M): MDM 2.4 (700 steps); 16 clips a step."
 
 
 @pytest.mark.parametrize(
