@@ -51,7 +51,8 @@ COMPARED := $(or $(T2IMU_RUNS),data/runs)/$(NAME)/compare/08_sweep/notebook.ipyn
 paper: $(STAMP)
 	$(SNAKEMAKE) $(if $(ONLY),-- $(ONLY))
 
-# Where cells have failed, the table of what there is.
+# Of the grid that is asked for alone. Where cells have failed, the table of what there is.
+sweep: STUDY := 0
 sweep: $(STAMP)
 	$(SNAKEMAKE) --keep-going || { status=$$?; test -n "$(DRY_RUN)" || \
 		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \

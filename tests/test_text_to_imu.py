@@ -143,8 +143,6 @@ def test_people_are_those_of_table_one():
 
 
 def test_the_shipped_prior_makes_bodies_that_hold_together():
-    if not OPEN_PRIOR.is_file():
-        pytest.skip(f"{OPEN_PRIOR} is not there yet: `t2imu prior export` writes it")
     asked = ("a person walks forward", 2.0, 1)
     motion = generate_motion(*asked)
     assert_array_equal(generate_motion(*asked, imu=False).features, motion.features)
