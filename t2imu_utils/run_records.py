@@ -16,6 +16,7 @@ from t2imu_utils.runs import (
     SHARED,
     damaged_outputs,
     output_hash,
+    plain_stage,
     read_run,
     record_hash,
     runs_root,
@@ -95,6 +96,34 @@ def load_records(
         else:
             found.append(RunRecord(path.parent, content))
     return sorted(found, key=_place), skipped
+
+
+def cost_by_stage(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """What finished runs took: a row for each stage in their order, then ``all``.
+
+    A run's time is that of the wall, from the look whether it was done to its `run.json`; without
+    the start of its process, and whatever else the machine did meanwhile is in it. Variants of a
+    stage (`runs.stage_name`) count with it.
+
+    Returns:
+        Columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
+    """
+    rows = [
+        (plain_stage(r.content["stage"]), r.content["wall_seconds"], r.content["device"])
+        for r in records
+    ]
+    table = pd.DataFrame(rows, columns=["stage", "seconds", "device"])
+    whole = table.assign(stage="all")
+    grouped = pd.concat([table, whole] if rows else [table]).groupby("stage")
+    found = pd.DataFrame(
+        {
+            "runs": grouped["seconds"].count(),
+            "hours": grouped["seconds"].sum() / 3600,
+            "longest": grouped["seconds"].max() / 60,
+            "device": grouped["device"].agg(lambda names: ", ".join(sorted(set(names)))),
+        }
+    )
+    return found.loc[sorted(found.index, key=lambda stage: (stage == "all", stage))]
 
 
 def _place(record: RunRecord) -> tuple[Any, ...]:

@@ -121,12 +121,21 @@ def varied(study: StudySection | None, compared: Sequence[str]) -> list[tuple[st
     return everywhere + own
 
 
-def classifier_seeds(track: Track, model: str) -> list[int]:
+def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:
     """Seeds of the classifiers that are trained on a model's windows: the track's, or some of them
-    for an arm that the study repeats."""
+    for an arm that the study repeats, for combinations, and for recognition in other ways than the
+    paper's.
+
+    variant: the name of how it is done, "" for as in the paper.
+    """
     name, study = parse(model), track.study
-    again = study is not None and name is not None and name.seed != study.seeds[0]
-    return track.har.seeds[: study.classifiers] if again else track.har.seeds
+    if study is None:
+        return track.har.seeds
+    again = name is not None and name.seed != study.seeds[0]
+    count = study.classifiers if again else len(track.har.seeds)
+    if variant or model in combined(study).keys() - repeated(study).keys():
+        count = min(count, study.variant_classifiers)
+    return track.har.seeds[:count]
 
 
 def validation_stage(guidance: float | None = None) -> str:

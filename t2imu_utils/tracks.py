@@ -157,8 +157,10 @@ class StudySection(Section):
         None  # of the readings that which did best there; tested with all seeds
     )
     combinations: list[Reading]  # tested as they are, beside the paper's
-    # Trainings of the classifier for arms of other seeds than the first; the first has all.
+    # Trainings of the classifier for arms of other seeds than the first, which has all, and for
+    # combinations and recognition that is done otherwise.
     classifiers: Count
+    variant_classifiers: Count
     # With which base and refined model are sampled for validation subjects.
     guidance: list[Positive]
     # Names of `evaluation.recognition_variants`: for all that notebook 07 compares and for real

@@ -24,7 +24,7 @@ BOOK = ROOT / "book"
 SITE = BOOK / "_build" / "html"
 labels = runpy.run_path(str(BOOK / "citations.py"))["labels"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", ROOT / "workflow" / "CLUSTER.md", *NOTEBOOKS]
+PAGES = [ROOT / "README.md", BOOK / "five_minutes.md", ROOT / "workflow" / "CLUSTER.md", *NOTEBOOKS]
 
 
 def prose(path: Path) -> str:

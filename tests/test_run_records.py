@@ -9,6 +9,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import read_json
 from t2imu_utils.run_records import (
     compare_text,
+    cost_by_stage,
     differences,
     find_record,
     leaves,
@@ -247,3 +248,21 @@ def test_rows_for_machines_are_json(made):
     row = json.loads(json.dumps(made[1].as_row()))
     assert row["run"] == made[1].name and row["metrics"] == made[1].content["metrics"]
     assert row["params"]["training"]["steps"] == 300 and row["hash"] == made[1].hash
+
+
+def test_what_runs_took_is_added_up_by_stage(made, runs_folder):
+    make("mdm-ft", f"{SAMPLED}-slow", {}, {})
+    seconds = {"mdm": 10, "mdm-ft": 30, "mdm-acc0.1": 20, "shared": 5}
+    for path in runs_folder.glob("demo/*/*/run.json"):
+        content = json.loads(path.read_text())
+        content["wall_seconds"] = seconds[content["model"]]
+        content["device"] = "H200" if content["model"] == "mdm-ft" else "cpu"
+        del content["checksum"]
+        path.write_text(json.dumps(content | {"checksum": runs.record_hash(content)}))
+    table = cost_by_stage(load_records("demo")[0])
+    assert list(table.index) == ["00_data", TRAINED, SAMPLED, "all"]
+    assert table["runs"].tolist() == [1, 3, 2, 6]
+    assert (table["hours"] * 3600).round().tolist() == [5, 60, 40, 105]
+    assert (table["longest"] * 60).round().tolist() == [5, 30, 30, 30]
+    assert table["device"].tolist() == ["cpu", "H200, cpu", "H200, cpu", "H200, cpu"]
+    assert cost_by_stage([]).empty

@@ -113,3 +113,19 @@ def test_arms_of_other_seeds_get_fewer_classifiers(track):
     assert few == track.har.seeds[: track.study.classifiers] and len(few) < len(track.har.seeds)
     demo = load_track("demo")
     assert study_arms.classifier_seeds(demo, "mdm-acc0.1-s3") == demo.har.seeds
+
+
+def test_recognition_in_other_ways_gets_fewer_classifiers_too(track):
+    har = track.har.model_copy(update={"seeds": list(range(10))})
+    study = track.study.model_copy(update={"classifiers": 2, "variant_classifiers": 3})
+    track = track.model_copy(update={"har": har, "study": study})
+    for model in ("mdm-acc0.1", "real", "momask"):
+        assert study_arms.classifier_seeds(track, model, "gravity") == [0, 1, 2]
+    combo, _ = study_arms.arm_of(study.combinations[0], 0)
+    assert study_arms.classifier_seeds(track, combo) == [0, 1, 2]
+    chosen = study.model_copy(update={"chosen": study.combinations[0]})
+    told = track.model_copy(update={"study": chosen})
+    assert study_arms.classifier_seeds(told, combo) == har.seeds
+    assert study_arms.classifier_seeds(track, "mdm-acc0.1-s3", "gravity") == [0, 1]
+    demo = load_track("demo")
+    assert study_arms.classifier_seeds(demo, "mdm", "gravity") == demo.har.seeds

@@ -35,7 +35,8 @@ def recognise(
     Metrics are those of `har_runs.metrics`, and "windows": how many there are to train on, by
     class.
     """
-    seeds, variant = list(seeds or classifier_seeds(track, model)), variant.of(model)
+    variant = variant.of(model)
+    seeds = list(seeds or classifier_seeds(track, model, variant.slug))
     section = recordings_section(track, variant)
     params = {"har": track.har.model_dump(), "recordings": section.model_dump(), "seeds": seeds}
     params |= variant.params()

@@ -22,20 +22,16 @@ from t2imu_utils.evaluation.kinematics import (
     spectral_distance,
 )
 from t2imu_utils.evaluation.motion_distance import MEASURES, distances_to_real
+from t2imu_utils.evaluation.study import arm_of
 from t2imu_utils.generators.mdm import GUIDANCE
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.losses import LossWeights
-from t2imu_utils.runs import compute_device, finished_dir, finished_models, read_run, run_dir
+from t2imu_utils.runs import compute_device, finished_dir, finished_models
 from t2imu_utils.study_arms import VALIDATION, refined, tried, validated, validation_stage
-from t2imu_utils.tracks import Reading, Track
+from t2imu_utils.tracks import Reading, StudySection, Track
 
 # By which the best reading is chosen, and what it must not lose.
 CRITERION, KEPT = "spectrum", ("features", "kinetics")
-
-
-def arm_of(model: str) -> str:
-    """The name of a model without its seed."""
-    return model.removesuffix(f"-s{parse(model).seed}")
 
 
 def sampled_for_validation(
@@ -71,10 +67,10 @@ def judge_sets(sets, against, real, normaliser, draws=400) -> pd.DataFrame:
     """`judge` on raw features: by arm a list of sets, each ``len(motions) / len(real)`` a clip."""
     features, sources = [clip.features for clip in real], [clip.source for clip in real]
     names = [clip.name for clip in real]
-    counts = {len(motions) / len(real) for alike in sets.values() for motions in alike}
-    if len(counts) != 1 or not (again := counts.pop()).is_integer():
+    counts = sorted({len(motions) / len(real) for alike in sets.values() for motions in alike})
+    if len(counts) != 1 or not (again := counts[0]).is_integer():
         raise InputError(
-            "readings: motions", f"{sorted(counts)} for each clip", "equally many of each arm",
+            "readings: motions", f"{counts} for each clip", "equally many of each arm",
             "Sample all arms with the same repetitions.",
         )  # fmt: skip
     prompts = np.repeat(names, int(again))
@@ -126,6 +122,11 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     wide = wide.join(change.rename(columns={"excess": "change"}))
     wide["keeps"] = worse[list(KEPT)].astype(bool).all(axis=1)
     return wide.sort_values(CRITERION)
+
+
+def candidates(study: StudySection) -> list[str]:
+    """Arms that may be chosen: the study's readings, beside the control and the printed loss."""
+    return [arm_of(model_name(**reading.model_dump())) for reading in study.readings]
 
 
 def choose(table: pd.DataFrame, readings: Sequence[str]) -> str | None:
@@ -194,16 +195,16 @@ def guided(track: Track) -> pd.DataFrame:
         Columns ``model``, ``guidance`` (the generator's own first) and ``acceleration``,
         `CRITERION`; no rows of a track without a study.
     """
-    rows = []
+    rows, real = [], data.load_motions(track, track.corpus.validation)
+    truth = mean_spectrum([features_to_joints(clip.features) for clip in real])[1]
     for model, stage in validated(track.study):
-        scale = read_run(run_dir(track.name, model, stage))
-        if scale is None or (stage == VALIDATION and model not in (BASE, refined(track.study))):
+        if model not in finished_models(track.name, stage):
+            continue
+        if model not in (BASE, refined(track.study)):
             continue
         told = stage.partition("-g")[2]
         features = sampled_for_validation(track, model, float(told) if told else None)
         spectrum = mean_spectrum([features_to_joints(x) for x in features])[1]
-        real = data.load_motions(track, track.corpus.validation)
-        truth = mean_spectrum([features_to_joints(clip.features) for clip in real])[1]
         rows.append(
             {
                 "model": model,

@@ -10,7 +10,7 @@ from t2imu_utils.evaluation.motion_distance import distances_to_real
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.priors.losses import LossWeights
-from t2imu_utils.tracks import Reading
+from t2imu_utils.tracks import Reading, load_track
 
 NORMALISER = Normaliser(np.full(263, 0.1, np.float32), np.full(263, 0.7, np.float32))
 CLIPS, AGAIN = 8, 2
@@ -99,3 +99,10 @@ def test_names_of_arms_and_their_losses():
     reading = Reading(lambda_acc=0.2, lambda_vel=0.3, acc_space="joints", acc_levels="low")
     expected = LossWeights(vel=0.3, acc=0.2, acc_space="joints", acc_levels="low")
     assert readings.weights_of(reading) == expected
+
+
+def test_the_printed_loss_is_no_candidate():
+    study = load_track("cmu").study
+    names = readings.candidates(study)
+    assert len(names) == len(set(names)) == len(study.readings)
+    assert "mdm-acc0.13-low" in names and not {"mdm-ft", "mdm-acc0.1", "mdm-acc1"} & set(names)

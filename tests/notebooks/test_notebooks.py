@@ -99,7 +99,7 @@ def test_figures_and_results_are_written(finished):
     _, figures, _ = finished
     names = {p.name for p in figures.iterdir()}
     pictures = {"fig1_lacc.png", "fig1_seeds.png", "fig2_tsne.png", "fig3_har.png", "sweep.png"}
-    assert names == {*pictures, "results.json"}
+    assert names == {*pictures, "results.json", "study.json", "paper_and_here.csv"}
     results = json.loads((figures / "results.json").read_text())
     assert set(results["models"]) == {*ARMS, "compare", "real"}
     accuracy = results["models"]["mdm"]["07_har"]["metrics"]["balanced_accuracy"]
