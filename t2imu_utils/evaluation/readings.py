@@ -39,7 +39,7 @@ def sampled_for_validation(
 ) -> list[np.ndarray]:
     """Raw features that `cells.validation` sampled from a model."""
     folder = finished_dir(track.name, model, validation_stage(guidance))
-    return Clips.load(folder / "motions").each("features")
+    return list(Clips.load(folder / "motions").each("features"))
 
 
 def judge(

@@ -24,7 +24,7 @@ from t2imu_utils.cells.validation import REPETITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation import har_runs
+from t2imu_utils.evaluation import har_runs, readings
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.files import write_table
@@ -367,6 +367,8 @@ def test_motions_for_validation_subjects_have_a_part_of_their_own(track, apart):
     frames = {clip.name: len(clip.features) for clip in held_out}
     assert (motions.table["frames"] == motions.table["clip"].map(frames)).all()
     assert motions.table["seed"].is_unique
+    again = readings.sampled_for_validation(track, "mdm", 1.5)
+    assert len(again) == len(motions) and np.array_equal(again[-1], [*motions.each("features")][-1])
     assert not runs.read_run(runs.run_dir(track.name, "mdm", "03_validation"))
 
 
