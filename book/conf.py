@@ -20,9 +20,9 @@ language = "en"
 extensions = ["myst_nb", "sphinxcontrib.bibtex", "formulas", "mentions"]
 root_doc = "README"
 include_patterns = ["README.md", "notebooks/*.ipynb", "workflow/CLUSTER.md"]
-include_patterns += ["book/five_minutes.md", "book/references.md"]
+include_patterns += ["book/five_minutes.md", "book/references.md", "data/prior/README.md"]
 # Folders that need not be searched.
-exclude_patterns = [".*", "book/_build", "data", "figures", "t2imu_utils", "tests"]
+exclude_patterns = [".*", "book/_build", "data/raw", "data/runs", "figures", "t2imu_utils", "tests"]
 nitpicky = True
 highlight_language = "none"
 smartquotes = False
