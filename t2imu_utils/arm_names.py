@@ -6,7 +6,6 @@ appended: ``mdm-acc0.1-vel0.5-joints-nocontacts-s1``, ``mdm-acc0.2-spectrum-low`
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 # The generator that the paper refines.
@@ -92,12 +91,6 @@ def is_refined(model: str) -> bool:
     """Whether a model was trained with L_acc."""
     name = parse(model)
     return name is not None and name.refined
-
-
-def papers_refined(models: Sequence[str]) -> str:
-    """The model that stands for the paper's refined MDM: of those here, the last of MDM's."""
-    own = sorted((m for m in models if base_of(m) == BASE), key=model_order)
-    return (own or list(models))[-1]
 
 
 def model_order(model: str) -> tuple:

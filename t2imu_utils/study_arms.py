@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from t2imu_utils import runs
-from t2imu_utils.arm_names import BASE, model_name, parse
+from t2imu_utils.arm_names import BASE, base_of, model_name, model_order, parse
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import REAL, stage_name
 from t2imu_utils.tracks import Reading, StudySection, Track
@@ -16,14 +16,14 @@ RECOGNITION = "07_har"
 Arms = dict[str, dict[str, Any]]
 
 
-def arm_of(reading: Reading | None, seed: int) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of an arm; None is the control."""
+def model_of(reading: Reading | None, seed: int) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of the model that has a reading and a seed; None is the control."""
     told = reading.model_dump(exclude_defaults=True) if reading else {"lambda_acc": 0.0}
     return model_name(**told, seed=seed), {"generator": BASE, **told, "seed": seed}
 
 
 def _arms(readings: Iterable[Reading | None], seeds: Sequence[int]) -> Arms:
-    return dict(arm_of(reading, seed) for reading in readings for seed in seeds)
+    return dict(model_of(reading, seed) for reading in readings for seed in seeds)
 
 
 def printed(study: StudySection) -> list[Reading]:
@@ -47,8 +47,8 @@ def tried(study: StudySection | None) -> Arms:
 
 
 def combined(study: StudySection | None) -> Arms:
-    """The combinations of losses that are tested as they are."""
-    return {} if study is None else _arms(study.combinations, study.reading_seeds)
+    """The combinations of losses that are tested as they are, with the first seed."""
+    return {} if study is None else _arms(study.combinations, study.seeds[:1])
 
 
 def untested(study: StudySection | None) -> set[str]:
@@ -57,9 +57,8 @@ def untested(study: StudySection | None) -> set[str]:
     if study is None:
         return set()
     plain = {
-        model_name(0.0, combo.lambda_pos, combo.lambda_foot, combo.lambda_vel, seed=seed)
+        model_name(0.0, combo.lambda_pos, combo.lambda_foot, combo.lambda_vel, seed=study.seeds[0])
         for combo in study.combinations
-        for seed in study.reading_seeds
     }
     return {*tried(study), *plain} - repeated(study).keys() - combined(study).keys()
 
@@ -93,6 +92,15 @@ def choose_models(track: Track, stage: str, wanted: list[str] | None) -> list[st
 def refined(study: StudySection) -> str:
     """The model that stands for the paper's: the first weight, the first seed."""
     return model_name(study.weights[0], seed=study.seeds[0])
+
+
+def papers_refined(models: Sequence[str], study: StudySection | None = None) -> str:
+    """The model that stands for the paper's refined MDM: the study's where it is among them, else
+    the last of MDM's."""
+    if study is not None and refined(study) in models:
+        return refined(study)
+    own = sorted((m for m in models if base_of(m) == BASE), key=model_order)
+    return (own or list(models))[-1]
 
 
 def validated(study: StudySection | None) -> list[tuple[str, str]]:

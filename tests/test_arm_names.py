@@ -12,7 +12,6 @@ from t2imu_utils.arm_names import (
     is_refined,
     model_name,
     model_order,
-    papers_refined,
     parse,
 )
 from t2imu_utils.priors.losses import READINGS
@@ -124,18 +123,3 @@ def test_the_paper_puts_mdm_first_then_controls_then_weights():
     ordered[-2:] = sorted(ordered[-2:])
     assert sorted(reversed(ordered), key=model_order) == ordered
     assert len({model_order(name) for name in ordered}) == len(ordered)
-
-
-@pytest.mark.parametrize(
-    ("models", "refined"),
-    [
-        (["mdm", "mdm-ft", "mdm-acc0.1"], "mdm-acc0.1"),
-        # Of several weights and seeds the last, whatever the other generators have.
-        (["momask-acc9", "mdm-acc2", "mdm-acc10", "mdm", "t2mgpt"], "mdm-acc10"),
-        (["mdm-acc1-s1", "mdm-acc1", "mdm-ft-s3"], "mdm-acc1-s1"),
-        (["mdm", "momask", "momask-acc1"], "mdm"),
-        (["momask", "momask-acc1"], "momask-acc1"),
-    ],
-)
-def test_one_model_stands_for_the_papers_refined_one(models, refined):
-    assert papers_refined(models) == refined

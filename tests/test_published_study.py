@@ -4,12 +4,13 @@ The cell is the L_acc of the shipped prior on the held-out clips of two activiti
 capture to the number in ``results.json``.
 """
 
-import re
+import itertools
 from collections.abc import Mapping
 
+import pandas as pd
 import pytest
 
-from t2imu_utils.arm_names import BASE
+from t2imu_utils.arm_names import BASE, model_order
 from t2imu_utils.evaluation import lacc
 from t2imu_utils.evaluation.categories import categorise
 from t2imu_utils.evaluation.readings import candidates
@@ -19,7 +20,7 @@ from t2imu_utils.generators.mdm import MDMDenoiser
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.runs import ROOT
-from t2imu_utils.study_arms import arm_of as arm_of_reading
+from t2imu_utils.study_arms import model_of
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
 
 FIGURES = ROOT / "figures" / "cmu"
@@ -61,7 +62,7 @@ def test_losses_of_the_shipped_prior_are_those_that_were_published(track, publis
 
 def test_what_was_chosen_on_validation_subjects_is_what_was_tested(track, study):
     chosen = track.study.chosen
-    assert study["chosen reading"] == (chosen and arm_of(arm_of_reading(chosen, 0)[0]))
+    assert study["chosen reading"] == (chosen and arm_of(model_of(chosen, 0)[0]))
     judged = {row["arm"] for row in study["readings"]}
     assert judged >= set(candidates(track.study)) | {"mdm-ft"}
 
@@ -84,18 +85,59 @@ def test_all_seeds_of_the_study_are_reported(track, study, published):
             assert stages["07_har"]["metrics"]["seeds"] == track.har.seeds
 
 
-def test_the_readme_says_what_was_measured(study, published):
+def percent(mean: float, sd: float) -> str:
+    return f"{100 * mean:.1f} ± {100 * sd:.1f}"
+
+
+def rows_under(text: str, heading: str) -> list[list[str]]:
+    """Cells of the rows of the Markdown table whose heading starts so."""
+    lines = text.splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith(heading))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_readmes_table_of_models_is_what_was_measured(published):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for model, stages in published.items():
-        if model == "compare":
-            continue
-        accuracy = stages["07_har"]["metrics"]["balanced_accuracy"]
-        assert f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['sd']:.1f}" in text, model
-    row = next(
-        row
+    compared = {stage: found["metrics"] for stage, found in published["compare"].items()}
+    sampled, numbers = compared["05_lacc_analysis"]["sampled"], compared["07_har"]
+    expected = []
+    for model in sorted(sampled, key=lambda name: (name == "real", model_order(name))):
+        moved, ours = sampled[model], published[model]["07_har"]["metrics"]["balanced_accuracy"]
+        signal = compared["06_tsne"]["similarity"][model]["all"]["distance"]
+        others = (numbers["without rarest"]["accuracy"], numbers["in other ways"]["gravity"])
+        expected.append([
+            f"{moved['mean_abs_acceleration']:.2f}",
+            "" if model == "real" else f"{moved['spectral_distance']:.1f}",
+            "{value:.2f} [{low:.2f}, {high:.2f}]".format(**signal),
+            percent(ours["mean"], ours["sd"]),
+            *(percent(table[model]["mean"], table[model]["std"]) for table in others),
+        ])  # fmt: skip
+    assert [row[1:] for row in rows_under(text, "| | acceleration of sampled")] == expected
+
+
+def test_what_is_said_of_l_acc_is_what_was_measured(track, study):
+    refined = [f"mdm-acc{weight:g}" for weight in track.study.weights]
+    pages = [
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "book/five_minutes.md")
+    ]
+    whole = {
+        row["arm"]: row
         for row in study["change"]
-        if row["arm"] == "mdm-acc0.1" and row["reference"] == "control"
-        and row["group"] == row["split"] == "all"
-    )  # fmt: skip
-    numbers = [f"{100 * row[key]:.1f}".replace("-", "−") for key in ("relative", "low", "high")]
-    assert re.search(rf"{numbers[0]} % \[{numbers[1]}, {numbers[2]}\]", text)
+        if row["reference"] == "control" and row["group"] == row["split"] == "all"
+    }
+    for arm in refined:
+        told = [
+            f"{100 * whole[arm][key]:.1f}".replace("-", "−") for key in ("relative", "low", "high")
+        ]
+        for page in pages:
+            assert "{} % [{}, {}]".format(*told) in page
+    rows = {row[0]: row[1:] for row in rows_under(pages[1], "| | control")}
+    costs = pd.DataFrame(study["costs"]).groupby("arm").mean(numeric_only=True)
+    arms = ["mdm-ft", *refined]
+    for name, column, places in (
+        ("acceleration of sampled motion (m/s²)", "mean_abs_acceleration", 2),
+        ("distance of its spectrum to real motion (dB)", "spectral_distance", 1),
+    ):
+        assert rows[name][:-1] == [f"{costs.loc[arm, column]:.{places}f}" for arm in arms]
+        assert rows[name][-1].startswith(f"{costs.loc['real', column]:.{places}f}")

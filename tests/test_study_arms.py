@@ -37,15 +37,15 @@ def study(track):
 
 def test_names_are_those_that_notebook_02_gives_to_the_same_settings(study):
     for reading in (*study.readings, *study.combinations):
-        name, told = study_arms.arm_of(reading, 1)
+        name, told = study_arms.model_of(reading, 1)
         assert name == arm_name(weights_of(reading), 1, "mdm")
         assert told["lambda_acc"] == reading.lambda_acc and told["seed"] == 1
         assert parse(name) is not None and parse(name).seed == 1
-    assert study_arms.arm_of(study.readings[1], 0) == (
+    assert study_arms.model_of(study.readings[1], 0) == (
         "mdm-acc0.02-joints-spectrum-low",
         {"generator": "mdm", "lambda_acc": 0.02, **SPECTRUM, "seed": 0},
     )
-    assert study_arms.arm_of(None, 2)[0] == "mdm-ft-s2"
+    assert study_arms.model_of(None, 2)[0] == "mdm-ft-s2"
 
 
 def test_what_is_repeated_tried_and_combined(study):
@@ -54,14 +54,14 @@ def test_what_is_repeated_tried_and_combined(study):
         *("mdm-acc1", "mdm-acc1-s1", "mdm-acc1-s2"),
     }
     assert len(study_arms.tried(study)) == 2 * (1 + 2 + 2)
-    assert set(study_arms.combined(study)) == {"mdm-acc0.1-vel0.2", "mdm-acc0.1-vel0.2-s1"}
+    assert set(study_arms.combined(study)) == {"mdm-acc0.1-vel0.2"}
     for arms in (study_arms.repeated, study_arms.tried, study_arms.combined):
         assert arms(None) == {}
     assert study_arms.untested(None) == set()
 
 
 def test_readings_that_were_not_chosen_are_not_tested(study):
-    low, spectrum = (study_arms.arm_of(reading, 0)[0] for reading in study.readings)
+    low, spectrum = (study_arms.model_of(reading, 0)[0] for reading in study.readings)
     left = study_arms.untested(study)
     assert {low, f"{low}-s1", spectrum, f"{spectrum}-s1", "mdm-ft-vel0.2"} <= left
     assert not left & {*study_arms.repeated(study), *study_arms.combined(study)}
@@ -72,12 +72,34 @@ def test_readings_that_were_not_chosen_are_not_tested(study):
 
 
 def test_side_by_side_shows_one_seed_of_an_arm(study):
-    low = study_arms.arm_of(study.readings[0], 0)[0]
+    low = study_arms.model_of(study.readings[0], 0)[0]
     models = ["mdm", "mdm-ft-s1", "mdm-ft", "mdm-acc0.1-s2", "mdm-acc0.1-s1", "momask"]
     models += ["mdm-acc0.1-vel0.2", "mdm-ft-vel0.2", low]
     shown = study_arms.side_by_side(models, study)
     assert shown == ["mdm", "mdm-ft", "mdm-acc0.1-s1", "momask"]
     assert study_arms.side_by_side(models, None) == models
+
+
+@pytest.mark.parametrize(
+    ("models", "refined"),
+    [
+        (["mdm", "mdm-ft", "mdm-acc0.1"], "mdm-acc0.1"),
+        # Of several weights and seeds the last, whatever the other generators have.
+        (["momask-acc9", "mdm-acc2", "mdm-acc10", "mdm", "t2mgpt"], "mdm-acc10"),
+        (["mdm-acc1-s1", "mdm-acc1", "mdm-ft-s3"], "mdm-acc1-s1"),
+        (["mdm", "momask", "momask-acc1"], "mdm"),
+        (["momask", "momask-acc1"], "momask-acc1"),
+    ],
+)
+def test_one_model_stands_for_the_papers_refined_one(models, refined):
+    assert study_arms.papers_refined(models) == refined
+
+
+def test_of_a_study_its_own_model_stands_for_the_papers(study):
+    models = ["mdm", "mdm-ft", "mdm-acc0.1", "mdm-acc1", "mdm-acc1-s1"]
+    assert study_arms.papers_refined(models, study) == "mdm-acc0.1"
+    assert study_arms.papers_refined(models) == "mdm-acc1-s1"
+    assert study_arms.papers_refined(["mdm", "mdm-acc1"], study) == "mdm-acc1"
 
 
 def test_notebooks_take_what_they_are_asked_for(track, study, monkeypatch):
@@ -121,7 +143,7 @@ def test_recognition_in_other_ways_gets_fewer_classifiers_too(track):
     track = track.model_copy(update={"har": har, "study": study})
     for model in ("mdm-acc0.1", "real", "momask"):
         assert study_arms.classifier_seeds(track, model, "gravity") == [0, 1, 2]
-    combo, _ = study_arms.arm_of(study.combinations[0], 0)
+    combo, _ = study_arms.model_of(study.combinations[0], 0)
     assert study_arms.classifier_seeds(track, combo) == [0, 1, 2]
     chosen = study.model_copy(update={"chosen": study.combinations[0]})
     told = track.model_copy(update={"study": chosen})

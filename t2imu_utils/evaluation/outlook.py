@@ -13,7 +13,7 @@ from t2imu_utils import runs
 from t2imu_utils.arm_names import BASE, model_name
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant, parse_variant
-from t2imu_utils.study_arms import arm_of, refined
+from t2imu_utils.study_arms import model_of, refined
 from t2imu_utils.tracks import Reading, StudySection, Track
 
 RECALL, WINDOWS = "recall", "windows"  # first words of the columns of classes
@@ -101,14 +101,21 @@ def study_changes(study: StudySection) -> list[Change]:
     """The rows of a track's study: the paper's setting, then one change of it a row."""
     first, seed = refined(study), study.seeds[0]
     rows = [Change(f"L_acc, λ = {study.weights[0]:g}, all as in the paper", first)]
-    rows += [Change("no L_acc, trained on for as long", arm_of(None, seed)[0])]
+    rows += [Change("no L_acc, trained on for as long", model_of(None, seed)[0])]
     rows += [Change("no L_acc, not trained on", BASE)]
     rows += [Change(f"λ = {w:g}", model_name(w, seed=seed)) for w in study.weights[1:]]
     for reading in [*study.combinations, *([study.chosen] if study.chosen else [])]:
-        rows.append(Change(in_words(reading), arm_of(reading, seed)[0]))
+        rows.append(Change(in_words(reading), model_of(reading, seed)[0]))
     for slug in (*study.variants, *study.refined_variants):
         rows.append(Change(slug.replace("_", " "), first, parse_variant(slug)))
     return rows
+
+
+def weight_changes(study: StudySection, slug: str) -> list[Change]:
+    """With recognition done in another way: the control, then each weight of L_acc."""
+    seed, variant = study.seeds[0], parse_variant(slug)
+    rows = [Change("control", model_of(None, seed)[0], variant)]
+    return rows + [Change(f"λ = {w:g}", model_name(w, seed=seed), variant) for w in study.weights]
 
 
 def in_words(reading: Reading) -> str:

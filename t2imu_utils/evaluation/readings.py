@@ -193,15 +193,19 @@ def guided(track: Track) -> pd.DataFrame:
 
     Returns:
         Columns ``model``, ``guidance`` (the generator's own first) and ``acceleration``,
-        `CRITERION`; no rows of a track without a study.
+        `CRITERION`; no rows where none has been sampled.
     """
+    columns = ["model", "guidance", "acceleration", CRITERION]
+    cells = [
+        (model, stage)
+        for model, stage in validated(track.study)
+        if model in (BASE, refined(track.study)) and model in finished_models(track.name, stage)
+    ]
+    if not cells:
+        return pd.DataFrame(columns=columns)
     rows, real = [], data.load_motions(track, track.corpus.validation)
     truth = mean_spectrum([features_to_joints(clip.features) for clip in real])[1]
-    for model, stage in validated(track.study):
-        if model not in finished_models(track.name, stage):
-            continue
-        if model not in (BASE, refined(track.study)):
-            continue
+    for model, stage in cells:
         told = stage.partition("-g")[2]
         features = sampled_for_validation(track, model, float(told) if told else None)
         spectrum = mean_spectrum([features_to_joints(x) for x in features])[1]
@@ -213,5 +217,5 @@ def guided(track: Track) -> pd.DataFrame:
                 CRITERION: spectral_distance(spectrum, truth),
             }
         )
-    table = pd.DataFrame(rows, columns=["model", "guidance", "acceleration", CRITERION])
+    table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["model", "guidance"], ignore_index=True)

@@ -283,6 +283,22 @@ def spectra_over_seeds(spectra: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def roll_off(spectra: pd.DataFrame, low: float = 1.0, high: float = 9.0) -> pd.DataFrame:
+    """By how much the power of acceleration changes from a low to a high frequency, dB.
+
+    Args:
+        spectra: `spectra_over_seeds`. low, high: Hz; the frequencies nearest to them are taken.
+
+    Returns:
+        A row for each arm, real motion first, a column for each category.
+    """
+    there = spectra["frequency"].unique()
+    at = [there[np.abs(there - wanted).argmin()] for wanted in (low, high)]
+    power = spectra.pivot(index=["arm", "category"], columns="frequency", values="density")
+    table = (10 * np.log10(power[at[1]] / power[at[0]])).unstack("category")
+    return table.loc[sorted(table.index, key=lambda arm: (arm != REAL, model_order(arm)))]
+
+
 def in_words(change: pd.DataFrame, costs: Sequence[str] = tuple(COSTS)) -> str:
     """A plain sentence for each arm and cost of `against_control`: nearer to real, or farther?
 

@@ -10,6 +10,7 @@ import pandas as pd
 from t2imu_utils.arm_names import BASE, model_order
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import read_json
+from t2imu_utils.palette import label
 from t2imu_utils.tracks import PAPER_VALUES, SHIPPED, Track
 
 OTHERS = ("remodiffuse", "momask")
@@ -73,12 +74,14 @@ def measured_values(
     return found
 
 
-def what_differs(track: Track) -> dict[str, str]:
-    """In a sentence for each kind of quantity: how this run differs from the paper's."""
+def what_differs(track: Track, refined: str) -> dict[str, str]:
+    """In a sentence for each kind of quantity: how this run differs from the paper's.
+
+    refined: the model that stands for the paper's refined one.
+    """
     base, training, har, real = (
         track.generators[BASE], track.training, track.har, track.recordings
     )  # fmt: skip
-    label = track.title
     splits = ", ".join(track.corpus.test)
     differences = [f"held-out clips ({splits}) instead of the training clips of HumanML3D"]
     if base.checkpoint == SHIPPED:
@@ -94,13 +97,14 @@ def what_differs(track: Track) -> dict[str, str]:
             f"checkpoint"
         )
     differences.append("L_acc of z-scored features, its scale is not stated in the paper")
-    lacc = f"{label}: {'; '.join(differences)}"
+    differences.append(f"refined: {label(refined)}, where the paper states no λ")
+    lacc = f"{track.title}: {'; '.join(differences)}"
     theirs = real.reader == "realworld" and not track.synthetic
     data = "" if theirs else ", instead of RealWorld's 8 classes"
     seeds = f"{len(har.seeds)} seeds" + ("" if len(har.seeds) == 10 else " instead of 10")
     recognition = (
-        f"{label}: {len(real.classes)} classes, {'+'.join(real.channels)} at {len(real.sites)} "
-        f"sites{data}; DeepConvLSTM with "
+        f"{track.title}: {len(real.classes)} classes, {'+'.join(real.channels)} at "
+        f"{len(real.sites)} sites{data}; DeepConvLSTM with "
         f"{har.filters} filters, {har.units} units, {har.epochs} epochs; {seeds}"
     )
     return {"lacc": lacc, "har": recognition, "gain": "ratio of the mean accuracies above"}

@@ -4,8 +4,9 @@ from numpy.testing import assert_allclose
 
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.outlook import Change, outlook_seeds, outlook_table
+from t2imu_utils.evaluation.outlook import Change, outlook_seeds, outlook_table, weight_changes
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
+from t2imu_utils.tracks import load_track
 
 GRAVITY = RecognitionVariant(axes="gravity")
 HALF = RecognitionVariant(keep=0.5)
@@ -72,3 +73,11 @@ def test_what_has_not_been_run_or_named_is_told(track):
         outlook_table(track, [Change("same", "mdm"), Change("same", "mdm", GRAVITY)])
     with pytest.raises(InputError, match="found none"):
         outlook_seeds(track, [])
+
+
+def test_weights_stand_beside_the_control_in_another_way_of_recognition():
+    study = load_track("cmu").study
+    rows = weight_changes(study, "gravity")
+    assert [row.label for row in rows] == ["control", *(f"λ = {w:g}" for w in study.weights)]
+    assert rows[0].model == "mdm-ft" and rows[-1].model == "mdm-acc1"
+    assert {row.variant.slug for row in rows} == {"gravity"}

@@ -106,3 +106,8 @@ def test_the_printed_loss_is_no_candidate():
     names = readings.candidates(study)
     assert len(names) == len(set(names)) == len(study.readings)
     assert "mdm-acc0.13-low" in names and not {"mdm-ft", "mdm-acc0.1", "mdm-acc1"} & set(names)
+
+
+def test_guidance_of_a_track_without_a_study_reads_no_motion(monkeypatch):
+    monkeypatch.setattr(readings.data, "load_motions", lambda *_: pytest.fail("motions were read"))
+    assert readings.guided(load_track("demo")).empty

@@ -116,6 +116,18 @@ def test_changes_are_from_the_control_of_the_same_seed(table):
     assert alone.loc[("mdm-acc1", "acc"), ["sd", "low", "high"]].isna().all()
 
 
+def test_power_rolls_off_by_what_it_falls_between_two_frequencies():
+    frequency = np.arange(1, 11.0)
+    table = pd.concat(
+        pd.DataFrame({"arm": arm, "category": "walking", "frequency": frequency,
+                      "density": frequency**-slope})
+        for arm, slope in (("mdm-acc1", 1.0), ("mdm", 0.0), ("real", 2.0))
+    )  # fmt: skip
+    found = costs.roll_off(table, low=1.2, high=9.9)
+    assert list(found.index) == ["real", "mdm", "mdm-acc1"]
+    assert_allclose(found["walking"], [-20, 0, -10], atol=1e-9)
+
+
 def test_words_tell_what_is_nearer_to_real():
     row = {"arm": "mdm-acc1", "control": 4.0, "mean": 3.0, "real": 3.2, "change": -1.0, "sd": 0.1,
            "low": -1.2, "high": -0.8, "seeds": 5}  # fmt: skip

@@ -11,6 +11,7 @@ from t2imu_utils.arms import Study
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation import har_runs, lacc_tables, similarity_runs, sweep
 from t2imu_utils.files import write_json, write_table
+from t2imu_utils.tracks import load_track
 
 CATEGORY = pd.Series({"a": "walking", "b": "jumping", "c": "sitting"})
 
@@ -156,6 +157,20 @@ def test_holes_of_the_grid_are_told():
         "mdm, λ = 1, seed 0: not trained",
         "m0: no energy distance to real signals",
     ]
+
+
+def test_what_a_study_leaves_out_by_design_is_not_lacking():
+    table = cells({(0, 0): 1.0, (0, 1): 1.0, (0.1, 0): 0.9, (0.1, 1): 0.9, (0.13, 0): 0.8})
+    table["model"] = ["mdm-ft", "mdm-ft-s1", "mdm-acc0.1", "mdm-acc0.1-s1", "mdm-acc0.13-low"]
+    table.loc[4, ["options", "acc", "energy_distance"]] = ["low", np.nan, np.nan]
+    # Only one seed of an arm stands in notebooks 05 and 06; L_acc is wanted of every seed.
+    table.loc[[1, 2], "energy_distance"] = np.nan
+    table.loc[3, "acc"] = np.nan
+    assert sweep.lacking(table, load_track("cmu").study) == [
+        "mdm-acc0.1: no energy distance to real signals",
+        "mdm-acc0.1-s1: no L_acc, held-out clips",
+    ]
+    assert len(sweep.lacking(table)) == 4
 
 
 def test_the_best_weight_is_chosen_on_validation_subjects():

@@ -92,7 +92,8 @@ def test_the_table_has_a_row_for_each_quantity(paper):
 
 @pytest.mark.parametrize("name", ["demo", "cmu"])
 def test_what_differs_names_the_track(name):
-    texts = what_differs(load_track(name))
+    texts = what_differs(load_track(name), "mdm-acc0.3")
+    assert "refined: MDM, λ = 0.3" in texts["lacc"]
     assert load_track(name).title in texts["lacc"] and "HumanML3D" in texts["lacc"]
     seeds = len(load_track(name).har.seeds)
     assert f"{seeds} seeds" in texts["har"]
@@ -107,7 +108,7 @@ def test_what_differs_names_the_track(name):
 
 
 def test_the_paper_track_differs_in_little():
-    texts = what_differs(load_track("paper"))
+    texts = what_differs(load_track("paper"), "mdm-acc0.1")
     assert "official checkpoint" not in texts["lacc"] and "instead of 10" not in texts["har"]
     assert "instead of RealWorld" not in texts["har"]
 
