@@ -156,7 +156,7 @@ class StudySection(Section):
     chosen: Reading | None = (
         None  # of the readings that which did best there; tested with all seeds
     )
-    combinations: list[Reading]  # tested as they are, beside the paper's
+    combinations: list[Reading]  # tested as they are, with the first seed, beside the paper's
     # Trainings of the classifier for arms of other seeds than the first, which has all, and for
     # combinations and recognition that is done otherwise.
     classifiers: Count
