@@ -304,6 +304,8 @@ class _Training:
             stream = [self.config.seed, STEP, self.step, 1]
             stream += [self.team.index] if self.team.index else []
             torch.manual_seed(int(np.random.default_rng(stream).integers(2**63)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.zero_grad()
         means: dict[str, Tensor] = {}
         for part, share, last in self._parts(batch):

@@ -412,3 +412,11 @@ def test_conditions_are_learnt(prior, encoder, tmp_path):
         x0 = trained.model(x_t, t, text, valid, torch.ones(2, 10, dtype=torch.bool))
     sides = (x0.mean(1) @ torch.from_numpy(up)) / (up @ up)
     assert sides[0] > 0.5 and sides[1] < -0.5
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    config = TrainConfig(steps=100, learning_rate=1e-3, warmup=9, anneal=True)
+    rates = [config.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4) and rates[99] == pytest.approx(1e-5)
+    assert np.argmax(rates) == 9
+    assert TrainConfig(steps=5).learning_rate_at(4) == TrainConfig(steps=5).learning_rate
