@@ -1,6 +1,7 @@
-"""The Bandai-Namco Research Motiondataset (Kobayashi et al. 2023): acted movement in many styles."""
+"""The Bandai-Namco Research Motiondataset (Kobayashi et al. 2023): acted motion in many styles."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from t2imu_utils.errors import Skipped
@@ -53,7 +54,7 @@ def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
     root = folder / "bandai" if (folder / "bandai").is_dir() else folder
     for path, bvh in read_bvhs(root, _FILE, skipped):
         trial, number, content, style = _FILE.search(path).groups()
-        joints = weighted_joints(JOINTS_FROM_BANDAI, lambda names, bvh=bvh: joint_positions(bvh, names))
+        joints = weighted_joints(JOINTS_FROM_BANDAI, partial(joint_positions, bvh))
         takes.append(
             Take(
                 source="bandai",
