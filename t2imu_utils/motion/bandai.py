@@ -4,12 +4,16 @@ import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from t2imu_utils.errors import Skipped
 from t2imu_utils.motion.bvh import joint_positions, read_bvhs
-from t2imu_utils.motion.skeleton import both_sides, weighted_joints
+from t2imu_utils.motion.skeleton import JOINTS, both_sides, weighted_joints
 from t2imu_utils.motion.takes import Take
 
 METRES_PER_UNIT = 0.01
+TURNS = (45.0, 135.0)  # degrees; "walk-turn-left" means a quarter
 _FILE = re.compile(r"(?:^|/)(dataset-([12])_([\w-]+)_([\w-]+)_\d+)\.bvh$")
 
 # Each of the 22 joints as a weighted mean of the set's own. All recordings have one skeleton, whose
@@ -55,6 +59,13 @@ def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
     for path, bvh in read_bvhs(root, _FILE, skipped):
         trial, number, content, style = _FILE.search(path).groups()
         joints = weighted_joints(JOINTS_FROM_BANDAI, partial(joint_positions, bvh))
+        # A few names say the wrong side, and a few walkers turn again.
+        side = {"left": 1, "right": -1}.get(content.removeprefix("walk-turn-"))
+        if side and not TURNS[0] < side * turned_left(joints) < TURNS[1]:
+            skipped.append(
+                Skipped(path, f"{content}, but turns left by {turned_left(joints):.0f} degrees")
+            )
+            continue
         takes.append(
             Take(
                 source="bandai",
@@ -68,3 +79,10 @@ def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
             )
         )
     return takes, skipped
+
+
+def turned_left(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """By how many degrees the hips turn to the left from the first to the last frame."""
+    across = joints[:, JOINTS.index("left_hip")] - joints[:, JOINTS.index("right_hip")]
+    heading = np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
+    return float(np.degrees(heading[-1] - heading[0]))

@@ -1,5 +1,6 @@
 """One form for recorded motion of every source, before it becomes a corpus."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -76,8 +77,9 @@ def upright(takes: Sequence[Take]) -> list[Take]:
     mid-hip to mid-shoulder, made orthogonal to it) is tilted by the constant angle that makes its
     up vertical in the source's quiet standing. In it pelvis, spine, neck, head and collars are
     shifted by constants, in units of the take's own trunk length, so that on average over that
-    standing they lie as in the rest pose. The shoulders are shifted forwards or backwards and up
-    or down, with the arm unturned, so that collar to shoulder has the direction of the rest pose.
+    standing, each subject counting once, they lie as in the rest pose. The shoulders are shifted
+    forwards or backwards and up or down, and the arm with them, unturned, so that collar to
+    shoulder has the direction of the rest pose.
     Feet are turned by a constant about the axis across the ankle, so that a foot on the ground has
     the pitch of the rest pose. Hips, knees and ankles stay where they are.
 
@@ -100,23 +102,23 @@ def upright(takes: Sequence[Take]) -> list[Take]:
 def standing(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
     """Frames of quiet upright standing on straight legs."""
     still = _speeds(joints, rate)[:, [*_MIDDLE, *_HIPS, *_KNEES, *_ANKLES]].max(axis=1)
-    bones = [joints[:, _HIPS] - joints[:, _KNEES], joints[:, _KNEES] - joints[:, _ANKLES]]
-    bones.append(joints[:, _SHOULDERS] - joints[:, _HIPS])
-    steep = np.min([b[..., 1] / np.linalg.norm(b, axis=-1) for b in bones], axis=(0, 2))
+    bones = [(_HIPS, _KNEES), (_KNEES, _ANKLES), (_SHOULDERS, _HIPS)]
+    steep = np.min([_steepness(joints, *bone) for bone in bones], axis=0)
     return (still < STILL_SPEED) & (steep > UPRIGHT)
 
 
 def straight_walking(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
     """Frames in the middle of a second of walking straight ahead, about a cycle."""
     half = round(rate / 2)
-    ahead = np.zeros(len(joints), dtype=bool)
-    if len(joints) > 2 * half:
+    ahead = _steepness(joints, _SHOULDERS, _HIPS) > UPRIGHT
+    ahead[:half] = ahead[len(joints) - half :] = False
+    if ahead.any():
         ground = joints[:, _HIPS].mean(axis=1) * [1, 0, 1]
         before = ground[half:-half] - ground[: -2 * half]
         after = ground[2 * half :] - ground[half:-half]
         across = joints[half:-half, _HIPS[0]] - joints[half:-half, _HIPS[1]]
         speed = np.linalg.norm(before + after, axis=1)
-        ahead[half:-half] = (
+        ahead[half:-half] &= (
             (speed > WALKING_SPEEDS[0])
             & (speed < WALKING_SPEEDS[1])
             & (_cosine(before, after) > 0.98)
@@ -127,30 +129,33 @@ def straight_walking(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[n
 
 def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Placement:
     chosen = [standing(take.joints, take.rate) for take in takes]
-    seconds = sum(mask.sum() / take.rate for mask, take in zip(chosen, takes, strict=True))
-    if seconds < MIN_STANDING:
-        chosen = [
-            mask | straight_walking(take.joints, take.rate)
-            for mask, take in zip(chosen, takes, strict=True)
-        ]
-    local, vertical, pitch = [], [], []
+    if sum(mask.sum() / t.rate for mask, t in zip(chosen, takes, strict=True)) < MIN_STANDING:
+        walks = [straight_walking(take.joints, take.rate) for take in takes]
+        chosen = [mask | walk for mask, walk in zip(chosen, walks, strict=True)]
+    # By subject: joints in the frame of the trunk in units of its length, the vertical in it, and
+    # the pitch of the feet that stand.
+    local, vertical, pitch = defaultdict(list), defaultdict(list), []
     for take, mask in zip(takes, chosen, strict=True):
-        middle, frame, length = _trunk(take.joints)
-        local.append((((take.joints - middle[:, None]) @ frame) / length)[mask])
-        vertical.append(frame[mask, 1])
-        planted = _speeds(take.joints, take.rate)[:, [*_ANKLES, *_TOES]].reshape(-1, 2, 2).max(1)
-        pitch.append(_pitch(take.joints)[planted < STILL_SPEED / 2])
-    if not sum(map(len, local)):
+        if mask.any():
+            middle, frame, length = _trunk(take.joints)
+            inside = (take.joints - middle[:, None]) @ frame / length
+            local[take.subject].append(inside[mask])
+            vertical[take.subject].append(frame[mask, 1])
+            planted = _speeds(take.joints, take.rate)[:, _ANKLES] < STILL_SPEED
+            pitch.append(_pitch(take.joints)[planted & mask[:, None]])
+    if not local:
         raise InputError(
             f"takes of {takes[0].source}",
             "neither quiet standing nor straight walking",
             "some of either, to tell how its people stand",
             "Add takes of it, or leave the source out.",
         )
-    mean = np.concatenate(local).mean(axis=0)
+    mean, up = (
+        np.mean([np.concatenate(parts).mean(axis=0) for parts in subjects.values()], axis=0)
+        for subjects in (local, vertical)
+    )
     mean = (mean + mean[list(MIRROR)] * [-1, 1, 1]) / 2
-    up = np.concatenate(vertical).mean(axis=0) * [0, 1, 1]
-    up /= np.linalg.norm(up)
+    up = up * [0, 1, 1] / np.linalg.norm(up[1:])
     tilt = np.column_stack([[1, 0, 0], up, np.cross([1, 0, 0], up)])
     mean = mean @ tilt
     goal = rest / np.linalg.norm(rest[_SHOULDERS].mean(axis=0))
@@ -161,10 +166,8 @@ def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Place
     reach = (mean[_SHOULDERS, :1] - goal[_COLLARS, :1]) / bones[:, :1]
     shift[_SHOULDERS] = goal[_COLLARS] + reach * bones - mean[_SHOULDERS]
     shift[_ARMS] = np.tile(shift[_SHOULDERS], (2, 1))
-    ground = np.concatenate(pitch)
-    return _Placement(
-        tilt, shift, float(_pitch(rest[None]).mean() - np.median(ground)) if len(ground) else 0.0
-    )
+    flat = np.median(np.concatenate(pitch))
+    return _Placement(tilt, shift, float(_pitch(rest[None]).mean() - flat))
 
 
 def _placed(
@@ -206,6 +209,14 @@ def _pitch(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 2"]:
     """Angle of both feet, ankle to toe, above the horizontal, in radians."""
     feet = joints[:, _TOES] - joints[:, _ANKLES]
     return np.arcsin(feet[..., 1] / np.linalg.norm(feet, axis=-1))
+
+
+def _steepness(
+    joints: Float[np.ndarray, "T 22 3"], upper: list[int], lower: list[int]
+) -> Float[np.ndarray, " T"]:
+    """Cosine to the vertical of the bone of either side that is further from it."""
+    bones = joints[:, upper] - joints[:, lower]
+    return (bones[..., 1] / np.linalg.norm(bones, axis=-1)).min(axis=1)
 
 
 def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, " T"]:
