@@ -13,8 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
-from scipy.ndimage import uniform_filter1d
+from jaxtyping import Bool, Float
+from scipy.ndimage import find_objects, label, uniform_filter1d
 from scipy.signal import butter, sosfiltfilt
 
 from t2imu_utils.errors import InputError, Skipped
@@ -35,7 +35,7 @@ REST = 5  # frames at both ends of an episode, in which the person stands
 KNEE, ANKLE, TOE = 0.05, 0.042, 0.025
 # In legs (ASIS to ankle): the pelvis above the hips, and the first joint of the spine above it.
 PELVIS, SPINE = 0.09, 0.11
-STRAIGHT = 1.005  # of the farthest reach: a knee that straightens fully jumps on its way back
+STRAIGHT = 1.002  # of the farthest reach: a knee that straightens fully jumps on its way back
 ARMS = tuple(f"{s}_{j}" for s in ("left", "right") for j in ("shoulder", "elbow", "wrist"))
 NECK = JOINTS.index("neck")
 SLOW = 0.1  # m/s, of pelvis and neck at rest
@@ -109,35 +109,56 @@ def parse_markers(text: str, where: str) -> Markers:
     return dict(zip(MARKERS, 0.001 * places[..., [1, 2, 0]].transpose(1, 0, 2), strict=True))
 
 
-def sit_phases(joints: Float[np.ndarray, "T 22 3"], rate: float) -> tuple[int, int, int, int]:
-    """When somebody who stands, sits and stands again does so.
+def sit_phases(joints: Float[np.ndarray, "T 22 3"], rate: float) -> list[tuple[int, int, int, int]]:
+    """When somebody sits down, is seated and stands up again, for every seat of a take in turn.
 
-    Seated is where the pelvis lies in the lowest tenth of its way and is slow; standing, where it
-    lies in the highest tenth and both pelvis and neck are slow.
+    Seated is where the pelvis lies at most 4 cm above its lowest point of that seat and is slow;
+    standing, where it lies at most 5 cm below its height of standing.
 
     Returns:
-        The last frame of standing before, the first and the last frame of being seated, and the
-        first frame of standing again; the take's first or last frame where it never stands still.
+        Frames (start_sitting_down, seated_from, seated_to, standing_again). Sitting down starts,
+        and standing up ends, where pelvis and neck rest next to the way down and up, or a second
+        away from it where a walk does. Where the take shows no way down, start_sitting_down is
+        seated_from; where it shows no way up, standing_again is seated_to.
 
     Raises:
-        InputError: on either side of its lowest point the pelvis rises by less than 10 cm.
+        InputError: the pelvis goes up and down by less than 10 cm.
     """
-    height = joints[:, 0, 1]
-    lowest = int(height.argmin())
-    before, after = height[: lowest + 1].max(), height[lowest:].max()
-    if min(before, after) - height[lowest] < 0.1:
-        found = f"the pelvis at {before:.2f}, {height[lowest]:.2f} and {after:.2f} m"
-        raise InputError("sit_phases", found, "a seat 0.1 m below standing", "Leave it out.")
-    frames = np.arange(len(joints))
-    top = np.where(frames < lowest, before, after)
-    way = (height - height[lowest]) / (top - height[lowest])
     ends = uniform_filter1d(joints[:, [0, NECK]], max(1, round(0.1 * rate)), axis=0)
+    height = ends[:, 0, 1]
+    if np.ptp(height) < 0.1:
+        found = f"the pelvis between {height.min():.2f} and {height.max():.2f} m"
+        raise InputError("sit_phases", found, "standing and a seat 0.1 m below", "Leave it out.")
     slow = np.linalg.norm(np.gradient(ends, 1 / rate, axis=0), axis=-1) < SLOW
-    seated = np.union1d(frames[(way < 0.1) & slow[:, 0]], lowest)
-    standing = frames[(way > 0.9) & slow.all(1)]
-    start = standing[standing < seated[0]].max(initial=0)
-    again = standing[standing > seated[-1]].min(initial=len(joints) - 1)
-    return int(start), int(seated[0]), int(seated[-1]), int(again)
+    low = height < (height.min() + height.max()) / 2
+    standing = height > np.percentile(height[~low], 75) - 0.05
+    still = standing & slow.all(1)
+    runs = [run for (run,) in find_objects(label(low)[0])]
+    bounds = [0, *(run.stop for run in runs[:-1])], [*(run.start for run in runs[1:]), len(height)]
+    phases = []
+    for run, since, until in zip(runs, *bounds, strict=True):
+        deep = low & (height < height[run].min() + 0.04)
+        rests = run.start + np.flatnonzero(deep[run] & slow[run, 0])
+        seated = [*rests, run.start + int(height[run].argmin())]
+        way_down = _last_rest(standing[since : run.start], still[since : run.start], rate)
+        way_up = _last_rest(standing[run.stop : until][::-1], still[run.stop : until][::-1], rate)
+        first, last = int(min(seated)), int(max(seated))
+        start = first if way_down is None else since + way_down
+        again = last if way_up is None else until - 1 - way_up
+        phases.append((start, first, last, again))
+    return phases
+
+
+def _last_rest(
+    standing: Bool[np.ndarray, "T"], still: Bool[np.ndarray, "T"], rate: float
+) -> int | None:
+    """The last still frame in the second up to the last one of standing, or that second's start."""
+    if not standing.any():
+        return None
+    last = int(np.flatnonzero(standing)[-1])
+    first = max(0, last - round(rate))
+    rests = np.flatnonzero(still[first : last + 1])
+    return first + (int(rests[-1]) if len(rests) else 0)
 
 
 def _person(
@@ -226,9 +247,10 @@ def _fix_legs(still: dict[str, np.ndarray], moving: list[dict[str, np.ndarray]],
         line = ankle - hip
         far = _length(line)[:, None]
         along = (far**2 + thigh**2 - shin**2) / (2 * far)
-        # A straight leg does not tell where its knee points: 5 cm towards the toes decide then.
+        # A straight leg does not tell where its knee points, and where the hip lies too far ahead
+        # the markers bend it backwards: 15 cm towards the toes decide then.
         ahead = _across(at[f"{side}_foot"] - ankle, line)
-        bend = _unit(_across(knee - hip, line) + 0.05 * _unit(ahead))
+        bend = _unit(_across(knee - hip, line) + 0.15 * _unit(ahead))
         at[names[1]] = hip + along * line / far + np.sqrt(thigh**2 - along**2) * bend
 
 
