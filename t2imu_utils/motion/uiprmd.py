@@ -75,6 +75,8 @@ def read_uiprmd(folder: Path, arms: Take) -> tuple[list[Take], list[Skipped]]:
     hanging = _in_chest(arms)
     takes, used = [], 0
     for subject, episodes in people.items():
+        if not episodes:  # all were skipped
+            continue
         for trial, joints in _person(episodes, hanging, used).items():
             takes.append(
                 Take("uiprmd", "ODC PDDL 1.0", subject, trial, "sit-stand", "", joints, RATE)
@@ -181,11 +183,11 @@ def _person(
     # them on, so it is level then; from there on it turns as they do.
     tilt = np.arcsin(_pelvis(stand)[:, 1, 2].mean())
     still = _centres(stand, leg, tilt)
-    people = {trial: _centres(m, leg, tilt) for trial, m in episodes.items()}
+    moving = {trial: _centres(m, leg, tilt) for trial, m in episodes.items()}
     for side in ("left", "right"):
-        _fix_legs(still, list(people.values()), side)
+        _fix_legs(still, list(moving.values()), side)
     joints = {}
-    for trial, at in people.items():
+    for trial, at in moving.items():
         m = episodes[trial]
         chest = _chest(at["neck"] - at["spine3"], m["LSHO"] - m["RSHO"])
         count = len(hanging) - 1

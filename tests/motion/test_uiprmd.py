@@ -51,10 +51,10 @@ def test_joints_of_a_made_up_person(tmp_path, still_arms):
     (tmp_path / "uiprmd").mkdir()
     gap = episode()
     gap[30, MARKERS.index("LKNE")] = np.nan
-    for name, markers in (("m05_s01_e01", episode()), ("m05_s01_e02", gap)):
+    for name, markers in (("m05_s01_e01", episode()), ("m05_s02_e01", gap)):
         (tmp_path / "uiprmd" / f"{name}_positions.txt").write_text(text(markers))
     (take,), (skipped,) = read_uiprmd(tmp_path, still_arms)
-    assert (take.subject, take.trial, skipped.name) == ("s01", "m05_s01_e01", "m05_s01_e02")
+    assert (take.subject, take.trial, skipped.name) == ("s01", "m05_s01_e01", "m05_s02_e01")
     assert "LKNE at frame 30" in skipped.reason
     at = dict(zip(JOINTS, take.joints[60], strict=True))
     # Hara et al. for a leg of 0.905 m, in the plane of ASIS and PSIS, here level.
