@@ -1,0 +1,219 @@
+"""Sentences for recordings that come with a content and a style, from small grammars.
+
+`data/prompts/templates.yaml` holds the grammars: a sentence is a subject and a predicate, and half
+of the sentences of a styled recording name the style. What can be measured is: the pace, and the
+side that a walk turns to. The prompts that evaluate a prior are never among the sentences.
+"""
+
+import random
+import re
+from functools import cache
+from itertools import cycle, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Float
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import JOINTS
+from t2imu_utils.motion.takes import Take
+
+PROMPTS = Path(__file__).parents[2] / "data" / "prompts"
+# A take's activity is one of `activities.ACTIVITIES` or of these.
+OTHER_ACTIVITIES = (
+    "sit down",
+    "stand up",
+    "lie down",
+    "get up",
+    "gesture",
+    "dance",
+    "turning",
+    "other",
+)
+_CMU_TRIAL = re.compile(r"(?<!\d)(\d{2,3}_\d{2})(?!\d)")
+_STAIRS = re.compile(r"\b(climb|stair|step|ladder|upstair|downstair|ascend|descend)", re.IGNORECASE)
+_LADDERS = frozenset("13_33 13_34 14_33 14_34 14_35".split())
+_TURNS = 45.0  # degrees; below, the name of the recording says which way it turns
+
+
+def sentences(take: Take, count: int = 8, seed: int = 0) -> tuple[str, ...]:
+    """`count` different sentences that hold for the whole take, the same for a trial and a seed.
+
+    A mirrored take keeps the content of its original: left and right are swapped here.
+
+    Raises:
+        InputError: no grammar for the take's content.
+    """
+    content = _content(take)
+    if content is None:
+        return ()
+    texts = _drawn(content, take.style, _speed(take.joints, take.rate), take.trial, count, seed)
+    trial = _CMU_TRIAL.search(take.trial)
+    return tuple(text for text in texts if not trial or allowed(trial[0], text))
+
+
+def cmu_sentences(trial: str, description: str, count: int = 8, seed: int = 0) -> tuple[str, ...]:
+    """Sentences for a trial of the CMU database; none where no grammar fits its description."""
+    content = _cmu_content(description)
+    if content is None:
+        return ()
+    texts = _drawn(content, "", None, trial, count, seed)
+    return tuple(text for text in texts if allowed(trial, text))
+
+
+def allowed(trial: str, text: str) -> bool:
+    """Whether a sentence, the database's own too, may stand on a CMU trial.
+
+    "Climb" and "steps" mean stairs: not the playground of subject 01, and no ladder.
+    """
+    if trial.startswith("01_"):
+        return not _STAIRS.search(text)
+    return trial not in _LADDERS or not re.search(r"\b(climb|stair|steps)", text, re.IGNORECASE)
+
+
+def activity_of(take: Take) -> str:
+    """What the take shows: one of `activities.ACTIVITIES` or of `OTHER_ACTIVITIES`."""
+    content = _content(take)
+    return _grammar(content)["activity"] if content else "other"
+
+
+@cache
+def _templates() -> dict[str, Any]:
+    return yaml.safe_load((PROMPTS / "templates.yaml").read_text(encoding="utf-8"))
+
+
+def _facing(take: Take) -> str:
+    """The content, left and right swapped where the take is mirrored."""
+    if take.made != "mirrored":
+        return take.content
+    swap = {"left": "right", "right": "left"}
+    return re.sub(r"(?i)left|right", lambda side: swap[side[0].lower()], take.content)
+
+
+def _content(take: Take) -> str | None:
+    """The grammar of a take; None for a description of the CMU database that has none."""
+    if take.source == "reactidle":
+        return "idle"
+    content = _facing(take)
+    if take.source in ("cmu", "deepmimic") and take.made in ("recorded", "mirrored"):
+        return _cmu_content(content)
+    if "turn" in content:  # nine recordings of Bandai-Namco turn the other way than named
+        turn = _turn(take.joints)
+        if abs(turn) > _TURNS:
+            content = re.sub("left|right", "left" if turn > 0 else "right", content)
+    return content
+
+
+def _cmu_content(description: str) -> str | None:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", description).lower().strip()
+    found = (content for pattern, content in _templates()["cmu"] if re.search(pattern, words))
+    return next(found, None)
+
+
+@cache
+def _grammar(content: str) -> dict[str, Any]:
+    """The grammar of a content, with its side and posture filled in."""
+    contents = _templates()["contents"]
+    for mark, words in (("side", "left|right"), ("posture", "back|front|side")):
+        word = re.search(rf"\b({words})\b", content)
+        general = re.sub(rf"\b({words})\b", f"<{mark}>", content)
+        if word and general in contents:
+            filled = yaml.safe_dump(contents[general]).replace(f"<{mark}>", word[0])
+            return yaml.safe_load(filled)
+    if content not in contents:
+        raise InputError(
+            PROMPTS / "templates.yaml", f"no content {content!r}", "a grammar for it", "Write one."
+        )
+    return contents[content]
+
+
+def _expanded(patterns: list[str]) -> list[str]:
+    """Every reading of patterns such as ``"walks {forward|ahead|}"``."""
+    readings = []
+    for pattern in patterns:
+        parts = [part.split("|") for part in re.split(r"[{}]", pattern)]
+        readings += [re.sub(" +(?=,|$| )", "", "".join(chosen)) for chosen in product(*parts)]
+    return list(dict.fromkeys(readings))
+
+
+@cache
+def _predicates(content: str, pace: str) -> tuple[list[str], list[str]]:
+    """Predicates that take a manner, and all that hold at a pace."""
+    grammar = _grammar(content)
+    says = _expanded(grammar["says"])
+    return says, [*says, *_expanded(grammar.get(pace, []))]
+
+
+@cache
+def _reserved() -> frozenset[str]:
+    """The predicates of the evaluation prompts, which no sentence has."""
+    activities = yaml.safe_load((PROMPTS / "activities.yaml").read_text(encoding="utf-8"))
+    held_out = yaml.safe_load((PROMPTS / "held_out.yaml").read_text(encoding="utf-8"))
+    files = (activities, held_out["test"], held_out["validation"])
+    prompts = [text for file in files for texts in file.values() for text in texts]
+    return frozenset(_predicate(text) for text in prompts)
+
+
+def _predicate(text: str) -> str:
+    """A sentence without its subject and full stop."""
+    templates = _templates()
+    groups = [*templates["subjects"].values()]
+    groups += [style.get("subjects", {}) for style in templates["styles"].values()]
+    text = text.lower().rstrip(". ")
+    starts = [subject for group in groups for subject in group if text.startswith(subject + " ")]
+    return text[len(max(starts, key=len, default="")) :].strip()
+
+
+def _drawn(
+    content: str, style: str, speed: float | None, trial: str, count: int, seed: int
+) -> list[str]:
+    """Different sentences, every other one with the style; fewer where the grammar has fewer."""
+    rng = random.Random(f"{trial} {seed}")
+    grammar, subjects = _grammar(content), _templates()["subjects"]
+    manner = _templates()["styles"].get(style, {})
+    own = manner.get("subjects", {})
+    anyone = subjects["anyone"] if own else subjects["anyone"] | subjects["gendered"]
+    says, at_pace = _predicates(content, _pace(grammar, speed))
+    manners = manner.get("manners", []) + manner.get("gaits", []) * grammar.get("gait", False)
+    plain = [(anyone, predicate) for predicate in at_pace]
+    by_manner = [(anyone, f"{what} {how}") for what in says for how in _expanded(manners)]
+    by_subject = [(own, predicate) for predicate in at_pace if own] or by_manner
+    for deck in (plain, by_manner, by_subject):
+        rng.shuffle(deck)
+    decks = cycle([plain, by_manner, plain, by_subject])
+    texts, seen = [], set(_reserved())
+    while plain and len(texts) < count:
+        subject, predicate = (next(decks) or plain).pop()
+        if predicate not in seen:
+            seen.add(predicate)
+            texts.append(f"{_one(rng, subject)} {predicate}{rng.choice(['', '.'])}")
+    return texts
+
+
+def _one(rng: random.Random, weighted: dict[str, int]) -> str:
+    return rng.choices(list(weighted), list(weighted.values()))[0]
+
+
+def _pace(grammar: dict[str, Any], speed: float | None) -> str:
+    if speed is None or "paces" not in grammar:
+        return ""
+    slow, fast = grammar["paces"]
+    return "slow" if speed < slow else "fast" if speed > fast else "steady"
+
+
+def _speed(joints: Float[np.ndarray, "T 22 3"], rate: float) -> float | None:
+    """Mean speed of the pelvis along its path, m/s, without the sway of single steps."""
+    pelvis = joints[:, JOINTS.index("pelvis")]
+    stride = round(0.5 * rate)
+    if len(pelvis) <= stride:
+        return None
+    return float(np.linalg.norm(pelvis[stride:] - pelvis[:-stride], axis=1).mean() * rate / stride)
+
+
+def _turn(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """How far the hips turn about the vertical, degrees, positive to the left."""
+    left = joints[:, JOINTS.index("left_hip")] - joints[:, JOINTS.index("right_hip")]
+    angle = np.unwrap(np.arctan2(-left[:, 2], left[:, 0]))
+    return float(np.degrees(angle[-1] - angle[0]))
