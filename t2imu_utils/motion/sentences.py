@@ -32,10 +32,13 @@ OTHER_ACTIVITIES = (
     "turning",
     "other",
 )
+MOST_WORDS = 14
 _CMU_TRIAL = re.compile(r"(?<!\d)(\d{2,3}_\d{2})(?!\d)")
 _STAIRS = re.compile(r"\b(climb|stair|step|ladder|upstair|downstair|ascend|descend)", re.IGNORECASE)
 _LADDERS = frozenset("13_33 13_34 14_33 14_34 14_35".split())
-_TURNS = 45.0  # degrees; below, the name of the recording says which way it turns
+_ON_THE_GROUND = "13_10"  # "jump up to grab", but its feet stay down
+_TURN = 30.0  # degrees; a walk that turns less does not turn
+_RISE = 0.25  # m; who ends no higher has come down again
 
 
 def sentences(take: Take, count: int = 8, seed: int = 0) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ def sentences(take: Take, count: int = 8, seed: int = 0) -> tuple[str, ...]:
     content = _content(take)
     if content is None:
         return ()
-    texts = _drawn(content, take.style, _speed(take.joints, take.rate), take.trial, count, seed)
+    texts = _drawn(content, take.style, _speeds(take.joints, take.rate), take.trial, count, seed)
     trial = _CMU_TRIAL.search(take.trial)
     return tuple(text for text in texts if not trial or allowed(trial[0], text))
 
@@ -59,7 +62,7 @@ def cmu_sentences(trial: str, description: str, count: int = 8, seed: int = 0) -
     content = _cmu_content(description)
     if content is None:
         return ()
-    texts = _drawn(content, "", None, trial, count, seed)
+    texts = _drawn(content, "", np.zeros(0), trial, count, seed)
     return tuple(text for text in texts if allowed(trial, text))
 
 
@@ -70,7 +73,9 @@ def allowed(trial: str, text: str) -> bool:
     """
     if trial.startswith("01_"):
         return not _STAIRS.search(text)
-    return trial not in _LADDERS or not re.search(r"\b(climb|stair|steps)", text, re.IGNORECASE)
+    if trial in _LADDERS:
+        return not re.search(r"\b(climb|stair|step)", text, re.IGNORECASE)
+    return trial != _ON_THE_GROUND or "jump" not in text and "leap" not in text
 
 
 def activity_of(take: Take) -> str:
@@ -93,40 +98,57 @@ def _facing(take: Take) -> str:
 
 
 def _content(take: Take) -> str | None:
-    """The grammar of a take; None for a description of the CMU database that has none."""
-    if take.source == "reactidle":
-        return "idle"
+    """The grammar of a take; None for a description of the CMU database that has none.
+
+    The side of a turn and the way on stairs are those of the joints: some recordings of
+    Bandai-Namco turn the other way than named, and those of the CMU database go up and down.
+    """
     content = _facing(take)
-    if take.source in ("cmu", "deepmimic") and take.made in ("recorded", "mirrored"):
-        return _cmu_content(content)
-    if "turn" in content:  # nine recordings of Bandai-Namco turn the other way than named
+    if take.source in ("cmu", "deepmimic"):
+        rise = take.joints[-1, 0, 1] - take.joints[0, 0, 1]
+        return _cmu_content(content, rise) or (content if _key(content) else None)
+    if "turn" in content:
         turn = _turn(take.joints)
-        if abs(turn) > _TURNS:
-            content = re.sub("left|right", "left" if turn > 0 else "right", content)
+        if abs(turn) < _TURN:
+            return "walk anywhere"
+        return re.sub("left|right", "left" if turn > 0 else "right", content)
     return content
 
 
-def _cmu_content(description: str) -> str | None:
+def _cmu_content(description: str, rise: float = 0.0) -> str | None:
+    """The grammar of a description; `rise` is how much higher the pelvis ends, m."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", description).lower().strip()
     found = (content for pattern, content in _templates()["cmu"] if re.search(pattern, words))
-    return next(found, None)
+    content = next(found, None)
+    if content in ("steps", "ladder"):
+        way = "up and down" if abs(rise) < _RISE else "up" if rise > 0 else "down"
+        return f"{content} {way}"
+    return content
+
+
+def _key(content: str) -> tuple[str, str, str] | None:
+    """The name of a content's grammar, the mark in it, and what the mark stands for."""
+    contents = _templates()["contents"]
+    if content in contents:
+        return content, "", ""
+    for mark, words in (("<side>", "left|right"), ("<posture>", "back|front|side")):
+        general = re.sub(rf"\b({words})\b", mark, content)
+        if general in contents:
+            return general, mark, re.search(rf"\b({words})\b", content)[0]
+    return None
 
 
 @cache
 def _grammar(content: str) -> dict[str, Any]:
-    """The grammar of a content, with its side and posture filled in."""
-    contents = _templates()["contents"]
-    for mark, words in (("side", "left|right"), ("posture", "back|front|side")):
-        word = re.search(rf"\b({words})\b", content)
-        general = re.sub(rf"\b({words})\b", f"<{mark}>", content)
-        if word and general in contents:
-            filled = yaml.safe_dump(contents[general]).replace(f"<{mark}>", word[0])
-            return yaml.safe_load(filled)
-    if content not in contents:
+    """The grammar of a content, with its side or posture filled in."""
+    key = _key(content)
+    if key is None:
         raise InputError(
             PROMPTS / "templates.yaml", f"no content {content!r}", "a grammar for it", "Write one."
         )
-    return contents[content]
+    general, mark, word = key
+    grammar = _templates()["contents"][general]
+    return yaml.safe_load(yaml.safe_dump(grammar).replace(mark, word)) if mark else grammar
 
 
 def _expanded(patterns: list[str]) -> list[str]:
@@ -167,7 +189,7 @@ def _predicate(text: str) -> str:
 
 
 def _drawn(
-    content: str, style: str, speed: float | None, trial: str, count: int, seed: int
+    content: str, style: str, speeds: Float[np.ndarray, "N"], trial: str, count: int, seed: int
 ) -> list[str]:
     """Different sentences, every other one with the style; fewer where the grammar has fewer."""
     rng = random.Random(f"{trial} {seed}")
@@ -175,7 +197,7 @@ def _drawn(
     manner = _templates()["styles"].get(style, {})
     own = manner.get("subjects", {})
     anyone = subjects["anyone"] if own else subjects["anyone"] | subjects["gendered"]
-    says, at_pace = _predicates(content, _pace(grammar, speed))
+    says, at_pace = _predicates(content, _pace(grammar, speeds))
     manners = manner.get("manners", []) + manner.get("gaits", []) * grammar.get("gait", False)
     plain = [(anyone, predicate) for predicate in at_pace]
     by_manner = [(anyone, f"{what} {how}") for what in says for how in _expanded(manners)]
@@ -186,9 +208,10 @@ def _drawn(
     texts, seen = [], set(_reserved())
     while plain and len(texts) < count:
         subject, predicate = (next(decks) or plain).pop()
-        if predicate not in seen:
+        text = f"{_one(rng, subject)} {predicate}{rng.choice(['', '.'])}"
+        if predicate not in seen and len(text.split()) <= MOST_WORDS:
             seen.add(predicate)
-            texts.append(f"{_one(rng, subject)} {predicate}{rng.choice(['', '.'])}")
+            texts.append(text)
     return texts
 
 
@@ -196,20 +219,23 @@ def _one(rng: random.Random, weighted: dict[str, int]) -> str:
     return rng.choices(list(weighted), list(weighted.values()))[0]
 
 
-def _pace(grammar: dict[str, Any], speed: float | None) -> str:
-    if speed is None or "paces" not in grammar:
+def _pace(grammar: dict[str, Any], speeds: Float[np.ndarray, "N"]) -> str:
+    """ "slow", "steady" or "fast"; "" where unknown or uneven."""
+    if "paces" not in grammar or not len(speeds):
+        return ""
+    least, most = np.quantile(speeds, [0.1, 0.9])
+    if most > 2 * least:
         return ""
     slow, fast = grammar["paces"]
+    speed = speeds.mean()
     return "slow" if speed < slow else "fast" if speed > fast else "steady"
 
 
-def _speed(joints: Float[np.ndarray, "T 22 3"], rate: float) -> float | None:
-    """Mean speed of the pelvis along its path, m/s, without the sway of single steps."""
+def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarray, "N"]:
+    """Speeds of the pelvis over one second, or the whole of a shorter take, m/s."""
     pelvis = joints[:, JOINTS.index("pelvis")]
-    stride = round(0.5 * rate)
-    if len(pelvis) <= stride:
-        return None
-    return float(np.linalg.norm(pelvis[stride:] - pelvis[:-stride], axis=1).mean() * rate / stride)
+    window = max(1, min(round(rate), len(pelvis) - 1))
+    return np.linalg.norm(pelvis[window:] - pelvis[:-window], axis=1) * rate / window
 
 
 def _turn(joints: Float[np.ndarray, "T 22 3"]) -> float:

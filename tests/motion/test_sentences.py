@@ -1,5 +1,8 @@
 """Sentences: true for a content, different, styled in half of the cases, never an evaluation."""
 
+import csv
+import re
+import zipfile
 from dataclasses import replace
 from itertools import product
 
@@ -105,6 +108,24 @@ def test_climbing_is_kept_for_stairs():
     assert not allowed("13_33", "a person climbs a ladder.")
     assert allowed("13_35", "a person climbs 3 steps.")
     assert cmu_sentences("01_02", "playground - climb")
+    take = _take("climb 3 steps", source="cmu", trial="13_35")
+    assert activity_of(take) == "other"  # up, and down again
+    take.joints[..., 1] = np.linspace(0, -0.5, 60)[:, None]
+    assert activity_of(take) == "climbing down"
+
+
+def test_every_content_and_description_at_hand_has_a_grammar(real_data):
+    archive = zipfile.ZipFile(next(real_data.glob("bandai/*.zip")))
+    names = [re.search(r"dataset-\d_(.+)_([a-z-]+)_\d+\.bvh", n) for n in archive.namelist()]
+    named = {name.groups() for name in names if name}
+    assert len(named) > 100
+    assert all(len(module.sentences(_take(*what))) == 8 for what in named)
+    assert {style for _, style in named} <= {*TEMPLATES["styles"], "normal"}
+    told = dict(csv.reader((real_data / "cmu" / "descriptions.csv").open()))
+    archive = zipfile.ZipFile(real_data / "deepmimic" / "cmu_deepmimic.zip")
+    trials = re.findall(r"(\d+_\d+)\.txt", " ".join(archive.namelist()))
+    silent = [trial for trial in trials if len(cmu_sentences(trial, told[trial])) < 8]
+    assert len(silent) < len(trials) / 10, silent
 
 
 def test_an_unknown_content_is_an_error():
