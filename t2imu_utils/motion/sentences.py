@@ -34,7 +34,8 @@ OTHER_ACTIVITIES = (
 )
 MOST_WORDS = 14
 _CMU_TRIAL = re.compile(r"(?<!\d)(\d{2,3}_\d{2})(?!\d)")
-_STAIRS = re.compile(r"\b(climb|stair|step|ladder|upstair|downstair|ascend|descend)", re.IGNORECASE)
+_CLIMBS = r"\b(climb|stair|step|upstair|downstair|ascend|descend)"
+_STAIRS = _CLIMBS + r"|\bladder"
 _LADDERS = frozenset("13_33 13_34 14_33 14_34 14_35".split())
 _ON_THE_GROUND = "13_10"  # "jump up to grab", but its feet stay down
 _TURN = 30.0  # degrees; a walk that turns less does not turn
@@ -67,15 +68,16 @@ def cmu_sentences(trial: str, description: str, count: int = 8, seed: int = 0) -
 
 
 def allowed(trial: str, text: str) -> bool:
-    """Whether a sentence, the database's own too, may stand on a CMU trial.
+    """Whether a sentence, the database's own and the crowd's too, may stand on a CMU trial.
 
-    "Climb" and "steps" mean stairs: not the playground of subject 01, and no ladder.
+    "Climb" and "steps" mean stairs: not the playground of subject 01, and no ladder. Nothing that
+    evaluates a prior is allowed anywhere.
     """
-    if trial.startswith("01_"):
-        return not _STAIRS.search(text)
-    if trial in _LADDERS:
-        return not re.search(r"\b(climb|stair|step)", text, re.IGNORECASE)
-    return trial != _ON_THE_GROUND or "jump" not in text and "leap" not in text
+    if _predicate(text) in _reserved():
+        return False
+    if trial.startswith("01_") or trial in _LADDERS:
+        return not re.search(_STAIRS if trial.startswith("01_") else _CLIMBS, text.lower())
+    return trial != _ON_THE_GROUND or not re.search("jump|leap", text.lower())
 
 
 def activity_of(take: Take) -> str:

@@ -108,7 +108,9 @@ def test_climbing_is_kept_for_stairs():
     assert not allowed("01_02", "a person plays on a playground: climb.")
     assert allowed("01_02", "a person plays on a playground")
     assert not allowed("13_33", "a person climbs a ladder.")
+    assert allowed("13_33", "a person goes up a ladder.")
     assert allowed("13_35", "a person climbs 3 steps.")
+    assert not allowed("13_35", "A human " + HELD_OUT["test"]["climbing up"][0][9:])
     assert cmu_sentences("01_02", "playground - climb")
     take = _take("climb 3 steps", source="cmu", trial="13_35")
     assert activity_of(take) == "other"  # up, and down again
