@@ -150,7 +150,11 @@ def _grammar(content: str) -> dict[str, Any]:
         )
     general, mark, word = key
     grammar = _templates()["contents"][general]
-    return yaml.safe_load(yaml.safe_dump(grammar).replace(mark, word)) if mark else grammar
+    if not mark:
+        return grammar
+    words = _templates()["synonyms"].get(word, [word])
+    filled = [yaml.safe_load(yaml.safe_dump(grammar).replace(mark, said)) for said in words]
+    return filled[0] | {"says": [pattern for each in filled for pattern in each["says"]]}
 
 
 def _expanded(patterns: list[str]) -> list[str]:
