@@ -42,6 +42,7 @@ class Trained(Protocol):
     normaliser: Normaliser
     text_encoder: TextEncoder
     history: list[dict[str, Any]]
+    velocity_weight: float | list[float]
 
 
 class Denoiser(Protocol):
@@ -220,14 +221,14 @@ class Generator(ABC):
 
         Returns:
             The requests' table with a column ``motion`` (number of the request), and arrays
-            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres; meta ``rate`` 20. Of
-            a generator that is `ready_made` only the requests that it answers, ``joints`` alone,
-            and ``left_out`` in the meta.
+            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres, read with the prior's
+            `velocity_weight`; meta ``rate`` 20. Of a generator that is `ready_made` only the
+            requests that it answers, ``joints`` alone, and ``left_out`` in the meta.
         """
         columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
         features = self.generate(prior, *columns, guidance, batch_size, device, progress)
         rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
-        joints = [features_to_joints(motion) for motion in features]
+        joints = [features_to_joints(motion, prior.velocity_weight) for motion in features]
         return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
 
     def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:

@@ -11,7 +11,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,8 +200,7 @@ def train(
         entry["validation"] = kept_row(state.validated, CRITERION, config.early_stopping)
     if config.early_stopping:
         state.best.restore(state.ema)
-    trained = Prior(state.ema.eval(), prior.normaliser, prior.text_encoder, [*prior.history, entry])
-    return trained, curves
+    return replace(prior, model=state.ema.eval(), history=[*prior.history, entry]), curves
 
 
 @dataclass(frozen=True)

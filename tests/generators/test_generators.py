@@ -95,6 +95,7 @@ def test_the_weights_that_did_best_on_held_out_clips_are_returned(study, setting
 
 def test_what_is_kept_comes_back_as_it_was(study, prior, words):
     run = runs.open_run(study.track.name, study.name, arms.STAGE, {}, {})
+    prior.velocity_weight = [float(joint) for joint in range(22)]
     files = study.generator.save(run.path(arms.PRIOR), prior)
     assert run.path(arms.PRIOR) in files and all(path.is_file() for path in files)
     assert {path.name for path in run.dir.iterdir()} == {path.name for path in files}
@@ -104,7 +105,7 @@ def test_what_is_kept_comes_back_as_it_was(study, prior, words):
         for one, other in zip(made(study, loaded), made(study, prior), strict=True):
             np.testing.assert_array_equal(one, other)
         assert study.generator.network(loaded) == study.generator.network(prior)
-        assert len(loaded.history) == 1
+        assert len(loaded.history) == 1 and loaded.velocity_weight == prior.velocity_weight
     # Written over, as an arm that is trained again.
     study.generator.save(run.path(arms.PRIOR), study.start())
     assert differing(study.generator.load(run.path(arms.PRIOR)), prior)
@@ -218,13 +219,14 @@ def test_requests_become_a_table_with_features_and_joints(study, prior):
         {"prompt": PROMPTS, "frames": FRAMES, "seed": SEEDS, "activity": list("abcde")},
         index=[3, 1, 4, 15, 9],
     )
+    prior.velocity_weight = [float(joint) for joint in range(22)]
     clips = study.generator.sample(prior, requests, None, 2, progress=False)
     assert clips.meta == {"rate": 20.0} and clips.table["motion"].tolist() == list(range(5))
     for column in requests:
         assert clips.table[column].tolist() == requests[column].tolist()
     for i, motion in enumerate(made(study, prior)):
         np.testing.assert_allclose(clips[i]["features"], motion, atol=2e-4)
-        joints = features_to_joints(clips[i]["features"])
+        joints = features_to_joints(clips[i]["features"], prior.velocity_weight)
         np.testing.assert_array_equal(clips[i]["joints"], joints)
         assert joints.shape == (FRAMES[i], 22, 3)
 

@@ -23,6 +23,7 @@ ORIGIN = {"run": "abc", "licence": "MIT"}
 @pytest.fixture
 def written(prior, tmp_path):
     prior.history.append({"config": {"max_frames": 20}, "clips": 12})
+    prior.velocity_weight = [0.5] * 21 + [7.0]
     return write_open_prior(tmp_path / "open.safetensors", prior, ORIGIN)
 
 
@@ -48,8 +49,14 @@ def test_weights_come_back_within_half_precision(prior, written, encoder):
     np.testing.assert_array_equal(loaded.normaliser.mean, np.float32(prior.normaliser.mean))
     np.testing.assert_array_equal(loaded.normaliser.std, np.float32(prior.normaliser.std))
     assert loaded.config == prior.config and loaded.history == prior.history
+    assert loaded.velocity_weight == prior.velocity_weight
     assert loaded.text_encoder is encoder and not loaded.model.training
     assert read_provenance(written) == ORIGIN
+
+
+def test_a_file_that_does_not_weigh_velocities_is_read_by_positions(written, encoder):
+    rewrite(written, lambda _, about: about.pop("velocity_weight"))
+    assert read_open_prior(written, encoder).velocity_weight == 0
 
 
 def test_weights_take_two_bytes_and_statistics_four(prior, written):
@@ -117,6 +124,9 @@ def test_a_file_of_a_training_is_told_apart(prior, encoder, tmp_path):
         (lambda _, about: about.update(history={}), "history"),
         (lambda _, about: about["text_encoder"].pop("fingerprint"), "text_encoder"),
         (lambda _, about: about.pop("provenance"), "metadata"),
+        (lambda _, about: about.update(velocity_weight=[1.0] * 21 + [-1.0]), "velocity_weight"),
+        (lambda _, about: about.update(velocity_weight=[1.0] * 21), "velocity_weight"),
+        (lambda _, about: about.update(velocity_weight="much"), "velocity_weight"),
         (lambda _, about: about["config"].update(layers=3), "layers.2"),
         (lambda tensors, _: tensors.pop("embed_text.bias"), "embed_text.bias is missing"),
         (lambda tensors, _: tensors.update(stranger=torch.zeros(2)), "stranger is unknown"),

@@ -45,6 +45,7 @@ class Small:
         default_factory=lambda: Normaliser(np.arange(263.0), np.arange(1.0, 264.0))
     )
     history: list = field(default_factory=lambda: [{"steps": 3}])
+    velocity_weight: float = 2.5
 
 
 @dataclass
@@ -71,6 +72,7 @@ def test_a_file_is_plain_safetensors_with_the_rest_as_json(saved):
         "config": {"a": 1},
         "text_encoder": {"name": "words", "fingerprint": "f" * 64},
         "history": [{"steps": 3}],
+        "velocity_weight": 2.5,
     }
     assert {key: (tuple(x.shape), x.dtype) for key, x in tensors.items()} == {
         "weight": ((3, 2), torch.float32),
