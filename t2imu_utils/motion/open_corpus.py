@@ -52,10 +52,16 @@ CUTS = (196, 120, 160, 80, 140, 196, 100, 60)
 HELD_OUT = {
     "cmu": {"test": ("01", "02", "07", "14", "35"), "val": ("10", "16", "29")},
     "bandai-1": {"test": ("proud",), "val": ("sad",)},
+    "reactidle": {"test": ("014", "015"), "val": ("012",)},
     "uiprmd": {"test": (), "val": ("s10",)},
 }
 # Sitting is recorded for too few: these trials of a test subject are trained on.
 SITTING = ("14_27", "14_28", "14_29", "14_30", "14_31", "14_32")
+# Of DeepMimic: what lies on the ground and gets up.
+GET_UPS = (
+    "139_16", "139_17", "140_01", "140_02", "140_03",
+    "humanoid3d_getup_facedown", "humanoid3d_getup_faceup",
+)  # fmt: skip
 DUPLICATES = ("14_36",)  # the same recording as 14_31
 
 CAPPED = {"gesture": 25.0, "standing": 25.0}  # minutes of recorded motion in training
@@ -66,7 +72,8 @@ SPEEDS = (1.0, 0.9, 1.1, 0.95, 1.05, 0.85, 1.15, 0.925, 1.075)
 
 HEIGHT = (1.4, 2.1)  # m, from the lowest joint to the head, standing
 BONE_CHANGE = 0.03  # largest standard deviation of a bone's length, as a share of it
-FLOOR = 0.05  # m: in its lower half of frames a clip's lowest joint stays below that
+FLOOR = 0.08  # m: in half of a clip's frames the lowest joint is below that; ankles roll over toes
+OFF_THE_FLOOR = ("climbing up", "climbing down")  # what leaves it by right
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,18 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
     """Build the corpus from the data root that holds ``cmu/``, ``bandai/``, ``deepmimic/``,
     ``reactidle/`` and ``uiprmd/``. Deterministic by `seed`."""
     takes, skipped = open_takes(root, seed)
+    texts = read_texts(root / "cmu")
     rows, clips, splits = [], [], {split: [] for split in SPLITS}
     rng = np.random.default_rng([seed, 1])
-    pieces = [(split_of(take), piece) for take in takes for piece in cut(take)]
+    pieces = [
+        (split_of(take), _described(piece, texts, seed)) for take in takes for piece in cut(take)
+    ]
+    skipped += [
+        Skipped(f"{take.source} {take.trial}", "no sentence tells of it")
+        for _, take in pieces
+        if not take.texts
+    ]
+    pieces = [piece for piece in pieces if piece[1].texts]
     pieces = _capped(pieces, rng)
     copies = _copies(pieces)
     for split, take in tqdm(pieces, "clips", mininterval=5, disable=not progress):
@@ -97,7 +113,8 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
             except InputError as error:
                 skipped.append(Skipped(f"{take.source} {take.trial}", str(error)))
                 break
-            if speed == 1.0 and (fault := off_the_floor(made[0].features)):
+            fault = "" if activity in OFF_THE_FLOOR else off_the_floor(made[0].features)
+            if fault:
                 skipped.append(Skipped(f"{take.source} {take.trial}", fault))
                 break
             for clip in made if split == "train" else made[:1]:
@@ -123,47 +140,69 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
 
 
 def open_takes(root: Path, seed: int = 0) -> tuple[list[Take], list[Skipped]]:
-    """All takes of all sources, upright, checked, with their sentences; made ones among them."""
+    """All takes of all sources, upright and checked, with what is made from them."""
     idle, left_idle = read_reactidle(root)
     sources = [
-        (idle, left_idle),
-        read_cmu(root),
-        read_deepmimic(root),
-        read_bandai(root),
+        (idle, left_idle), read_cmu(root), read_deepmimic(root), read_bandai(root),
         read_uiprmd(root, arms=idle[0]),
-    ]
+    ]  # fmt: skip
     skipped = [reason for _, left in sources for reason in left]
-    recorded = [take for found, _ in sources for take in found]
+    descriptions = read_texts(root / "cmu").descriptions
     seen: set[str] = set()
-    takes = []
-    for take in recorded:
-        # Trials of CMU that are there in two forms: the first, with the subject's own bones.
+    groups: dict[tuple[str, str], list[Take]] = defaultdict(list)
+    for take in (take for found, _ in sources for take in found):
         number = _trial_number(take)
+        if take.source == "deepmimic":
+            take = replace(take, content=descriptions.get(number, take.content))
+        # Trials of CMU that are there in two forms: its own files have the subject's own bones.
         if take.source == "deepmimic" and number in seen:
             skipped.append(Skipped(f"deepmimic {take.trial}", "read from CMU's own files"))
         elif fault := implausible(take):
             skipped.append(Skipped(f"{take.source} {take.trial}", fault))
         else:
-            takes.append(take)
+            # The skeletons of CMU's two forms differ.
+            groups[take.source, take.style if take.source == "cmu" else ""].append(take)
             if take.source == "cmu":
                 seen.add(number)
-    takes = upright(takes)
-    takes += make_postures(takes, seed)
-    for direction in ("up", "down"):
-        takes += make_stairs(
-            [t for t in takes if split_of(t) == "train"], direction, STAIRS_MINUTES, seed
-        )
-        takes += make_stairs([t for t in takes if split_of(t) == "val"], direction, 1.0, seed)
-    texts = read_texts(root / "cmu")
-    told = [_described(take, texts, seed) for take in takes]
-    skipped += [
-        Skipped(f"{t.source} {t.trial}", "no sentence tells of it") for t in told if not t.texts
+    takes = []
+    for (source, form), group in groups.items():
+        try:
+            takes += upright(group)
+        except InputError as error:
+            skipped.append(Skipped(f"{source} {form}: upright", str(error)))
+            takes += group
+    takes = [half for take in takes for half in _halves(take)]
+    postures = [take for take in takes if _holds_posture(take)]
+    made = make_postures(postures, seed)
+    for split, minutes in (("train", STAIRS_MINUTES), ("val", 1.0)):
+        walks = [take for take in takes if split_of(take) == split]
+        for direction in ("up", "down"):
+            made += make_stairs(walks, direction, minutes, seed)
+    sitting = {_trial_number(take) for take in postures if take.source != "uiprmd"}
+    return [t for t in takes if _trial_number(t) not in sitting] + made, skipped
+
+
+def _holds_posture(take: Take) -> bool:
+    number = _trial_number(take)
+    return take.source == "uiprmd" or number in (*SITTING, "13_01", *GET_UPS)
+
+
+def _halves(take: Take) -> list[Take]:
+    """CMU's stairs go up three steps and down again: a take each. Others as they are."""
+    if take.content != "climb 3 steps":
+        return [take]
+    top = int(take.joints[:, 0, 1].argmax())
+    number = _trial_number(take)
+    first = int(re.search(r"_f(\d+)$", take.trial)[1]) / RATE if "_f" in take.trial else 0.0
+    return [
+        replace(take, trial=f"{number}_{_frame(first + start / take.rate)}", joints=part)
+        for start, part in ((0, take.joints[:top]), (top, take.joints[top:]))
+        if len(part) > MIN_FRAMES / RATE * take.rate
     ]
-    return [take for take in told if take.texts], skipped
 
 
 def read_cmu(root: Path) -> tuple[list[Take], list[Skipped]]:
-    """CMU's own files as takes: a take for every whole segment, cut to at most `MAX_FRAMES`."""
+    """CMU's own files as takes, one for every whole segment; its style is the file's form."""
     folder = root / "cmu"
     sources, texts = find_sources(folder), read_texts(folder)
     takes, skipped = [], list(sources.skipped)
@@ -179,38 +218,33 @@ def read_cmu(root: Path) -> tuple[list[Take], list[Skipped]]:
             continue
         rate = recording.rate
         for start, end in clean(recording.joints, rate, MIN_FRAMES / RATE).segments:
-            count = -(-(end - start) // int(MAX_FRAMES / RATE * rate))
-            edges = np.linspace(start, end, count + 1).round().astype(int)
-            for first, last in zip(edges[:-1], edges[1:], strict=True):
-                told = texts.captions(trial, first / rate, last / rate)
-                takes.append(
-                    Take(
-                        "cmu", "CMU (free)", subject_of(trial), f"{trial}_{first:05d}",
-                        texts.descriptions.get(trial, ""), "", recording.joints[first:last], rate,
-                        texts=tuple(told),
-                    )
-                )  # fmt: skip
+            takes.append(
+                Take(
+                    "cmu", "CMU (free)", subject_of(trial), f"{trial}_{_frame(start / rate)}",
+                    texts.descriptions.get(trial, ""), form, recording.joints[start:end], rate,
+                )
+            )  # fmt: skip
     return takes, skipped
 
 
 def _described(take: Take, texts: Texts, seed: int) -> Take:
     """With its sentences: the sources' own on CMU, ours everywhere."""
+    if take.source not in ("cmu", "deepmimic") or take.made != "recorded":
+        return replace(take, texts=sentences(take, seed=seed))
     number = _trial_number(take)
-    told: list[str] = []
-    if take.source in ("cmu", "deepmimic") and take.made == "recorded":
-        description = texts.descriptions.get(number, take.content)
-        if take.source == "deepmimic":
-            told = texts.captions(number, 0.0, len(take.joints) / take.rate)
-            take = replace(take, content=description or take.content)
-        told = [*take.texts, *told, *cmu_sentences(number, description)]
-        told = [text for text in dict.fromkeys(told) if allowed(number, text)]
-    else:
-        told = list(sentences(take, seed=seed))
-    return replace(take, texts=tuple(told))
+    start = int(match[1]) / RATE if (match := re.search(r"_f(\d+)$", take.trial)) else 0.0
+    told = texts.captions(number, start, start + len(take.joints) / take.rate)
+    told += cmu_sentences(number, take.content, seed=seed)
+    told += sentences(take, seed=seed)
+    return replace(take, texts=tuple(t for t in dict.fromkeys(told) if allowed(number, t)))
+
+
+def _frame(seconds: float) -> str:
+    return f"f{round(seconds * RATE):05d}"
 
 
 def _trial_number(take: Take) -> str:
-    """CMU's number of a take: ``"13_01"`` of ``"13_01_00120"``."""
+    """CMU's number of a take: ``"13_01"`` of ``"13_01_f00120"``."""
     match = re.match(r"\d+_\d+", take.trial)
     return match[0] if match else take.trial
 
@@ -228,12 +262,8 @@ def split_of(take: Take) -> str:
     if take.source == "bandai":
         number = int(re.search(r"(\d+)(?!.*\d)", take.trial)[1])
         return {0: "test", 5: "val"}.get(number % 10, "train")
-    if take.source == "reactidle":
-        return REACTIDLE.get(take.subject, "train")
-    return "val" if take.subject in HELD_OUT["uiprmd"]["val"] else "train"
-
-
-REACTIDLE: dict[str, str] = {}
+    held = HELD_OUT[take.source]
+    return next((split for split in held if take.subject in held[split]), "train")
 
 
 def implausible(take: Take) -> str:
@@ -271,11 +301,16 @@ def cut(take: Take) -> list[Take]:
         total += lengths[-1]
     lengths.append(frames - total)
     edges = np.r_[0, np.cumsum(lengths)] / RATE * take.rate
-    return [
-        replace(take, trial=f"{take.trial}-{i}", joints=take.joints[int(first) : int(last)])
-        for i, (first, last) in enumerate(zip(edges[:-1], edges[1:], strict=True))
-        if last - first >= MIN_FRAMES / RATE * take.rate
-    ]
+    pieces = []
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        if last - first < MIN_FRAMES / RATE * take.rate:
+            continue
+        start, name = first / take.rate, take.trial
+        if match := re.search(r"_f(\d+)$", name):
+            start, name = start + int(match[1]) / RATE, name[: match.start()]
+        part = take.joints[int(first) : int(last)]
+        pieces.append(replace(take, trial=f"{name}_{_frame(start)}", joints=part))
+    return pieces
 
 
 def to_clips(take: Take, speed: float = 1.0) -> tuple[MotionClip, MotionClip]:
@@ -322,4 +357,4 @@ def _copies(pieces: Sequence[tuple[str, Take]]) -> dict[str, int]:
     return {
         activity: int(np.clip(round(WANTED.get(activity, 0.0) / minutes), 1, len(SPEEDS)))
         for activity, minutes in total.items()
-    } | {activity: 1 for activity in ()}
+    }
