@@ -12,7 +12,7 @@ from t2imu_utils.activities import CATEGORIES
 from t2imu_utils.arm_names import base_of, is_base
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, output_file, read_json, sha256
-from t2imu_utils.generators import generator_of, section_of
+from t2imu_utils.generators import fitted_velocity_weight, generator_of, section_of
 from t2imu_utils.motion.features import RATE
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.losses import TERMS
@@ -134,6 +134,8 @@ class Trained:
 def export_prior(track: Track, model: str = "mdm", out: Path = OPEN_PRIOR) -> tuple[Path, Path]:
     """Write the open prior of a finished training and, beside it, its model card.
 
+    The weight that its motions are read with is found on the validation clips.
+
     The card of the repository's own file is the ``README.md`` of its folder; that of any other has
     the name of the file.
 
@@ -155,6 +157,9 @@ def export_prior(track: Track, model: str = "mdm", out: Path = OPEN_PRIOR) -> tu
         "licence": LICENCE,
         "data": THANKS,
     }
+    denoise = generator_of(track, base_of(model)).denoiser(trained.prior, "cpu")
+    held_out = data.load_motions(track, track.corpus.validation)
+    trained.prior.velocity_weight = fitted_velocity_weight(denoise, held_out)
     write_open_prior(out, trained.prior, origin)
     card = out.with_name("README.md") if out.resolve() == OPEN_PRIOR else out.with_suffix(".md")
     with atomic_write(card) as temporary:

@@ -103,6 +103,7 @@ def test_the_card_has_the_numbers_of_the_run(track, trained, words, tmp_path):
     about = read_provenance(file)
     assert about["licence"].startswith("MIT") and about["track"] == "cmu_prior"
     found = read_open_prior(file, words)
+    assert np.shape(found.velocity_weight) == (22,) and min(found.velocity_weight) > 0
     assert found.history == trained.history and found.config == trained.config
 
 

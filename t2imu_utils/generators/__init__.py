@@ -23,7 +23,7 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.dependencies import reached
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.motion.features import RATE, features_to_joints
+from t2imu_utils.motion.features import RATE, features_to_joints, velocity_weights
 from t2imu_utils.priors.mdm_inference import chosen_precision
 from t2imu_utils.priors.solvers import ANCESTRAL, Solver
 from t2imu_utils.priors.text import TextEncoder
@@ -234,6 +234,29 @@ class Generator(ABC):
     def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:
         """Sampled motions on a body, as `fitting.fit` gives them."""
         return fit(motions, body)
+
+
+@torch.inference_mode()
+def fitted_velocity_weight(
+    denoise: Denoiser, clips: Sequence[MotionClip], device: torch.device | str = "cpu"
+) -> list[float]:
+    """The weight of each joint's velocities that suits a model (`motion.features`).
+
+    From its guesses of held-out clips at a tenth of its noise levels, where what it adds itself
+    outweighs what the noise has hidden; the ratio is the same within 15 % up to two fifths of them.
+    """
+    predicted, true = [], []
+    for number, clip in enumerate(clips):
+        frames = min(len(clip.features), denoise.max_frames) // denoise.stride * denoise.stride
+        raw = torch.from_numpy(clip.features[:frames])
+        x0 = denoise.normaliser.normalise(raw)[None].to(device)
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(device)
+        level = torch.full((1,), denoise.levels // 10, device=device)
+        mask = torch.ones(1, frames, dtype=torch.bool, device=device)
+        guess = denoise.normaliser.denormalise(denoise([clip], x0, mask, level, noise))
+        predicted.append(guess[0].cpu().numpy())
+        true.append(raw.numpy())
+    return velocity_weights(predicted, true).tolist()
 
 
 def refuse_processes(name: str, processes: int) -> None:
