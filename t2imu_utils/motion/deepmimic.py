@@ -54,6 +54,9 @@ FIXED = {
     "right_wrist": ("right_elbow", (0, -0.258947, 0)),
 }
 
+ARMS = [JOINTS.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("elbow", "wrist")]
+ON_THE_FLOOR = 0.02  # m: half of a forearm's thickness
+
 _CMU = re.compile(r"(?:^|/)(\d+_\d+)\.txt$")
 
 
@@ -116,6 +119,9 @@ def parse_deepmimic(text: str, where: str) -> tuple[Float[np.ndarray, "T 22 3"],
     for joint, (parent, offset) in FIXED.items():
         places[joint] = places[parent] + turns[parent].apply(offset)
     joints = np.stack([places[joint] for joint in JOINTS], axis=1)
+    # The retargeting puts the arms of who lies up to 19 cm into the floor.
+    floor = np.delete(joints[..., 1], ARMS, axis=1).min()
+    joints[:, ARMS, 1] = joints[:, ARMS, 1].clip(min=floor + ON_THE_FLOOR)
     return joints[..., [2, 1, 0]] * [-1, 1, 1], round(1 / durations.mean(), 1)
 
 
