@@ -24,14 +24,13 @@ from t2imu_utils.dependencies import reached
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import RATE, features_to_joints
-from t2imu_utils.priors.mdm_inference import chosen_precision
+from t2imu_utils.priors.mdm_inference import Precision
 from t2imu_utils.priors.solvers import ANCESTRAL, Solver
 from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.priors.training import TrainConfig
 from t2imu_utils.runs import PACKAGE
 from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
 
-FLOAT32 = "float32"
 # Rooms of the package that results depend on; the rest only reads, writes and keeps books.
 MODELS = ("motion", "priors", "body")
 
@@ -87,15 +86,11 @@ class Generator(ABC):
 
     @property
     def sampler(self) -> dict[str, Any]:
-        """Settings of its sampling that are not its own: of a solver that was chosen."""
+        """What its sampling can be set to, as it is set."""
         return {}
 
-    def precision(self, prior: Any, device: torch.device | str) -> str:
-        """Of the matrix products of its sampling on a device, which may be a matter of speed."""
-        return chosen_precision("auto", prior.config, device) if self.solvers else FLOAT32
-
-    def with_solver(self, solver: Solver) -> "Generator":
-        """The same generator, sampled with a solver.
+    def with_solver(self, solver: Solver, precision: Precision = "float32") -> "Generator":
+        """The same generator, sampled with a solver, its matrix products in a precision.
 
         Raises:
             InputError: it is sampled in one way only.
@@ -103,7 +98,7 @@ class Generator(ABC):
         raise InputError(
             f"solver {solver.name!r}", f"{type(self).__name__} has none to choose",
             "a generator that is a diffusion with solvers, such as mdm",
-            "Leave solver and evaluations out of its entry in the track.",
+            "Leave solver, evaluations and precision out of its entry in the track.",
         )  # fmt: skip
 
     def read(self, options: Section, body: Body) -> Any:
@@ -286,9 +281,10 @@ def generator_of(track: Track, name: str) -> Generator:
     """The family of one of a track's generators, sampled as the track says."""
     section = section_of(track, name)
     generator = family(section.family or name)
-    if section.solver is None and section.evaluations is None:
+    if section.solver is None and section.evaluations is None and section.precision == "float32":
         return generator
-    return generator.with_solver(Solver(section.solver or ANCESTRAL, section.evaluations))
+    solver = Solver(section.solver or ANCESTRAL, section.evaluations)
+    return generator.with_solver(solver, section.precision)
 
 
 def sizes_of(track: Track, name: str) -> Section | None:
