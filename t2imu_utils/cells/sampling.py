@@ -34,9 +34,7 @@ def sample_and_fit(
         "body": data.body_files(track),
     }
     params = {"guidance": scale, "requests": len(requests), **generator.sampler}
-    run = runs.open_run(track.name, model, STAGE, params, inputs, generator.sampling_code)
-    if run.done:
-        return run
+    run = runs.open_run(track.name, model, STAGE, params, inputs)
     prior, device = arms.load_model(track, model), runs.compute_device()
     body = data.bodies(track).neutral
     motions = generator.sample(prior, requests, scale, track.sampling.batch_size, device)

@@ -7,7 +7,6 @@ A new one is a module here that ends with ``GENERATOR = ...``, and an entry of i
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -20,7 +19,6 @@ from torch import Tensor
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.clips import Clips
-from t2imu_utils.dependencies import reached
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import RATE, features_to_joints
@@ -30,9 +28,6 @@ from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.priors.training import TrainConfig
 from t2imu_utils.runs import PACKAGE
 from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
-
-# Rooms of the package that results depend on; the rest only reads, writes and keeps books.
-MODELS = ("motion", "priors", "body")
 
 
 class Trained(Protocol):
@@ -71,10 +66,8 @@ class Denoiser(Protocol):
 class Generator(ABC):
     """A family of text-to-motion models: how it is made, trained, kept, sampled and examined."""
 
-    # What a track may set for it, and the modules that training and sampling begin in.
+    # What a track may set for it.
     Sizes: ClassVar[type[Section]]
-    training: ClassVar[Sequence[str]]
-    sampling: ClassVar[Sequence[str]]
     # Terms of its own training that a reader should see.
     curves: ClassVar[Sequence[str]] = ("simple",)
     # Whether it can be shown a motion (`denoiser`); of ready-made motions there is no model here.
@@ -104,24 +97,6 @@ class Generator(ABC):
     def read(self, options: Section, body: Body) -> Any:
         """Of a generator that is `ready_made`: its motions at 20 fps, for a body."""
         raise NotImplementedError
-
-    @cached_property
-    def training_code(self) -> list[str]:
-        """Files of the package that a trained model depends on."""
-        return [*reached(*self.training, rooms=MODELS), *self._own]
-
-    @cached_property
-    def sampling_code(self) -> list[str]:
-        """Files of the package that sampled and fitted motions depend on."""
-        begins = (*self.sampling, "body/fitting.py")
-        return [*reached(*begins, rooms=MODELS), *self._own]
-
-    @property
-    def _own(self) -> list[str]:
-        # Its module, and that of a class between it and this one.
-        modules = dict.fromkeys(kind.__module__ for kind in type(self).__mro__)
-        inside = (name for name in modules if name.startswith(f"{__name__}."))
-        return [f"generators/{name.split('.')[-1]}.py" for name in inside]
 
     @abstractmethod
     def untrained(

@@ -66,8 +66,6 @@ class MDMGenerator(Generator):
     """See the module."""
 
     Sizes = Sizes
-    training = ("priors/training.py", "priors/mdm_checkpoints.py")
-    sampling = ("priors/generate.py",)
     solvers = tuple(SCHEMES)
 
     def __init__(self, solver: Solver | None = None, precision: Precision = "float32"):
