@@ -77,9 +77,13 @@ def base_of(model: str) -> str:
 
 
 def control_of(model: str) -> str:
-    """The control that was trained with the same seed as a model; without options of its own."""
+    """The control of a model: the same seed and the same other losses, without L_acc."""
     name = parse(model)
-    return model_name(0, seed=name.seed, generator=name.generator) if name else model
+    if name is None:
+        return model
+    others = re.findall(rf"(pos|foot|vel)({NUMBER})", name.options)
+    weights = {f"lambda_{loss}": float(weight) for loss, weight in others}
+    return model_name(0, **weights, seed=name.seed, generator=name.generator)
 
 
 def is_base(model: str) -> bool:

@@ -23,7 +23,6 @@ from t2imu_utils.run_records import (
     find_record,
     list_text,
     load_records,
-    outputs_table,
     show_text,
 )
 from t2imu_utils.tracks import data_root
@@ -175,15 +174,9 @@ def list_runs(ctx: click.Context, track: str | None, stage: str | None, as_json:
 @list_runs.command("show")
 @click.argument("run")
 def show_run(run: str) -> None:
-    """Show one run in full, and whether what it wrote is whole.
-
-    Exits with 0 only if every output has the content that was recorded.
-    """
+    """Show one run in full."""
     records, _ = load_records()
-    record = find_record(run, records)
-    outputs = outputs_table(record)
-    click.echo(show_text(record, outputs, records))
-    raise SystemExit(bool((outputs["state"] != "whole").any()))
+    click.echo(show_text(find_record(run, records), records))
 
 
 @list_runs.command("compare")
@@ -191,7 +184,7 @@ def show_run(run: str) -> None:
 @click.argument("b")
 @click.option("--all", "everything", is_flag=True, help="Also what is equal.")
 def compare_runs(a: str, b: str, everything: bool) -> None:
-    """Show what two runs differ in: parameters, inputs, code, versions, outputs, numbers."""
+    """Show what two runs differ in: parameters, inputs, versions, outputs, numbers."""
     records, _ = load_records()
     first, second = find_record(a, records), find_record(b, records)
     click.echo(compare_text(first, second, differences(first, second, everything)))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from t2imu_utils import runs
-from t2imu_utils.arm_names import BASE, base_of, model_name, model_order, parse
+from t2imu_utils.arm_names import BASE, base_of, control_of, model_name, model_order, parse
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import REAL, stage_name
 from t2imu_utils.tracks import Reading, StudySection, Track
@@ -47,20 +47,24 @@ def tried(study: StudySection | None) -> Arms:
 
 
 def combined(study: StudySection | None) -> Arms:
-    """The combinations of losses that are tested as they are, with the first seed."""
-    return {} if study is None else _arms(study.combinations, study.seeds[:1])
+    """The combinations of losses, each with its own control (the same losses without L_acc)."""
+    if study is None:
+        return {}
+    arms: Arms = {}
+    for combination in study.combinations:
+        name, settings = model_of(combination, study.seeds[0])
+        others = {key: value for key, value in settings.items() if not key.startswith("acc_")}
+        arms |= {control_of(name): others | {"lambda_acc": 0.0}, name: settings}
+    # A combination of nothing but L_acc has the control that is repeated.
+    return {name: settings for name, settings in arms.items() if name not in repeated(study)}
 
 
 def untested(study: StudySection | None) -> set[str]:
     """What is trained for the study and not tested: readings that were not chosen, which nothing
-    but validation subjects may judge, and the controls of combinations."""
+    but validation subjects may judge."""
     if study is None:
         return set()
-    plain = {
-        model_name(0.0, combo.lambda_pos, combo.lambda_foot, combo.lambda_vel, seed=study.seeds[0])
-        for combo in study.combinations
-    }
-    return {*tried(study), *plain} - repeated(study).keys() - combined(study).keys()
+    return set(tried(study)) - repeated(study).keys() - combined(study).keys()
 
 
 def side_by_side(models: Sequence[str], study: StudySection | None) -> list[str]:
@@ -141,7 +145,7 @@ def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:
         return track.har.seeds
     again = name is not None and name.seed != study.seeds[0]
     count = study.classifiers if again else len(track.har.seeds)
-    if variant or model in combined(study).keys() - repeated(study).keys():
+    if variant or model in combined(study):
         count = min(count, study.variant_classifiers)
     return track.har.seeds[:count]
 

@@ -98,11 +98,19 @@ def test_every_setting_has_a_name_of_its_own_that_can_be_read_again():
         assert parts == ArmName(
             settings["generator"], settings["lambda_acc"], options, settings["seed"]
         )
-        control = parse(control_of(name))
-        assert control == ArmName(parts.generator, 0.0, "", parts.seed)
+        # The same other losses and seed, without L_acc.
+        assert control_of(name) == model_name(**settings | {"lambda_acc": 0.0})
+        assert control_of(control_of(name)) == control_of(name)
     # 5 weights, 3 settings of two values; where there is L_acc two more and two of three values;
     # seeds and generators.
     assert len(found) == (1 + 4 * 4 * 9) * 8 * 6
+
+
+def test_the_control_of_a_variant_has_its_other_losses():
+    assert control_of("mdm-acc0.1-vel0.17-s3") == "mdm-ft-vel0.17-s3"
+    assert control_of("mdm-acc0.1-foot8.3") == "mdm-ft-foot8.3"
+    assert control_of("mdm-acc6e-05-pos1e-05-joints") == "mdm-ft-pos1e-05"
+    assert control_of("mdm-acc6e-05-joints") == control_of("mdm") == "mdm-ft"
 
 
 def test_the_default_is_mdm():

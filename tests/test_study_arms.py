@@ -54,7 +54,11 @@ def test_what_is_repeated_tried_and_combined(study):
         *("mdm-acc1", "mdm-acc1-s1", "mdm-acc1-s2"),
     }
     assert len(study_arms.tried(study)) == 2 * (1 + 2 + 2)
-    assert set(study_arms.combined(study)) == {"mdm-acc0.1-vel0.2"}
+    combined = study_arms.combined(study)
+    assert set(combined) == {"mdm-acc0.1-vel0.2", "mdm-ft-vel0.2"}
+    assert combined["mdm-ft-vel0.2"] == {
+        "generator": "mdm", "lambda_acc": 0.0, "lambda_vel": 0.2, "seed": 0,
+    }  # fmt: skip
     for arms in (study_arms.repeated, study_arms.tried, study_arms.combined):
         assert arms(None) == {}
     assert study_arms.untested(None) == set()
@@ -63,7 +67,7 @@ def test_what_is_repeated_tried_and_combined(study):
 def test_readings_that_were_not_chosen_are_not_tested(study):
     low, spectrum = (study_arms.model_of(reading, 0)[0] for reading in study.readings)
     left = study_arms.untested(study)
-    assert {low, f"{low}-s1", spectrum, f"{spectrum}-s1", "mdm-ft-vel0.2"} <= left
+    assert {low, f"{low}-s1", spectrum, f"{spectrum}-s1"} <= left
     assert not left & {*study_arms.repeated(study), *study_arms.combined(study)}
     chosen = study.model_copy(update={"chosen": study.readings[1]})
     assert {low, f"{low}-s1"} <= study_arms.untested(chosen)
@@ -148,6 +152,7 @@ def test_recognition_in_other_ways_gets_fewer_classifiers_too(track):
     chosen = study.model_copy(update={"chosen": study.combinations[0]})
     told = track.model_copy(update={"study": chosen})
     assert study_arms.classifier_seeds(told, combo) == har.seeds
+    assert study_arms.classifier_seeds(track, "mdm-ft") == har.seeds
     assert study_arms.classifier_seeds(track, "mdm-acc0.1-s3", "gravity") == [0, 1]
     demo = load_track("demo")
     assert study_arms.classifier_seeds(demo, "mdm", "gravity") == demo.har.seeds

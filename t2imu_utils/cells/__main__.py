@@ -23,6 +23,7 @@ def _recognition(slug: str) -> dict[str, Any]:
 # By stage: its module here, the function in it, and what a variant's name means to that.
 CELLS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]] | None]] = {
     "03_smpl_fitting": ("sampling", "sample_and_fit", None),
+    "03_solvers": ("solvers", "compare_solvers", None),
     "03_validation": ("validation", "sample_validation", parse_validation),
     "04_imu_synthesis": ("sensing", "sense", None),
     "05_lacc_analysis": ("losses", "measure_losses", None),

@@ -41,9 +41,7 @@ def sample_validation(
     scale = guidance or section_of(track, name).guidance
     params = {"guidance": scale, "repetitions": repetitions, **generator.sampler}
     stage = validation_stage(guidance)
-    run = runs.open_run(track.name, model, stage, params, inputs, generator.sampling_code)
-    if run.done:
-        return run
+    run = runs.open_run(track.name, model, stage, params, inputs)
     prior, device = arms.load_model(track, model), runs.compute_device()
     requests = pd.DataFrame(rows)
     motions = generator.sample(prior, requests, scale, track.sampling.batch_size, device)
