@@ -54,7 +54,9 @@ FIXED = {
     "right_wrist": ("right_elbow", (0, -0.258947, 0)),
 }
 
-ARMS = [JOINTS.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("elbow", "wrist")]
+ARMS = [
+    JOINTS.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("elbow", "wrist")
+]
 ON_THE_FLOOR = 0.02  # m: half of a forearm's thickness
 
 _CMU = re.compile(r"(?:^|/)(\d+_\d+)\.txt$")

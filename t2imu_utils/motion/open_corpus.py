@@ -331,9 +331,7 @@ def _minutes(take: Take) -> float:
     return len(take.joints) / take.rate / 60
 
 
-def _capped(
-    pieces: Sequence[tuple[str, Take]], rng: np.random.Generator
-) -> list[tuple[str, Take]]:
+def _capped(pieces: Sequence[tuple[str, Take]], rng: np.random.Generator) -> list[tuple[str, Take]]:
     """Without what is recorded in training more often than `CAPPED` allows; drawn evenly."""
     total: dict[str, float] = defaultdict(float)
     kept = set()

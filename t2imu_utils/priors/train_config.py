@@ -18,12 +18,12 @@ class TrainConfig:
     """Settings of one training; learning rate and dropout of conditions as in MDM.
 
     ema_decay: of the moving average of the weights, which is what `train` returns; it starts lower,
-    min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start;
-    0 returns the last weights. warmup: steps over which the learning rate rises linearly to its value.
-    anneal: whether it then falls linearly to zero at the last step. max_frames: longer clips are cropped at random. checkpoint_every,
-    validate_every: in steps; validate_every 0 validates at the end alone. early_stopping: whether
-    the weights with the lowest loss on held-out clips are returned, instead of the last; it needs
-    validate_every.
+    min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start; 0
+    returns the last weights. warmup: steps over which the learning rate rises linearly to its
+    value. anneal: whether it then falls linearly to zero at the last step. max_frames: longer clips
+    are cropped at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at
+    the end alone. early_stopping: whether the weights with the lowest loss on held-out clips are
+    returned, instead of the last; it needs validate_every.
 
     accumulate: parts in which each process takes its share of a batch, one after the other, to save
     memory; gradients are those of the whole batch. precision: of the network in training; weights,
