@@ -73,6 +73,7 @@ SPEEDS = (1.0, 0.9, 1.1, 0.95, 1.05, 0.85, 1.15, 0.925, 1.075)
 HEIGHT = (1.4, 2.1)  # m, from the lowest joint to the head, standing
 BONE_CHANGE = 0.03  # largest standard deviation of a bone's length, as a share of it
 FLOOR = 0.08  # m: in half of a clip's frames the lowest joint is below that; ankles roll over toes
+PEAK = 150.0  # m/s²: recorded runs reach 127
 OFF_THE_FLOOR = ("climbing up", "climbing down")  # what leaves it by right
 
 
@@ -113,8 +114,7 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
             except InputError as error:
                 skipped.append(Skipped(f"{take.source} {take.trial}", str(error)))
                 break
-            fault = "" if activity in OFF_THE_FLOOR else off_the_floor(made[0].features)
-            if fault:
+            if fault := broken(made[0].features, on_floor=activity not in OFF_THE_FLOOR):
                 skipped.append(Skipped(f"{take.source} {take.trial}", fault))
                 break
             for clip in made if split == "train" else made[:1]:
@@ -280,11 +280,19 @@ def implausible(take: Take) -> str:
     return ""
 
 
-def off_the_floor(features: Float[np.ndarray, "T 263"]) -> str:
-    """Why a clip does not stand on the floor; "" for one that does. Its lowest joint is at 0."""
-    lowest = features_to_joints(features)[..., 1].min(axis=1)
-    middle = float(np.median(lowest))
-    return f"lowest joint {100 * middle:.0f} cm up in half of the frames" if middle > FLOOR else ""
+def broken(features: Float[np.ndarray, "T 263"], on_floor: bool = True) -> str:
+    """Why a clip is no person's: jumps of the tracking, or a body that floats; "" for a sound one.
+
+    Its lowest joint is at 0 m.
+    """
+    joints = features_to_joints(features)
+    peak = float(np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).max()) * RATE**2
+    if peak > PEAK:
+        return f"a joint that accelerates by {peak:.0f} m/s²"
+    middle = float(np.median(joints[..., 1].min(axis=1)))
+    if on_floor and middle > FLOOR:
+        return f"lowest joint {100 * middle:.0f} cm up in half of the frames"
+    return ""
 
 
 def cut(take: Take) -> list[Take]:
