@@ -40,5 +40,7 @@ def test_a_code_host_can_show_it(stage):
     for cell in nbformat.read(path, as_version=4).cells:
         outputs = cell.get("outputs", [])
         assert not [o for o in outputs if o.output_type == "error"], cell.source
-        texts = [str(text) for o in outputs for text in (o.get("text"), *o.get("data", {}).values())]
+        texts = [
+            str(text) for o in outputs for text in (o.get("text"), *o.get("data", {}).values())
+        ]
         assert not [found for text in (cell.source, *texts) for found in ABSOLUTE.findall(text)]
