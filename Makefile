@@ -60,11 +60,11 @@ sweep: $(STAMP)
 		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \
 			-p track "$(TRACK)"; exit $$status; }
 
-# Of the file the numbers in its card are read; `cmu` starts from it.
+# `cmu` starts from it.
 prior: $(STAMP)
 	$(MAKE) paper TRACK=cmu_prior GENERATORS=mdm STUDY=0 \
 		ONLY="$(or $(T2IMU_RUNS),data/runs)/cmu_prior/mdm/02_finetuning/run.json"
-	$(BIN)/t2imu prior export --track cmu_prior
+	$(BIN)/python -m tools.export_prior
 
 # One thread each: two of one worker would wait for another's. One worker more than cores, since
 # some tests wait for a cluster or a kernel.

@@ -30,7 +30,6 @@ from t2imu_utils.runs import (
     require_run,
     run_dir,
 )
-from t2imu_utils.tracking import log_if_asked
 from t2imu_utils.tracks import OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
@@ -163,7 +162,6 @@ class Study:
         """Write a trained prior and its loss curves, and close the run."""
         files = self.generator.save(run.path(PRIOR), prior)
         history = write_table(run.path(HISTORY), curves)
-        log_if_asked("/".join(run.dir.parts[-3:-1]), curves)
         for state in run.dir.glob("*.pt"):  # of an interruption that is now over
             state.unlink()
         last = prior.history[-1]
@@ -214,7 +212,7 @@ def _settings(
 
 
 def control_weights(weights: LossWeights) -> LossWeights:
-    """Losses of the control of an arm: the arm's without L_acc, however that is read."""
+    """Losses of the control of an arm: the arm's without L_acc."""
     return LossWeights(weights.pos, weights.foot, weights.vel)
 
 
@@ -228,10 +226,7 @@ def arm_name(weights: LossWeights, seed: int, generator: str) -> str:
     named = {f"lambda_{term}": getattr(weights, term) for term in ("acc", "pos", "foot", "vel")}
     return model_name(
         **named,
-        acc_space=weights.acc_space,
-        acc_contacts=weights.acc_contacts,
-        acc_target=weights.acc_target,
-        acc_levels=weights.acc_levels,
+        acc_variant=weights.acc_variant,
         seed=seed,
         generator=generator,
     )

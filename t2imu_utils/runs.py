@@ -37,9 +37,8 @@ STAGES = (
     "07_har",
     "08_sweep",
 )
-# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers, and
-# motions for validation subjects.
-PARTS = ("03_solvers", "03_validation")
+# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers.
+PARTS = ("03_solvers",)
 # What each leaves beside `run.json`, at least: with that the outputs of its job in the workflow.
 OUTPUTS = {
     "00_data": ("recordings.npz", "categories.parquet"),
@@ -47,7 +46,6 @@ OUTPUTS = {
     "02_finetuning": ("history.parquet",),
     "03_smpl_fitting": ("motions.npz", "fits.npz"),
     "03_solvers": ("trade_off.parquet",),
-    "03_validation": ("motions.npz",),
     "04_imu_synthesis": ("imu.npz",),
     "07_har": ("counts.parquet",),
 }

@@ -142,14 +142,13 @@ def test_steps_may_be_set_and_are_validated_five_times(tiny, steps, every):
         (LossWeights(acc=0.1), 0, "mdm", "mdm-acc0.1"),
         (LossWeights(pos=0.5), 0, "mdm", "mdm-ft-pos0.5"),
         (LossWeights(foot=0.5), 0, "mdm", "mdm-ft-foot0.5"),
-        (LossWeights(acc=1, vel=2, acc_space="joints"), 1, "t2mgpt", "t2mgpt-acc1-vel2-joints-s1"),
-        (LossWeights(acc=1, acc_contacts=False), 0, "mdm", "mdm-acc1-nocontacts"),
         (
-            LossWeights(acc=0.2, acc_target="spectrum", acc_levels="low"),
-            0,
-            "mdm",
-            "mdm-acc0.2-spectrum-low",
+            LossWeights(acc=1, vel=2, acc_variant="joints"),
+            1,
+            "t2mgpt",
+            "t2mgpt-acc1-vel2-joints-s1",
         ),
+        (LossWeights(acc=0.2, acc_variant="spectrum"), 0, "mdm", "mdm-acc0.2-spectrum"),
     ],  # fmt: skip
 )
 def test_an_arm_is_named_by_its_generator_and_weights(weights, seed, generator, name):

@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
         raise AssertionError("a test asked a server")
 
     monkeypatch.setenv("T2IMU_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(downloads.requests, "get", no_network)
+    monkeypatch.setattr(downloads.pooch, "retrieve", no_network)
     return tmp_path / "data"
 
 
@@ -123,15 +123,6 @@ def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder
     assert text.index("terms: CC BY 4.0; cite Reiss") < text.index("present: 9 of 9 subjects")
     assert "there already: 9 of 9 subjects" in run("data", "fetch", "pamap2").output
     assert asked == ["mhealth", "pamap2"]
-
-
-def test_an_interrupted_fetch_says_that_it_can_go_on(folder, monkeypatch):
-    def fetch(entry, root, progress):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "fetch_input", fetch)
-    answer = run("data", "fetch", "mhealth", code=1)
-    assert "The same command goes on where it stopped." in answer.stderr
 
 
 def test_what_is_in_the_way_of_a_download_is_told(folder, monkeypatch):
@@ -259,9 +250,3 @@ def test_a_motion_that_cannot_be_made_is_a_message(
     before = sorted(tmp_path.iterdir())
     assert told in run("generate", "--prior", prior, *arguments, code=2).output
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_a_prior_that_is_not_trained_is_not_exported(folder, runs_folder, tmp_path):
-    out = tmp_path / "mine.safetensors"
-    output = run("prior", "export", "--track", "demo", "--out", str(out), code=2).output
-    assert "demo/mdm: corpus: found demo; expected cmu" in output and not out.exists()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2imu_utils import run_records, runs
+from t2imu_utils import runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.run_records import (
     compare_text,
@@ -152,12 +152,6 @@ def test_candidates_are_named_where_several_fit(made):
         find_record("f", [made[0]])
     with pytest.raises(InputError, match="nothing has been run"):
         find_record("mdm", [])
-
-
-def test_a_long_list_of_candidates_is_cut(made, monkeypatch):
-    monkeypatch.setattr(run_records, "LISTED", 2)
-    with pytest.raises(InputError, match=r"\), 3 more\."):
-        find_record("nope", made)
 
 
 def test_leaves_have_dotted_names():

@@ -103,11 +103,6 @@ def test_damaged_json_is_named(tmp_path):
         runs.read_run(tmp_path)
 
 
-def test_missing_stage_says_what_to_run(runs_folder):
-    with pytest.raises(InputError, match="make paper TRACK=demo"):
-        runs.require_run("demo", "mdm", "02_finetuning")
-
-
 def test_what_a_stage_left_is_listed_with_sizes(runs_folder):
     for model, size in (("mdm", 1_250_000), ("mdm-ft", 2_500_000)):
         run = runs.open_run("demo", model, "04_imu_synthesis", {}, {})

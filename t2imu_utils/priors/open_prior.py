@@ -35,7 +35,7 @@ from t2imu_utils.priors.text import TextEncoder
 FORMAT = "t2imu-open-prior-1"
 SUFFIX = ".safetensors"
 LIMIT = 16_000_000  # bytes: what a repository bears
-REMEDY = "Take the file in data/prior again, or write one with `t2imu prior export`."
+REMEDY = "Take the file in data/prior again, or write one with `make prior`."
 
 
 def write_open_prior(

@@ -29,7 +29,7 @@ from t2imu_utils.priors.batches import Batch, Dataset, step_items
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import add_noise, schedule
 from t2imu_utils.priors.early_stopping import Best, kept_row
-from t2imu_utils.priors.losses import LossWeights, level_weights, motion_losses
+from t2imu_utils.priors.losses import LossWeights, motion_losses
 from t2imu_utils.priors.mdm import MDM, Stack
 from t2imu_utils.priors.parallel import Team, launch
 from t2imu_utils.priors.train_config import TrainConfig, check_early_stopping, check_precision
@@ -77,9 +77,7 @@ def batch_losses(
     """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample."""
     x_t = add_noise(batch.x0, batch.noise, batch.t, scheduler)
     x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    signal = scheduler.alphas_cumprod.to(x_t.device)
-    levels = level_weights(weights.acc_levels, signal)[batch.t]
-    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms, levels)
+    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms)
 
 
 @torch.inference_mode()

@@ -20,11 +20,10 @@ from t2imu_utils.cells.losses import measure_losses
 from t2imu_utils.cells.recognition import recognise
 from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.cells.sensing import sense
-from t2imu_utils.cells.validation import REPETITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation import har_runs, readings
+from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.files import write_table
@@ -307,7 +306,6 @@ def test_a_cell_is_done_by_its_name(track, fitted, apart):
         (("07_har", "--model", "momask-acc9"), "the finished stage 04_imu_synthesis of momask-acc"),
         (("04_imu_synthesis", "--model", "mdm", "--track", "nowhere"), "track 'nowhere': found no"),
         (("07_har-gravity-tilted", "--model", "mdm"), "variant 'gravity-tilted'"),
-        (("03_validation-loud", "--model", "mdm"), "03_validation-loud"),
     ],
 )
 def test_a_wrong_model_or_track_is_a_message(track, arguments, said):
@@ -324,23 +322,6 @@ def test_a_variant_is_done_by_its_name(track, sensed, apart):
     assert outputs(track, "mdm", "07_har-phone-without_lying") == {"counts.parquet"}
     answer = call("04_imu_synthesis-phone", *asked)
     assert answer.exit_code == 2 and "07_har[-…]" in answer.stderr
-
-
-def test_motions_for_validation_subjects_have_a_part_of_their_own(track, apart):
-    answer = call("03_validation-g1.5", "--track", str(track.file), "--model", "mdm")
-    assert answer.exit_code == 0
-    record = runs.require_run(track.name, "mdm", "03_validation-g1.5")
-    assert record["params"]["guidance"] == 1.5
-    held_out = data.load_motions(track, track.corpus.validation)
-    motions = Clips.load(runs.finished_dir(track.name, "mdm", "03_validation-g1.5") / "motions")
-    assert set(motions.table["clip"]) == {clip.name for clip in held_out}
-    assert len(motions) == REPETITIONS * len(held_out)
-    frames = {clip.name: len(clip.features) for clip in held_out}
-    assert (motions.table["frames"] == motions.table["clip"].map(frames)).all()
-    assert motions.table["seed"].is_unique
-    again = readings.sampled_for_validation(track, "mdm", 1.5)
-    assert len(again) == len(motions) and np.array_equal(again[-1], [*motions.each("features")][-1])
-    assert not runs.read_run(runs.run_dir(track.name, "mdm", "03_validation"))
 
 
 def test_a_wrong_stage_is_a_message(track):

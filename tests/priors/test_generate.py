@@ -99,8 +99,3 @@ def test_another_solver_makes_another_motion_from_the_same_noise(prior):
     for one, other, same in zip(full, fast, again, strict=True):
         assert one.shape == other.shape and not np.allclose(one, other, atol=1e-3)
         np.testing.assert_array_equal(other, same)
-
-
-def test_motions_that_cannot_be_made_are_refused(prior):
-    with pytest.raises(InputError, match=r"frames\[1\].*25.*3 to 24"):
-        make(prior, ["walks", "runs"], [20, 25], [1, 2])
