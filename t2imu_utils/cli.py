@@ -261,6 +261,7 @@ def synthesise(
 @click.option("--guidance", default=2.5, show_default=True, help="Scale of the text.")
 @click.option("--solver", default="sde-dpm++2m", show_default=True, help="Or ancestral, ddim, ...")
 @click.option("--evaluations", type=int, help="By default 10; of ancestral all steps.")
+@click.option("--strict", is_flag=True, help="Fail where it would warn.")
 def generate(
     prompt: str,
     seconds: float,
@@ -273,6 +274,7 @@ def generate(
     guidance: float,
     solver: str,
     evaluations: int | None,
+    strict: bool,
 ) -> None:
     """Make a motion of one English sentence, on the CPU and without a network.
 
@@ -290,8 +292,10 @@ def generate(
     files = [output_file(out, ".npz"), *([output_file(picture, ".png")] if picture else [])]
     motion = generate_motion(
         prompt, seconds, seed, prior or OPEN_PRIOR, person, imu, guidance,
-        Solver(solver, evaluations),
+        Solver(solver, evaluations), strict,
     )  # fmt: skip
+    for warning in motion.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     motion.save(out)
     if picture:
         motion.draw(picture)
