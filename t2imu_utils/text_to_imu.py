@@ -251,7 +251,7 @@ def asked_for(prompt: str, encoder: TextEncoder, prior: Path) -> tuple[str | Non
     """What a prompt asks for: the activity of its nearest training sentences, and how near.
 
     The file ``….prompts.npz`` beside a prior holds unit embeddings of sentences that it was trained
-    on, and their activities. Of five neighbours the most frequent activity is taken.
+    on, and their activities. Three of five neighbours must agree on one.
 
     Returns:
         An activity, None for one that `motion.quality` has no rules for, and the cosine to the
@@ -265,9 +265,10 @@ def asked_for(prompt: str, encoder: TextEncoder, prior: Path) -> tuple[str | Non
     vector = encoder.encode_pooled([prompt])[0].numpy()
     cosines = embeddings @ (vector / np.linalg.norm(vector))
     nearest = np.argsort(-cosines)[:5]
-    activity = Counter(activities[nearest].tolist()).most_common(1)[0][0]
-    activity = SHOWN_BY.get(activity, activity)
-    return activity if activity in ACTIVITIES else None, float(cosines[nearest[0]])
+    shown = [SHOWN_BY.get(name, name) for name in activities[nearest].tolist()]
+    activity, count = Counter(shown).most_common(1)[0]
+    sure = count >= 3 and activity in ACTIVITIES
+    return activity if sure else None, float(cosines[nearest[0]])
 
 
 def wrong_with(joints: Float[np.ndarray, "T 22 3"], activity: str | None) -> dict[str, Any]:
