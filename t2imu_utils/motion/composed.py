@@ -20,6 +20,8 @@ from t2imu_utils.motion.takes import Take
 FINE = 60  # Hz at which motion is cut and composed
 LONGEST = 9.5  # s of a transition: no crop of training cuts its start or its end off
 HELD = (3.0, 9.8)  # s of a hold, and of a clip of stairs
+CALM = 4.0  # m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11
+CADENCE = (70.0, 95.0)  # steps a minute on stairs
 STILL = 0.5  # s of standing, sitting or lying at least on either side of a transition
 PERIOD = 2.6  # times the length of a still part: once there and back through it
 
@@ -201,7 +203,7 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
         takes: recorded walking; `straight_walks` finds what is straight.
         direction: "up" or "down".
         minutes: to make; walks are used again with other stairs until they are.
-        seed: draws rise (0.15 to 0.19 m), depth (0.26 to 0.32 m), lean and tempo of each clip.
+        seed: draws rise (0.15 to 0.18 m), depth (0.26 to 0.32 m), lean and cadence of each clip.
     """
     rng = np.random.default_rng(seed)
     walks = [(walk, plants) for walk in straight_walks(takes) if (plants := _plants(walk.joints))]
@@ -210,8 +212,11 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
     while walks and frames < minutes * 60 * RATE and turn < 100 * len(walks):
         walk, plants = walks[turn % len(walks)]
         turn += 1
-        rise, depth = rng.uniform(0.15, 0.19), rng.uniform(0.26, 0.32)
-        lean, slower = rng.uniform(0.0, 1.0), rng.choice(np.arange(1.0, 1.31, 0.05))
+        rise, depth = rng.uniform(0.15, 0.18), rng.uniform(0.26, 0.32)
+        lean = rng.uniform(0.0, 1.0)
+        cadence = 60 * FINE / np.median(np.diff([plant.start for plant in plants]))
+        # In steps of 0.05, which `resample` takes.
+        slower = round(20 * max(1.0, cadence / rng.uniform(*CADENCE))) / 20
         up = direction == "up"
         joints = climb(
             walk.joints,
@@ -223,7 +228,8 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
         joints = resample(joints, FINE, RATE * slower)
         most = round(HELD[1] * RATE)
         joints = joints[int(rng.uniform(0, max(1, len(joints) - most))) :][:most]
-        if len(joints) < HELD[0] * RATE:
+        acceleration = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean() * RATE**2
+        if len(joints) < HELD[0] * RATE or acceleration > CALM:
             continue
         made.append(
             replace(
@@ -245,7 +251,7 @@ def _plants(joints: Float[np.ndarray, "T 22 3"]) -> list[_Plant]:
     for leg, (_, _, ankle, ball) in enumerate(_LEGS):
         speed = np.linalg.norm(np.diff(joints[:, [ankle, ball]], axis=0)[..., [0, 2]], axis=-1)
         slow = gaussian_filter1d(speed.min(axis=1), 0.02 * FINE) * FINE
-        for run in _runs(slow < 0.3 * np.percentile(slow, 95), 0.2 * FINE):
+        for run in _runs(slow < 0.2 * np.percentile(slow, 95), 0.2 * FINE):
             plants.append(_Plant(leg, run.start, run.stop))
     plants.sort(key=lambda plant: plant.start)
     # The first and the last may be cut by the ends of the recording.
@@ -291,15 +297,21 @@ def climb(
         for (plant, here), (following, there) in zip(treads, treads[1:], strict=False):
             shift[plant.start : plant.stop] = here
             swing = slice(plant.stop, following.start)
-            u = (np.arange(swing.start, swing.stop) + 1.0 - swing.start) / (
-                swing.stop - swing.start + 1
-            )
             way = joints[plant.stop - 1 : following.start + 1, ankle, 2]
-            on = ((way - way[0]) / (way[-1] - way[0]))[1:-1].clip(0, 1)
-            on_y = _smooth(u / 0.7) if up else _smooth((u - 0.35) / 0.65)
-            shift[swing, 1] = here[1] + (there[1] - here[1]) * on_y + 0.05 * np.sin(np.pi * u) ** 2
-            shift[swing, 2] = here[2] + (there[2] - here[2]) * on
-        shift[treads[-1][0].start : treads[-1][0].stop] = treads[-1][1]
+            u = np.linspace(0, 1, len(way))
+            # The foot goes forwards after it rises and before it falls, and so clears the edges.
+            late = u**1.4 if up else 1 - (1 - u) ** 1.4
+            goal = (
+                here[2]
+                + way[0]
+                + (there[2] + way[-1] - here[2] - way[0])
+                * np.interp(late, u, (way - way[0]) / (way[-1] - way[0]))
+            )
+            rising = _smooth(u / 0.8) if up else _smooth((u - 0.2) / 0.8)
+            height = here[1] + (there[1] - here[1]) * rising + 0.05 * np.sin(np.pi * u) ** 2
+            shift[swing, 1], shift[swing, 2] = height[1:-1], (goal - way)[1:-1]
+        shift[: treads[0][0].start], shift[treads[-1][0].start :] = treads[0][1], treads[-1][1]
+        shift[:] = gaussian_filter1d(shift, 0.04 * FINE, axis=0, mode="nearest")
         moved[:, [ankle, ball]] = foot + shift[:, None]
     moved, shifts = moved[start:stop], shifts[:, start:stop]
     old = joints[start:stop]
@@ -345,18 +357,19 @@ def _smooth(u: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
 def _pitched(
     joints: Float[np.ndarray, "T 22 3"], ankle: int, ball: int, up: bool
 ) -> Float[np.ndarray, "T 2 3"]:
-    """Ankle and ball of a foot that lands flat (up) or toes first (down) instead of on the heel."""
+    """Ankle and ball of a foot that lands flat (up) or toes first (down) instead of on the heel.
+
+    On stairs the heel rises less behind the body, and the foot swings half as high.
+    """
     foot = joints[:, ball] - joints[:, ankle]
     level = np.hypot(foot[:, 0], foot[:, 2])
     pitch = np.arctan2(foot[:, 1], level)
     clear = joints[:, [ankle, ball], 1]
     flat = np.percentile(clear, 5, axis=0)
     rest = np.median(pitch[(clear - flat).max(axis=1) < 0.03])
-    raised = np.maximum(pitch - rest, 0)
-    raised *= 0.7 if up else 1.6  # taken off the toes
-    turn = -raised
+    new = pitch - rest
+    new = rest + np.where(new > 0, 0.3 if up else -0.6, 0.7) * new
     length = np.linalg.norm(foot, axis=1)
-    new = pitch + turn
     foot = np.stack(
         [
             foot[:, 0] / level * length * np.cos(new),
@@ -366,8 +379,8 @@ def _pitched(
         axis=1,
     )
     feet = np.stack([joints[:, ankle], joints[:, ankle] + foot], axis=1)
-    # Turned about the ankle the foot may reach below what it cleared before.
-    lost = (clear - flat).min(axis=1) - (feet[..., 1] - flat).min(axis=1)
+    # Turned about the ankle the foot clears the ground by something else than before.
+    lost = 0.5 * (clear - flat).min(axis=1) - (feet[..., 1] - flat).min(axis=1)
     feet[..., 1] += lost[:, None]
     return feet
 
