@@ -362,22 +362,14 @@ def _pitched(
     On stairs the heel rises less behind the body, and the foot swings half as high.
     """
     foot = joints[:, ball] - joints[:, ankle]
-    level = np.hypot(foot[:, 0], foot[:, 2])
-    pitch = np.arctan2(foot[:, 1], level)
+    pitch = np.arctan2(foot[:, 1], foot[:, 2])
     clear = joints[:, [ankle, ball], 1]
     flat = np.percentile(clear, 5, axis=0)
     rest = np.median(pitch[(clear - flat).max(axis=1) < 0.03])
     new = pitch - rest
     new = rest + np.where(new > 0, 0.3 if up else -0.6, 0.7) * new
-    length = np.linalg.norm(foot, axis=1)
-    foot = np.stack(
-        [
-            foot[:, 0] / level * length * np.cos(new),
-            length * np.sin(new),
-            foot[:, 2] / level * length * np.cos(new),
-        ],
-        axis=1,
-    )
+    length = np.hypot(foot[:, 1], foot[:, 2])
+    foot = np.stack([foot[:, 0], length * np.sin(new), length * np.cos(new)], axis=1)
     feet = np.stack([joints[:, ankle], joints[:, ankle] + foot], axis=1)
     # Turned about the ankle the foot clears the ground by something else than before.
     lost = 0.5 * (clear - flat).min(axis=1) - (feet[..., 1] - flat).min(axis=1)
