@@ -1,11 +1,13 @@
-"""Motion made from recordings: postures that are held or reversed, and stairs out of walking.
+"""Motion made from recordings: postures held or reversed, jumps again and again, and stairs.
 
-Few recordings under open terms sit, none lies for long, and hardly any climbs stairs. But a slow
-transition played backwards is the opposite transition, a still posture can be wandered through for
-as long as wished, and a walk whose plants are moved onto treads climbs. Everything here takes and
+Few recordings under open terms sit, none lies for long, and hardly any jumps or climbs stairs. But
+a slow transition played backwards is the opposite transition, a still posture can be wandered
+through for as long as wished, who crouches after a jump may jump again, and a walk whose plants are
+moved onto treads climbs. Everything here takes and
 returns `Take`s; what is made has 20 frames a second, and its `made` says how it came about.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,9 +22,12 @@ from t2imu_utils.motion.takes import Take
 FINE = 60  # Hz at which motion is cut and composed
 LONGEST = 9.5  # s of a transition: no crop of training cuts its start or its end off
 HELD = (3.0, 9.8)  # s of a hold, and of a clip of stairs
+AGAIN = {"jump": "jumps in place", "forward jump": "hops forward"}
+ALIKE = 0.08  # m on average over joints, and over what they move in 0.1 s
 CALM = 4.0  # m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11
 CADENCE = (70.0, 95.0)  # steps a minute on stairs
 STILL = 0.5  # s of standing, sitting or lying at least on either side of a transition
+BRIEF = 0.1  # s of lying still, where there is no more
 PERIOD = 2.6  # times the length of a still part: once there and back through it
 
 _LEGS = ((1, 4, 7, 10), (2, 5, 8, 11))  # hip, knee, ankle and ball of the foot
@@ -47,20 +52,20 @@ def make_postures(
     Args:
         takes: recordings that sit down and stand up, or get up from lying, and little else.
         seed: draws lengths, still parts and periods.
-        sitting, lying: minutes of holds.
+        sitting, lying: minutes of holds; lying on the back, front and side have equal shares.
     """
     rng = np.random.default_rng(seed)
     made: list[Take] = []
-    stills: dict[str, list[tuple[Take, slice]]] = {"sitting": [], "lying": []}
+    stills: dict[str, list[tuple[Take, slice]]] = defaultdict(list)
     for take in takes:
         fine = replace(take, joints=resample(take.joints, take.rate, FINE), rate=FINE)
         for low in _lows(fine.joints):
             made += _transitions(fine, low, rng)
             for still in low.stills:
-                kind = _posture(fine.joints[still]).split()[0]
-                stills[kind].append((fine, still))
-    for kind, minutes in (("sitting", sitting), ("lying", lying)):
-        made += _holds(stills[kind], minutes, rng)
+                stills[_posture(fine.joints[still])].append((fine, still))
+    ways = len(stills.keys() - {"sitting"})
+    for posture, parts in stills.items():
+        made += _holds(parts, sitting if posture == "sitting" else lying / ways, rng)
     return [
         replace(take, trial=f"{take.trial}_p{n:03d}", joints=resample(take.joints, FINE, RATE))
         for n, take in enumerate(replace(take, rate=RATE) for take in made)
@@ -79,7 +84,10 @@ def _lows(joints: Float[np.ndarray, "T 22 3"]) -> list[_Low]:
     for before, after in zip(edges[:-1], edges[1:], strict=True):
         between = np.zeros(len(joints), bool)
         between[before.stop : after.start] = True
-        stills = _runs(between & still & (share < 0.25), STILL * FINE)
+        rest = between & still & (share < 0.25)
+        # Who lies on the back is recorded only where he is about to get up.
+        brief = _runs(rest, BRIEF * FINE)
+        stills = _runs(rest, STILL * FINE) or [r for r in brief if _posture(joints[r]) != "sitting"]
         if stills:
             stands = [edge if edge.stop > edge.start else None for edge in (before, after)]
             lows.append(_Low(stills, *stands))
@@ -133,7 +141,8 @@ def _wander(window: slice, start: float, seconds: float, period: float = PERIOD)
     if abs(start - lo) > abs(start - hi):
         lo, hi = hi, lo
     k = np.arange(round(seconds * FINE))
-    return lo + (hi - lo) * (1 - np.cos(2 * np.pi * k / (period * (abs(hi - lo) + 1)))) / 2
+    length = max(abs(hi - lo) + 1, STILL * FINE)
+    return lo + (hi - lo) * (1 - np.cos(2 * np.pi * k / (period * length))) / 2
 
 
 def _played(
@@ -154,13 +163,60 @@ def _holds(
     while stills and frames < minutes * 60 * FINE:
         take, still = stills[len(made) % len(stills)]
         length = still.stop - still.start
-        part = max(STILL * FINE, rng.uniform(0.4, 1.0) * length)
+        part = min(length, max(STILL * FINE, rng.uniform(0.4, 1.0) * length))
         start = still.start + int(rng.uniform(0, length - part + 1))
         window = slice(start, min(still.stop, start + int(part)))
         path = _wander(window, start, rng.uniform(*HELD), PERIOD * rng.uniform(0.85, 1.3))
         content = "is " + _posture(take.joints[still])
         made.append(replace(take, content=content, joints=_played(take.joints, path), made="held"))
         frames += len(path)
+    return made
+
+
+# --- jumps ----------------------------------------------------------------------------------------
+def make_jumps(takes: Sequence[Take]) -> list[Take]:
+    """Two to five jumps one after the other out of recordings of one ("jump", "forward jump").
+
+    Between the crouch before the jump and that after it the body is once in nearly the same
+    posture at nearly the same velocity; there the recording runs back, and the rest of the
+    difference is spread over the landing. Recordings where it differs too much are left out.
+    """
+    made: list[Take] = []
+    for take in takes:
+        if take.content not in AGAIN:
+            continue
+        joints = resample(take.joints, take.rate, FINE)
+        top = int(joints[:, 0, 1].argmax())
+        posed = joints - joints[:, :1] * _LEVEL
+        state = np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+        near, far = round(0.25 * FINE), round(1.2 * FINE)
+        before = np.arange(max(0, top - far), top - near)
+        after = np.arange(top + near, min(len(joints), top + far))
+        if not (before.size and after.size):
+            continue
+        apart = np.linalg.norm(state[before][:, None] - state[after], axis=-1).mean(axis=-1)
+        k, n = np.unravel_index(apart.argmin(), apart.shape)
+        if apart[k, n] > ALIKE:
+            continue
+        first, last = before[k], after[n]
+        step = (joints[last, 0] - joints[first, 0]) * _LEVEL
+        landing = _smooth((np.arange(first, last) - top - near) / (last - top - near))
+        rest = joints[first] + step - joints[last]
+        cycle = joints[first:last] + landing[:, None, None] * rest
+        for times in range(2, 6):
+            cycles = [cycle + i * step for i in range(times - 1)]
+            joined = np.concatenate([joints[:first], *cycles, joints[first:] + (times - 1) * step])
+            if len(joined) <= HELD[1] * FINE:
+                made.append(
+                    replace(
+                        take,
+                        trial=f"{take.trial}_t{times}",
+                        content=AGAIN[take.content],
+                        joints=resample(joined, FINE, RATE),
+                        rate=RATE,
+                        made="composed",
+                    )
+                )
     return made
 
 
