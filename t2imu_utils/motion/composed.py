@@ -24,8 +24,8 @@ LONGEST = 9.5  # s of a transition: no crop of training cuts its start or its en
 HELD = (3.0, 9.8)  # s of a hold, and of a clip of stairs
 AGAIN = {"jump": "jumps in place", "forward jump": "hops forward"}
 ALIKE = 0.08  # m on average over joints, and over what they move in 0.1 s
-# m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11. What is faster is not
-# played backwards either: a body that fell would rise.
+# m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11. What is faster
+# is slowed when played backwards: a body that fell would rise.
 CALM = 4.0
 CADENCE = (70.0, 95.0)  # steps a minute on stairs
 STILL = 0.5  # s of standing, sitting or lying at least on either side of a transition
@@ -123,14 +123,16 @@ def _transitions(take: Take, low: _Low, rng: np.random.Generator) -> list[Take]:
         edge, rest = (stand.stop, still.start) if forwards else (stand.start - 1, still.stop - 1)
         sign = 1 if forwards else -1
         moves = np.arange(edge, rest, sign, dtype=float)
-        slow = _acceleration(resample(_played(take.joints, moves), FINE, RATE)) < CALM
+        fast = _acceleration(resample(_played(take.joints, moves), FINE, RATE)) / CALM
+        gently = np.arange(edge, rest, sign / max(1.0, fast**0.5))
         for held in (False, True):
             standing = _onwards(stand, edge - sign, rng.uniform(STILL, 1.0))[::-1]
             resting = _wander(still, rest, rng.uniform(2, 4) if held else rng.uniform(0.5, 1.0))
-            path = np.concatenate([standing, moves, resting])
-            for content, route in ((down, path), (up, path[::-1])):
-                backwards = route[-1] < route[0]
-                if len(route) > LONGEST * FINE or (backwards and not slow):
+            for content, heading in ((down, 1), (up, -1)):
+                backwards = heading != sign
+                course = gently if backwards else moves
+                route = np.concatenate([standing, course, resting])[::heading]
+                if len(route) > LONGEST * FINE:
                     continue
                 how = "composed" if held else "reversed" if backwards else "recorded"
                 joints = _played(take.joints, route)
