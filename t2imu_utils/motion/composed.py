@@ -24,7 +24,9 @@ LONGEST = 9.5  # s of a transition: no crop of training cuts its start or its en
 HELD = (3.0, 9.8)  # s of a hold, and of a clip of stairs
 AGAIN = {"jump": "jumps in place", "forward jump": "hops forward"}
 ALIKE = 0.08  # m on average over joints, and over what they move in 0.1 s
-CALM = 4.0  # m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11
+# m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11. What is faster
+# is slowed when played backwards: a body that fell would rise.
+CALM = 4.0
 CADENCE = (70.0, 95.0)  # steps a minute on stairs
 STILL = 0.5  # s of standing, sitting or lying at least on either side of a transition
 BRIEF = 0.1  # s of lying still, where there is no more
@@ -121,18 +123,32 @@ def _transitions(take: Take, low: _Low, rng: np.random.Generator) -> list[Take]:
         edge, rest = (stand.stop, still.start) if forwards else (stand.start - 1, still.stop - 1)
         sign = 1 if forwards else -1
         moves = np.arange(edge, rest, sign, dtype=float)
+        fast = _acceleration(resample(_played(take.joints, moves), FINE, RATE)) / CALM
+        gently = np.arange(edge, rest, sign / max(1.0, fast**0.5))
         for held in (False, True):
-            standing = _wander(stand, edge - sign, rng.uniform(STILL, 1.0))[::-1]
+            standing = _onwards(stand, edge - sign, rng.uniform(STILL, 1.0))[::-1]
             resting = _wander(still, rest, rng.uniform(2, 4) if held else rng.uniform(0.5, 1.0))
-            path = np.concatenate([standing, moves, resting])
-            for content, route in ((down, path), (up, path[::-1])):
+            for content, heading in ((down, 1), (up, -1)):
+                backwards = heading != sign
+                course = gently if backwards else moves
+                route = np.concatenate([standing, course, resting])[::heading]
                 if len(route) > LONGEST * FINE:
                     continue
-                recorded = (route[-1] > route[0]) and not held
-                how = "composed" if held else "recorded" if recorded else "reversed"
+                how = "composed" if held else "reversed" if backwards else "recorded"
                 joints = _played(take.joints, route)
                 made.append(replace(take, content=content, joints=joints, made=how))
     return made
+
+
+def _onwards(window: slice, start: float, seconds: float) -> np.ndarray:
+    """Frame indices from `start`, an end of the window, as recorded and slower towards the other.
+
+    Who has got up to where standing begins is still moving.
+    """
+    end = max(window.start, window.stop - 1, key=lambda edge: abs(edge - start))
+    length = max(abs(end - start), 1)
+    done = np.sin(np.minimum(np.arange(round(seconds * FINE)) / length, np.pi / 2))
+    return start + (end - start) * done
 
 
 def _wander(window: slice, start: float, seconds: float, period: float = PERIOD) -> np.ndarray:
@@ -284,8 +300,7 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
         joints = resample(joints, FINE, RATE * slower)
         most = round(HELD[1] * RATE)
         joints = joints[int(rng.uniform(0, max(1, len(joints) - most))) :][:most]
-        acceleration = np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean() * RATE**2
-        if len(joints) < HELD[0] * RATE or acceleration > CALM:
+        if len(joints) < HELD[0] * RATE or _acceleration(joints) > CALM:
             continue
         made.append(
             replace(
@@ -466,6 +481,11 @@ def _bent(
     out = towards - (towards * line).sum(axis=1, keepdims=True) * line
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     return hip + along * line + np.sqrt(np.maximum(thigh**2 - along**2, 0)) * out
+
+
+def _acceleration(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """Mean over joints and frames of 20 Hz, m/s²."""
+    return float(np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean()) * RATE**2
 
 
 def _speed(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 22"]:
