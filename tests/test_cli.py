@@ -237,6 +237,13 @@ def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
         (["walk", "--out", "w.npz", "--picture", "w.jpg"], "found the ending .jpg; expected .png"),
         (["", "--out", "w.npz"], "prompt: found ''; expected a sentence"),
         (["walk", "--out", "w.npz", "--seconds", "9"], "seconds: found 9; expected 0.15 to 1.2"),
+        (["walk", "--out", "w.npz", "--seconds", "nan"], "seconds: found nan"),
+        (
+            ["walk", "--out", "w.npz", "--guidance", "1e9"],
+            "guidance: found 1e+09; expected 0 to",
+        ),
+        (["walk", "--out", "w.npz", "--guidance", "nan"], "guidance: found nan"),
+        (["\udce9", "--out", "w.npz"], "prompt: found '\\udce9'; expected a sentence"),
         (["walk", "--out", "w.npz", "--person", "giant"], "expected one of mean, male tall"),
         (["walk", "--out", "w.npz", "--solver", "euler"], "solver: found 'euler'"),
         (["walk", "--out", "w.npz", "--prior", "none"], "none: found no such file"),

@@ -146,7 +146,7 @@ def write_descriptions(index: Path, table: Path) -> Path:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         text = content.decode("cp1252", errors="replace")
-    rows = [match.groups() for line in text.splitlines() if (match := TRIAL.match(line.strip()))]
+    rows = [match.groups() for line in text.split("\n") if (match := TRIAL.match(line.strip()))]
     if not rows:
         raise InputError(
             index, "no line that names a trial", "lines such as 01_02<tab>walk", "Fetch it again."

@@ -102,7 +102,7 @@ def parse_bvh(text: str, where: str | Path) -> Bvh:
     """
     lines = [
         (number, line.strip())
-        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     motion = next((i for i, (_, line) in enumerate(lines) if line.upper() == "MOTION"), None)

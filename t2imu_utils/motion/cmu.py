@@ -259,6 +259,8 @@ def _load(
     sources: Sources, trial: str, seen: dict[str, str], skipped: list[Skipped]
 ) -> Recording | None:
     """A trial in the best form that can be read; None where none can, or where it was `seen`."""
+    from t2imu_utils.motion.open_corpus import implausible  # which imports this module
+
     for form in FORMS:
         if form not in sources.trials[trial]:
             continue
@@ -266,6 +268,9 @@ def _load(
             recording = read_trial(sources, trial, form)
         except InputError as error:
             skipped.append(Skipped(f"{trial} ({form})", str(error)))
+            continue
+        if fault := implausible(recording):
+            skipped.append(Skipped(f"{trial} ({form})", fault))
             continue
         # Some trials of the database are the same recording under two numbers.
         same = seen.setdefault(sha256(recording.joints.round(4).tobytes()).hexdigest(), trial)

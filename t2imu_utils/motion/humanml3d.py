@@ -349,8 +349,8 @@ def _fetch(read: Callable[[str], bytes | None], path: Path) -> tuple[bytes | Non
 def _mirror_text(content: bytes) -> bytes:
     """A text file with left and right swapped in its sentences and their words, times kept."""
     lines = []
-    for line in content.decode("utf-8").splitlines():
-        fields = line.split("#")
+    for line in filter(str.strip, content.decode("utf-8-sig").split("\n")):
+        fields = line.rstrip("\r").split("#")
         fields[:2] = map(mirror_caption, fields[:2])
         lines.append("#".join(fields))
     return ("\n".join(lines) + "\n").encode()

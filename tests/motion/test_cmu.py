@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion import cmu_trials
 from t2imu_utils.motion.bvh import parse_bvh
 from t2imu_utils.motion.captions import sentence
 from t2imu_utils.motion.cleaning import GLITCH_SPEED, clean
@@ -120,6 +121,13 @@ def test_a_made_up_trial_comes_out_as_it_went_in(tmp_path):
     row = corpus.census.iloc[0]
     assert (row["frames"], row["dropped: lead-in"], row["clips"]) == (608, 7, 1)
     assert row["seconds"] == 5.0
+
+
+def test_a_body_of_no_persons_size_is_left_out(tmp_path, monkeypatch):
+    root = database(tmp_path, {"03_01": bvh_text(608)}, {"03_01": "walk"})
+    monkeypatch.setattr(cmu_trials, "METRES_PER_BVH_UNIT", 0.0254)
+    with pytest.raises(InputError, match="a body of [34].\\d\\d m"):
+        build(root)
 
 
 def test_long_trials_are_cut_evenly_and_share_one_heading(tmp_path):
