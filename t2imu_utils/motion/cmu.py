@@ -54,6 +54,7 @@ MAX_FRAMES = 196  # HumanML3D's own maximum at 20 frames a second
 MIN_FRAMES = 40
 MIN_RUNNING_FRAMES = 20  # the database's running trials are that short
 DROPPED = (*(f"dropped: {rule}" for rule in RULES), "dropped: unusable")
+_INDEX = re.compile(r"(\d+_\d+)\s+(\S.*)")
 _RUNNING = re.compile(r"\b(run|jog|sprint)")
 # A sentence describes a clip if its time range holds at least this share of it.
 MIN_OVERLAP = 0.5
@@ -216,15 +217,22 @@ def assign_splits(trials: Iterable[str], descriptions: Mapping[str, str]) -> dic
 
 
 def read_texts(folder: Path) -> Texts:
-    """Read ``descriptions.csv`` and, where there is one, ``kitml_sentences.json``.
+    """Read ``descriptions.csv`` or the database's own index, and ``kitml_sentences.json`` if any.
+
+    Lines of the index ``cmu-mocap-index-text.txt`` are a trial and its description, such as
+    ``05_02<tab>dance - expressive arms``; the other lines are headings.
 
     Raises:
         InputError: the table is missing, or one of the two has other columns or is damaged.
     """
-    path = folder / "descriptions.csv"
+    path, index = folder / "descriptions.csv", folder / "cmu-mocap-index-text.txt"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        descriptions = dict(zip(table["trial"], table["description"], strict=True))
+        if path.exists() or not index.exists():
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            descriptions = dict(zip(table["trial"], table["description"], strict=True))
+        else:
+            lines = index.read_text("utf-8-sig", errors="replace").split("\n")
+            descriptions = dict(m.groups() for line in lines if (m := _INDEX.match(line.strip())))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             path,

@@ -37,7 +37,7 @@ def test_lines_are_exact_up_to_the_ends(rate_in, rate_out):
 def test_a_rate_that_is_written_rounded_is_its_neighbour():
     new = resample(np.sin(2 * np.pi * np.arange(400) * 0.03), 33.33, 20)
     expected = np.sin(2 * np.pi * np.arange(len(new)) / 20)
-    assert len(new) == 240 and np.abs(new - expected)[20:-20].max() < 0.01
+    assert len(new) == 240 and np.abs(new - expected)[20:-20].max() < 0.02
 
 
 def test_short_clips_shapes_and_kinds():
