@@ -45,16 +45,6 @@ class Asf:
     metres: float
 
 
-def read_asf(path: str | Path) -> Asf:
-    """Read an ASF file; see `parse_asf`."""
-    return parse_asf(_text(path, "an ASF file"), path)
-
-
-def read_amc(path: str | Path, skeleton: Asf) -> dict[str, Float[np.ndarray, "T D"]]:
-    """Read an AMC file; see `parse_amc`."""
-    return parse_amc(_text(path, "an AMC file"), skeleton, path)
-
-
 def parse_asf(text: str, where: str | Path) -> Asf:
     """Parse the text of an ASF file; angles are degrees unless ``:units`` says ``angle rad``.
 
@@ -182,8 +172,8 @@ def bone_positions(
     """Global positions in metres of the bone ends (of ``"root"``: its own position).
 
     Args:
-        skeleton: from `read_asf`.
-        motion: from `read_amc`.
+        skeleton: from `parse_asf`.
+        motion: from `parse_amc`.
         names: which bones, in the order wanted; all when None.
 
     Raises:
@@ -228,12 +218,6 @@ def bone_positions(
             positions[bone] = positions[parent] + rotations[bone] @ end
     ends = [positions[skeleton.bones.index(name)] for name in wanted]
     return skeleton.metres * np.stack(ends, axis=1)
-
-
-def _text(path: str | Path, expected: str) -> str:
-    if not Path(path).is_file():
-        raise InputError(path, "no such file", expected, "Check the path.")
-    return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 def _axis_order(field: Field, where: str | Path) -> str:

@@ -28,12 +28,14 @@ from t2imu_utils.motion.features import (
     MIN_FRAMES,
     RATE,
     Convention,
+    Normaliser,
+    check_features,
     features_to_all_joints,
     features_to_joints,
     joints_to_features,
     mirror_joints,
+    statistics,
 )
-from t2imu_utils.motion.normalise import Normaliser, check_features, statistics
 
 COLUMNS = ("name", "subject", "activity", "source")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import array_files
-from t2imu_utils.motion.array_files import read_npy, read_npz, read_number
+from t2imu_utils.motion import exports
+from t2imu_utils.motion.exports import read_npy, read_npz, read_number
 
 CONTENT = {
     "motion": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -136,7 +136,7 @@ def test_archives_give_what_they_have(tmp_path, monkeypatch):
         read_npz(path, ("a", "d", "e"), "Take another.", whole=True)
     with pytest.raises(InputError, match="absent.npz: found no file; .*Take another"):
         read_npz(tmp_path / "absent.npz", ("a",), "Take another.")
-    monkeypatch.setattr(array_files, "_MAX_BYTES", 100)
+    monkeypatch.setattr(exports, "_MAX_BYTES", 100)
     with pytest.raises(InputError, match="152 bytes in one array"):
         read_npz(path, ("a",))
     path.write_bytes(path.read_bytes()[:200])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2imu_utils.motion.captions import sentence, why_spam
+from t2imu_utils.motion.cmu import sentence, why_spam
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.cleaning import RULES, clean, glitches, t_poses
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS, RAW_OFFSETS
+from t2imu_utils.motion.takes import RULES, clean, glitches, t_poses
 
 RATE = 120.0
 

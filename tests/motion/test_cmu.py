@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import cmu_trials
+from t2imu_utils.motion import cmu
 from t2imu_utils.motion.bvh import parse_bvh
-from t2imu_utils.motion.captions import sentence
-from t2imu_utils.motion.cleaning import GLITCH_SPEED, clean
 from t2imu_utils.motion.cmu import (
     MAX_FRAMES,
     TARGET_OFFSETS,
@@ -20,12 +18,15 @@ from t2imu_utils.motion.cmu import (
     VAL_SUBJECTS,
     assign_splits,
     build_cmu,
+    find_sources,
     read_texts,
+    read_trial,
+    sentence,
 )
-from t2imu_utils.motion.cmu_trials import find_sources, read_trial
 from t2imu_utils.motion.features import features_to_joints, mirror_joints, process_joints
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import FEET, bone_lengths
+from t2imu_utils.motion.takes import GLITCH_SPEED, clean
 
 # Offsets in cm of a body with hanging arms: name, parent, offset.
 BODY = (
@@ -125,7 +126,7 @@ def test_a_made_up_trial_comes_out_as_it_went_in(tmp_path):
 
 def test_a_body_of_no_persons_size_is_left_out(tmp_path, monkeypatch):
     root = database(tmp_path, {"03_01": bvh_text(608)}, {"03_01": "walk"})
-    monkeypatch.setattr(cmu_trials, "METRES_PER_BVH_UNIT", 0.0254)
+    monkeypatch.setattr(cmu, "METRES_PER_BVH_UNIT", 0.0254)
     with pytest.raises(InputError, match="a body of [34].\\d\\d m"):
         build(root)
 

@@ -5,8 +5,14 @@ import pytest
 import torch
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.features import CONTACTS, GROUPS, POSITIONS
-from t2imu_utils.motion.normalise import Normaliser, check_features, statistics
+from t2imu_utils.motion.features import (
+    CONTACTS,
+    GROUPS,
+    POSITIONS,
+    Normaliser,
+    check_features,
+    statistics,
+)
 
 
 def noise(frames: int, seed: int) -> np.ndarray:

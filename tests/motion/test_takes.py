@@ -9,9 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.bandai import read_bandai
-from t2imu_utils.motion.cmu_trials import find_sources, read_trial, subject_of
-from t2imu_utils.motion.reactidle import read_reactidle
+from t2imu_utils.motion.bvh import read_bandai, read_reactidle
+from t2imu_utils.motion.cmu import find_sources, read_trial, subject_of
 from t2imu_utils.motion.skeleton import JOINTS, MIRROR, PARENTS, bone_lengths
 from t2imu_utils.motion.takes import Take, standing, straight_walking, upright
 
