@@ -5,6 +5,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -84,16 +85,20 @@ class Source:
         if self.member is None:
             return self.path.read_text(encoding="utf-8", errors="replace")
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                if archive.getinfo(self.member).file_size > MAX_BYTES:
-                    raise InputError(
-                        self, "more than 256 MB", "a motion capture file", "Leave it out."
-                    )
-                return archive.read(self.member).decode("utf-8", errors="replace")
+            archive = _opened(self.path, self.path.stat().st_mtime_ns)
+            if archive.getinfo(self.member).file_size > MAX_BYTES:
+                raise InputError(self, "more than 256 MB", "a motion capture file", "Leave it out.")
+            return archive.read(self.member).decode("utf-8", errors="replace")
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise InputError(
                 self, f"a damaged archive ({error})", "a whole zip", "Fetch it again."
             ) from error
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, changed: int) -> zipfile.ZipFile:
+    """An archive whose list of thousands of members is read once."""
+    return zipfile.ZipFile(path)
 
 
 def files_below(folder: Path) -> list[Source]:

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.asfamc import bone_positions, parse_amc, parse_asf, read_amc, read_asf
+from t2imu_utils.motion.asfamc import bone_positions, parse_amc, parse_asf
 
 ASF = """# a comment
 :version 1.10
@@ -208,12 +208,3 @@ def test_damaged_motions_are_named(text, where, found):
         parse_amc(text, parse_asf(ASF, "a.asf"), "a.amc")
     assert error.value.where.startswith("a.amc") and where in error.value.where
     assert found in error.value.found
-
-
-def test_reads_files(tmp_path):
-    (tmp_path / "1.asf").write_text(ASF)
-    (tmp_path / "1_1.amc").write_text(AMC)
-    skeleton = read_asf(tmp_path / "1.asf")
-    assert read_amc(tmp_path / "1_1.amc", skeleton)["root"].shape == (3, 6)
-    with pytest.raises(InputError, match="no such file"):
-        read_asf(tmp_path / "2.asf")

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.bvh import joint_positions, parse_bvh, read_bvh
+from t2imu_utils.motion.bvh import joint_positions, parse_bvh
 
 ARM = """HIERARCHY
 ROOT base
@@ -185,11 +185,3 @@ def test_damage_is_named(text, where, found):
         parse_bvh(text, "arm.bvh")
     assert error.value.where.startswith("arm.bvh: ") and where in error.value.where
     assert found in error.value.found
-
-
-def test_reads_files(tmp_path):
-    path = tmp_path / "arm.bvh"
-    path.write_text(ARM)
-    assert read_bvh(path).names[1] == "upper arm"
-    with pytest.raises(InputError, match="no such file"):
-        read_bvh(tmp_path / "leg.bvh")
