@@ -45,6 +45,7 @@ MEAN = "mean"
 PEOPLE = (MEAN, *(target.name for target in BODIES))
 SOLVER = "sde-dpm++2m"
 SEEDS = 2**63
+GUIDANCES = (0.0, 25.0)  # beyond, a motion is nothing but its overshoot
 # What the last axis of acc and gyro is: the frame of `imu.sites`.
 CHANNELS = (
     "x: completes a right-handed frame",
@@ -157,19 +158,21 @@ def generate_motion(
     seed, `SAMPLES` times in all; the best is returned, with a warning if it has faults still.
 
     Raises:
-        InputError: a motion that is not finite; with `strict`, any warning; an empty prompt or one
-            that the text encoder would cut, a length that the prior was not trained on, an unknown
-            person, a negative seed, more evaluations than the prior has steps, or a file that is no
-            such prior.
+        InputError: a motion that is not finite; with `strict`, any warning; a prompt that is empty,
+            no UTF-8, or longer than the text encoder reads; a length that the prior was not trained
+            on; an unknown person, a negative seed, a scale beyond `GUIDANCES`, more evaluations
+            than the prior has steps, or no such prior.
     """
     if not 0 <= seed < SEEDS:
         raise InputError("seed", str(seed), "0 or more, below 2⁶³", "Choose another.")
-    if not math.isfinite(guidance):
-        raise InputError("guidance", str(guidance), "a finite number", f"{GUIDANCE} is usual.")
+    if not GUIDANCES[0] <= guidance <= GUIDANCES[1]:
+        expected = f"{GUIDANCES[0]:g} to {GUIDANCES[1]:g}"
+        raise InputError("guidance", f"{guidance:g}", expected, f"{GUIDANCE} is usual.")
     if person not in PEOPLE:
         raise InputError("person", repr(person), f"one of {', '.join(PEOPLE)}", "Choose one.")
-    if not prompt.strip():
-        raise InputError("prompt", repr(prompt), "a sentence", 'Say "a person walks".')
+    # Bytes of a command line that are no UTF-8 arrive as lone surrogates.
+    if not prompt.strip() or prompt != prompt.encode("utf-8", "ignore").decode():
+        raise InputError("prompt", ascii(prompt), "a sentence", 'Say "a person walks".')
     solver = solver or Solver(SOLVER)
     with one_thread():
         model = read_open_prior(prior)

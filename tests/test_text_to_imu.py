@@ -15,8 +15,7 @@ from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.motion.cmu import TARGET_OFFSETS
-from t2imu_utils.motion.features import features_to_joints, joints_to_features
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser, features_to_joints, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS, bone_lengths
 from t2imu_utils.priors.checkpoints import new_prior
 from t2imu_utils.priors.mdm import MDMConfig

@@ -19,10 +19,16 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.bandai import read_bandai
-from t2imu_utils.motion.cleaning import clean
-from t2imu_utils.motion.cmu import TARGET_OFFSETS, Texts, read_texts
-from t2imu_utils.motion.cmu_trials import find_sources, read_trial, subject_of, trial_order
+from t2imu_utils.motion.bvh import read_bandai, read_reactidle
+from t2imu_utils.motion.cmu import (
+    TARGET_OFFSETS,
+    Texts,
+    find_sources,
+    read_texts,
+    read_trial,
+    subject_of,
+    trial_order,
+)
 from t2imu_utils.motion.composed import make_jumps, make_postures, make_stairs
 from t2imu_utils.motion.corpus import MotionClip, mirror_caption
 from t2imu_utils.motion.deepmimic import read_deepmimic
@@ -34,11 +40,10 @@ from t2imu_utils.motion.features import (
     process_joints,
     processed_to_features,
 )
-from t2imu_utils.motion.reactidle import read_reactidle
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.sentences import activity_of, allowed, cmu_sentences, sentences
 from t2imu_utils.motion.skeleton import bone_lengths
-from t2imu_utils.motion.takes import Take, upright
+from t2imu_utils.motion.takes import Take, clean, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 
 SPLITS = ("train", "val", "test")

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from t2imu_utils.motion.bandai import read_bandai
 
 from t2imu_utils.motion import composed
-from t2imu_utils.motion.bandai import read_bandai
 from t2imu_utils.motion.composed import FINE, climb, make_jumps, make_postures, make_stairs
 from t2imu_utils.motion.quality import measures
 from t2imu_utils.motion.skeleton import MIRROR, RATE, bone_lengths
