@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.palette import FAINT, INK, QUIET, ordered
+from t2imu_utils.style import FAINT, INK, QUIET, ordered
 
 STAGES = {
     "band": "above the band (not in the sum)",

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from t2imu_utils.palette import INK, QUIET, colour
+from t2imu_utils.style import INK, QUIET, colour
 
 LOWEST = 0.0  # %
 

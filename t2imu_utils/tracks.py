@@ -163,7 +163,7 @@ class StudySection(Section):
     variant_classifiers: Count
     # With which base and refined model are sampled for validation subjects.
     guidance: list[Positive]
-    # Names of `evaluation.recognition_variants`: for all that notebook 07 compares and for real
+    # Names of `analysis.har.RecognitionVariant`: for all that notebook 07 compares and for real
     # recordings, and for the paper's refined model alone.
     variants: list[str]
     refined_variants: list[str]

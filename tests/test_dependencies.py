@@ -79,7 +79,7 @@ def test_stages_reach_what_they_run(stage):
     generators = {f"generators/{p.name}" for p in (ROOT / "t2imu_utils/generators").glob("*.py")}
     trains = stage in ("02_finetuning", "03_smpl_fitting", "05_lacc_analysis", "07_har", "08_sweep")
     assert files & generators == (generators if trains else set())
-    assert ("evaluation/har.py" in files) == (stage == "07_har")
+    assert ("analysis/har.py" in files) == (stage in ("07_har", "08_sweep"))
     assert not files & {"body/build_open_body.py", "cli.py", "publish.py", "cells/__main__.py"}
 
 
@@ -88,10 +88,10 @@ def test_cells_reach_what_they_run_and_no_pictures(stage):
     module = CELLS[stage][0]
     files = set(reached(f"cells/{module}.py"))
     assert {f"cells/{module}.py", "data.py", "runs.py", "tracks.py"} <= files
-    assert ("evaluation/har.py" in files) == (module == "recognition")
-    assert ("evaluation/lacc.py" in files) == (module == "losses")
+    assert ("analysis/har.py" in files) == (module == "recognition")
+    assert ("analysis/lacc.py" in files) == (module == "losses")
     assert ("generators/mdm.py" in files) == (module in ("sampling", "losses", "validation"))
-    assert not files & {"plots.py", "pictures.py", "overviews.py", "cells/__main__.py"}
+    assert not files & {"plots.py", "pictures.py", "cells/__main__.py"}
     if module == "validation":  # the work of no notebook: 08 reads what it leaves
         return
     # Its notebook does the same work, so it is executed again whenever the cell is.

@@ -64,16 +64,16 @@ work(track, model, stage, cell=True)
 REACHED = {
     "sampling": "generators.mdm",
     "sensing": "imu.sensors",
-    "losses": "evaluation.lacc",
-    "recognition": "evaluation.har",
+    "losses": "analysis.lacc",
+    "recognition": "analysis.har",
     "validation": "generators.mdm",
     TRAINING: "priors.losses",
     MOTIONS: "cells.sampling",
     SENSORS: "cells.sensing",
     LOSSES: "cells.losses",
-    TSNE: "evaluation.similarity",
+    TSNE: "analysis.signals",
     HAR: "cells.recognition",
-    SWEEP: "evaluation.sweep",
+    SWEEP: "analysis.sweep",
 }
 COMPARISONS = [(stage, "compare") for stage in STAGES[3:]]
 # What follows from any other comparison, and once for all.
@@ -305,7 +305,7 @@ def test_without_a_sweep_the_first_failure_ends_it(project):
 
 
 CHANGED = {
-    "t2imu_utils/evaluation/har.py": [*of(HAR, *MODELS, "real"), *LAST],
+    "t2imu_utils/analysis/har.py": [*of(HAR, *MODELS, "real"), *LAST],
     "t2imu_utils/imu/sensors.py": [
         *of(SENSORS, *MODELS, "compare"), (TSNE, "compare"), *of(HAR, *MODELS), *LAST,
     ],

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from t2imu_utils import arms, data, runs
+from t2imu_utils.analysis import lacc
 from t2imu_utils.arm_names import BASE, base_of
-from t2imu_utils.evaluation import lacc
 from t2imu_utils.files import write_table
 from t2imu_utils.generators import generator_of, section_of
 from t2imu_utils.tracks import Track
@@ -31,7 +31,7 @@ def measure_losses(
         "prior": runs.input_hash(track.name, model, arms.STAGE),
         "corpus": runs.input_hash(track.name, runs.SHARED, "00_data"),
     }
-    code = ["evaluation/lacc.py", "generators/_denoiser.py", *generator.training_code]
+    code = ["analysis/lacc.py", "generators/_denoiser.py", *generator.training_code]
     run = runs.open_run(track.name, model, STAGE, params, inputs, code)
     if run.done:
         return run

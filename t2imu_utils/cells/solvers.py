@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from t2imu_utils import arms, data, runs
+from t2imu_utils.analysis.solvers import sample_solvers, trade_off
 from t2imu_utils.arm_names import BASE
-from t2imu_utils.evaluation.solvers import sample_solvers, trade_off
 from t2imu_utils.files import write_table
 from t2imu_utils.generators import generator_of, section_of
 from t2imu_utils.generators.mdm import GUIDANCE
@@ -13,7 +13,7 @@ from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.tracks import Track
 
 STAGE = "03_solvers"
-CODE = tuple(f"evaluation/{name}.py" for name in ("solvers", "motion_distance", "kinematics"))
+CODE = tuple(f"analysis/{name}.py" for name in ("solvers", "motions", "spectra", "stats"))
 
 
 def compare_solvers(

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from t2imu_utils import runs
+from t2imu_utils.analysis.har import RecognitionVariant, parse_variant
 from t2imu_utils.arm_names import BASE, model_name
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.recognition_variants import RecognitionVariant, parse_variant
 from t2imu_utils.study_arms import model_of, refined
 from t2imu_utils.tracks import Reading, StudySection, Track
 

@@ -13,16 +13,13 @@ import numpy as np
 import pandas as pd
 
 from t2imu_utils import arms, data
+from t2imu_utils.analysis.motions import mean_abs_acceleration
+from t2imu_utils.analysis.solvers import MEASURES, distances_to_real
+from t2imu_utils.analysis.spectra import mean_spectrum, spectral_distance
+from t2imu_utils.analysis.sweep import arm_of
 from t2imu_utils.arm_names import BASE, model_name, parse
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.kinematics import (
-    mean_abs_acceleration,
-    mean_spectrum,
-    spectral_distance,
-)
-from t2imu_utils.evaluation.motion_distance import MEASURES, distances_to_real
-from t2imu_utils.evaluation.study import arm_of
 from t2imu_utils.generators.mdm import GUIDANCE
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.losses import LossWeights

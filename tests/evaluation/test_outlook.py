@@ -3,9 +3,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 from t2imu_utils import runs
+from t2imu_utils.analysis.har import RecognitionVariant
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.outlook import Change, outlook_seeds, outlook_table, weight_changes
-from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.tracks import load_track
 
 GRAVITY = RecognitionVariant(axes="gravity")

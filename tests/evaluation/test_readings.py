@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from t2imu_utils.analysis.solvers import distances_to_real
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation import readings
-from t2imu_utils.evaluation.motion_distance import distances_to_real
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.priors.losses import LossWeights
