@@ -661,8 +661,16 @@ def spectra_by_site(means: Mapping[str, pd.DataFrame], numbers: pd.DataFrame) ->
         edge = {"xycoords": "axes fraction", "textcoords": "offset points", "weight": "bold"}
         for place, model in enumerate(reversed(models)):
             value = told.get((site, kind, model), np.nan)
-            ax.annotate(f"{value:.1f}" if np.isfinite(value) else "–", (1, 1), (-24 * place, 0),
-                        ha="right", va="bottom", fontsize=8.5, color=colour(model), **edge)  # fmt: skip
+            ax.annotate(
+                f"{value:.1f}" if np.isfinite(value) else "–",
+                (1, 1),
+                (-24 * place, 0),
+                ha="right",
+                va="bottom",
+                fontsize=8.5,
+                color=colour(model),
+                **edge,
+            )
         if site == sites[0]:
             ax.set_title(kind, pad=16, fontsize=10.5 if len(classes) <= 6 else 8.5)
         if kind == classes[0]:

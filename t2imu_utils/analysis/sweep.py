@@ -1,8 +1,8 @@
 """A grid of weights and seeds: what was finished, what L_acc changes, what it costs (notebook 08).
 
-Every arm is held against the control of its own seed, clip by clip. So what training on does
-without L_acc, and what a seed does to both, is not counted as the doing of L_acc. Arms are named as
-models are (`arm_names`), without the seed. "gaussian" and "constant" are no arms: they are what a
+Every arm is held against its control, clip by clip: the same seed and the same other losses
+without L_acc. So what training on does without L_acc is not counted as the doing of L_acc.
+Arms are named as models are (`arm_names`), without the seed. "gaussian" and "constant" are no arms: they are what a
 filter of one line and a frozen pose make of the reference's own x̂_0.
 
 Seeds and trials are crossed: each seed is evaluated on the same trials. Both are resampled, and
@@ -38,7 +38,7 @@ from t2imu_utils.analysis.stats import (
     resampled,
     stream,
 )  # fmt: skip
-from t2imu_utils.arm_names import base_of, control_of, is_base, model_order, parse
+from t2imu_utils.arm_names import base_of, control_of, is_base, model_name, model_order, parse
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import features_to_joints
@@ -290,8 +290,8 @@ def _by_generator(losses: Losses, value: str) -> Iterator[tuple[pd.DataFrame, li
         for model in own:
             name, control = parse(model), control_of(model)
             found = []
-            # A base and a control are references, of which trivial estimates are made.
-            if is_base(model) or model == control:
+            # The base and the plain control are references, of which trivial estimates are made.
+            if is_base(model) or model == model_name(0, seed=name.seed, generator=generator):
                 kind = BASE if is_base(model) else CONTROL
                 found += [(kind, e, model, (model, e)) for e in TRIVIAL if (model, e) in place]
             if not is_base(model):

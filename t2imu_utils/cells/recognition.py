@@ -39,10 +39,7 @@ def recognise(
         inputs["imu"] = runs.input_hash(track.name, model, SENSORS)
     if variant.keep < 1:  # the training clips to compare with are an input already, of stage 00
         inputs["motions"] = runs.input_hash(track.name, model, MOTIONS)
-    code = [*CODE, "analysis/motions.py"] if variant.keep < 1 else CODE
-    run = runs.open_run(track.name, model, variant.stage, params, inputs, code)
-    if run.done:
-        return run
+    run = runs.open_run(track.name, model, variant.stage, params, inputs)
     device = runs.compute_device()
     real = har.real_windows(track, variant)
     train = None if model == runs.REAL else har.synthetic_windows(track, model, variant)
