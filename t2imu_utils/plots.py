@@ -733,20 +733,6 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def by_subject(accuracy: Mapping[str, pd.Series]) -> Figure:
-    """Balanced accuracy (%) of each subject, one column of dots a generator, means as bars."""
-    size = (min(1.6 * len(accuracy) + 1.5, WIDEST), 3.4 if len(accuracy) <= UPRIGHT else 4.0)
-    figure, ax = plt.subplots(figsize=size)
-    for at, (model, values) in enumerate(accuracy.items()):
-        x = at + _shifts(len(values), 0.2)
-        ax.scatter(x, 100 * values, s=26, color=colour(model), alpha=0.85)
-        ax.hlines(100 * values.mean(), at - 0.32, at + 0.32, color=INK, linewidth=1.6)
-    name_models(ax, list(accuracy))
-    ax.set(ylabel="balanced accuracy (%)", ylim=(0, 100))
-    ax.tick_params(axis="x", labelcolor=QUIET)
-    return figure
-
-
 # ---------------------------------------------------------------- 08: the grid
 def against_weight(table: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
     """Each measure against lambda_acc: means as lines, bars of ± one standard deviation over
@@ -815,8 +801,9 @@ def change_by_category(
         for at, (split, group) in enumerate(places):
             for shift, arm in zip(_shifts(len(arms)), arms, strict=True):
                 row, hue, x = rows.loc[(arm, split, group)], colour(arm), at + shift
-                ax.vlines(x, 100 * row["low"], 100 * row["high"], color=hue, lw=1.8, alpha=0.7)
-                ax.plot(x, 100 * row["relative"], "_", color=hue, ms=9, mew=3, zorder=3)
+                low, mean, high = (100 * row[name] for name in ("low", "relative", "high"))
+                ax.plot([x, x], [low, high], color=hue, linewidth=1.8, alpha=0.7)
+                ax.plot(x, mean, "_", color=hue, markersize=9, markeredgewidth=3, zorder=3)
                 dots = 100 * each.loc[[(arm, split, group)], "relative"]
                 if len(dots) > 1:
                     _dots(ax, x, dots, hue, 0.3 / len(arms))
@@ -863,48 +850,29 @@ def by_timestep(table: pd.DataFrame, generator: str) -> Figure:
     return figure
 
 
-def cost_trade_off(
-    by_seed: pd.DataFrame, costs: pd.DataFrame, generator: str, measures: Mapping[str, str]
-) -> Figure:
-    """What a lower L_acc buys in sampled motion: a dot a seed, a panel a measure, real as a line.
+def cost_trade_off(costs: pd.DataFrame, generator: str, measures: Mapping[str, str]) -> Figure:
+    """What a lower L_acc buys in sampled motion: a dot a seed, a diamond their mean, a panel a
+    measure, real motion as a line.
 
     Args:
-        by_seed: `sweep.changes_by_seed`; the control stands at 0. costs: `sweep.costs`.
-        measures: some of `sweep.COSTS`; one that no model has gets no panel.
+        costs: `sweep.costs`. measures: some of `sweep.COSTS`; one that no model has gets no panel.
     """
-    shown, control = _shown(costs["arm"].unique(), generator), control_of(generator)
-    whole = by_seed[(by_seed["split"] == ALL) & (by_seed["group"] == ALL)]
-    change = whole.set_index(["reference", "arm", "seed"])["relative"].sort_index()
-
-    def moved(arm: str, seeds: Sequence[int]) -> list[float]:
-        if arm == generator:  # from the control back to the base, mean over the controls
-            there = change.get(("base", control))
-            return [np.nan if there is None else 100 * float((1 / (1 + there) - 1).mean())]
-        at_zero = 0.0 if arm == control else np.nan
-        return [100 * change.get(("control", arm, seed), at_zero) for seed in seeds]
-
-    models = costs[costs["arm"].isin(shown)]
+    shown = _shown(costs["arm"].unique(), generator)
+    models, real = costs[costs["arm"].isin(shown)], costs[costs["model"] == REAL].iloc[0]
     measures = {name: text for name, text in measures.items() if models[name].notna().any()}
     figure, axes = _panels(len(measures), len(measures), min(3.9 * len(measures), WIDEST), 3.7)
-    real = costs[costs["model"] == REAL].iloc[0]
     for ax, (measure, text) in zip(axes, measures.items(), strict=True):
-        means = {}
-        for arm in shown:
-            own = models[models["arm"] == arm]
-            x = moved(arm, own["seed"])
-            ax.scatter(x, own[measure], s=22, color=colour(arm), alpha=0.6, linewidths=0)
-            means[arm] = np.nanmean(x), own[measure].mean()
-            ax.plot(*means[arm], "D", color=colour(arm), markersize=7, markeredgecolor="white")
-        path = [at for arm, at in means.items() if arm != generator]
-        ax.plot(*zip(*path, strict=True), color=QUIET, linewidth=0.8, zorder=0)
+        means = models.groupby("arm")[["acc", measure]].mean().loc[shown]
+        for arm, mean in means.iterrows():
+            own, hue = models[models["arm"] == arm], colour(arm)
+            ax.scatter(own["acc"], own[measure], s=22, color=hue, alpha=0.6, linewidths=0)
+            ax.plot(*mean, "D", color=hue, markersize=7, markeredgecolor="white")
+        ax.plot(*means.drop(generator, errors="ignore").T.to_numpy(), color=QUIET, lw=0.8, zorder=0)
         ax.axhline(real[measure], color=colour(REAL), linewidth=1.4)
-        ax.annotate("real", (0.01, real[measure]), (0, 3), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", fontsize=8.5, color=colour(REAL))  # fmt: skip
         name, _, unit = text.partition(" (")
         ax.set_title(name.replace(", ", "\n"), fontsize=9.5)
-        ax.set_ylabel(unit.rstrip(")"))
-        ax.set_xlabel(f"{CHANGE} against the control (%)")
+        ax.set(xlabel="$L_\\mathrm{acc}$ of held-out clips", ylabel=unit.rstrip(")"))
         if measure.endswith("distance"):
             ax.set_ylim(min(0, ax.get_ylim()[0]), None)
-    _legend(figure, shown)
+    _legend(figure, [REAL, *shown])
     return figure

@@ -155,16 +155,6 @@ def test_a_known_change_is_found():
         paired_difference(before, after[3:], groups)
 
 
-def test_intervals_cover_the_true_change():
-    hits = 0
-    for trial in range(200):
-        rng = np.random.default_rng(trial)
-        given = made(rng.normal(-0.01, 0.02, 40), seed=trial)
-        row = paired_difference(*given, draws=300, seed=trial).iloc[0]
-        hits += row["delta_low"] <= -0.01 <= row["delta_high"]
-    assert 0.89 <= hits / 200 <= 0.985
-
-
 def test_trials_are_resampled_whole_and_measure_the_effect():
     trial = np.repeat(np.arange(8), 5)
     shift = np.random.default_rng(2).normal(0, 0.02, 8)

@@ -10,7 +10,6 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
 
 TIME = np.arange(201) / 20
 PLAIN = {
@@ -184,13 +183,6 @@ def test_diversity_of_two_heaps_apart():
     x = np.array([[0.0], [1.0], [7.0]])
     assert motions.diversity(x, ["walking", "walking", "running"]) == pytest.approx((1 + 13) / 3)
     assert np.isnan(motions.multimodality(x, ["a", "b", "c"]))
-
-
-def test_a_motion_is_described_by_means_and_deviations_of_normalised_features():
-    motion = np.full((10, 263), 3.0)
-    motion[::2, 7] = 1.0
-    found = motions.statistics([motion], Normaliser(np.full(263, 2.0), np.full(263, 0.5)))[0]
-    assert_allclose(found[[0, 7, 263, 263 + 7]], [2, 0, 0, 2])
 
 
 @pytest.fixture(scope="module")

@@ -59,12 +59,6 @@ def test_spectrum_of_moving_joints_peaks_at_their_frequency():
     assert density.sum() * frequency[1] == pytest.approx(passed**2 / 2, rel=0.02)
 
 
-def test_short_motions_share_the_grid():
-    rng = np.random.default_rng(2)
-    long, short = rng.normal(size=(100, 22, 3)), rng.normal(size=(20, 22, 3))
-    assert_allclose(power_spectrum(short)[0], power_spectrum(long)[0])
-
-
 def test_spectral_distance_is_in_decibels_without_the_mean():
     flat = np.full(21, 3.0)
     assert spectral_distance(10 * flat, flat) == pytest.approx(10)
@@ -81,12 +75,6 @@ def test_a_sine_has_its_power_at_its_frequency():
     assert density[0, 5:8].sum() * BIN == pytest.approx(8.0, rel=1e-6)
     # Gravity is a mean, and leaves no trace.
     assert density[0, 0] == pytest.approx(0, abs=1e-9)
-
-
-def test_the_level_of_noise_is_its_variance_over_the_band():
-    noise = np.random.default_rng(0).normal(scale=2.0, size=(3000, 40, 3))
-    _, density = window_spectra(noise + 9.81, RATE)
-    assert density[:, 2:-1].mean() == pytest.approx(3 * 4.0 / (RATE / 2), rel=0.01)
 
 
 def test_the_sensors_axes_do_not_matter():
@@ -138,21 +126,6 @@ def test_what_is_missing_is_left_out():
     assert set(mean_spectra(found, 0)["site"]) == {"shin", "chest"}
     with pytest.raises(InputError, match="no window of 40 frames of walking"):
         accelerometer_spectra(clips, section(sites=("waist",)))
-
-
-def test_classes_and_sites_are_kept_apart():
-    clips = recorded(
-        ({"activity": "climbing up", "subject": 1}, sine(1.0), sine(2.0)),
-        ({"activity": "climbing down", "subject": 1}, sine(3.0), sine(4.0)),
-        ({"activity": "running", "subject": 1}, sine(5.0), sine(6.0)),
-        sites=("shin", "chest"),
-    )
-    both = section(("stair climbing", "running"), ("shin", "chest"), "categories")
-    found = accelerometer_spectra(clips, both)
-    assert found.index.droplevel("unit").tolist() == [
-        (label, site) for label in both.classes for site in both.sites
-    ]
-    assert power(found) == [2.5, 5.0, 12.5, 18.0]
 
 
 def test_the_interval_is_of_people_and_not_of_windows():
@@ -259,11 +232,3 @@ def test_a_change_is_paired_over_motions_and_people():
     # Too weak is an error as too strong is.
     found = changes(real, real - 20, real, 0)
     assert value(found, label=ALL, site=ALL, measure="level")["value"] < -15
-
-
-def test_what_one_side_lacks_is_left_out_of_the_means():
-    fewer = spectra(8, gain=10.0, cells=CELLS[:2])
-    numbers = compare(spectra(8, cells=CELLS[:3]), {"model": fewer}, 0)
-    level = numbers[(numbers["model"] == "model") & (numbers["measure"] == "level")]
-    assert set(level["label"]) == {"running", ALL}
-    assert value(level, label=ALL, site=ALL)["value"] == pytest.approx(10, abs=0.1)

@@ -1,6 +1,5 @@
 """Changes over seeds, what they cost, and every number of the grid from where stages write it."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +8,6 @@ from numpy.testing import assert_allclose
 from t2imu_utils import data, runs
 from t2imu_utils.analysis import har, lacc, motions, signals, sweep
 from t2imu_utils.analysis.motions import PARTS
-from t2imu_utils.arms import Study
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import write_table
@@ -63,15 +61,6 @@ def test_every_measure_is_filled_and_what_was_not_run_is_empty(grid):
     assert (arm["lambda_acc"], arm["seed"]) == (0, 1) and np.isnan(table.loc["mdm", "lambda_acc"])
     assert table.loc["momask", list(sweep.CHOOSABLE)].tolist() == [4, 5]
     assert table.loc["elsewhere", list(sweep.MEASURES)].isna().all()
-
-
-def test_what_a_training_writes_is_read(tiny, words, clips, runs_folder, monkeypatch):
-    monkeypatch.setattr(data, "load_categories", lambda track: CATEGORY)
-    study = Study(tiny, "mdm", clips[:3], clips[3:], {"corpus": "a" * 64})
-    curves = pd.read_parquet(study.make_base(study.start()).path("history.parquet"))
-    last = curves[curves["split"] == "validation"].iloc[-1]
-    row = sweep.finished_cells(tiny).iloc[0]
-    assert row["validation_acc"] == pytest.approx(last["acc"]) and last["acc"] > 0
 
 
 def test_the_best_weight_is_chosen_on_validation_subjects():
@@ -178,20 +167,6 @@ def test_each_seed_by_itself(known):
     found = found[(found["split"] == "all") & (found["group"] == "all")]
     own = found[(found["arm"] == "mdm-ft") & (found["reference"] == "base")]
     assert_allclose(own.set_index("seed").loc[[0, 1, 2], "relative"], [-0.1, 0.17, -0.37])
-
-
-def test_effect_size_is_that_of_trials_averaged_over_seeds():
-    by_trial = np.random.default_rng(1).normal(-0.2, 0.1, 12)
-    # Two clips a trial and two seeds, whose deviations cancel.
-    clips = np.repeat(by_trial, 2) + np.tile([0.05, -0.05], 12)
-    losses = {"mdm-ft": table(np.ones(24)), "mdm-ft-s1": table(np.ones(24))}
-    losses |= {"mdm-acc1": table(1 + clips + 0.03), "mdm-acc1-s1": table(1 + clips - 0.03)}
-    found = row(sweep.change_over_seeds(losses, groups(24, per_trial=2), draws=20), "mdm-acc1")
-    assert found["effect_size"] == pytest.approx(by_trial.mean() / by_trial.std(ddof=1))
-    assert found["median"] == pytest.approx(np.median(by_trial))
-    few = {name: x[x["clip"] < "c06"] for name, x in losses.items()}
-    found = row(sweep.change_over_seeds(few, groups(6, per_trial=2), draws=20), "mdm-acc1")
-    assert found["units"] == 3 and found[["low", "high", "effect_size"]].isna().all()
 
 
 def test_arms_without_a_control_and_of_other_generators_stand_apart(known):
