@@ -14,7 +14,6 @@ from t2imu_utils.arm_names import base_of, is_base, model_name
 from t2imu_utils.files import sha256, write_table
 from t2imu_utils.generators import Generator, Trained, generator_of, section_of, sizes_of
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.palette import label
 from t2imu_utils.priors.losses import TERMS, LossWeights
 from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.priors.text import TextEncoder, load_text_encoder
@@ -30,6 +29,7 @@ from t2imu_utils.runs import (
     require_run,
     run_dir,
 )
+from t2imu_utils.style import label
 from t2imu_utils.tracks import OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"

@@ -10,11 +10,10 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from t2imu_utils.activities import CATEGORIES
+from t2imu_utils.analysis.motions import categorise, mean_abs_acceleration
 from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
-from t2imu_utils.evaluation.categories import categorise
-from t2imu_utils.evaluation.kinematics import mean_abs_acceleration
 from t2imu_utils.files import write_table
 from t2imu_utils.imu.mhealth import read_mhealth
 from t2imu_utils.imu.pamap2 import read_pamap2

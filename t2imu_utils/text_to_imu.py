@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from t2imu_utils import palette, pictures, plots
+from t2imu_utils import pictures, plots, style
 from t2imu_utils.body.fitting import fit, pose_body
 from t2imu_utils.body.smpl import Body, Shape, load_body
 from t2imu_utils.body.smpl_files import BETAS
@@ -117,7 +117,7 @@ class GeneratedMotion:
         """A film strip of the motion, over the signals of its sensors if it has any."""
         title = textwrap.fill(self.prompt, 110).replace("$", r"\$")  # no formula
         with plt.rc_context():
-            palette.style()
+            style.use()
             if self.acc is None:
                 return pictures.film_strip({title: self.joints}, fps=self.fps)
             signals = {"acceleration (m/s²)": self.acc, "angular velocity (rad/s)": self.gyro}

@@ -155,7 +155,7 @@ class StudySection(Section):
     # combinations and recognition that is done otherwise.
     classifiers: Count
     variant_classifiers: Count
-    # Names of `evaluation.recognition_variants`: for all that notebook 07 compares and for real
+    # Names of `analysis.har.RecognitionVariant`: for all that notebook 07 compares and for real
     # recordings, and for the paper's refined model alone.
     variants: list[str]
     refined_variants: list[str]

@@ -4,8 +4,11 @@ A multiplication and its addition are two operations. What is not a matrix produ
 activations) is left out: on every machine here it is bound by memory and small beside them.
 """
 
-from t2imu_utils.evaluation.deepconvlstm import CONVOLUTIONS, KERNEL, SHRINK
 from t2imu_utils.priors.mdm import MDMConfig
+
+# Of DeepConvLSTM (`analysis.har`).
+CONVOLUTIONS, KERNEL = 4, 5
+SHRINK = CONVOLUTIONS * (KERNEL - 1)
 
 
 def mdm_pass(config: MDMConfig, items: int, frames: int, tokens: int) -> float:
