@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from t2imu_utils.evaluation.solvers import FULL, MEASURES, REAL
+from t2imu_utils.models.diffusion import ANCESTRAL
 from t2imu_utils.palette import FAINT, QUIET, legend_above
-from t2imu_utils.priors.solvers import ANCESTRAL
 
 COLOURS = {
     ANCESTRAL: QUIET,

@@ -11,10 +11,8 @@ from t2imu_utils import cli, runs
 from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
 from t2imu_utils.inputs import downloads
+from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.normalise import Normaliser
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.open_prior import write_open_prior
 from tests.body.test_amass import BUILT, REASONS, write_inputs
 
 

@@ -11,7 +11,6 @@ import yaml
 
 from t2imu_utils.body.amass import RENAMED
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import remodiffuse
 from t2imu_utils.inputs import status
 from t2imu_utils.inputs.checks import CHECKS, examine
 from t2imu_utils.inputs.downloads import unzip
@@ -24,7 +23,10 @@ from t2imu_utils.inputs.registry import (
     target,
 )
 from t2imu_utils.inputs.status import as_text, lacking, to_fetch
-from t2imu_utils.priors import momask_checkpoints, retrieval_files, t2mgpt_checkpoints
+from t2imu_utils.models import momask as momask_checkpoints
+from t2imu_utils.models import remodiffuse
+from t2imu_utils.models import retrieval as retrieval_files
+from t2imu_utils.models import t2mgpt as t2mgpt_checkpoints
 from t2imu_utils.tracks import TRACKS, load_track
 
 GENDERS = ("male", "female", "neutral")

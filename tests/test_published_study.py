@@ -15,9 +15,8 @@ from t2imu_utils.arm_names import BASE, model_order
 from t2imu_utils.evaluation import lacc
 from t2imu_utils.evaluation.categories import categorise
 from t2imu_utils.files import read_json
-from t2imu_utils.generators.mdm import MDMDenoiser
+from t2imu_utils.models.mdm import MDMDenoiser, read_open_prior
 from t2imu_utils.motion.cmu import build_cmu
-from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.runs import ROOT
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
 

@@ -4,7 +4,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from t2imu_utils.evaluation.solvers import FULL, MEASURES, REAL
-from t2imu_utils.priors.solvers import SCHEMES
+from t2imu_utils.models.diffusion import SCHEMES
 from t2imu_utils.solver_plots import COLOURS, LABELS, trade_off
 
 

@@ -9,8 +9,8 @@ import sys
 
 from t2imu_utils import arms, data, runs
 from t2imu_utils.arm_names import base_of
-from t2imu_utils.generators import fitted_velocity_weight, generator_of
-from t2imu_utils.priors.open_prior import write_open_prior
+from t2imu_utils.models.generator import fitted_velocity_weight, generator_of
+from t2imu_utils.models.mdm import write_open_prior
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
 
 LICENCE = "MIT (weights); CMU Graphics Lab Motion Capture Database (motion data)"

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from t2imu_utils.activities import CATEGORIES, CATEGORY_THRESHOLD, HIGH_DYNAMIC
 from t2imu_utils.errors import InputError
-from t2imu_utils.priors.text import sentence_embeddings
+from t2imu_utils.models.text import sentence_embeddings
 
 OTHER = "other"
 NAMED = tuple(name for name in CATEGORIES if name != OTHER)

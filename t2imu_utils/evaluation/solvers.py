@@ -22,11 +22,10 @@ from t2imu_utils.evaluation.motion_distance import (
     excess,
     kinetics,
 )
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.mdm import Prior, generate
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.motion.normalise import Normaliser
-from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.priors.generate import generate
-from t2imu_utils.priors.solvers import Solver
 
 REAL, FULL = "real", "full sampling"
 # Added to the seeds for the second full sample; requests number theirs from 0.

@@ -1,0 +1,378 @@
+"""What a generator is asked for, and the one check of it that all generators make."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from t2imu_utils.body.fitting import fit
+from t2imu_utils.body.smpl import Body
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import ANCESTRAL, Precision, Solver
+from t2imu_utils.models.text import TextEncoder
+from t2imu_utils.models.trainer import TrainConfig
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
+from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
+
+
+def check_requests(
+    prior: Any,
+    prompts: Sequence[str],
+    frames: Sequence[int] | None,
+    seeds: Sequence[int],
+    batch_size: int,
+) -> None:
+    """Refuse what a prior cannot make, before anything is computed.
+
+    frames: length of each motion at 20 fps; None where the prior chooses lengths itself.
+
+    Raises:
+        InputError: no prompts, an empty one, one that the text encoder would cut (the motion would
+            not be what was asked for), lists of unequal length, a length that the prior cannot
+            make, or a batch size below 1.
+    """
+    _check_counts(prompts, frames, seeds)
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(
+                f"prompts[{i}]", repr(prompt), "a sentence", "Fill it in or leave it out."
+            )
+    longest = prior.config.max_frames
+    for i, count in enumerate(() if frames is None else frames):
+        if not MIN_FRAMES <= count <= longest or count != int(count):
+            raise InputError(
+                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
+                "Ask for a length that the prior can make.",
+            )  # fmt: skip
+    if batch_size < 1:
+        raise InputError("batch_size", str(batch_size), "at least 1", "32 is a good size.")
+    _check_tokens(prior.text_encoder, prompts)
+
+
+def _check_counts(
+    prompts: Sequence[str], frames: Sequence[int] | None, seeds: Sequence[int]
+) -> None:
+    if isinstance(prompts, str):
+        raise InputError("prompts", "one text", "a list of prompts", "Put it into a list.")
+    if len(prompts) == 0:
+        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
+    counts = [len(prompts), *([] if frames is None else [len(frames)]), len(seeds)]
+    if len(set(counts)) > 1:
+        raise InputError(
+            "prompts, seeds" if frames is None else "prompts, frames, seeds",
+            f"{', '.join(map(str, counts[:-1]))} and {counts[-1]} of them",
+            "one seed for each prompt" if frames is None
+            else "one length and one seed for each prompt",
+            "Repeat a prompt to sample it again with another seed.",
+        )  # fmt: skip
+
+
+def _check_tokens(encoder: TextEncoder, prompts: Sequence[str]) -> None:
+    for i, count in enumerate(encoder.count_tokens(prompts)):
+        if count > encoder.max_tokens:
+            raise InputError(
+                f"prompts[{i}]", f"{len(prompts[i].split())} words, {count} tokens",
+                f"at most {encoder.max_tokens} tokens, the most that {encoder.name} reads",
+                "Shorten the prompt.",
+            )  # fmt: skip
+
+
+FAMILIES = ("exported", "mdm", "momask", "remodiffuse", "t2mgpt")
+
+
+class Trained(Protocol):
+    """What every trained generator has; the rest is its family's own."""
+
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    history: list[dict[str, Any]]
+    velocity_weight: float | list[float]
+
+
+class Denoiser(Protocol):
+    """What a generator makes of a motion that it is shown through its own noise.
+
+    normaliser: statistics of its features. max_frames: the longest motion it takes, a multiple of
+    `stride`, as all must be. levels: how many noise levels it has; 1 for a tokeniser, which adds
+    none.
+    """
+
+    normaliser: Normaliser
+    max_frames: int
+    stride: int
+    levels: int
+
+    def __call__(
+        self,
+        clips: Sequence[MotionClip],
+        x0: Float[Tensor, "B T C"],
+        mask: Bool[Tensor, "B T"],
+        level: Int[Tensor, "B"],
+        noise: Float[Tensor, "B T C"],
+    ) -> Float[Tensor, "B T C"]:
+        """Its guess of the clean motions, in normalised features."""
+        ...
+
+
+class Generator(ABC):
+    """A family of text-to-motion models: how it is made, trained, kept, sampled and examined."""
+
+    # What a track may set for it.
+    Sizes: ClassVar[type[Section]]
+    # Terms of its own training that a reader should see.
+    curves: ClassVar[Sequence[str]] = ("simple",)
+    # Whether it can be shown a motion (`denoiser`); of ready-made motions there is no model here.
+    examined: ClassVar[bool] = True
+    # Whether its motions were made elsewhere: they are read, and neither trained nor refined.
+    ready_made: ClassVar[bool] = False
+    # Names of the solvers that it can be sampled with, where there is a choice.
+    solvers: ClassVar[Sequence[str]] = ()
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What its sampling can be set to, as it is set."""
+        return {}
+
+    def with_solver(self, solver: Solver, precision: Precision = "float32") -> "Generator":
+        """The same generator, sampled with a solver, its matrix products in a precision.
+
+        Raises:
+            InputError: it is sampled in one way only.
+        """
+        raise InputError(
+            f"solver {solver.name!r}", f"{type(self).__name__} has none to choose",
+            "a generator that is a diffusion with solvers, such as mdm",
+            "Leave solver, evaluations and precision out of its entry in the track.",
+        )  # fmt: skip
+
+    def read(self, options: Section, body: Body) -> Any:
+        """Of a generator that is `ready_made`: its motions at 20 fps, for a body."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def untrained(
+        self, sizes: Section, clips: Sequence[MotionClip], encoder: TextEncoder, seed: int
+    ) -> Any:
+        """A prior of these sizes, with the statistics of the training clips."""
+
+    @abstractmethod
+    def published(self, folder: Path, sizes: Section | None, encoder: TextEncoder) -> Any:
+        """The authors' weights, with the statistics that belong to them."""
+
+    @abstractmethod
+    def train(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        settings: TrainConfig,
+        folder: Path,
+        held_out: Sequence[MotionClip],
+        device: torch.device | str,
+        processes: int = 1,
+    ) -> tuple[Any, pd.DataFrame]:
+        """Train a copy from scratch; returns it and its curves (`training.loss_curves`).
+
+        processes: that share each batch; a family that knows only one refuses more.
+        """
+
+    @abstractmethod
+    def refine(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        settings: TrainConfig,
+        folder: Path,
+        held_out: Sequence[MotionClip],
+        device: torch.device | str,
+        processes: int = 1,
+    ) -> tuple[Any, pd.DataFrame]:
+        """Train a copy on, with the losses of `settings.weights`."""
+
+    @abstractmethod
+    def validation(
+        self, prior: Any, held_out: Sequence[MotionClip], settings: TrainConfig, device
+    ) -> dict[str, float]:
+        """Losses of a prior on held-out clips, as its training reports them."""
+
+    @abstractmethod
+    def save(self, path: Path, prior: Any) -> list[Path]:
+        """Write a prior; returns all files of it."""
+
+    @abstractmethod
+    def load(self, path: Path, encoder: TextEncoder | None = None) -> Any:
+        """Read what `save` wrote."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prior: Any,
+        prompts: Sequence[str],
+        frames: Sequence[int],
+        seeds: Sequence[int],
+        guidance: float | None,
+        batch_size: int,
+        device: torch.device | str,
+        progress: bool = True,
+    ) -> list[Float[np.ndarray, "T 263"]]:
+        """One motion for each prompt, as raw features at 20 fps (`priors.generate.generate`)."""
+
+    @abstractmethod
+    def denoiser(self, prior: Any, device: torch.device | str) -> Denoiser:
+        """Its guess of the clean motion, to measure losses on."""
+
+    @abstractmethod
+    def parameters(self, prior: Any) -> int:
+        """Number of trained parameters."""
+
+    @abstractmethod
+    def network(self, prior: Any) -> dict[str, Any]:
+        """Sizes and settings of the networks, for a table."""
+
+    def sample(
+        self,
+        prior: Any,
+        requests: pd.DataFrame,
+        guidance: float | None,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+    ) -> Clips:
+        """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
+
+        Returns:
+            The requests' table with a column ``motion`` (number of the request), and arrays
+            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres, read with the prior's
+            `velocity_weight`; meta ``rate`` 20. Of a generator that is `ready_made` only the
+            requests that it answers, ``joints`` alone, and ``left_out`` in the meta.
+        """
+        columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
+        features = self.generate(prior, *columns, guidance, batch_size, device, progress)
+        rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
+        joints = [features_to_joints(motion, prior.velocity_weight) for motion in features]
+        return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
+
+    def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:
+        """Sampled motions on a body, as `fitting.fit` gives them."""
+        return fit(motions, body)
+
+
+@torch.inference_mode()
+def fitted_velocity_weight(
+    denoise: Denoiser, clips: Sequence[MotionClip], device: torch.device | str = "cpu"
+) -> list[float]:
+    """The weight of each joint's velocities that suits a model (`motion.features`).
+
+    From its guesses of held-out clips at a tenth of its noise levels, where what it adds itself
+    outweighs what the noise has hidden; the ratio is the same within 15 % up to two fifths of them.
+    """
+    predicted, true = [], []
+    for number, clip in enumerate(clips):
+        frames = min(len(clip.features), denoise.max_frames) // denoise.stride * denoise.stride
+        raw = torch.from_numpy(clip.features[:frames])
+        x0 = denoise.normaliser.normalise(raw)[None].to(device)
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(device)
+        level = torch.full((1,), denoise.levels // 10, device=device)
+        mask = torch.ones(1, frames, dtype=torch.bool, device=device)
+        guess = denoise.normaliser.denormalise(denoise([clip], x0, mask, level, noise))
+        predicted.append(guess[0].cpu().numpy())
+        true.append(raw.numpy())
+    return velocity_weights(predicted, true).tolist()
+
+
+def refuse_processes(name: str, processes: int) -> None:
+    """For families that are trained by one process.
+
+    Raises:
+        InputError: more than one is asked for.
+    """
+    if processes != 1:
+        raise InputError(
+            f"num_processes of {name}", str(processes), "1",
+            "MDM alone is trained by several processes; leave num_processes at 1.",
+        )  # fmt: skip
+
+
+def family(name: str) -> Generator:
+    """The generator that the module of this name defines.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in FAMILIES:
+        raise InputError(
+            f"generator {name!r}", "no such family", f"one of {', '.join(FAMILIES)}",
+            "Check its spelling, or write a module of that name in t2imu_utils/models.",
+        )  # fmt: skip
+    return importlib.import_module(f"t2imu_utils.models.{name}").GENERATOR
+
+
+def section_of(track: Track, name: str) -> GeneratorSection:
+    """What a track says about one of its generators.
+
+    Raises:
+        InputError: the track has no such generator.
+    """
+    if name not in track.generators:
+        raise InputError(
+            f"generator {name!r}", f"track {track.name} has {', '.join(track.generators)}",
+            "one of these", f"Choose one, or add it to {track.file}.",
+        )  # fmt: skip
+    return track.generators[name]
+
+
+def generator_of(track: Track, name: str) -> Generator:
+    """The family of one of a track's generators, sampled as the track says."""
+    section = section_of(track, name)
+    generator = family(section.family or name)
+    if section.solver is None and section.evaluations is None and section.precision == "float32":
+        return generator
+    solver = Solver(section.solver or ANCESTRAL, section.evaluations)
+    return generator.with_solver(solver, section.precision)
+
+
+def sizes_of(track: Track, name: str) -> Section | None:
+    """What a track sets for one of its generators; None where nothing is and need not be.
+
+    Raises:
+        InputError: a field that is unknown, missing or of the wrong type.
+    """
+    section = section_of(track, name)
+    given = section.model_extra or {}
+    if section.checkpoint and not given:
+        return None
+    kind = generator_of(track, name).Sizes
+    return checked(kind, given, track.file, "generators", name)
+
+
+@dataclass(frozen=True)
+class DiffusionDenoiser:
+    """A prior that is shown motions through its own noise (`generators.Denoiser`)."""
+
+    prior: Any
+    device: torch.device | str
+    stride: int = 1
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """Statistics of its features."""
+        return self.prior.normaliser
+
+    @property
+    def max_frames(self) -> int:
+        """The longest motion it takes."""
+        return self.prior.config.max_frames
+
+    @property
+    def levels(self) -> int:
+        """Diffusion steps."""
+        return self.prior.config.diffusion_steps
