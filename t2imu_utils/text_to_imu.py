@@ -29,7 +29,7 @@ from t2imu_utils.imu.sensors import GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.generator import check_requests
-from t2imu_utils.models.mdm import GUIDANCE, Prior, generate, longest_frames, read_open_prior
+from t2imu_utils.models.mdm import GUIDANCE, Prior, generate, load_prior, longest_frames
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.runs import provenance
 from t2imu_utils.synthesis import one_thread
@@ -150,7 +150,7 @@ def generate_motion(
         raise InputError("prompt", repr(prompt), "a sentence", 'Say "a person walks".')
     solver = solver or Solver(SOLVER)
     with one_thread():
-        model = read_open_prior(prior)
+        model = load_prior(prior)
         frames = _frames(model, seconds)
         check_requests(model, [prompt], [frames], [seed], 1)
         features = generate(

@@ -1,11 +1,14 @@
-"""Forward and reverse diffusion around a model that predicts x_0; schedule and solver: diffusers.
+"""Forward and reverse diffusion around a model that predicts x_0: schedule, guidance, solvers.
 
-Other solvers of that library take the place of the ancestral one by another `step` in `sample`.
+Ancestral sampling (DDPM; Ho et al. 2020) is the Euler scheme of a stochastic differential equation,
+DDIM (Song et al. 2021) that of the ordinary one of the same marginals. Schemes of second order use
+the last two predictions instead of one (DPM-Solver++ 2M; Lu et al. 2022, arXiv:2211.01095).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,33 +17,54 @@ from torch import Tensor
 
 from t2imu_utils.errors import InputError
 
-if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
+Precision = Literal["float32", "bfloat16"]
+ANCESTRAL = "ancestral"
+# Whether the equation is stochastic, and the order. First order is DDIM or its stochastic form,
+# which over all steps is ancestral sampling.
+SCHEMES = {
+    ANCESTRAL: (True, 1),
+    "ddim": (False, 1),
+    "dpm++2m": (False, 2),
+    "sde-dpm++2m": (True, 2),
+}
+# Evaluations: the fewest that are allowed, and what the second order takes by default (notebook 03
+# shows what they cost).
+FEWEST, FAST = 2, 10
 
 
-def schedule(steps: int = 50) -> "DDPMScheduler":
-    """The cosine schedule of MDM (Nichol & Dhariwal 2021, eq. 17) for a model that predicts x_0."""
+class Schedule(NamedTuple):
+    """Noise of each of S steps: beta_t, and the signal that is left, ᾱ_t = Π (1 - beta)."""
+
+    betas: Float[Tensor, "S"]
+    alphas_cumprod: Float[Tensor, "S"]
+
+
+def schedule_of(betas: Float[Tensor, "S"]) -> Schedule:
+    """The schedule of these betas."""
+    return Schedule(betas, torch.cumprod(1.0 - betas, dim=0))
+
+
+def schedule(steps: int = 50) -> Schedule:
+    """The cosine schedule of MDM (Nichol & Dhariwal 2021, eq. 17)."""
     if steps < 2:
         raise InputError("schedule: steps", str(steps), "at least 2", "MDM uses 50.")
-    from diffusers import DDPMScheduler
 
-    return DDPMScheduler(
-        num_train_timesteps=steps,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="sample",
-        variance_type="fixed_small",
-        clip_sample=False,
-    )
+    def signal(share: float) -> float:
+        return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - signal((i + 1) / steps) / signal(i / steps), 0.999) for i in range(steps)]
+    return schedule_of(torch.tensor(betas, dtype=torch.float32))
 
 
 def add_noise(
     x0: Float[Tensor, "B T C"],
     noise: Float[Tensor, "B T C"],
     t: Int[Tensor, "B"],
-    scheduler: "DDPMScheduler",
+    schedule: Schedule,
 ) -> Float[Tensor, "B T C"]:
     """x_t ~ q(x_t | x_0): the closed form of t steps of the paper's eq. (1)."""
-    return scheduler.add_noise(x0, noise, t)
+    level = schedule.alphas_cumprod.to(x0)[t][:, None, None]
+    return level**0.5 * x0 + (1 - level) ** 0.5 * noise
 
 
 def item_noise(
@@ -55,11 +79,6 @@ def item_noise(
     zero: so its sample does not depend on its neighbours. Drawn on the CPU, so that a seed means
     the same noise on every device.
     """
-    if len(lengths) != len(generators):
-        raise InputError(
-            "item_noise: generators", str(len(generators)), f"one for each of {len(lengths)} items",
-            "Pass one generator per item.",
-        )  # fmt: skip
     while True:
         batch = torch.zeros(len(lengths), max(lengths), channels)
         for row, length, generator in zip(batch, lengths, generators, strict=True):
@@ -93,47 +112,6 @@ def guided(
     return predict
 
 
-@torch.inference_mode()
-def ancestral(
-    predict_x0: Callable[[Tensor, Tensor], Tensor],
-    noise: Iterator[Float[Tensor, "B T C"]],
-    scheduler: "DDPMScheduler",
-) -> Float[Tensor, "B T C"]:
-    """Ancestral sampling over all steps of `scheduler` (Ho et al. 2020, algorithm 2).
-
-    predict_x0: (x_t (B, T, C), t (B,)) -> x̂_0, such as `guided` makes. noise: yields x_T, then the
-    noise of each step down to t = 1 (`item_noise`, or a recording). The solver is DDIM with
-    eta = 1, which is the same step (Song et al. 2021, section 4.1) but, unlike
-    `DDPMScheduler.step`, takes its noise as an argument.
-    """
-    from diffusers import DDIMScheduler
-
-    solver = DDIMScheduler.from_config(scheduler.config, set_alpha_to_one=True)
-    solver.set_timesteps(scheduler.config.num_train_timesteps)
-    x = next(noise)
-    silence = torch.zeros_like(x)
-    for t in solver.timesteps.tolist():
-        x0_hat = predict_x0(x, torch.full((len(x),), t, device=x.device))
-        fresh = next(noise) if t > 0 else silence
-        x = solver.step(x0_hat, t, x, eta=1.0, variance_noise=fresh).prev_sample
-    return x
-
-
-Precision = Literal["float32", "bfloat16"]
-ANCESTRAL = "ancestral"
-# Equation and order of each. First order is DDIM (ordinary) or its stochastic form, which over
-# all steps is ancestral sampling.
-SCHEMES = {
-    ANCESTRAL: ("sde-dpmsolver++", 1),
-    "ddim": ("dpmsolver++", 1),
-    "dpm++2m": ("dpmsolver++", 2),
-    "sde-dpm++2m": ("sde-dpmsolver++", 2),
-}
-# Evaluations: the fewest that are allowed, and what the second order takes by default (notebook 03
-# shows what they cost).
-FEWEST, FAST = 2, 10
-
-
 @dataclass(frozen=True)
 class Solver:
     """How to sample.
@@ -141,9 +119,6 @@ class Solver:
     name: "ancestral", as MDM does; "ddim", the Euler scheme of the ordinary equation; "dpm++2m"
     and "sde-dpm++2m", second order on the ordinary and on the stochastic one. evaluations: of the
     model for one motion; None takes all steps of the training for "ancestral", else `FAST`.
-
-    Raises:
-        InputError: an unknown name, or fewer than `FEWEST` evaluations.
     """
 
     name: str = ANCESTRAL
@@ -184,7 +159,7 @@ class Solver:
         noisiest step stands aside, since there the cosine schedule is clipped.
         """
         count = self.count(steps)
-        if _stochastic(self.name):
+        if SCHEMES[self.name][0]:
             level = schedule(steps).alphas_cumprod.double().numpy()
             ratio = np.log(level / (1 - level))
             wanted = np.linspace(ratio[max(steps - 2, 0)], ratio[0], count)
@@ -198,47 +173,90 @@ class Solver:
         return (np.maximum.accumulate(moved[::-1])[::-1] + apart).tolist()
 
 
-def _stochastic(name: str) -> bool:
-    return SCHEMES[name][0].startswith("sde")
-
-
 @torch.inference_mode()
 def sample(
     predict_x0: Callable[[Tensor, Tensor], Tensor],
     noise: Iterator[Float[Tensor, "B T C"]],
-    scheduler: "DDPMScheduler",
+    schedule: Schedule,
     solver: Solver | None = None,
 ) -> Float[Tensor, "B T C"]:
-    """`diffusion.sample` with a choice of solver.
+    """From noise to a motion.
 
-    noise: x_T, then, for a solver of the stochastic equation, the noise of each step but the last.
-    solver: None is ancestral sampling over all steps.
-
-    Raises:
-        InputError: more evaluations than the schedule has steps.
+    predict_x0: (x_t (B, T, C), t (B,)) -> x̂_0, such as `guided` makes. noise: yields x_T, then, for
+    a solver of the stochastic equation, the noise of each step but the last (`item_noise`, or a
+    recording). solver: None is ancestral sampling over all steps.
     """
-    solver = solver or Solver()
-    steps = scheduler.config.num_train_timesteps
+    solver, steps = solver or Solver(), len(schedule.betas)
     if solver.name == ANCESTRAL and solver.count(steps) == steps:
-        return ancestral(predict_x0, noise, scheduler)
-    from diffusers import DPMSolverMultistepScheduler
+        return ancestral(predict_x0, noise, schedule)
+    stochastic, order = SCHEMES[solver.name]
+    return dpm_solver(predict_x0, noise, schedule, solver.timesteps(steps), order, stochastic)
 
-    equation, order = SCHEMES[solver.name]
-    scheme = DPMSolverMultistepScheduler(
-        num_train_timesteps=steps,
-        trained_betas=scheduler.betas.tolist(),
-        prediction_type="sample",
-        algorithm_type=equation,
-        solver_order=order,
-        final_sigmas_type="zero",
-    )
-    timesteps = solver.timesteps(steps)
-    scheme.set_timesteps(timesteps=timesteps)
+
+def ddim_step(
+    x: Float[Tensor, "B T C"],
+    x0_hat: Float[Tensor, "B T C"],
+    schedule: Schedule,
+    t: int,
+    noise: Float[Tensor, "B T C"] | None = None,
+) -> Float[Tensor, "B T C"]:
+    """x_{t-1} from x_t and x̂_0 (Song et al. 2021, eq. 12): eta 0, or with noise 1 (DDPM)."""
+    level = schedule.alphas_cumprod[t]
+    before = schedule.alphas_cumprod[t - 1] if t > 0 else torch.tensor(1.0)
+    variance = (1 - before) / (1 - level) * (1 - level / before)
+    spread = variance**0.5 if noise is not None else torch.tensor(0.0)
+    direction = (x - level**0.5 * x0_hat) / (1 - level) ** 0.5
+    x = before**0.5 * x0_hat + (1 - before - spread**2) ** 0.5 * direction
+    return x if noise is None else x + spread * noise
+
+
+@torch.inference_mode()
+def ancestral(
+    predict_x0: Callable[[Tensor, Tensor], Tensor],
+    noise: Iterator[Float[Tensor, "B T C"]],
+    schedule: Schedule,
+) -> Float[Tensor, "B T C"]:
+    """Ancestral sampling over all steps (Ho et al. 2020, algorithm 2)."""
     x = next(noise)
     silence = torch.zeros_like(x)
-    for t in timesteps:
+    for t in reversed(range(len(schedule.betas))):
         x0_hat = predict_x0(x, torch.full((len(x),), t, device=x.device))
-        drawn = _stochastic(solver.name) and t != timesteps[-1]
-        fresh = next(noise) if drawn else silence
-        x = scheme.step(x0_hat, t, x, variance_noise=fresh).prev_sample
+        x = ddim_step(x, x0_hat, schedule, t, next(noise) if t > 0 else silence)
+    return x
+
+
+@torch.inference_mode()
+def dpm_solver(
+    predict_x0: Callable[[Tensor, Tensor], Tensor],
+    noise: Iterator[Float[Tensor, "B T C"]],
+    schedule: Schedule,
+    timesteps: Sequence[int],
+    order: int,
+    stochastic: bool,
+) -> Float[Tensor, "B T C"]:
+    """DPM-Solver++ of first or second order (2M) over descending timesteps, then to x_0.
+
+    With alpha² = ᾱ, sigma² = 1 - ᾱ, lambda = log(alpha / sigma) and h its step, x_t = (sigma_t /
+    sigma_s) x_s + alpha_t (1 - e^-h) D, where D is x̂_0, at second order led on by its last change
+    (the paper's algorithm 2); of the stochastic equation the first factor has e^-h more, the second
+    is 1 - e^-2h, and noise of sigma_t sqrt(1 - e^-2h) is added (its eq. 33).
+    """
+    ratio = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod) ** 0.5
+    ratio = torch.cat([ratio[list(timesteps)], torch.zeros(1)])
+    alpha = 1 / (ratio**2 + 1) ** 0.5
+    sigma = ratio * alpha
+    lam = torch.log(alpha) - torch.log(sigma)
+    x, last = next(noise), None
+    for i, t in enumerate(timesteps):
+        x0_hat = predict_x0(x, torch.full((len(x),), t, device=x.device))
+        h, ends = lam[i + 1] - lam[i], i + 1 == len(timesteps)
+        keep = sigma[i + 1] / sigma[i] * (torch.exp(-h) if stochastic else 1)
+        take = alpha[i + 1] * (1 - torch.exp(-2.0 * h if stochastic else -h))
+        x = keep * x + take * x0_hat
+        if order == 2 and last is not None and not ends:
+            r = (lam[i] - lam[i - 1]) / h
+            x = x + 0.5 * take * (1.0 / r * (x0_hat - last))
+        if stochastic and not ends:
+            x = x + sigma[i + 1] * torch.sqrt(1.0 - torch.exp(-2 * h)) * next(noise)
+        last = x0_hat
     return x

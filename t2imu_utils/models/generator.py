@@ -1,8 +1,12 @@
-"""What a generator is asked for, and the one check of it that all generators make."""
+"""The families of motion models, all with the interface of `Generator`.
+
+A new one is a module here that ends with ``GENERATOR = ...``, its name in `FAMILIES`, and an entry
+of its name under ``generators`` in a track. Nothing else of the study knows which there are.
+"""
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,80 +16,19 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.diffusion import ANCESTRAL, Precision, Solver
+from t2imu_utils.models.losses import motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
 from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
-
-
-def check_requests(
-    prior: Any,
-    prompts: Sequence[str],
-    frames: Sequence[int] | None,
-    seeds: Sequence[int],
-    batch_size: int,
-) -> None:
-    """Refuse what a prior cannot make, before anything is computed.
-
-    frames: length of each motion at 20 fps; None where the prior chooses lengths itself.
-
-    Raises:
-        InputError: no prompts, an empty one, one that the text encoder would cut (the motion would
-            not be what was asked for), lists of unequal length, a length that the prior cannot
-            make, or a batch size below 1.
-    """
-    _check_counts(prompts, frames, seeds)
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(
-                f"prompts[{i}]", repr(prompt), "a sentence", "Fill it in or leave it out."
-            )
-    longest = prior.config.max_frames
-    for i, count in enumerate(() if frames is None else frames):
-        if not MIN_FRAMES <= count <= longest or count != int(count):
-            raise InputError(
-                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
-                "Ask for a length that the prior can make.",
-            )  # fmt: skip
-    if batch_size < 1:
-        raise InputError("batch_size", str(batch_size), "at least 1", "32 is a good size.")
-    _check_tokens(prior.text_encoder, prompts)
-
-
-def _check_counts(
-    prompts: Sequence[str], frames: Sequence[int] | None, seeds: Sequence[int]
-) -> None:
-    if isinstance(prompts, str):
-        raise InputError("prompts", "one text", "a list of prompts", "Put it into a list.")
-    if len(prompts) == 0:
-        raise InputError("prompts", "an empty list", "at least one prompt", "Pass some prompts.")
-    counts = [len(prompts), *([] if frames is None else [len(frames)]), len(seeds)]
-    if len(set(counts)) > 1:
-        raise InputError(
-            "prompts, seeds" if frames is None else "prompts, frames, seeds",
-            f"{', '.join(map(str, counts[:-1]))} and {counts[-1]} of them",
-            "one seed for each prompt" if frames is None
-            else "one length and one seed for each prompt",
-            "Repeat a prompt to sample it again with another seed.",
-        )  # fmt: skip
-
-
-def _check_tokens(encoder: TextEncoder, prompts: Sequence[str]) -> None:
-    for i, count in enumerate(encoder.count_tokens(prompts)):
-        if count > encoder.max_tokens:
-            raise InputError(
-                f"prompts[{i}]", f"{len(prompts[i].split())} words, {count} tokens",
-                f"at most {encoder.max_tokens} tokens, the most that {encoder.name} reads",
-                "Shorten the prompt.",
-            )  # fmt: skip
-
 
 FAMILIES = ("exported", "mdm", "momask", "remodiffuse", "t2mgpt")
 
@@ -124,6 +67,30 @@ class Denoiser(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class DiffusionDenoiser:
+    """A diffusion that is shown motions through its own noise (`Denoiser`)."""
+
+    prior: Any
+    device: torch.device | str
+    stride: int = 1
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """Statistics of its features."""
+        return self.prior.normaliser
+
+    @property
+    def max_frames(self) -> int:
+        """The longest motion it takes."""
+        return self.prior.config.max_frames
+
+    @property
+    def levels(self) -> int:
+        """Diffusion steps."""
+        return self.prior.config.diffusion_steps
+
+
 class Generator(ABC):
     """A family of text-to-motion models: how it is made, trained, kept, sampled and examined."""
 
@@ -137,6 +104,8 @@ class Generator(ABC):
     ready_made: ClassVar[bool] = False
     # Names of the solvers that it can be sampled with, where there is a choice.
     solvers: ClassVar[Sequence[str]] = ()
+    # What of a prior is trained.
+    networks: ClassVar[Sequence[str]] = ("model",)
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -179,10 +148,12 @@ class Generator(ABC):
         held_out: Sequence[MotionClip],
         device: torch.device | str,
         processes: int = 1,
+        motion_loss: Callable = motion_losses,
     ) -> tuple[Any, pd.DataFrame]:
-        """Train a copy from scratch; returns it and its curves (`training.loss_curves`).
+        """Train a copy from scratch; returns it and its curves (`trainer.loss_curves`).
 
-        processes: that share each batch; a family that knows only one refuses more.
+        processes: that share each batch; a family that knows only one refuses more. motion_loss: a
+        function like `motion_losses`, in its place.
         """
 
     @abstractmethod
@@ -195,6 +166,7 @@ class Generator(ABC):
         held_out: Sequence[MotionClip],
         device: torch.device | str,
         processes: int = 1,
+        motion_loss: Callable = motion_losses,
     ) -> tuple[Any, pd.DataFrame]:
         """Train a copy on, with the losses of `settings.weights`."""
 
@@ -224,19 +196,20 @@ class Generator(ABC):
         device: torch.device | str,
         progress: bool = True,
     ) -> list[Float[np.ndarray, "T 263"]]:
-        """One motion for each prompt, as raw features at 20 fps (`priors.generate.generate`)."""
+        """One motion for each prompt, as raw features at 20 fps (`mdm.generate`)."""
 
     @abstractmethod
     def denoiser(self, prior: Any, device: torch.device | str) -> Denoiser:
         """Its guess of the clean motion, to measure losses on."""
 
     @abstractmethod
-    def parameters(self, prior: Any) -> int:
-        """Number of trained parameters."""
-
-    @abstractmethod
     def network(self, prior: Any) -> dict[str, Any]:
         """Sizes and settings of the networks, for a table."""
+
+    def parameters(self, prior: Any) -> int:
+        """Number of trained parameters."""
+        networks = (getattr(prior, name) for name in self.networks)
+        return sum(p.numel() for network in networks for p in network.parameters())
 
     def sample(
         self,
@@ -264,6 +237,75 @@ class Generator(ABC):
     def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:
         """Sampled motions on a body, as `fitting.fit` gives them."""
         return fit(motions, body)
+
+
+def check_requests(
+    prior: Any,
+    prompts: Sequence[str],
+    frames: Sequence[int] | None,
+    seeds: Sequence[int],
+    batch_size: int,
+) -> None:
+    """Refuse what a prior cannot make, before anything is computed.
+
+    frames: length of each motion at 20 fps; None where the prior chooses lengths itself.
+
+    Raises:
+        InputError: no prompts, an empty one, one that the text encoder would cut (the motion would
+            not be what was asked for), lists of unequal length, a length that the prior cannot
+            make, or a batch size below 1.
+    """
+    counts = [len(prompts), len(prompts if frames is None else frames), len(seeds)]
+    if isinstance(prompts, str) or not prompts or len(set(counts)) > 1 or batch_size < 1:
+        raise InputError(
+            "prompts, frames, seeds, batch_size",
+            f"{', '.join(map(str, counts))} of them, {batch_size}",
+            "a list of prompts, one length and one seed for each, a batch size of 1 or more",
+            "Repeat a prompt to sample it again with another seed.",
+        )
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"prompts[{i}]", repr(prompt), "a sentence", "Fill it in.")
+    longest = prior.config.max_frames
+    for i, count in enumerate(() if frames is None else frames):
+        if not MIN_FRAMES <= count <= longest or count != int(count):
+            raise InputError(
+                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
+                "Ask for a length that the prior can make.",
+            )  # fmt: skip
+    encoder = prior.text_encoder
+    for i, count in enumerate(encoder.count_tokens(prompts)):
+        if count > encoder.max_tokens:
+            raise InputError(
+                f"prompts[{i}]", f"{len(prompts[i].split())} words, {count} tokens",
+                f"at most {encoder.max_tokens} tokens, the most that {encoder.name} reads",
+                "Shorten the prompt.",
+            )  # fmt: skip
+
+
+def in_batches(
+    make: Callable[[list[int], list[int], list[torch.Generator]], Sequence],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    batch_size: int,
+    normaliser: Normaliser,
+    progress: bool = True,
+) -> list[Float[np.ndarray, "T 263"]]:
+    """Motions in raw features, in order, made in batches by length so that little is padded.
+
+    make: (items, their frames, their generators) -> normalised features (T, C) of each item.
+    """
+    order = sorted(range(len(seeds)), key=lambda i: frames[i])
+    motions: list[np.ndarray] = [np.empty(0)] * len(seeds)
+    with tqdm(total=len(seeds), unit="motion", mininterval=2, disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            items = order[start : start + batch_size]
+            lengths = [int(frames[i]) for i in items]
+            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
+            for i, n, row in zip(items, lengths, make(items, lengths, generators), strict=True):
+                motions[i] = np.asarray(normaliser.denormalise(row[:n]), dtype=np.float32)
+            bar.update(len(items))
+    return motions
 
 
 @torch.inference_mode()
@@ -352,27 +394,3 @@ def sizes_of(track: Track, name: str) -> Section | None:
         return None
     kind = generator_of(track, name).Sizes
     return checked(kind, given, track.file, "generators", name)
-
-
-@dataclass(frozen=True)
-class DiffusionDenoiser:
-    """A prior that is shown motions through its own noise (`generators.Denoiser`)."""
-
-    prior: Any
-    device: torch.device | str
-    stride: int = 1
-
-    @property
-    def normaliser(self) -> Normaliser:
-        """Statistics of its features."""
-        return self.prior.normaliser
-
-    @property
-    def max_frames(self) -> int:
-        """The longest motion it takes."""
-        return self.prior.config.max_frames
-
-    @property
-    def levels(self) -> int:
-        """Diffusion steps."""
-        return self.prior.config.diffusion_steps

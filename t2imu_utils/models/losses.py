@@ -13,6 +13,7 @@ from t2imu_utils.motion.features import CONTACTS, RATE, features_to_joints
 from t2imu_utils.motion.skeleton import FEET
 
 TERMS = ("simple", "pos", "foot", "vel", "acc")
+WEIGHTED = TERMS[1:]
 # What L_acc is taken of: the equation as printed, joints in m/s², or the spectrum of these.
 AccVariant = Literal["features", "joints", "spectrum"]
 VARIANTS = get_args(AccVariant)
@@ -33,7 +34,7 @@ class LossWeights:
     acc_variant: AccVariant = "features"
 
     def __post_init__(self):
-        for name in ("pos", "foot", "vel", "acc"):
+        for name in WEIGHTED:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(
                     f"LossWeights: {name}", str(getattr(self, name)), "a finite weight >= 0",
@@ -61,15 +62,49 @@ def _over_frames(square: Float[Tensor, "B K C"], valid: Bool[Tensor, "B K"], n: 
     return (square.mean(-1) * valid).sum(1) / n.clamp(min=1)
 
 
-def acc_features(
-    x0: Float[Tensor, "B T C"], x0_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
+def l_simple(
+    x: Float[Tensor, "B T C"], x_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B"]:
+    """Eq. (2): squared difference of normalised features, mean over channels and the N frames."""
+    return _over_frames((x - x_hat).square(), mask, mask.sum(1))
+
+
+def l_pos(
+    joints: Float[Tensor, "B T J 3"],
+    joints_hat: Float[Tensor, "B T J 3"],
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B"]:
+    """Eq. (3), m²: squared distance of joints (m), mean over joints, sum over frames / N."""
+    return _over_frames((joints - joints_hat).square().sum(-1), mask, mask.sum(1))
+
+
+def l_foot(
+    joints_hat: Float[Tensor, "B T 22 3"],
+    contact: Float[Tensor, "B T 4"],
+    mask: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B"]:
+    """Eq. (4), m²: squared step of the predicted feet in frames where the true contact exceeds
+    0.5, mean over the four foot joints, sum over frames / (N - 1)."""
+    step = first_difference(joints_hat[:, :, list(FEET)]).square().sum(-1)
+    return _over_frames(step * (contact[:, :-1] > 0.5), mask[:, 1:], mask.sum(1) - 1)
+
+
+def l_vel(
+    x: Float[Tensor, "B T C"], x_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B"]:
+    """Eq. (5): squared difference of first differences, mean over channels, sum / (N - 1)."""
+    return _over_frames(first_difference(x - x_hat).square(), mask[:, 1:], mask.sum(1) - 1)
+
+
+def l_acc(
+    x: Float[Tensor, "B T C"], x_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B"]:
     """L_acc as printed: squared difference of second differences of normalised features, mean over
-    channels, sum over N - 2 frames divided by N - 1."""
-    return _over_frames(second_difference(x0 - x0_hat).square(), mask[:, 2:], mask.sum(1) - 1)
+    channels, sum over N - 2 frames / (N - 1)."""
+    return _over_frames(second_difference(x - x_hat).square(), mask[:, 2:], mask.sum(1) - 1)
 
 
-def acc_joints(
+def l_acc_joints(
     joints: Float[Tensor, "B T J 3"],
     joints_hat: Float[Tensor, "B T J 3"],
     mask: Bool[Tensor, "B T"],
@@ -79,7 +114,7 @@ def acc_joints(
     return _over_frames(apart.square().sum(-1), mask[:, 2:], mask.sum(1) - 1)
 
 
-def acc_spectrum(
+def l_acc_spectrum(
     joints: Float[Tensor, "B T J 3"],
     joints_hat: Float[Tensor, "B T J 3"],
     mask: Bool[Tensor, "B T"],
@@ -101,47 +136,31 @@ def motion_losses(
     """Terms of eq. (6) for each sample; `total` is their weighted sum.
 
     x0, x0_hat: clean and predicted motion, normalised features. mask: valid frames, a prefix of
-    each row; N below is their number, and what padding holds does not matter. A term is computed
-    where its weight is above 0 (`all_terms=True`: always), and only those enter `total`.
-
-    - simple (eq. 2): mean of the squared difference over channels and the N frames.
-    - pos (eq. 3), m²: squared distance of recovered joints, mean over 22 joints, sum / N.
-    - foot (eq. 4), m²: squared step of the predicted feet in frames where the true contact
-      channel (de-normalised) exceeds 0.5, mean over the four foot joints, sum / (N - 1).
-    - vel (eq. 5): squared difference of first differences, mean over channels, sum / (N - 1).
-    - acc: `acc_features` as printed; or, of recovered joints, `acc_joints` or `acc_spectrum`.
+    each row; what padding holds does not matter. A term is computed where its weight is above 0
+    (`all_terms=True`: always), and only those enter `total`. Joints are recovered from the
+    de-normalised features. A training takes any function with these arguments in its place.
     """
-    wanted = {
-        name: all_terms or getattr(weights, name) > 0 for name in ("pos", "foot", "vel", "acc")
-    }
+    wanted = {name for name in WEIGHTED if all_terms or getattr(weights, name) > 0}
     # Not a product: padding may hold anything, also NaN.
     x0, x0_hat = (x.masked_fill(~mask[..., None], 0.0) for x in (x0, x0_hat))
-    n = mask.sum(1)
-    terms = {"simple": _over_frames((x0 - x0_hat).square(), mask, n)}
-
-    on_joints = wanted["acc"] and weights.acc_variant != "features"
-    if wanted["pos"] or wanted["foot"] or on_joints:
+    terms = {"simple": l_simple(x0, x0_hat, mask)}
+    of_joints = weights.acc_variant != "features"
+    if wanted & {"pos", "foot"} or (of_joints and "acc" in wanted):
         raw, raw_hat = normaliser.denormalise(x0), normaliser.denormalise(x0_hat)
-        joints_hat = features_to_joints(raw_hat)
-        joints = features_to_joints(raw)
-    if wanted["pos"]:
-        terms["pos"] = _over_frames((joints - joints_hat).square().sum(-1), mask, n)
-    if wanted["foot"]:
-        step = first_difference(joints_hat[:, :, list(FEET)]).square().sum(-1)
-        contact = raw[:, :-1, CONTACTS] > 0.5
-        terms["foot"] = _over_frames(step * contact, mask[:, 1:], n - 1)
-    if wanted["vel"]:
-        square = first_difference(x0 - x0_hat).square()
-        terms["vel"] = _over_frames(square, mask[:, 1:], n - 1)
-    if wanted["acc"]:
-        if weights.acc_variant == "features":
-            terms["acc"] = acc_features(x0, x0_hat, mask)
-        else:
-            loss = acc_joints if weights.acc_variant == "joints" else acc_spectrum
-            terms["acc"] = loss(joints, joints_hat, mask)
-
+        joints_hat, joints = features_to_joints(raw_hat), features_to_joints(raw)
+    if "pos" in wanted:
+        terms["pos"] = l_pos(joints, joints_hat, mask)
+    if "foot" in wanted:
+        terms["foot"] = l_foot(joints_hat, raw[..., CONTACTS], mask)
+    if "vel" in wanted:
+        terms["vel"] = l_vel(x0, x0_hat, mask)
+    if "acc" in wanted:
+        spectrum = weights.acc_variant == "spectrum"
+        loss = (l_acc_spectrum if spectrum else l_acc_joints) if of_joints else l_acc
+        compared = (joints, joints_hat) if of_joints else (x0, x0_hat)
+        terms["acc"] = loss(*compared, mask)
     total = terms["simple"]
-    for name in ("pos", "foot", "vel", "acc"):
+    for name in WEIGHTED:
         if getattr(weights, name) > 0:
             total = total + getattr(weights, name) * terms[name]
     return terms | {"total": total}

@@ -1,4 +1,4 @@
-"""The Motion Diffusion Model (Tevet et al., ICLR 2023) as the paper uses it.
+"""The Motion Diffusion Model (Tevet et al., ICLR 2023), the generator that the paper refines.
 
 Parameters carry the names of the official checkpoints, so that those load as they are. Two
 architectures: a transformer decoder that attends to text tokens (`trans_dec`, the DistilBERT
@@ -7,87 +7,91 @@ extra token (`trans_enc`, the CLIP variant).
 """
 
 import copy
-import io
 import json
-import pickle
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models import diffusion
-from t2imu_utils.models.checkpoints import (
-    REMEDY,
-    STATISTICS,
-    check_parameters,
-    checked_fields,
-    read_checkpoint,
-    read_own,
-    read_statistics,
-    same_encoder,
-    statistics_shapes,
-    take_statistics,
-    write_own,
-)
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.checkpoints import SCALES, feature_scale
 from t2imu_utils.models.diffusion import (
     SCHEMES,
     Precision,
     Solver,
     add_noise,
+    guided,
     item_noise,
     sample,
     schedule,
 )
-from t2imu_utils.models.generator import DiffusionDenoiser, Generator, check_requests
+from t2imu_utils.models.generator import DiffusionDenoiser, Generator, check_requests, in_batches
 from t2imu_utils.models.losses import LossWeights, motion_losses
-from t2imu_utils.models.text import TextEncoder, load_text_encoder
+from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (
-    ROUNDING,
     STEP,
     VALIDATION,
     Batch,
-    Best,
     Dataset,
-    Team,
     TrainConfig,
-    _generator,
-    check_early_stopping,
-    check_precision,
-    ema_decay_at,
     kept_row,
-    launch,
+    key_of,
     loss_curves,
+    prefix,
+    source_of,
     step_items,
 )
+from t2imu_utils.models.trainer import train as run_training
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
-from t2imu_utils.motion.features import (
-    CONTACTS,
-    POSITIONS,
-    ROOT_HEIGHT,
-    ROOT_ROTATION,
-    ROOT_VELOCITY,
-    ROTATIONS,
-    VELOCITIES,
-    WIDTH,
-)
 from t2imu_utils.motion.humanml3d import found_statistics
 from t2imu_utils.tracks import Count, Fraction, Section, data_root
 
-if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
+# The scale of the official examples.
+GUIDANCE = 2.5
+# The term by which early stopping chooses.
+CRITERION = "simple"
+# Formats of own files: as trained, and in half precision with its provenance, as shipped.
+FORMAT, OPEN_FORMAT = "t2imu-prior-1", "t2imu-open-prior-1"
+LIMIT = 16_000_000  # bytes: what a repository bears
+ARGS = "args.json"
+# (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
+ENCODERS = {("trans_dec", "bert"): "distilbert", ("trans_enc", "clip"): "clip_mdm"}
+REQUIRED = (
+    "arch", "dataset", "layers", "latent_dim", "cond_mask_prob", "noise_schedule",
+    "diffusion_steps",
+)  # fmt: skip
+# Fields of ``args.json`` of which one value is built here; older files lack the later ones.
+FIXED = {
+    "dataset": "humanml",
+    "noise_schedule": "cosine",
+    "sigma_small": True,
+    "emb_trans_dec": False,
+    "unconstrained": False,
+    "context_len": 0,
+    "pred_len": 0,
+    "emb_policy": "add",
+    "emb_before_mask": False,
+    "keyframe_cond_type": "",
+    "multi_target_cond": False,
+    "lambda_target_loc": 0.0,
+}
+# What the official code builds without asking ``args.json``. Priors of other sizes are written with
+# these fields, which are read here and nowhere else.
+BUILT_IN = {"ff_size": 1024, "num_heads": 4, "dropout": 0.1, "max_frames": 196}
+POSITION_TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
+TABLE_LENGTH = 5000
+MEAN_STD = ("Mean.npy", "Std.npy")
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,7 @@ def new_mdm(config: MDMConfig, seed: int) -> MDM:
 
 
 @torch.inference_mode()
-def guided(
+def fast_guided(
     model: MDM,
     text: Float[Tensor, "B L W"],
     text_valid: Bool[Tensor, "B L"],
@@ -314,26 +318,40 @@ def guided(
     guidance: float,
     precision: Precision = "float32",
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """`diffusion.guided` for sampling: the same function of (x_t, t), without gradients or dropout.
+    """`diffusion.guided` for sampling: the same function of (x_t, t), without gradients or dropout,
+    up to rounding. What does not change from step to step is computed once.
+
+    In a layer of `trans_dec`, frames x attend to memory tokens m_l = E y_l + e + τ(t) of text
+    states y_l, a bias e and the step's time vector τ(t):
+
+    * A key's part W_k (e + τ) + b_k is the same for all tokens, so it adds one number to all scores
+      of a query and falls out of the softmax; a value's part W_v (e + τ) + b_v passes through
+      unchanged, since weights sum to 1. So keys and values of the text are the same at every step.
+    * Then a head's W_q and keys are one matrix (width, L), its values and W_o another (L, width):
+      two narrow products take the place of the two wide projections of each frame.
+    * Without text all tokens are alike, and attention gives W_o (W_v (e + τ) + b_v) + b_o whatever
+      the query: a constant of the step.
+    * Before the first cross-attention both halves of the guided batch are alike, and the last layer
+      is linear: both parts are computed once.
+
 
     Of `trans_enc`, whose text is one token among the frames and so changes with every layer and
     step, nothing can be computed in advance: it is run as it is.
 
     precision: of matrix products with weights; sums, norms and the first and last layer stay in
     the model's own. float32 is whatever the model has.
-
-    Raises:
-        InputError: more frames than the model takes.
     """
     config = model.config
-    if mask.shape[1] > config.max_frames:
-        raise InputError(
-            "MDM: frames of mask", str(mask.shape[1]), f"at most {config.max_frames}",
-            "shorten the motion or use a prior with a larger max_frames",
-        )  # fmt: skip
     dtype = torch.bfloat16 if precision == "bfloat16" else model.embed_text.weight.dtype
     if config.arch != "trans_dec":
-        return _as_it_is(model, text, text_valid, mask, guidance, dtype)
+        plain = guided(model, text, text_valid, mask, guidance)
+
+        @torch.inference_mode()
+        def as_it_is(x_t: Tensor, t: Tensor) -> Tensor:
+            with torch.autocast(x_t.device.type, dtype, enabled=dtype == torch.bfloat16):
+                return plain(x_t, t).to(x_t.dtype)
+
+        return as_it_is
     doubled = guidance != 1
     once = key_bias(mask if config.mask_frames else None, text)
     twice = torch.cat([once, once]) if doubled and once is not None else once
@@ -357,17 +375,6 @@ def guided(
             with_text, without = x.chunk(2)
             x = without + guidance * (with_text - without)
         return model.output_process["poseFinal"](x)
-
-    return predict
-
-
-def _as_it_is(model, text, text_valid, mask, guidance, dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    plain = diffusion.guided(model, text, text_valid, mask, guidance)
-
-    @torch.inference_mode()
-    def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast(x_t.device.type, dtype, enabled=dtype == torch.bfloat16):
-            return plain(x_t, t).to(x_t.dtype)
 
     return predict
 
@@ -436,9 +443,7 @@ class _Layer:
         return self.layer.norm3(x + F.linear(hidden, *self.narrow))
 
 
-FORMAT = "t2imu-prior-1"
-
-
+# ---------------------------------------------------------------- a prior, trained and sampled
 @dataclass
 class Prior:
     """A text-to-motion prior: network, statistics of its features, its text encoder.
@@ -478,176 +483,8 @@ def new_prior(
     config: MDMConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
 ) -> Prior:
     """An untrained prior; `text_width` of `config` is set to what the encoder gives it."""
-    width = condition_width(config.arch, text_encoder)
+    width = text_encoder.width if config.arch == "trans_dec" else text_encoder.pooled_width
     return Prior(new_mdm(replace(config, text_width=width), seed), normaliser, text_encoder)
-
-
-def condition_width(arch: str, text_encoder: TextEncoder) -> int:
-    """Size of what `Prior.condition` gives: of a token state, or of the pooled vector."""
-    return text_encoder.width if arch == "trans_dec" else text_encoder.pooled_width
-
-
-def save_prior(path: Path, prior: Prior) -> Path:
-    """Write a prior into one file (see `prior_files`)."""
-    about = {"config": asdict(prior.config)}
-    return write_own(path, FORMAT, prior.model.state_dict(), prior, about)
-
-
-def load_prior(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> Prior:
-    """Read a prior that `save_prior` wrote, in evaluation mode.
-
-    text_encoder: the encoder to use; None loads the one that the prior names, with token states
-    kept in `cache`.
-
-    Raises:
-        InputError: no such file, a damaged one, parameters that do not fit the file's own
-            configuration (all are listed), or another text encoder than that of the training.
-    """
-    path = Path(path)
-    tensors, about = read_own(path, FORMAT)
-    config = MDMConfig(**checked_fields(path, "config", about["config"], MDMConfig))
-    text_encoder = same_encoder(path, about, text_encoder, cache)
-    model = MDM(config)
-    wanted = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    wanted |= statistics_shapes(config.channels)
-    check_parameters(path, tensors, wanted, f"those of {config}", REMEDY)
-    normaliser = take_statistics(tensors)
-    model.load_state_dict(tensors)
-    model.to(device).eval()
-    return Prior(model, normaliser, text_encoder, about["history"], about["velocity_weight"])
-
-
-OPEN_FORMAT = "t2imu-open-prior-1"
-SUFFIX = ".safetensors"
-LIMIT = 16_000_000  # bytes: what a repository bears
-OPEN_REMEDY = "Take the file in data/prior again, or write one with `make prior`."
-
-
-def write_open_prior(
-    path: Path, prior: Prior, provenance: dict[str, Any], limit: int = LIMIT
-) -> Path:
-    """Write a trained prior in half precision, whole or not at all.
-
-    Args:
-        provenance: where the weights come from and under which terms; must be JSON-able.
-        limit: bytes that the file may have.
-
-    Raises:
-        InputError: a weight that half precision does not hold, or too large a file.
-    """
-    path = Path(path)
-    tensors = {k: x.detach().cpu().half().contiguous() for k, x in prior.model.state_dict().items()}
-    if broken := [name for name, x in tensors.items() if not x.isfinite().all()]:
-        raise InputError(
-            f"{path}: parameters", f"{', '.join(broken)}: not finite in half precision",
-            "weights below 65504", "Look at the training: weights of this size are not healthy.",
-        )  # fmt: skip
-    for name in STATISTICS:
-        values = np.array(getattr(prior.normaliser, name), dtype=np.float32)
-        tensors[f"normaliser.{name}"] = torch.from_numpy(values)
-    encoder = prior.text_encoder
-    about = {
-        "format": OPEN_FORMAT,
-        "config": asdict(prior.config),
-        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-        "history": prior.history,
-        "velocity_weight": prior.velocity_weight,
-        "provenance": provenance,
-    }
-    content = save(tensors, {"t2imu": json.dumps(about, sort_keys=True)})
-    if len(content) > limit:
-        raise InputError(
-            path, f"{len(content) / 1e6:.1f} MB", f"at most {limit / 1e6:g} MB",
-            "Train a smaller network: fewer layers, or less width.",
-        )  # fmt: skip
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-    return path
-
-
-def read_open_prior(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> Prior:
-    """Read what `write_open_prior` wrote, in float32 (in which it computes) and evaluation mode.
-
-    text_encoder: the encoder to use; None loads the one that the prior names, with token states
-    kept in `cache`.
-
-    Raises:
-        InputError: no such file, a damaged one, one of another format, parameters that do not fit
-            the file's own configuration, or another text encoder than that of the training.
-    """
-    path = Path(path)
-    with _told_of(path):
-        tensors, about = _read(path)
-        config = MDMConfig(**checked_fields(path, "config", about["config"], MDMConfig))
-        model = MDM(config)
-        wanted = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-        # Statistics are not widened: float16 would have lost some of them.
-        half = {k: x for k, x in tensors.items() if k in wanted and x.dtype == torch.float16}
-        tensors |= {key: x.float() for key, x in half.items()}
-        wanted |= statistics_shapes(config.channels)
-        check_parameters(path, tensors, wanted, f"those of {config}", OPEN_REMEDY)
-        normaliser = take_statistics(tensors)
-    text_encoder = same_encoder(path, about, text_encoder, cache)
-    model.load_state_dict(tensors)
-    model.to(device).eval()
-    return Prior(model, normaliser, text_encoder, about["history"], about["velocity_weight"])
-
-
-def read_provenance(path: Path) -> dict[str, Any]:
-    """Where the weights of a file of `write_open_prior` come from, and under which terms.
-
-    Raises:
-        InputError: no such file, a damaged one, or one of another format.
-    """
-    with _told_of(Path(path)):
-        return _read(Path(path))[1]["provenance"]
-
-
-def longest_frames(prior: Prior) -> int:
-    """Frames of the longest motion that a prior was trained on, as far as its history tells it."""
-    told = [entry.get("config", {}).get("max_frames", 0) for entry in prior.history]
-    return min(max(told, default=0) or prior.config.max_frames, prior.config.max_frames)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata, whose fields are of the right kinds."""
-    tensors, about = read_own(path, OPEN_FORMAT, {"provenance"})
-    kinds = {"config": dict, "text_encoder": dict, "history": list, "provenance": dict}
-    for name, kind in kinds.items():
-        if not isinstance(about[name], kind):
-            found = type(about[name]).__name__
-            raise InputError(f"{path}: {name}", f"a {found}", f"a {kind.__name__}", OPEN_REMEDY)
-    if lacking := {"name", "fingerprint"} - about["text_encoder"].keys():
-        found = f"no {', '.join(sorted(lacking))}"
-        raise InputError(f"{path}: text_encoder", found, "both", OPEN_REMEDY)
-    return tensors, about
-
-
-@contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """Errors name the file and what to do about one of the repository, not of a training."""
-    try:
-        yield
-    except InputError as error:
-        where = error.where if str(path) in error.where else f"{path}: {error.where}"
-        raise InputError(where, error.found, error.expected, OPEN_REMEDY) from error
-    # What torch makes of sizes that no network has.
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise InputError(f"{path}: config", str(error), "sizes of an MDM", OPEN_REMEDY) from error
-
-
-# The term by which early stopping chooses.
-SIMPLE = "simple"
 
 
 def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: int) -> Batch:
@@ -655,16 +492,11 @@ def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: i
     rng = np.random.default_rng([config.seed, STEP, step])
     shown = np.minimum(data.lengths, config.max_frames)
     items = step_items(shown, config.batch_size, config.seed, step)
-    spare = data.lengths[items] - shown[items]
-    return data.batch(
-        items,
-        starts=rng.integers(0, spare + 1),
-        captions=rng.integers(0, [len(data.captions[i]) for i in items]),
-        max_frames=config.max_frames,
-        t=torch.from_numpy(rng.integers(0, diffusion_steps, len(items))),
-        drop_text=torch.from_numpy(rng.random(len(items)) < config.condition_dropout),
-        noise=_generator(rng),
-    )
+    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
+    captions = rng.integers(0, [len(data.captions[i]) for i in items])
+    t = rng.integers(0, diffusion_steps, len(items))
+    drop = rng.random(len(items)) < config.condition_dropout
+    return data.batch(items, starts, captions, config.max_frames, t, drop, rng)
 
 
 def batch_losses(
@@ -672,13 +504,43 @@ def batch_losses(
     batch: Batch,
     normaliser: Normaliser,
     weights: LossWeights,
-    scheduler: "DDPMScheduler",
     all_terms: bool = False,
+    motion_loss: Callable = motion_losses,
+    *,
+    steps: int,
+    precision: Precision = "float32",
 ) -> dict[str, Float[Tensor, "B"]]:
-    """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample."""
-    x_t = add_noise(batch.x0, batch.noise, batch.t, scheduler)
-    x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms)
+    """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample.
+
+    steps: of the diffusion. precision: of the network; the losses are float32.
+    """
+    x_t = add_noise(batch.x0, batch.noise, batch.t, schedule(steps))
+    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
+    return motion_loss(batch.x0, x0_hat.float(), batch.mask, weights, normaliser, all_terms)
+
+
+def step_losses(
+    network: nn.Module,
+    step: int,
+    part: int,
+    parts: int,
+    *,
+    data: Dataset,
+    normaliser: Normaliser,
+    config: TrainConfig,
+    steps: int,
+    motion_loss: Callable,
+) -> dict[str, Tensor]:
+    """Losses of a part of a step's batch (`trainer.Losses`)."""
+    whole = draw_batch(data, config, steps, step)
+    batch = whole.part(part, parts).to(next(network.parameters()).device)
+    terms = batch_losses(
+        network, batch, normaliser, config.weights, motion_loss=motion_loss, steps=steps,
+        precision=config.precision,
+    )  # fmt: skip
+    share = len(batch.t) / len(whole.t)
+    return {name: x.mean() * share for name, x in terms.items()}
 
 
 @torch.inference_mode()
@@ -687,32 +549,29 @@ def validation_losses(
     data: Dataset,
     normaliser: Normaliser,
     config: TrainConfig,
-    device: torch.device | str = "cpu",
+    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
 
     Timesteps are spread evenly over the clips; clips are cut at `max_frames`.
     """
     steps, n = model.config.diffusion_steps, len(data)
-    scheduler = schedule(steps)
+    device = next(model.parameters()).device
     spread = np.arange(n) * steps // n if n >= steps else np.linspace(0, steps - 1, n).astype(int)
     timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
     order = np.argsort(data.lengths, kind="stable")
     sums: dict[str, float] = {}
     for start in range(0, n, config.batch_size):
         items = order[start : start + config.batch_size]
-        zeros = np.zeros(len(items), dtype=int)
-        batch = data.batch(
-            items,
-            starts=zeros,
-            captions=zeros,
-            max_frames=config.max_frames,
-            t=torch.from_numpy(timesteps[items]),
-            drop_text=torch.zeros(len(items), dtype=torch.bool),
-            noise=_generator(np.random.default_rng([config.seed, VALIDATION, 1, start])),
+        zeros, rng = (
+            np.zeros(len(items), int),
+            np.random.default_rng([config.seed, VALIDATION, 1, start]),
         )
+        batch = data.batch(
+            items, zeros, zeros, config.max_frames, timesteps[items], zeros.astype(bool), rng
+        ).to(device)
         terms = batch_losses(
-            model, batch.to(device), normaliser, config.weights, scheduler, all_terms=True
+            model, batch, normaliser, config.weights, True, motion_loss, steps=steps
         )
         for name, values in terms.items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
@@ -728,23 +587,19 @@ def train(
     progress: bool = True,
     device: torch.device | str = "cpu",
     processes: int = 1,
+    motion_loss: Callable = motion_losses,
 ) -> tuple[Prior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it (averaged weights) and its loss curves.
 
     The curves have a row a step (split "train") and a row a validation (split "validation", all
     terms, averaged weights), a column a term; a term that was not computed is NaN. `out_dir` keeps
-    the state of the training, named after its ingredients: the same call goes on where it was
-    interrupted, bit for bit on a CPU, and returns at once when it had ended.
+    the state of the training (see `trainer.train`, also for `processes`).
 
-    processes: more than 1 trains data-parallel in new processes (`parallel.launch`), on as many
-    CUDA devices where `device` is one; the batch of a step is the same, and so are losses and
-    weights up to the order of sums where the model has no dropout. Another number may go on with a
-    state. The model then comes back on the CPU.
+    motion_loss: a function like `losses.motion_losses`, in its place.
 
     Raises:
-        InputError: unusable clips, none held out for early stopping, a damaged state file, a loss
-            that is no longer finite, a precision that the device lacks, too many processes, or one
-            that was killed.
+        InputError: unusable clips, a precision that the device lacks, or what `trainer.train`
+            refuses.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
@@ -757,228 +612,33 @@ def train(
             f"from 1 to as many as give each part one of the {config.batch_size} clips",
             "Change num_processes, accumulate or batch_size.",
         )  # fmt: skip
-    check_early_stopping(config, validation)
-    task = _Task(
-        prior.model,
-        prior.normaliser,
-        prior.text_encoder.fingerprint,
-        Dataset(prior, clips),
-        Dataset(prior, validation) if validation else None,
-        config,
-        Path(out_dir),
-    )
-    state = _Training(task, Team(device if processes == 1 else "cpu"))
-    bar = tqdm(
-        total=config.steps, initial=state.step, unit="step", mininterval=2, disable=not progress
-    )
-
-    def tell(step: int, loss: float | None) -> None:
-        if loss is not None:
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        bar.update(step - bar.n)
-
-    with bar:
-        if processes == 1:
-            # Dropout draws from the global generator; it is left as it was found.
-            with torch.random.fork_rng(enabled=prior.config.dropout > 0):
-                _run(state, tell)
-        elif state.step < config.steps:
-            launch(_work, task, processes, device, tell)
-            state.load()
-            tell(state.step, None)
-    if state.step < config.steps:
-        raise KeyboardInterrupt(f"training: interrupted after step {state.step} of {config.steps}")
-    curves = loss_curves(state.rows, state.validated)
-    entry = {"config": config.record(), "clips": len(clips), "data": task.data.fingerprint}
-    if task.held_out is not None:
-        entry["validation"] = kept_row(state.validated, SIMPLE, config.early_stopping)
-    if config.early_stopping:
-        state.best.restore(state.ema)
-    return replace(prior, model=state.ema.eval(), history=[*prior.history, entry]), curves
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What a process needs for its share of a training; encoder: fingerprint of the text encoder,
-    which is not needed itself."""
-
-    model: MDM
-    normaliser: Normaliser
-    encoder: str
-    data: Dataset
-    held_out: Dataset | None
-    config: TrainConfig
-    folder: Path
-
-
-def _work(team: Team, task: _Task) -> None:
-    """One process of several; what is trained ends in the state file."""
-    _run(_Training(task, team), team.tell)
-
-
-def _run(state: "_Training", tell: Callable[[int, float | None], None]) -> None:
-    """All steps that are left, with their validations and checkpoints."""
-    task, config, team = state.task, state.config, state.team
-    check_precision(config.precision, team.device)
-    every = config.validate_every or config.steps
-    state.prepare()
-    while state.step < config.steps:
-        batch = draw_batch(task.data, config, task.model.config.diffusion_steps, state.step)
-        state.update(batch)
-        ends = state.step == config.steps
-        if team.first and task.held_out is not None and (ends or state.step % every == 0):
-            terms = validation_losses(
-                state.ema, task.held_out, task.normaliser, config, team.device
-            )
-            state.validated.append({"step": state.step, **terms})
-            if config.early_stopping:
-                state.best.offer(state.ema, state.step, terms[SIMPLE])
-        saves = ends or state.step % config.checkpoint_every == 0
-        if saves:
-            state.save()
-        tell(state.step, state.rows[-1]["total"] if saves else None)
-
-
-class _Training:
-    """Weights, their average, optimiser and curves between two steps; what a state file holds."""
-
-    def __init__(self, task: _Task, team: Team):
-        config = task.config
-        self.task, self.team, self.config, self.step = task, team, config, 0
-        self.scheduler = schedule(task.model.config.diffusion_steps)
-        self.model: MDM = copy.deepcopy(task.model).to(team.device).train().requires_grad_(True)
-        self.ema: MDM = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.rows: list[dict[str, float]] = []
-        self.validated: list[dict[str, float]] = []
-        self.best = Best()
-        self._pending: list[dict[str, Tensor | float]] = []
-        self._joined: nn.Module = self.model
-        ingredients = [
-            config.record(*ROUNDING), asdict(task.model.config), _weights_hash(task.model),
-            task.data.fingerprint, task.encoder,
-        ]  # fmt: skip
-        if config.early_stopping:
-            ingredients.append(task.held_out.fingerprint)
-        self.key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-        self.path = task.folder / f"training-{self.key[:12]}.pt"
-        if self.path.exists():
-            self.load()
-
-    def prepare(self) -> None:
-        """Compile the layers where asked to, and join the other processes."""
-        if self.config.compile:
-            stack = next(part for part in self.model.children() if isinstance(part, Stack))
-            stack.compile(dynamic=True)
-        self._joined = self.team.join(self.model)
-
-    def _predict(self, *inputs: Tensor) -> Tensor:
-        if self.config.precision == "float32":
-            return self._joined(*inputs)
-        with torch.autocast(self.team.device.type, dtype=torch.bfloat16):
-            return self._joined(*inputs).float()
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float, bool]]:
-        """This process's parts of a batch, the share of each in it, and whether it is the last."""
-        size, team, k = len(batch.t), self.team, self.config.accumulate
-        for i in range(team.index * k, (team.index + 1) * k):
-            start, end = (size * n // (team.count * k) for n in (i, i + 1))
-            part = Batch(**{name: x[start:end] for name, x in vars(batch).items()})
-            yield part.to(team.device), (end - start) / size, i + 1 == (team.index + 1) * k
-
-    def update(self, batch: Batch) -> None:
-        """One step of AdamW on the mean of `total`, then of the moving average."""
-        if self.model.config.dropout > 0:
-            stream = [self.config.seed, STEP, self.step, 1]
-            stream += [self.team.index] if self.team.index else []
-            torch.manual_seed(int(np.random.default_rng(stream).integers(2**63)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.step)
-        self.optimiser.zero_grad()
-        means: dict[str, Tensor] = {}
-        for part, share, last in self._parts(batch):
-            with nullcontext() if last else self.team.apart(self._joined):
-                terms = batch_losses(
-                    self._predict, part, self.task.normaliser, self.config.weights, self.scheduler
-                )
-                # Processes average their gradients, which here are to add up.
-                (terms["total"].mean() * (share * self.team.count)).backward()
-            for name, x in terms.items():
-                mean = x.detach().mean() * share
-                means[name] = means[name] + mean if name in means else mean
-        self.optimiser.step()
-        if self.team.first:
-            decay = ema_decay_at(self.config.ema_decay, self.step)
-            with torch.no_grad():
-                for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
-                    kept.lerp_(new, 1 - decay)
-        self.step += 1
-        self._pending.append(means)
-
-    def save(self) -> None:
-        """Write the state atomically, after making sure that it is still sound."""
-        self._flush()
-        if not self.team.first:
-            return
-        content = {
-            "key": self.key,
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "rows": self.rows,
-            "validated": self.validated,
-            "best": self.best.state(),
-        }
-        with atomic_write(self.path) as temporary:
-            torch.save(content, temporary)
-
-    def _flush(self) -> None:
-        first = self.step - len(self._pending)
-        if self.team.count > 1:
-            names = list(self._pending[0])
-            table = torch.stack([torch.stack(list(terms.values())) for terms in self._pending])
-            summed = self.team.sum(table).tolist()
-            self._pending = [dict(zip(names, values, strict=True)) for values in summed]
-        for i, terms in enumerate(self._pending, start=first + 1):
-            row = {"step": i, **{name: float(x) for name, x in terms.items()}}
-            if not np.isfinite(row["total"]):
-                raise InputError(
-                    f"training, step {i}: loss", str(row["total"]), "a finite loss",
-                    "Lower learning_rate or the weights of the losses.",
-                )  # fmt: skip
-            self.rows.append(row)
-        self._pending.clear()
-
-    def load(self) -> None:
-        """Go to where the state file is."""
-        try:
-            content = torch.load(self.path, map_location=self.team.device, weights_only=True)
-            if content["key"] != self.key:
-                raise KeyError("it belongs to another training")
-            self.model.load_state_dict(content["model"])
-            self.ema.load_state_dict(content["ema"])
-            self.optimiser.load_state_dict(content["optimiser"])
-            self.step, self.rows = content["step"], content["rows"]
-            self.validated = content["validated"]
-            self.best.load(content["best"])
-        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    if config.precision == "bfloat16" and torch.device(device).type == "cuda":
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError(
-                self.path,
-                f"unreadable ({type(error).__name__})",
-                "the state of an interrupted training",
-                "Delete the file to train from the start.",
-            ) from error
-
-
-def _weights_hash(model: nn.Module) -> str:
-    parts = [f"{k}:{sha256(x.cpu().numpy().tobytes())}" for k, x in model.state_dict().items()]
-    return sha256("\n".join(parts).encode())
+                "TrainConfig: precision", f"bfloat16 on {torch.cuda.get_device_name(device)}",
+                "a CUDA device of compute capability 8.0 or more (Ampere), or a CPU",
+                "Set precision to float32.",
+            )  # fmt: skip
+    data, settings = Dataset(prior, clips), {"normaliser": prior.normaliser, "config": config}
+    settings["motion_loss"] = motion_loss
+    losses = partial(step_losses, data=data, steps=prior.config.diffusion_steps, **settings)
+    ingredients = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
+    validate = None
+    if validation:
+        held_out = Dataset(prior, validation)
+        validate = partial(validation_losses, data=held_out, **settings)
+        ingredients += [held_out.fingerprint] if config.early_stopping else []
+    model, rows, validated = run_training(
+        copy.deepcopy(prior.model).requires_grad_(True), losses, config,
+        Path(out_dir) / "training.pt", key_of(*ingredients, *source_of(motion_loss)), validate,
+        criterion=CRITERION, stream=(STEP, 1), progress=progress, device=device,
+        processes=processes,
+    )  # fmt: skip
+    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
+    if validated:
+        entry["validation"] = kept_row(validated, CRITERION, config.early_stopping)
+    trained = replace(prior, model=model, history=[*prior.history, entry])
+    return trained, loss_curves(rows, validated)
 
 
 def generate(
@@ -986,7 +646,7 @@ def generate(
     prompts: Sequence[str],
     frames: Sequence[int],
     seeds: Sequence[int],
-    guidance: float = 2.5,
+    guidance: float = GUIDANCE,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     progress: bool = True,
@@ -996,11 +656,9 @@ def generate(
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
     frames: length of each motion. seeds: one an item; an item's motion is made by its prompt,
-    length and seed alone, whatever it is sampled with (up to rounding). Items are batched by
-    length, so that little padding is computed.
-
-    solver: None is ancestral sampling over all steps. precision: of matrix products; with
-    "bfloat16" a motion differs by about one percent.
+    length and seed alone, whatever it is sampled with (up to rounding). solver: None is ancestral
+    sampling over all steps. precision: of matrix products; with "bfloat16" a motion differs by
+    about one percent.
 
     Raises:
         InputError: what `check_requests` refuses, or more evaluations than the prior has steps.
@@ -1009,72 +667,64 @@ def generate(
     solver = solver or Solver()
     solver.count(prior.config.diffusion_steps)
     tokens, valid = prior.condition(prompts)
-    scheduler = schedule(prior.config.diffusion_steps)
+    steps = schedule(prior.config.diffusion_steps)
     model = prior.model.to(device).eval()
-    order = sorted(range(len(prompts)), key=lambda i: frames[i])
-    motions: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    with tqdm(total=len(prompts), unit="motion", mininterval=2, disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            items = order[start : start + batch_size]
-            lengths = [int(frames[i]) for i in items]
-            mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
-            longest = int(valid[items].sum(1).max())
-            predict = guided(
-                model,
-                tokens[items, :longest].to(device),
-                valid[items, :longest].to(device),
-                mask.to(device),
-                guidance,
-                precision,
-            )
-            noise = item_noise(lengths, generators, prior.config.channels, device)
-            x = sample(predict, noise, scheduler, solver).cpu().numpy()
-            for i, length, row in zip(items, lengths, x, strict=True):
-                raw = prior.normaliser.denormalise(row[:length])
-                motions[i] = np.asarray(raw, dtype=np.float32)
-            bar.update(len(items))
-    return motions
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        longest = int(valid[items].sum(1).max())
+        text = tokens[items, :longest].to(device), valid[items, :longest].to(device)
+        mask = prefix(lengths).to(device)
+        predict = fast_guided(model, *text, mask, guidance, precision)
+        noise = item_noise(lengths, generators, prior.config.channels, device)
+        return sample(predict, noise, steps, solver).cpu().numpy()
+
+    return in_batches(make, frames, seeds, batch_size, prior.normaliser, progress)
 
 
-ARGS = "args.json"
-# (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
-ENCODERS = {("trans_dec", "bert"): "distilbert", ("trans_enc", "clip"): "clip_mdm"}
-REQUIRED = (
-    "arch", "dataset", "layers", "latent_dim", "cond_mask_prob", "noise_schedule",
-    "diffusion_steps",
-)  # fmt: skip
-# Fields of which one value is built here; older files lack those that came later.
-FIXED = {
-    "dataset": "humanml",
-    "noise_schedule": "cosine",
-    "sigma_small": True,
-    "emb_trans_dec": False,
-    "unconstrained": False,
-    "context_len": 0,
-    "pred_len": 0,
-    "emb_policy": "add",
-    "emb_before_mask": False,
-    "keyframe_cond_type": "",
-    "multi_target_cond": False,
-    "lambda_target_loc": 0.0,
-}
-# What the official code builds without asking ``args.json``. Priors of other sizes are written with
-# these fields, which are read here and nowhere else.
-BUILT_IN = {"ff_size": 1024, "num_heads": 4, "dropout": 0.1, "max_frames": 196}
-POSITION_TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
-TABLE_LENGTH = 5000
-STATISTICS_FILES = (("Mean.npy", "Std.npy"), ("mean.npy", "std.npy"))
-# Std.npy of HumanML3D: half-angle a frame, m a frame, m, share of frames; m, -, m a frame.
-SCALED = (
-    (ROOT_ROTATION, 0.0129), (ROOT_VELOCITY, 0.0169), (ROOT_HEIGHT, 0.153), (CONTACTS, 0.352)
-)  # fmt: skip
-OTHERS = ((POSITIONS, 0.123), (ROTATIONS, 0.300), (VELOCITIES, 0.0195))
-SCALES = {
-    1: "HumanML3D's own",
-    5: "divided by HumanML3D's feature bias, once",
-    25: "the evaluators', divided by the feature bias twice",
-}
+# ---------------------------------------------------------------- files
+def save_prior(path: Path, prior: Prior) -> Path:
+    """Write a prior into one file (`checkpoints.save`)."""
+    about = {"config": asdict(prior.config)}
+    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
+
+
+def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Path:
+    """Write a trained prior in half precision, as the project ships it.
+
+    provenance: where the weights come from and under which terms; must be JSON-able.
+
+    Raises:
+        InputError: a weight that half precision does not hold, or more than `LIMIT` bytes.
+    """
+    size = 2 * sum(x.numel() for x in prior.model.state_dict().values())
+    if size > LIMIT:
+        raise InputError(
+            path, f"{size / 1e6:.1f} MB", f"at most {LIMIT / 1e6:g} MB",
+            "Train a smaller network: fewer layers, or less width.",
+        )  # fmt: skip
+    about = {"config": asdict(prior.config), "provenance": provenance}
+    return checkpoints.save(path, OPEN_FORMAT, {"": prior.model}, prior, about, half=True)
+
+
+def load_prior(
+    path: Path,
+    text_encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> Prior:
+    """Read what `save_prior` or `write_open_prior` wrote (`checkpoints.load`)."""
+    (model,), common, _ = checkpoints.load(
+        path, (FORMAT, OPEN_FORMAT),
+        lambda about: {"": MDM(checkpoints.config_of(MDMConfig, about["config"]))},
+        text_encoder, cache, device,
+    )  # fmt: skip
+    return Prior(model, **common)
+
+
+def longest_frames(prior: Prior) -> int:
+    """Frames of the longest motion that a prior was trained on, as far as its history tells it."""
+    told = [entry.get("config", {}).get("max_frames", 0) for entry in prior.history]
+    return min(max(told, default=0) or prior.config.max_frames, prior.config.max_frames)
 
 
 def read_mdm(
@@ -1085,11 +735,11 @@ def read_mdm(
 ) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 
-    source: ``model<step>.pt``, or its folder, of which the highest step is read. Averaged weights
-    (`model_avg`) are preferred to the last ones (`model`); the oldest files hold nothing else than
-    the weights. The weights of the text encoder and the tables of sinusoids are passed over. The
-    entry of `history` says what was read: ``folder``, ``file``, ``sha256``, ``step``, ``weights``,
-    ``statistics``, ``cond_mask_prob``.
+    source: ``model<step>.pt``, or its folder, of which the highest step is read, with ``args.json``
+    beside it: fields and keys are those of GuyTevet/motion-diffusion-model, in its first release as
+    well as in the later ones. Averaged weights (`model_avg`) are preferred to the last ones
+    (`model`); the oldest files hold nothing else than the weights. The entry of `history` says what
+    was read.
 
     Args:
         normaliser: the statistics that the weights were trained with. None looks for ``Mean.npy``
@@ -1099,41 +749,44 @@ def read_mdm(
             None loads it, with its states kept in `cache`.
 
     Raises:
-        InputError: no checkpoint, a damaged or unsafe file, a network that is not built here, no
-            statistics, another text encoder, or parameters that do not match (all are listed).
+        InputError: no checkpoint, a damaged one or one with code, a network that is not built here,
+            no statistics, another text encoder, or parameters that do not match (all are listed).
     """
     path = _weights_file(Path(source))
     args = _read_args(path.with_name(ARGS))
     named = ENCODERS[args["arch"], args["text_encoder_type"]]
-    if encoder is None:
-        encoder = load_text_encoder(named, cache)
-    if encoder.name != named:
-        raise InputError(
-            f"{path.with_name(ARGS)}: text_encoder_type", f"the encoder {encoder.name}",
-            f"{named}, which the weights were trained with",
-            "Pass that encoder; another one's states mean nothing to these weights.",
-        )  # fmt: skip
-    config = _config(args, condition_width(args["arch"], encoder))
-    statistics = "argument"
+    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, cache, named)
+    config = MDMConfig(
+        arch=args["arch"],
+        layers=args["layers"],
+        width=args["latent_dim"],
+        heads=args["num_heads"],
+        feedforward=args["ff_size"],
+        dropout=float(args["dropout"]),
+        mask_frames=args["mask_frames"],
+        max_frames=args["max_frames"],
+        diffusion_steps=args["diffusion_steps"],
+    )
+    where = "argument"
     if normaliser is None:
-        normaliser, statistics = _find_statistics(path.parent)
-    tensors, weights = _read_weights(path)
-    model = new_mdm(config, seed=0)
-    wanted = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    remedy = f"Check that {ARGS} belongs to these weights, and that they are whole."
-    check_parameters(path, tensors, wanted, f"those of {config}", remedy)
-    model.load_state_dict(tensors)
+        normaliser, where = _find_statistics(path.parent)
+    prior = new_prior(config, normaliser, encoder, seed=0)
+    _, weights = checkpoints.load_official(
+        path, prior.model, ("model_avg", "model"), f"those of {config}",
+        f"Check that {ARGS} belongs to these weights, and that the file is whole.",
+        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"), bare=True,
+    )  # fmt: skip
     step = re.fullmatch(r"model(\d+)\.pt", path.name)
     origin = {
         "folder": path.resolve().parent.name,
         "file": path.name,
         "sha256": sha256(path),
         "step": int(step[1]) if step else None,
-        "weights": weights,
-        "statistics": statistics,
+        "weights": weights or "state dict",
+        "statistics": where,
         "cond_mask_prob": float(args["cond_mask_prob"]),
     }
-    return Prior(model.eval(), normaliser, encoder, [origin])
+    return replace(prior, history=[origin])
 
 
 def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
@@ -1142,21 +795,20 @@ def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
     `model` and `model_avg` are the same weights. Official code loads a prior of its own heads,
     feed-forward width and text width; `BUILT_IN` tells how others are written.
 
-    Returns:
-        The file with the weights.
-
     Raises:
-        InputError: a text encoder that official MDM does not have, or a folder that holds another
+        InputError: a text encoder that official MDM does not have, or a folder that holds a
             checkpoint.
     """
     config, encoder = prior.config, prior.text_encoder.name
     kinds = {(arch, name): kind for (arch, kind), name in ENCODERS.items()}
-    if (config.arch, encoder) not in kinds or not 0 <= step < 10**9:
+    if (config.arch, encoder) not in kinds:
         raise InputError(
-            "write_mdm", f"{config.arch} conditioned on {encoder}, step {step}",
-            "; ".join(f"{arch} on {name}" for arch, name in kinds) + "; a step of 0 to 999999999",
+            "write_mdm", f"{config.arch} conditioned on {encoder}",
+            "; ".join(f"{arch} on {name}" for arch, name in kinds),
             "Train with that encoder: official MDM has no other.",
         )  # fmt: skip
+    told = [e.get("config", e) for e in prior.history]
+    told = [e.get("condition_dropout", e.get("cond_mask_prob")) for e in told]
     own = {
         "ff_size": config.feedforward,
         "num_heads": config.heads,
@@ -1171,7 +823,7 @@ def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
         "layers": config.layers,
         "latent_dim": config.width,
         "diffusion_steps": config.diffusion_steps,
-        "cond_mask_prob": _condition_dropout(prior),
+        "cond_mask_prob": next((float(x) for x in reversed(told) if x is not None), 0.1),
         "mask_frames": config.mask_frames,
         "pos_embed_max_len": TABLE_LENGTH,
         "use_ema": True,
@@ -1182,46 +834,15 @@ def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
         "target_enc_layers": 1,
         **{name: value for name, value in own.items() if value != BUILT_IN[name]},
     }
-    state = {
-        key: x.detach().float().cpu().contiguous() for key, x in prior.model.state_dict().items()
-    }
+    state = checkpoints.official_state(prior.model)
     # The official loader deletes the tables from what it reads, so they have to be there.
     state |= dict.fromkeys(POSITION_TABLES, sinusoids(TABLE_LENGTH, config.width)[:, None])
-    folder = Path(folder)
-    _write_beside(folder / ARGS, json.dumps(args, indent=4, sort_keys=True).encode())
-    for name, values in zip(
-        STATISTICS_FILES[0], (prior.normaliser.mean, prior.normaliser.std), strict=True
-    ):
-        _write_beside(folder / name, _npy(np.asarray(values, dtype=np.float32)))
-    path = folder / f"model{step:09d}.pt"
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        torch.save({"model": state, "model_avg": state}, stream)
-    return path
-
-
-def feature_scale(normaliser: Normaliser) -> int:
-    """By what the spread of root and contact channels was divided: 1, 5 or 25 (see `SCALES`).
-
-    Official MDM is trained with HumanML3D's ``Std.npy`` (1); the evaluators of HumanML3D and models
-    trained by its code divide these channels twice by 5. The spread of both kinds of channels is
-    compared with that of HumanML3D; a corpus would have to be stranger than by a factor 2 to be
-    taken for another scale.
-    """
-
-    def below(groups: tuple[tuple[slice, float], ...]) -> float:
-        found = [max(float(np.mean(normaliser.std[group])), 1e-9) for group, _ in groups]
-        return float(np.mean(np.log([typical for _, typical in groups]) - np.log(found)))
-
-    scale = np.exp(below(SCALED) - below(OTHERS))
-    nearest = min(SCALES, key=lambda known: abs(np.log(scale / known)))
-    if abs(np.log(scale / nearest)) > np.log(5) / 2:
-        raise InputError(
-            "normaliser: std of channels 0:4 and 259:263",
-            f"{scale:.3g} times smaller than the others, against HumanML3D",
-            f"about {', '.join(map(str, SCALES))}",
-            "Use the statistics that belong to the weights.",
-        )
-    return nearest
+    path = Path(folder) / f"model{step:09d}.pt"
+    checkpoints.refuse_overwriting(path.parent, (ARGS, *MEAN_STD, path.name))
+    with atomic_write(path.with_name(ARGS)) as temporary:
+        temporary.write_text(json.dumps(args, indent=4, sort_keys=True))
+    checkpoints.write_statistics(path.parent, prior.normaliser, MEAN_STD)
+    return checkpoints.write_checkpoint(path, {"model": state, "model_avg": state})
 
 
 def _weights_file(source: Path) -> Path:
@@ -1280,54 +901,11 @@ def _read_args(path: Path) -> dict[str, Any]:
     return args
 
 
-def _config(args: dict[str, Any], text_width: int) -> MDMConfig:
-    return MDMConfig(
-        arch=args["arch"],
-        layers=args["layers"],
-        width=args["latent_dim"],
-        heads=args["num_heads"],
-        feedforward=args["ff_size"],
-        dropout=float(args["dropout"]),
-        text_width=text_width,
-        mask_frames=args["mask_frames"],
-        channels=WIDTH,
-        max_frames=args["max_frames"],
-        diffusion_steps=args["diffusion_steps"],
-    )
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Any], str]:
-    """The parameters by name, and under which name they stood in the file."""
-    again = "Download it again and compare its size with the published one."
-    content = read_checkpoint(path, again)
-    weights = next((x for x in ("model_avg", "model") if _is_dict(content, x)), "state dict")
-    state = content if weights == "state dict" else content[weights]
-    if not isinstance(state, dict):
-        raise InputError(
-            path, f"a {type(state).__name__}", "parameters by name, or model_avg or model",
-            "Take the file that official MDM wrote, model<step>.pt.",
-        )  # fmt: skip
-    names = {key: str(key).removeprefix("module.") for key in state}
-    kept = {
-        names[key]: x
-        for key, x in state.items()
-        if not names[key].startswith("clip_model.") and not names[key].endswith(".pe")
-    }
-    return kept, weights
-
-
-def _is_dict(content: Any, name: str) -> bool:
-    return isinstance(content, dict) and isinstance(content.get(name), dict)
-
-
 def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
     dataset = data_root() / "humanml3d"
-    for place, names in (
-        *((folder, names) for names in STATISTICS_FILES),
-        (dataset, STATISTICS_FILES[0]),
-    ):
+    places = ((folder, MEAN_STD), (folder, ("mean.npy", "std.npy")), (dataset, MEAN_STD))
+    for place, names in places:
         if any((place / name).is_file() for name in names):
-            where = "humanml3d" if place == dataset else "beside the weights"
             if place == dataset and len(found_statistics(dataset)) < len(names):
                 raise InputError(
                     dataset, "not both of Mean.npy and Std.npy, or some computed with the build",
@@ -1335,41 +913,15 @@ def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
                     "Move these two away and run `t2imu data fetch humanml3d_texts`.",
                 )  # fmt: skip
             remedy = "Restore it from where the weights came."
-            return read_statistics(place, remedy, names), where
+            found = checkpoints.read_statistics(place, remedy, names)
+            return found, "humanml3d" if place == dataset else "beside the weights"
     raise InputError(
         folder, "no Mean.npy and Std.npy", "the statistics that the weights were trained with",
         f"Put HumanML3D's own Mean.npy and Std.npy there, or into {dataset}; never compute them.",
     )  # fmt: skip
 
 
-def _condition_dropout(prior: Prior) -> float:
-    """Of the last training that says; 0.1, as published, where none does."""
-    entries = [entry.get("config", entry) for entry in prior.history]
-    said = [entry.get("condition_dropout", entry.get("cond_mask_prob")) for entry in entries]
-    return next((float(share) for share in reversed(said) if share is not None), 0.1)
-
-
-def _npy(values: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, values)
-    return stream.getvalue()
-
-
-def _write_beside(path: Path, content: bytes) -> None:
-    """Write what several steps of one checkpoint share, but never over that of another."""
-    if path.exists() and path.read_bytes() != content:
-        raise InputError(
-            path, "a file of another checkpoint", "none, or the same",
-            "Choose an empty folder: checkpoints are not overwritten.",
-        )  # fmt: skip
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-
-
-# The scale of the official examples.
-GUIDANCE = 2.5
-
-
+# ---------------------------------------------------------------- the family
 class Sizes(Section):
     """Sizes of the transformer (decoder) and of its diffusion."""
 
@@ -1385,20 +937,10 @@ class Sizes(Section):
 class MDMDenoiser(DiffusionDenoiser):
     """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
 
-    prior: Prior
-
-    def __call__(
-        self,
-        clips: Sequence[MotionClip],
-        x0: Float[Tensor, "B T C"],
-        mask: Bool[Tensor, "B T"],
-        level: Int[Tensor, "B"],
-        noise: Float[Tensor, "B T C"],
-    ) -> Float[Tensor, "B T C"]:
-        """Its guess of the clean motions."""
-        text, valid = (
-            x.to(self.device) for x in self.prior.condition([c.captions[0] for c in clips])
-        )
+    def __call__(self, clips, x0, mask, level, noise):
+        """Its guess of the clean motions (`generator.Denoiser`)."""
+        text = self.prior.condition([c.captions[0] for c in clips])
+        text, valid = (x.to(self.device) for x in text)
         model = self.prior.model.to(self.device).eval()
         x_t = add_noise(x0, noise, level, schedule(self.levels))
         return model(x_t, level, text, valid, mask)
@@ -1414,10 +956,10 @@ class MDMGenerator(Generator):
         self.solver, self.precision = solver or Solver(), precision
 
     @property
-    def sampler(self) -> dict[str, Any]:
+    def sampler(self):
         return {"solver": asdict(self.solver), "precision": self.precision}
 
-    def with_solver(self, solver: Solver, precision: Precision = "float32") -> "MDMGenerator":
+    def with_solver(self, solver, precision="float32"):
         return MDMGenerator(solver, precision)
 
     def untrained(self, sizes, clips, encoder, seed):
@@ -1425,24 +967,28 @@ class MDMGenerator(Generator):
         normaliser = Normaliser(*statistics([clip.features for clip in clips]))
         return new_prior(config, normaliser, encoder, seed)
 
-    def published(self, folder: Path, sizes, encoder: TextEncoder) -> Prior:
+    def published(self, folder, sizes, encoder):
         return read_mdm(folder, encoder=encoder)
 
-    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
+    def train(
+        self, prior, clips, settings, folder, held_out, device, processes=1,
+        motion_loss=motion_losses,
+    ):  # fmt: skip
         return train(
-            prior, clips, settings, folder, held_out, device=device, processes=processes
+            prior, clips, settings, folder, held_out, device=device, processes=processes,
+            motion_loss=motion_loss,
         )  # fmt: skip
 
     refine = train
 
-    def validation(self, prior, held_out, settings: TrainConfig, device) -> dict[str, float]:
+    def validation(self, prior, held_out, settings, device):
         model, data = prior.model.to(device).eval(), Dataset(prior, held_out)
-        return validation_losses(model, data, prior.normaliser, settings, device)
+        return validation_losses(model, data, prior.normaliser, settings)
 
-    def save(self, path: Path, prior: Prior) -> list[Path]:
+    def save(self, path, prior):
         return [save_prior(path, prior)]
 
-    def load(self, path: Path, encoder: TextEncoder | None = None) -> Prior:
+    def load(self, path, encoder=None):
         return load_prior(path, encoder)
 
     def generate(
@@ -1454,13 +1000,10 @@ class MDMGenerator(Generator):
             self.precision,
         )  # fmt: skip
 
-    def denoiser(self, prior: Prior, device) -> MDMDenoiser:
+    def denoiser(self, prior, device):
         return MDMDenoiser(prior, device)
 
-    def parameters(self, prior: Prior) -> int:
-        return sum(p.numel() for p in prior.model.parameters())
-
-    def network(self, prior: Prior) -> dict:
+    def network(self, prior):
         config = prior.config
         table = {
             "layers × width": f"{config.layers} × {config.width}",

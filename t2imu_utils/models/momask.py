@@ -1,155 +1,76 @@
-"""How long a motion should last, from its text: the length estimator of MoMask."""
+"""MoMask (Guo et al., CVPR 2024): masked tokens of a residual tokeniser, filled in from a text.
+
+Motions are made in tokens of four frames. The first level is filled in over a few passes, the
+surest tokens first; the other levels follow in one pass each; the tokeniser turns the sum of their
+codes into features. Both transformers read one pooled text vector as an extra token. Parameters
+carry the names of the official checkpoints, so that those load as they are.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models.checkpoints import (
-    REMEDY,
-    check_parameters,
-    checked_fields,
-    official_encoder,
-    read_official,
-    read_own,
-    read_statistics,
-    refuse_overwriting,
-    same_encoder,
-    statistics_shapes,
-    take_statistics,
-    write_own,
-    write_statistics,
-)
-from t2imu_utils.models.generator import check_requests
-from t2imu_utils.models.losses import LossWeights
+from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.mdm import MDMConfig, Stack, key_bias, sinusoids
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.tokeniser import (
     RVQ,
     STRIDE,
     RVQConfig,
-    RVQTrainConfig,
     Stage,
-    StagedTrainConfig,
     TokenData,
     TokenGenerator,
     TokenSizes,
-    TokenTask,
     detokenise,
     new_rvq,
-    short_stage,
-    train_stages,
 )
-from t2imu_utils.models.trainer import LoopConfig, run_loop
-from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.models.trainer import TrainConfig, prefix
+from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.tracks import Count
 
-WIDTHS = (512, 256, 128)
-# Classes are numbers of tokens, four frames each; 0 to 49 in the official checkpoint.
-CLASSES = 50
-# Half a second is never asked for: the shortest motions that MoMask is trained on have 40 frames.
-MIN_TOKENS = 10
-BATCH = 64
+# Score of a token that stays: higher than any probability.
+KEPT = 1e5
+# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially; half a
+# second is never asked for: the shortest motions that MoMask is trained on have 40 frames.
+WIDTHS, CLASSES, MIN_TOKENS = (512, 256, 128), 50, 10
+# Share of items that are trained without their text.
+TEXT_DROPOUT = {"mask": 0.1, "residual": 0.2}
+# Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
+RANDOM, MASKED = 0.1, 0.88
 # Which of the random streams of a seed.
-ITEMS = 20
-
-
-class LengthEstimator(nn.Module):
-    """Pooled text to logits of the number of tokens; names of the official checkpoint."""
-
-    def __init__(self, text_width: int = 512, classes: int = CLASSES):
-        super().__init__()
-        if classes <= MIN_TOKENS:
-            raise InputError(
-                "LengthEstimator: classes", str(classes), f"more than {MIN_TOKENS}",
-                "Shorter motions are not estimated; the official checkpoint has 50.",
-            )  # fmt: skip
-        first, second, third = WIDTHS
-        self.text_width, self.classes = text_width, classes
-        self.output = nn.Sequential(
-            *(nn.Linear(text_width, first), nn.LayerNorm(first), nn.LeakyReLU(0.2)),
-            *(nn.Dropout(0.2), nn.Linear(first, second), nn.LayerNorm(second), nn.LeakyReLU(0.2)),
-            *(nn.Dropout(0.2), nn.Linear(second, third), nn.LayerNorm(third), nn.LeakyReLU(0.2)),
-            nn.Linear(third, classes),
-        )
-
-    def forward(self, text: Float[Tensor, "B W"]) -> Float[Tensor, "B classes"]:
-        return self.output(text)
-
-
-@torch.inference_mode()
-def estimate_frames(
-    estimator: LengthEstimator, text: Float[Tensor, "B W"], seeds: Sequence[int]
-) -> list[int]:
-    """A length for each pooled text, in frames at 20 fps: drawn, not the most likely one.
-
-    Of 40 to 196 frames with the official number of classes: the shortest, among them length 0,
-    are left out of the draw. Each item draws from its own seed.
-    """
-    device = next(estimator.parameters()).device
-    logits = estimator.eval()(text.to(device))[:, MIN_TOKENS:].double()
-    frames = []
-    for row, seed in zip(logits, seeds, strict=True):
-        generator = torch.Generator().manual_seed(int(seed))
-        token = torch.multinomial(row.softmax(0).cpu(), 1, generator=generator)
-        frames.append((int(token) + MIN_TOKENS) * STRIDE)
-    return frames
-
-
-def token_counts(frames: Sequence[int], classes: int = CLASSES) -> Int[Tensor, "n"]:
-    """Classes of lengths in frames; those above the last class, and below the shortest, are cut."""
-    return (torch.as_tensor(frames) // STRIDE).clamp(MIN_TOKENS, classes - 1)
-
-
-def train_lengths(
-    estimator: LengthEstimator,
-    texts: Sequence[Float[Tensor, "k W"]],
-    frames: Sequence[int],
-    config: LoopConfig,
-    path: Path,
-    key: str,
-    progress: bool = True,
-) -> tuple[LengthEstimator, list[dict[str, float]]]:
-    """Cross-entropy of the token counts of clips, each with one of its texts at random.
-
-    texts: pooled vectors of each clip's captions. The original trains with learning rate 1e-4 and
-    grad_clip 0.5. Returns the estimator and the loss rows of `run_loop`.
-
-    Raises:
-        InputError: no clips, or lists of unequal length.
-    """
-    if not texts or len(texts) != len(frames):
-        raise InputError(
-            "train_lengths: texts, frames", f"{len(texts)} and {len(frames)} of them",
-            "at least one clip, a length for each", "Pass the clips of the train split.",
-        )  # fmt: skip
-    counts = token_counts(frames, estimator.classes)
-    losses = _length_losses(texts, counts, config.seed)
-    trained, rows, _ = run_loop(estimator, losses, config, path, key, None, progress)
-    return trained, rows
-
-
-def _length_losses(texts, counts, seed) -> Callable[[nn.Module, int], dict[str, Tensor]]:
-    def losses(model: nn.Module, step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([seed, ITEMS, step])
-        items = rng.integers(0, len(texts), BATCH)
-        text = torch.stack([texts[i][rng.integers(0, len(texts[i]))] for i in items])
-        device = next(model.parameters()).device
-        loss = F.cross_entropy(model(text.to(device)), counts[items].to(device))
-        return {"total": loss}
-
-    return losses
+CORRUPTION = 12
+FORMAT = "t2imu-momask-1"
+OFFICIAL = "Take the files of the official release (checkpoints/t2m) as they are."
+RVQ_FOLDER = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
+META = f"{RVQ_FOLDER}/meta"  # mean.npy, std.npy
+# What else stands among the weights: tables of sinusoids, and CLIP.
+IGNORED = ("position_enc.", "clip_model.")
+# Network: its file below the official folder, and the keys its weights may stand under.
+FILES = {
+    "rvq": (f"{RVQ_FOLDER}/model/net_best_fid.tar", ("vq_model", "net")),
+    "mask": (
+        "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns/model/latest.tar",
+        ("t2m_transformer", "trans"),
+    ),
+    "residual": (
+        "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2_sw/model/net_best_fid.tar",
+        ("res_transformer",),
+    ),
+    "lengths": ("length_estimator/model/finest.tar", ("estimator",)),
+}
+# Rows of the table of sinusoids in an official file.
+POSITIONS = 5000
 
 
 @dataclass(frozen=True)
@@ -323,41 +244,62 @@ class ResidualTransformer(_Trunk):
         return hidden @ outputs[level - 1].transpose(1, 2)
 
 
-def _initialise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-    if isinstance(model, ResidualTransformer):
-        for table in (
-            model.embed_proj_shared_weight,
-            model.token_embed_weight_,
-            model.output_proj_weight_,
-        ):
-            nn.init.normal_(table, std=0.02)
-
-
-def new_mask_transformer(config: TokenTransformerConfig, seed: int) -> MaskTransformer:
-    """A freshly initialised mask transformer: N(0, 0.02²), biases 0."""
+def _new(kind: type[_Trunk], config: TokenTransformerConfig, seed: int) -> _Trunk:
+    """A freshly initialised transformer: N(0, 0.02²), biases 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MaskTransformer(config)
-        _initialise(model)
-    return model
+        model = kind(config)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
+        if kind is ResidualTransformer:
+            for name in ("embed_proj_shared_weight", "token_embed_weight_", "output_proj_weight_"):
+                nn.init.normal_(getattr(model, name), std=0.02)
+    return model.eval()
 
 
-def new_residual_transformer(config: TokenTransformerConfig, seed: int) -> ResidualTransformer:
-    """A freshly initialised residual transformer: N(0, 0.02²), biases 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = ResidualTransformer(config)
-        _initialise(model)
-    return model
+class LengthEstimator(nn.Module):
+    """Pooled text to logits of the number of tokens; names of the official checkpoint."""
+
+    def __init__(self, text_width: int = 512, classes: int = CLASSES):
+        super().__init__()
+        if classes <= MIN_TOKENS:
+            raise InputError(
+                "LengthEstimator: classes", str(classes), f"more than {MIN_TOKENS}",
+                "Shorter motions are not estimated; the official checkpoint has 50.",
+            )  # fmt: skip
+        first, second, third = WIDTHS
+        self.text_width, self.classes = text_width, classes
+        self.output = nn.Sequential(
+            *(nn.Linear(text_width, first), nn.LayerNorm(first), nn.LeakyReLU(0.2)),
+            *(nn.Dropout(0.2), nn.Linear(first, second), nn.LayerNorm(second), nn.LeakyReLU(0.2)),
+            *(nn.Dropout(0.2), nn.Linear(second, third), nn.LayerNorm(third), nn.LeakyReLU(0.2)),
+            nn.Linear(third, classes),
+        )
+
+    def forward(self, text: Float[Tensor, "B W"]) -> Float[Tensor, "B classes"]:
+        return self.output(text)
 
 
-# Score of a token that stays: higher than any probability.
-KEPT = 1e5
+@torch.inference_mode()
+def estimate_frames(
+    estimator: LengthEstimator, text: Float[Tensor, "B W"], seeds: Sequence[int]
+) -> list[int]:
+    """A length for each pooled text, in frames at 20 fps: drawn, not the most likely one.
+
+    Of 40 to 196 frames with the official number of classes: the shortest, among them length 0,
+    are left out of the draw. Each item draws from its own seed.
+    """
+    device = next(estimator.parameters()).device
+    logits = estimator.eval()(text.to(device))[:, MIN_TOKENS:].double()
+    frames = []
+    for row, seed in zip(logits, seeds, strict=True):
+        generator = torch.Generator().manual_seed(int(seed))
+        token = torch.multinomial(row.softmax(0).cpu(), 1, generator=generator)
+        frames.append((int(token) + MIN_TOKENS) * STRIDE)
+    return frames
 
 
 @dataclass(frozen=True)
@@ -419,12 +361,6 @@ class MoMaskPrior:
         """Name of the text encoder, as `load_text_encoder` knows it."""
         return self.text_encoder.name
 
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters of tokeniser and transformers."""
-        networks = (self.rvq, self.mask, self.residual)
-        return sum(p.numel() for network in networks for p in network.parameters())
-
 
 def new_momask(
     config: MoMaskConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
@@ -434,8 +370,8 @@ def new_momask(
     return MoMaskPrior(
         config,
         new_rvq(config.rvq, seed).eval(),
-        new_mask_transformer(config.transformer, seed).eval(),
-        new_residual_transformer(config.transformer, seed).eval(),
+        _new(MaskTransformer, config.transformer, seed),
+        _new(ResidualTransformer, config.transformer, seed),
         normaliser,
         text_encoder,
     )
@@ -471,22 +407,18 @@ def generate(
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     text = prior.text_encoder.encode_pooled(prompts)
-    networks = [network.to(device).eval() for network in (prior.rvq, prior.mask, prior.residual)]
-    counts = [-(-int(n) // STRIDE) for n in frames]
-    order = sorted(range(len(prompts)), key=lambda i: counts[i])
-    motions: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    with tqdm(total=len(prompts), unit="motion", mininterval=2, disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            items = order[start : start + batch_size]
-            lengths = [counts[i] for i in items]
-            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
-            codes = sample_codes(prior, text[items].to(device), lengths, generators, guidance).cpu()
-            rows = [row[:length] for row, length in zip(codes, lengths, strict=True)]
-            for i, x in zip(items, detokenise(networks[0], rows), strict=True):
-                raw = prior.normaliser.denormalise(x[: int(frames[i])].numpy())
-                motions[i] = np.asarray(raw, dtype=np.float32)
-            bar.update(len(items))
-    return motions
+    for network in (prior.rvq, prior.mask, prior.residual):
+        network.to(device).eval()
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        counts = [n // STRIDE for n in lengths]
+        codes = sample_codes(prior, text[items].to(device), counts, generators, guidance).cpu()
+        rows = [row[:count] for row, count in zip(codes, counts, strict=True)]
+        return [x.numpy() for x in detokenise(prior.rvq, rows)]
+
+    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
+    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
+    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
 
 
 @torch.inference_mode()
@@ -505,7 +437,7 @@ def sample_codes(
     first = config.guidance if guidance is None else guidance
     rest = config.residual_guidance if guidance is None else guidance
     base = fill_masked(prior.mask, text, lengths, generators, first, config.iterations, config.top)
-    valid = _valid(lengths, text.device)
+    valid = prefix(lengths).to(text.device)
     codes = torch.zeros(*base.shape, config.rvq.levels, dtype=torch.long, device=text.device)
     codes[..., 0] = base
     for level in range(1, config.rvq.levels):
@@ -532,7 +464,7 @@ def fill_masked(
     its probability under the guided logits of the pass that drew it; one that was not masked again
     stays for good.
     """
-    valid = _valid(lengths, text.device)
+    valid = prefix(lengths).to(text.device)
     tokens = torch.full(valid.shape, model.mask_id, device=text.device)
     scores = torch.zeros(valid.shape, device=text.device).masked_fill(~valid, KEPT)
     counts = torch.tensor([masked_counts(n, iterations) for n in lengths], device=text.device)
@@ -552,11 +484,6 @@ def masked_counts(tokens: int, iterations: int) -> list[int]:
     """How many tokens of a motion are masked at each pass; all of them at the first, 1 at least."""
     shares = np.cos(np.linspace(0, 1, iterations) * math.pi / 2)
     return [max(int(count), 1) for count in np.round(shares * tokens)]
-
-
-def _valid(lengths: Sequence[int], device) -> Tensor:
-    counts = torch.tensor(list(lengths), device=device)
-    return torch.arange(int(counts.max()), device=device) < counts[:, None]
 
 
 def _guided(
@@ -585,115 +512,6 @@ def _draw(
     gumbel = -noise.to(logits.device).clamp(min=1e-30).log()
     place = (best.values + gumbel.gather(-1, best.indices)).argmax(-1, keepdim=True)
     return best.indices.gather(-1, place)[..., 0]
-
-
-STAGES = ("rvq", "mask", "residual")
-# Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
-RANDOM, MASKED = 0.1, 0.88
-# Which of the random streams of a seed.
-CORRUPTION = 12
-
-
-@dataclass(frozen=True)
-class MoMaskTrainConfig(StagedTrainConfig):
-    """Settings of the training of a whole MoMask; the recipe is the published one.
-
-    level_dropout: see `RVQTrainConfig`. The other fields are those of `StagedTrainConfig`.
-    """
-
-    STAGES = STAGES
-
-    rvq: Stage = Stage(0.5, 256, warmup=0.0055, milestones=(0.42, 0.69), decay=0.05)
-    mask: Stage = Stage(0.25, weight_decay=1e-5, milestones=(0.27,), text_dropout=0.1)
-    residual: Stage = Stage(0.25, weight_decay=1e-5, milestones=(0.27,), text_dropout=0.2)
-    level_dropout: float = 0.2
-
-    def tokeniser(self) -> RVQTrainConfig:
-        """What the tokeniser is trained on."""
-        return replace(super().tokeniser(), level_dropout=self.level_dropout)
-
-
-def plain_training(
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int = 0,
-    *,
-    ema_decay: float = 0.0,
-    checkpoint_every: int = 500,
-    validate_every: int = 0,
-    early_stopping: bool = False,
-) -> MoMaskTrainConfig:
-    """A short training: one batch size and one rate in all stages (`short_stage`).
-
-    ema_decay, checkpoint_every, validate_every: see `StagedTrainConfig`.
-    """
-    return MoMaskTrainConfig(
-        steps,
-        rvq=short_stage(0.5, batch_size, learning_rate),
-        mask=short_stage(0.25, batch_size, learning_rate, text_dropout=0.1),
-        residual=short_stage(0.25, batch_size, learning_rate, text_dropout=0.2),
-        ema_decay=ema_decay,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        early_stopping=early_stopping,
-        seed=seed,
-    )
-
-
-def refinement(
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    weights: LossWeights,
-    seed: int = 0,
-    *,
-    ema_decay: float = 0.0,
-    checkpoint_every: int = 500,
-    validate_every: int = 0,
-    early_stopping: bool = False,
-) -> MoMaskTrainConfig:
-    """Fine-tuning of the decoder alone, with L_acc where `weights.acc` is above 0.
-
-    Encoder and codebooks stay, so that tokens keep their meaning and the transformers still fit.
-    ema_decay: of the decoder's weights; it and the others: see `StagedTrainConfig`.
-    """
-    return MoMaskTrainConfig(
-        steps,
-        rvq=short_stage(1.0, batch_size, learning_rate),
-        mask=Stage(0.0),
-        residual=Stage(0.0),
-        weights=weights,
-        decoder_only=True,
-        ema_decay=ema_decay,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        early_stopping=early_stopping,
-        seed=seed,
-    )
-
-
-def train(
-    prior: MoMaskPrior,
-    clips: Sequence[MotionClip],
-    config: MoMaskTrainConfig,
-    out_dir: Path,
-    validation: Sequence[MotionClip] = (),
-    progress: bool = True,
-    device: torch.device | str = "cpu",
-) -> tuple[MoMaskPrior, pd.DataFrame]:
-    """Train a copy of `prior` on `clips`; returns it and its loss curves (see `train_stages`).
-
-    Reconstruction is compared on whole clips; `total` and `accuracy` of the transformers are
-    cross-entropy and share of right tokens. `out_dir` keeps the state of each stage: the same call
-    goes on where it was interrupted, bit for bit on a CPU.
-
-    Raises:
-        InputError: unusable clips, a damaged state file, or a loss that is no longer finite.
-    """
-    return train_stages(
-        prior, clips, config, _task, out_dir, "momask", validation, progress, device
-    )
 
 
 def mask_losses(
@@ -749,24 +567,20 @@ def draw_levels(times: Float[np.ndarray, "B"], levels: int) -> Int[np.ndarray, "
     return np.round((1 - np.cos(times * np.pi / 2)) * (levels - 2)).astype(int) + 1
 
 
-def _task(config: MoMaskTrainConfig, name: str, data: TokenData, held_out: TokenData) -> TokenTask:
-    stage, seed = config.stage(name), config.seed
+def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
+    """How either transformer is trained on tokens (`tokeniser.TokenTask`)."""
 
-    def validate(averaged: nn.Module) -> dict[str, float]:
-        return transformer_validation(averaged, held_out, stage.batch_size, seed)
-
-    return TokenTask(_losses(data, stage, seed), validate)
-
-
-def _losses(data: TokenData, stage: Stage, seed: int) -> Callable[..., dict[str, Tensor]]:
-    def losses(model: nn.Module, step: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([seed, CORRUPTION, step])
-        batch = data.step(stage.batch_size, seed, step)
-        drop = torch.from_numpy(rng.random(len(batch[0])) < stage.text_dropout)
+    def losses(model: nn.Module, step: int, part: int, parts: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([config.seed, CORRUPTION, step])
+        batch = data.step(config.batch_size, config.seed, step)
+        drop = torch.from_numpy(rng.random(len(batch[0])) < TEXT_DROPOUT[name])
         loss, right = _terms(model, batch, drop, rng.random(len(drop)), rng, corrupt=True)
         return {"total": loss.mean(), "accuracy": right.float().mean()}
 
-    return losses
+    def validate(model: nn.Module) -> dict[str, float]:
+        return transformer_validation(model, held_out, config.batch_size, config.seed)
+
+    return losses, validate
 
 
 def _terms(model, batch, drop_text, times, rng, corrupt):
@@ -801,40 +615,29 @@ def transformer_validation(
     return {"total": loss / tokens, "accuracy": right / tokens}
 
 
-FORMAT = "t2imu-momask-1"
-OFFICIAL = "Take the files of the official release (checkpoints/t2m) as they are."
-RVQ_FOLDER = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
-META = f"{RVQ_FOLDER}/meta"
-# What else stands among the weights: tables of sinusoids, and CLIP.
-IGNORED = ("position_enc.", "clip_model.")
-# Network: its file below the official folder, and the keys its weights may stand under.
-FILES = {
-    "rvq": (f"{RVQ_FOLDER}/model/net_best_fid.tar", ("vq_model", "net")),
-    "mask": (
-        "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns/model/latest.tar",
-        ("t2m_transformer", "trans"),
-    ),
-    "residual": (
-        "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2_sw/model/net_best_fid.tar",
-        ("res_transformer",),
-    ),
-    "lengths": ("length_estimator/model/finest.tar", ("estimator",)),
-}
-# Rows of the table of sinusoids in an official file.
-POSITIONS = 5000
+# ---------------------------------------------------------------- files
+def _networks(config: MoMaskConfig, classes: int | None) -> dict[str, nn.Module]:
+    """Networks without meaningful weights; no length estimator where there are no classes."""
+    networks: dict[str, nn.Module] = {
+        "rvq": RVQ(config.rvq),
+        "mask": MaskTransformer(config.transformer),
+        "residual": ResidualTransformer(config.transformer),
+    }
+    if classes is not None:
+        networks["lengths"] = LengthEstimator(config.transformer.text_width, classes)
+    return networks
+
+
+def _held(prior: MoMaskPrior) -> dict[str, nn.Module]:
+    return {name: x for name in FILES if (x := getattr(prior, name)) is not None}
 
 
 def save_momask(path: Path, prior: MoMaskPrior) -> Path:
-    """Write a prior into one file (see `prior_files`)."""
-    state = {
-        f"{name}.{key}": x
-        for name, network in _networks(prior).items()
-        for key, x in network.state_dict().items()
-    }
+    """Write a prior into one file (`checkpoints.save`)."""
     classes = None if prior.lengths is None else prior.lengths.classes
-    return write_own(
-        path, FORMAT, state, prior, {"config": asdict(prior.config), "lengths": classes}
-    )
+    networks = {f"{name}.": network for name, network in _held(prior).items()}
+    about = {"config": asdict(prior.config), "lengths": classes}
+    return checkpoints.save(path, FORMAT, networks, prior, about)
 
 
 def load_momask(
@@ -843,39 +646,17 @@ def load_momask(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> MoMaskPrior:
-    """Read a prior that `save_momask` wrote, in evaluation mode.
+    """Read what `save_momask` wrote (`checkpoints.load`)."""
 
-    text_encoder: the encoder to use; None loads the one that the prior names, with what it computes
-    kept in `cache`.
+    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
+        config = checkpoints.config_of(MoMaskConfig, about["config"])
+        return {f"{name}.": x for name, x in _networks(config, about["lengths"]).items()}
 
-    Raises:
-        InputError: no such file, a damaged one, parameters that do not fit the file's own
-            configuration (all are listed), or another text encoder than that of the training.
-    """
-    path = Path(path)
-    tensors, about = read_own(path, FORMAT, {"lengths"})
-    config = _config(path, about["config"])
-    text_encoder = same_encoder(path, about, text_encoder, cache)
-    empty = _empty(config, about["lengths"])
-    wanted = {
-        f"{name}.{key}": tuple(x.shape)
-        for name, network in empty.items()
-        for key, x in network.state_dict().items()
-    } | statistics_shapes(config.channels)
-    check_parameters(path, tensors, wanted, f"those of {config}", REMEDY)
-    normaliser = take_statistics(tensors)
-    for name, network in empty.items():
-        own = {key: tensors[f"{name}.{key}"] for key in network.state_dict()}
-        network.load_state_dict(own)
-        network.to(device).eval()
-    return MoMaskPrior(
-        config,
-        normaliser=normaliser,
-        text_encoder=text_encoder,
-        history=about["history"],
-        velocity_weight=about["velocity_weight"],
-        **empty,
+    networks, common, about = checkpoints.load(
+        path, (FORMAT,), build, text_encoder, cache, device, ("lengths",)
     )
+    config = checkpoints.config_of(MoMaskConfig, about["config"])
+    return MoMaskPrior(config, **dict(zip(FILES, networks, strict=False)), **common)
 
 
 def read_momask(
@@ -884,42 +665,42 @@ def read_momask(
     config: MoMaskConfig | None = None,
     device: torch.device | str = "cpu",
 ) -> MoMaskPrior:
-    """Read the official checkpoints of a folder (see above), in evaluation mode.
+    """Read the checkpoints of the official release (`FILES`, `META`), in evaluation mode.
+
+    The ``.tar`` files are PyTorch checkpoints, not archives; the length estimator may be absent.
+    Code: MIT licence (Chuan Guo, 2023); the data that the weights were trained on keep their own
+    terms.
 
     text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
     ones. Mean and standard deviation are those beside the weights. `history` names the files by
     their hashes and epochs.
 
     Raises:
-        InputError: a file that is missing, damaged, or would run code, or parameters of other
-            names and shapes (all are listed, by file).
+        InputError: a file that is missing, damaged or holds code, or parameters of other names and
+            shapes (all are listed, by file).
     """
     folder = Path(folder)
-    text_encoder = official_encoder(folder, text_encoder)
+    text_encoder = checkpoints.official_encoder(folder, text_encoder)
     config = fitted(config or MoMaskConfig(), text_encoder.pooled_width)
-    lengths = folder / FILES["lengths"][0]
-    classes = config.transformer.max_tokens + 1 if lengths.exists() else None
-    empty, entry = _empty(config, classes), {"official": "MoMask", "files": {}}
-    for name, network in empty.items():
-        path = folder / FILES[name][0]
-        content, weights = read_official(path, FILES[name][1], OFFICIAL)
-        weights = {k: x for k, x in weights.items() if not str(k).startswith(IGNORED)}
-        check_parameters(
-            path, weights, _official_shapes(name, network), f"{name} of MoMask", OFFICIAL
-        )
-        network.load_state_dict(weights)
-        network.to(device).eval()
+    classes = config.transformer.max_tokens + 1
+    there = (folder / FILES["lengths"][0]).exists()
+    networks = _networks(config, classes if there else None)
+    entry: dict[str, Any] = {"official": "MoMask", "files": {}}
+    for name, network in networks.items():
+        file, keys = FILES[name]
+        content, _ = checkpoints.load_official(
+            folder / file, network, keys, f"{name} of MoMask", OFFICIAL,
+            ignored=lambda key: key.startswith(IGNORED),
+        )  # fmt: skip
+        network.to(device)
         epoch = content.get("ep", content.get("epoch"))
         entry["files"][name] = {
-            "sha256": sha256(path),
+            "sha256": sha256(folder / file),
             "epoch": epoch if isinstance(epoch, int) else None,
         }
+    normaliser = checkpoints.read_statistics(folder / META, OFFICIAL)
     return MoMaskPrior(
-        config,
-        normaliser=read_statistics(folder / META, OFFICIAL),
-        text_encoder=text_encoder,
-        history=[entry],
-        **empty,
+        config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
     )
 
 
@@ -933,53 +714,20 @@ def write_momask(folder: Path, prior: MoMaskPrior) -> Path:
         InputError: the folder already holds such files.
     """
     folder = Path(folder)
-    refuse_overwriting(folder, (file for file, _ in FILES.values()))
-    for name, network in _networks(prior).items():
+    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
+    for name, network in _held(prior).items():
         file, (key, *_) = FILES[name]
-        state = {
-            key: x.detach().float().cpu().clone()
-            for key, x in network.state_dict().items()
-            if key in _official_shapes(name, network)
-        }
+        state = checkpoints.official_state(network)
         if name in ("mask", "residual"):
             table = sinusoids(POSITIONS, prior.config.transformer.width)
             state["position_enc.pe"] = table[:, None]
-        with atomic_write(folder / file) as temporary:
-            torch.save({key: state, "epoch" if name == "lengths" else "ep": 0}, temporary)
-    write_statistics(folder / META, prior.normaliser)
+        epoch = "epoch" if name == "lengths" else "ep"
+        checkpoints.write_checkpoint(folder / file, {key: state, epoch: 0})
+    checkpoints.write_statistics(folder / META, prior.normaliser)
     return folder
 
 
-def _networks(prior: MoMaskPrior) -> dict[str, nn.Module]:
-    networks = {name: getattr(prior, name) for name in FILES}
-    return {name: network for name, network in networks.items() if network is not None}
-
-
-def _empty(config: MoMaskConfig, classes: int | None) -> dict[str, Any]:
-    """Networks without meaningful weights; no length estimator where there are no classes."""
-    networks: dict[str, Any] = {
-        "rvq": RVQ(config.rvq),
-        "mask": MaskTransformer(config.transformer),
-        "residual": ResidualTransformer(config.transformer),
-    }
-    if classes is not None:
-        networks["lengths"] = LengthEstimator(config.transformer.text_width, classes)
-    return networks
-
-
-def _official_shapes(name: str, network: nn.Module) -> dict[str, tuple[int, ...]]:
-    shapes = {key: tuple(x.shape) for key, x in network.state_dict().items()}
-    own = ("code_sum", "code_count") if name == "rvq" else ()
-    return {key: shape for key, shape in shapes.items() if not key.endswith(own)} if own else shapes
-
-
-def _config(path: Path, values: dict[str, Any]) -> MoMaskConfig:
-    checked_fields(path, "config", values, MoMaskConfig)
-    parts = {"rvq": RVQConfig, "transformer": TokenTransformerConfig}
-    built = {n: kind(**checked_fields(path, n, values[n], kind)) for n, kind in parts.items()}
-    return MoMaskConfig(**values | built)
-
-
+# ---------------------------------------------------------------- the family
 class Sizes(TokenSizes):
     """Sizes of the tokeniser and of both transformers."""
 
@@ -1003,22 +751,23 @@ class MoMaskGenerator(TokenGenerator):
     """See the module."""
 
     Sizes = Sizes
-    plain = staticmethod(plain_training)
-    decoder_alone = staticmethod(refinement)
-    run = staticmethod(train)
+    networks = ("rvq", "mask", "residual")
+    stages = (Stage("rvq", 0.5), Stage("mask", 0.25), Stage("residual", 0.25))
+    task = staticmethod(task)
+    level_dropout = 0.2
 
     def untrained(self, sizes, clips, encoder, seed):
         normaliser = Normaliser(*statistics([clip.features for clip in clips]))
         return new_momask(configuration(sizes), normaliser, encoder, seed)
 
-    def published(self, folder: Path, sizes, encoder: TextEncoder) -> MoMaskPrior:
+    def published(self, folder, sizes, encoder):
         config = None if sizes is None else fitted(configuration(sizes), encoder.pooled_width)
         return read_momask(folder, encoder, config)
 
-    def save(self, path: Path, prior: MoMaskPrior) -> list[Path]:
+    def save(self, path, prior):
         return [save_momask(path, prior)]
 
-    def load(self, path: Path, encoder: TextEncoder | None = None) -> MoMaskPrior:
+    def load(self, path, encoder=None):
         return load_momask(path, encoder)
 
     def generate(

@@ -1,13 +1,15 @@
-"""The network of ReMoDiffuse (Zhang et al., ICCV 2023): diffusion helped by retrieved motions.
+"""ReMoDiffuse (Zhang et al., ICCV 2023): diffusion that looks at retrieved motions.
 
 Parameters carry the names of the official checkpoint below its prefix ``model.``. Attention is
 linear (Shen et al., WACV 2021): queries are normalised over channels, keys over tokens. The keys
 are those of the prompt, of two retrieved motions and of the noisy motion itself; prompt and
 retrieval can each be left out, which gives four branches: both, text, retrieval, none.
+
+The authors' code and weights are under the S-Lab License 1.0, for non-commercial use; neither is
+part of this project.
 """
 
 import copy
-import json
 import math
 import os
 import shutil
@@ -15,42 +17,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models.checkpoints import (
-    REMEDY,
-    check_parameters,
-    checked_fields,
-    official_encoder,
-    read_official,
-    read_own,
-    read_statistics,
-    same_encoder,
-    statistics_shapes,
-    take_statistics,
-    write_own,
-    write_statistics,
-)
-from t2imu_utils.models.diffusion import add_noise, item_noise
+from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.diffusion import Schedule, add_noise, ddim_step, item_noise, schedule_of
 from t2imu_utils.models.generator import (
     DiffusionDenoiser,
     Generator,
     check_requests,
+    in_batches,
     refuse_processes,
 )
 from t2imu_utils.models.losses import LossWeights, motion_losses
-from t2imu_utils.models.mdm import feature_scale
 from t2imu_utils.models.retrieval import (
     Database,
     build_database,
@@ -64,26 +51,32 @@ from t2imu_utils.models.retrieval import (
 )
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.models.trainer import (
-    CRITERION,
     SENTENCES,
     STEP,
     VALIDATION,
     Batch,
     Dataset,
-    LoopConfig,
     TrainConfig,
-    check_early_stopping,
     kept_row,
+    key_of,
     loss_curves,
-    run_loop,
+    prefix,
+    source_of,
     step_items,
 )
+from t2imu_utils.models.trainer import train as run_training
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.runs import cache_dir
 from t2imu_utils.tracks import Count, Section
 
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, DDPMScheduler
+# Sampling steps in each fifth of the timesteps, from the clean end on.
+SECTIONS = (15, 15, 8, 6, 6)
+FORMAT = "t2imu-remodiffuse-1"
+WEIGHTS, OFFICIAL_DATABASE = "latest.pth", "t2m_text_train.npz"
+OFFICIAL = "Take latest.pth of the HumanML3D configuration as published, whole."
+PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
+# The official statistics: root and contact channels divided twice by the feature bias of 5.
+OFFICIAL_SCALE = 25
 
 
 @dataclass(frozen=True)
@@ -149,7 +142,7 @@ class Mixture:
     a coin decides between w · both + (1 - w) · retrieval and w · text + (1 - w) · none; with
     `average` both are averaged instead. From there on the weights are `fine` for both, text,
     retrieval, and 1 minus their sum for none. The official ones were tuned on that checkpoint; a
-    prior of other weights begins with `NEUTRAL` (`remodiffuse_training.fit_mixture` finds its own).
+    prior of other weights begins with `NEUTRAL`.
     """
 
     coarse_scale: float = 6.5
@@ -459,21 +452,6 @@ class ReMoDiffuse(nn.Module):
         return self.out(x)
 
 
-def new_remodiffuse(config: ReMoDiffuseConfig, seed: int) -> ReMoDiffuse:
-    """A freshly initialised network whose weights depend on `config` and `seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ReMoDiffuse(config)
-
-
-FORMAT = "t2imu-remodiffuse-1"
-OFFICIAL = "Take latest.pth of the HumanML3D configuration as published, whole."
-PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
-PREFIX, CLIP = "model.", "model.clip."
-# The official statistics: root and contact channels divided twice by the feature bias of 5.
-OFFICIAL_SCALE = 25
-
-
 @dataclass
 class ReMoDiffusePrior:
     """A trained network, statistics of its features, its text encoder, what it retrieves from.
@@ -532,151 +510,15 @@ def new_remodiffuse_prior(
     mixture: Mixture = NEUTRAL,
 ) -> ReMoDiffusePrior:
     """An untrained prior; `text_width` of `config` is set to that of the encoder."""
-    model = new_remodiffuse(replace(config, text_width=text_encoder.width), seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ReMoDiffuse(replace(config, text_width=text_encoder.width))
     return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture)
 
 
-def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write a prior into one file (see `prior_files`).
-
-    Of the database only the version is written: `retrieval_files.save_database` keeps it, and the
-    arms of a study share one.
-    """
-    about = {
-        "config": asdict(prior.config),
-        "mixture": asdict(prior.mixture),
-        "database": prior.database.version,
-    }
-    return write_own(path, FORMAT, prior.model.state_dict(), prior, about)
-
-
-def load_remodiffuse(
-    path: Path,
-    database: Database,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> ReMoDiffusePrior:
-    """Read a prior that `save_remodiffuse` wrote, in evaluation mode.
-
-    database: the one the prior was saved with. (To retrieve from another, load with this one and
-    `dataclasses.replace` it.) text_encoder: None loads the one that the prior names, with token
-    states kept in `cache`.
-
-    Raises:
-        InputError: no such file, a damaged one, parameters that do not fit the file's own
-            configuration (all are listed), or another text encoder or database.
-    """
-    path = Path(path)
-    tensors, about = read_own(path, FORMAT, {"mixture", "database"})
-    config = ReMoDiffuseConfig(**checked_fields(path, "config", about["config"], ReMoDiffuseConfig))
-    mixture = checked_fields(path, "mixture", about["mixture"], Mixture)
-    text_encoder = same_encoder(path, about, text_encoder, cache)
-    found, wanted = database.version[:12], about["database"][:12]
-    if found != wanted:
-        raise InputError(
-            f"{path}: database", found, f"{wanted}, which the prior was trained with",
-            "Pass that one; another means nothing to this prior.",
-        )  # fmt: skip
-    model = ReMoDiffuse(config)
-    shapes = {key: tuple(x.shape) for key, x in model.state_dict().items()}
-    shapes |= statistics_shapes(config.channels)
-    check_parameters(path, tensors, shapes, f"those of {config}", REMEDY)
-    normaliser = take_statistics(tensors)
-    model.load_state_dict(tensors)
-    model.to(device).eval()
-    mixture = Mixture(**mixture | {"fine": tuple(mixture["fine"])})
-    kept = about["history"], about["velocity_weight"]
-    return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture, *kept)
-
-
-def read_remodiffuse(
-    path: Path,
-    database: Database,
-    normaliser: Normaliser | None = None,
-    encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    config: ReMoDiffuseConfig | None = None,
-) -> ReMoDiffusePrior:
-    """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
-
-    The CLIP inside is passed over; `encoder` must be `clip` (None loads it). The mixture is the
-    official one. Licence of the published weights: S-Lab License 1.0, non-commercial use only.
-
-    Args:
-        database: from ``t2m_text_train.npz`` (`retrieval_files.read_database`).
-        normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
-            ``std.npy`` beside the weights. They are never computed from data.
-        config: sizes, None for the official ones; `text_width` is set to that of the encoder.
-
-    Raises:
-        InputError: no or an unsafe or damaged file, parameters that do not match (all are
-            listed), no statistics or those of another scale, or another text encoder.
-    """
-    path = Path(path)
-    encoder = official_encoder(path, encoder, cache)
-    normaliser = normaliser or read_statistics(path.parent, PUBLISHED)
-    if (scale := feature_scale(normaliser)) != OFFICIAL_SCALE:
-        raise InputError(
-            "statistics", f"root and contact channels divided by {scale}",
-            f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
-            "Take mean.npy and std.npy that were published with ReMoDiffuse.",
-        )  # fmt: skip
-    config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
-    _, weights = read_official(path, ("state_dict",), OFFICIAL)
-    named = {str(key).removeprefix("module."): x for key, x in weights.items()}
-    tensors = {key: x for key, x in named.items() if not key.startswith(CLIP)}
-    with torch.device("meta"):
-        model = ReMoDiffuse(config)
-    shapes = {f"{PREFIX}{key}": tuple(x.shape) for key, x in model.state_dict().items()}
-    check_parameters(path, tensors, shapes, f"those of {config}", OFFICIAL)
-    model.load_state_dict({k.removeprefix(PREFIX): x for k, x in tensors.items()}, assign=True)
-    origin = {
-        "folder": path.resolve().parent.name,
-        "file": path.name,
-        "sha256": sha256(path),
-        "licence": "S-Lab License 1.0: non-commercial use only",
-    }
-    return ReMoDiffusePrior(model.eval(), normaliser, encoder, database, Mixture(), [origin])
-
-
-def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write the weights in the official layout, with ``mean.npy`` and ``std.npy`` beside them.
-
-    CLIP is not in the file: official code needs ``model.clip.*`` merged in, or a loader that is not
-    strict; it builds the network with its own default sizes alone.
-    """
-    path = Path(path)
-    state = {
-        f"{PREFIX}{key}": x.detach().float().cpu().contiguous()
-        for key, x in prior.model.state_dict().items()
-    }
-    write_statistics(path.parent, prior.normaliser)
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        torch.save({"meta": {}, "state_dict": state}, stream)
-    return path
-
-
-# Sampling steps in each fifth of the timesteps, from the clean end on.
-SECTIONS = (15, 15, 8, 6, 6)
-# Standard deviation, in frames, of the filter on the joints that the authors publish.
-PUBLISHED_SIGMA = 2.5
-# Text and retrieval of each branch.
-BOTH, TEXT, RETRIEVAL, NONE = (True, True), (True, False), (False, True), (False, False)
-
-
-def linear_schedule(steps: int = 1000) -> "DDPMScheduler":
-    """Betas from 1e-4 to 0.02 (Ho et al. 2020), for a model that predicts x_0."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(
-        num_train_timesteps=steps,
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        prediction_type="sample",
-        clip_sample=False,
-    )
+def linear_schedule(steps: int = 1000) -> Schedule:
+    """Betas from 1e-4 to 0.02 (Ho et al. 2020)."""
+    return schedule_of(torch.linspace(1e-4, 0.02, steps, dtype=torch.float32))
 
 
 def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[np.ndarray, "S"]:
@@ -704,25 +546,15 @@ def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[n
     return np.array(kept)
 
 
-def respaced_ddim(timesteps: Int[np.ndarray, "S"], steps: int = 1000) -> "DDIMScheduler":
-    """A DDIM solver whose timestep i is `timesteps[i]` of the linear schedule.
+def respaced(timesteps: Int[np.ndarray, "S"], steps: int = 1000) -> Schedule:
+    """The linear schedule at these timesteps alone.
 
     Betas are computed again so that the kept timesteps keep their signal: beta_i = 1 - ᾱ_i /
     ᾱ_(i-1) (Nichol & Dhariwal 2021, section 4).
     """
     signal = np.cumprod(1 - np.linspace(1e-4, 0.02, steps))[timesteps]
     betas = 1 - signal / np.concatenate([[1.0], signal[:-1]])
-    from diffusers import DDIMScheduler
-
-    solver = DDIMScheduler(
-        num_train_timesteps=len(timesteps),
-        trained_betas=betas.tolist(),
-        prediction_type="sample",
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
-    solver.set_timesteps(len(timesteps))
-    return solver
+    return schedule_of(torch.tensor(betas, dtype=torch.float32))
 
 
 def mixed(
@@ -774,11 +606,9 @@ def sample(
 
     predict: what `mixed` makes. coins: one for each item and sampling step, in order of sampling.
     """
-    solver = respaced_ddim(timesteps, steps)
-    x = noise
-    for toss, i in zip(coins.T, solver.timesteps.tolist(), strict=True):
-        x0_hat = predict(x, int(timesteps[i]), toss)
-        x = solver.step(x0_hat, i, x, eta=0.0).prev_sample
+    schedule, x = respaced(timesteps, steps), noise
+    for toss, i in zip(coins.T, reversed(range(len(timesteps))), strict=True):
+        x = ddim_step(x, predict(x, int(timesteps[i]), toss), schedule, i)
     return x
 
 
@@ -794,10 +624,10 @@ def generate(
 ) -> list[Float[np.ndarray, "T 263"]]:
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
-    They are as the model makes them: the joints that the authors publish are smoothed, which
-    `published_joints` does. frames: length of each motion. seeds: one an item; an item's motion is
-    made by its prompt, length and seed alone, whatever it is sampled with (up to rounding).
-    guidance: the mixture's `coarse_scale`; None keeps that of the prior.
+    They are as the model makes them: the joints that the authors publish are smoothed by a Gaussian
+    of 2.5 frames, which hides jitter. frames: length of each motion. seeds: one an item; an item's
+    motion is made by its prompt, length and seed alone, whatever it is sampled with (up to
+    rounding). guidance: the mixture's `coarse_scale`; None keeps that of the prior.
 
     Raises:
         InputError: what `check_requests` refuses.
@@ -812,68 +642,25 @@ def generate(
     rows = retrieve(prior.database, pooled, frames, None, config.retrieved, config.length_weight)
     model = prior.model.to(device).eval()
     timesteps = timestep_map(config.diffusion_steps)
-    order = sorted(range(len(prompts)), key=lambda i: frames[i])
-    motions: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    with tqdm(total=len(prompts), unit="motion", mininterval=2, disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            items = order[start : start + batch_size]
-            lengths = [int(frames[i]) for i in items]
-            mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-            longest = int(valid[items].sum(1).max())
-            text = tokens[items, :longest].to(device), valid[items, :longest].to(device)
-            with torch.inference_mode():
-                found = (part.to(device) for part in gather(prior.database, rows[items]))
-                condition = model.condition(*text, model.database(*found))
-            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
-            noise = next(item_noise(lengths, generators, config.channels, device))
-            coins = torch.stack(
-                [torch.randint(0, 2, (len(timesteps),), generator=g) for g in generators]
-            )
-            predict = mixed(model, condition, mask.to(device), mixture)
-            x = sample(predict, noise, coins.bool().to(device), timesteps, config.diffusion_steps)
-            for i, length, row in zip(items, lengths, x.cpu().numpy(), strict=True):
-                raw = prior.normaliser.denormalise(row[:length])
-                motions[i] = np.asarray(raw, dtype=np.float32)
-            bar.update(len(items))
-    return motions
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        longest = int(valid[items].sum(1).max())
+        text = tokens[items, :longest].to(device), valid[items, :longest].to(device)
+        with torch.inference_mode():
+            found = (part.to(device) for part in gather(prior.database, rows[items]))
+            condition = model.condition(*text, model.database(*found))
+        noise = next(item_noise(lengths, generators, config.channels, device))
+        coins = torch.stack(
+            [torch.randint(0, 2, (len(timesteps),), generator=g) for g in generators]
+        )
+        predict = mixed(model, condition, prefix(lengths).to(device), mixture)
+        coins = coins.bool().to(device)
+        return sample(predict, noise, coins, timesteps, config.diffusion_steps).cpu().numpy()
+
+    return in_batches(make, frames, seeds, batch_size, prior.normaliser, progress)
 
 
-def published_joints(
-    joints: Float[np.ndarray, "T 22 3"], sigma: float = PUBLISHED_SIGMA
-) -> Float[np.ndarray, "T 22 3"]:
-    """Joints smoothed along time as in the files that the official demo writes.
-
-    A Gaussian of `sigma` frames on each coordinate, the ends continued as they are. It hides jitter
-    of the raw motion; whatever measures acceleration must not be given these.
-    """
-    return gaussian_filter1d(joints, sigma, axis=0, mode="nearest")
-
-
-# Adam as PyTorch sets it, which the official training does not change.
-BETAS = (0.9, 0.999)
-# Which of the random streams of a seed the tuning draws from.
-TUNING = 30
-# How far tuned weights are held to those of the branch with both conditions, as a share of the
-# spread of the branches.
-RIDGE = 1e-3
-
-
-def official_training(steps: int, seed: int = 0, weights: LossWeights | None = None) -> TrainConfig:
-    """Batch, rate and dropout of the official training; it has no moving average.
-
-    Officially the rate falls to nearly zero along a cosine; here it is constant.
-    """
-    return TrainConfig(
-        steps=steps,
-        batch_size=128,
-        learning_rate=2e-4,
-        ema_decay=0.0,
-        condition_dropout=0.1,
-        seed=seed,
-        weights=weights or LossWeights(),
-    )
-
-
+# ---------------------------------------------------------------- training
 @dataclass(frozen=True)
 class RetrievalBatch:
     """What one step trains on: `Batch` and the retrieved items of each clip (see `gather`)."""
@@ -940,8 +727,7 @@ def draw_batch(
     rng = np.random.default_rng([config.seed, STEP, step])
     shown = np.minimum(data.lengths, config.max_frames)
     items = step_items(shown, config.batch_size, config.seed, step)
-    spare = data.lengths[items] - shown[items]
-    starts = rng.integers(0, spare + 1)
+    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
     captions = rng.integers(0, [len(data.captions[i]) for i in items])
     t = rng.integers(0, prior.config.diffusion_steps, len(items))
     drop = rng.random((2, len(items))) < config.condition_dropout
@@ -951,15 +737,7 @@ def draw_batch(
 def _assemble(
     prior, data, near, items, starts, captions, max_frames, t, drop, rng
 ) -> RetrievalBatch:
-    clips = data.batch(
-        items,
-        starts=starts,
-        captions=captions,
-        max_frames=max_frames,
-        t=torch.from_numpy(t),
-        drop_text=torch.from_numpy(drop[0]),
-        noise=torch.Generator().manual_seed(int(rng.integers(2**63))),
-    )
+    clips = data.batch(items, starts, captions, max_frames, t, drop[0], rng)
     rows = np.stack([near[i][c] for i, c in zip(items, captions, strict=True)])
     return RetrievalBatch(clips, *gather(prior.database, rows), torch.from_numpy(drop[1]))
 
@@ -969,28 +747,16 @@ def batch_losses(
     batch: RetrievalBatch,
     normaliser: Normaliser,
     weights: LossWeights,
-    scheduler: "DDPMScheduler",
     all_terms: bool = False,
+    motion_loss: Callable = motion_losses,
 ) -> dict[str, Float[Tensor, "B"]]:
     """Noise a batch, predict it clean, and compare, one value a sample (see `motion_losses`)."""
     clips = batch.clips
-    x_t = add_noise(clips.x0, clips.noise, clips.t, scheduler)
+    x_t = add_noise(clips.x0, clips.noise, clips.t, linear_schedule(model.config.diffusion_steps))
     retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
     condition = model.condition(clips.text, clips.text_valid, retrieved)
     x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
-    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
-
-
-def _held_out(prior, data, near, config, timesteps, stream):
-    """Batches over all clips once, by length, with both conditions and the first captions."""
-    order = np.argsort(data.lengths, kind="stable")
-    for start in range(0, len(data), config.batch_size):
-        items = order[start : start + config.batch_size]
-        zeros, none = np.zeros(len(items), int), np.zeros((2, len(items)), bool)
-        rng = np.random.default_rng([config.seed, *stream, start])
-        yield _assemble(
-            prior, data, near, items, zeros, zeros, config.max_frames, timesteps[items], none, rng
-        )
+    return motion_loss(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
 
 
 @torch.inference_mode()
@@ -1000,21 +766,24 @@ def validation_losses(
     data: Dataset,
     near: Sequence[Int[np.ndarray, "captions R"]],
     config: TrainConfig,
-    device: torch.device | str = "cpu",
+    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
 
     data, near: `Dataset` and `neighbours` of the clips. Timesteps are spread evenly over them.
     """
-    steps, n = prior.config.diffusion_steps, len(data)
-    scheduler = linear_schedule(steps)
-    spread = np.linspace(0, steps - 1, n).round().astype(int)
+    device, n = next(model.parameters()).device, len(data)
+    spread = np.linspace(0, prior.config.diffusion_steps - 1, n).round().astype(int)
     timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
+    order = np.argsort(data.lengths, kind="stable")
     sums: dict[str, float] = {}
-    for batch in _held_out(prior, data, near, config, timesteps, (VALIDATION, 1)):
-        terms = batch_losses(
-            model, batch.to(device), prior.normaliser, config.weights, scheduler, all_terms=True
-        )
+    for start in range(0, n, config.batch_size):
+        items = order[start : start + config.batch_size]
+        zeros, none = np.zeros(len(items), int), np.zeros((2, len(items)), bool)
+        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
+        t, frames = timesteps[items], config.max_frames
+        batch = _assemble(prior, data, near, items, zeros, zeros, frames, t, none, rng).to(device)
+        terms = batch_losses(model, batch, prior.normaliser, config.weights, True, motion_loss)
         for name, values in terms.items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
     return {name: total / n for name, total in sums.items()}
@@ -1028,112 +797,158 @@ def train(
     validation: Sequence[MotionClip] = (),
     progress: bool = True,
     device: torch.device | str = "cpu",
+    motion_loss: Callable = motion_losses,
 ) -> tuple[ReMoDiffusePrior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it and its loss curves.
 
-    config: as for MDM, so that both can be given the same budget (`official_training`: as the
-    authors do). `weights` adds L_acc and its siblings to the x_0 error with the same parameters.
-    The curves and `out_dir` are those of `training.train`: the same call goes on where it was
-    interrupted, bit for bit on a CPU.
+    config: as for MDM, so that both can be given the same budget; the authors train with batches of
+    128, learning rate 2e-4 (which falls along a cosine) and no moving average. A clip never sees a
+    retrieved motion of its own recording. The curves and `out_dir` are those of `mdm.train`.
 
     Raises:
-        InputError: unusable clips, fewer than two motions to retrieve for one, a damaged state
-            file, or a loss that is no longer finite.
+        InputError: unusable clips, fewer than two motions to retrieve for one, or what
+            `trainer.train` refuses.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
             "TrainConfig: max_frames", str(config.max_frames),
             f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
         )  # fmt: skip
-    check_early_stopping(config, validation)
     data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
-    scheduler = linear_schedule(prior.config.diffusion_steps)
 
-    def losses(model: ReMoDiffuse, step: int) -> dict[str, Tensor]:
+    def losses(model: ReMoDiffuse, step: int, part: int, parts: int) -> dict[str, Tensor]:
         batch = draw_batch(prior, data, near, config, step).to(device)
-        terms = batch_losses(model, batch, prior.normaliser, config.weights, scheduler)
+        terms = batch_losses(
+            model, batch, prior.normaliser, config.weights, motion_loss=motion_loss
+        )
         return {name: values.mean() for name, values in terms.items()}
 
-    settings = config.record("checkpoint_every")
-    ingredients = [
-        settings, asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint,
-        prior.database.version,
-    ]  # fmt: skip
+    key = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
+    key += [prior.database.version, *source_of(motion_loss)]
     check = None
     if validation:
         held_out = Dataset(prior, validation)
-        if config.early_stopping:
-            ingredients.append(held_out.fingerprint)
+        key += [held_out.fingerprint] if config.early_stopping else []
         theirs = neighbours(prior, validation, config.max_frames, held_out=True)
 
         def check(model: ReMoDiffuse) -> dict[str, float]:
-            return validation_losses(model, prior, held_out, theirs, config, device)
+            return validation_losses(model, prior, held_out, theirs, config, motion_loss)
 
-    loop = LoopConfig(
-        steps=config.steps,
-        learning_rate=config.learning_rate,
-        betas=BETAS,
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        checkpoint_every=config.checkpoint_every,
-        validate_every=config.validate_every,
-        early_stopping=config.early_stopping,
-        seed=config.seed,
-    )
-    model = copy.deepcopy(prior.model).to(device).requires_grad_(True)
-    path = Path(out_dir) / "training.pt"
-    key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-    model, rows, validated = run_loop(model, losses, loop, path, key, check, progress)
+    model, rows, validated = run_training(
+        copy.deepcopy(prior.model).requires_grad_(True), losses, replace(config, accumulate=1),
+        Path(out_dir) / "training.pt", key_of(*key), check, progress=progress, device=device,
+    )  # fmt: skip
     entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
     if validated:
-        entry["validation"] = kept_row(validated, CRITERION, config.early_stopping)
+        entry["validation"] = kept_row(validated, "total", config.early_stopping)
     trained = replace(prior, model=model, history=[*prior.history, entry])
     return trained, loss_curves(rows, validated)
 
 
-@torch.inference_mode()
-def fit_mixture(
-    prior: ReMoDiffusePrior,
-    clips: Sequence[MotionClip],
-    config: TrainConfig,
-    device: torch.device | str = "cpu",
-) -> Mixture:
-    """The `fine` weights that lie closest to held-out clips; the rest of the mixture is kept.
+# ---------------------------------------------------------------- files
+def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
+    """Write a prior into one file (`checkpoints.save`).
 
-    Least squares on x_0 at every sampled timestep up to `fine_until`, over the four branches, with
-    weights that sum to 1 and a small pull towards (1, 0, 0). (The authors tuned theirs for FID and
-    do not tell how.)
+    Of the database only the version is written: `retrieval.save_database` keeps it, and the models
+    of a study share one.
     """
-    data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames, held_out=True)
-    scheduler = linear_schedule(prior.config.diffusion_steps)
-    model = prior.model.to(device).eval()
-    gram, pull = np.zeros((3, 3)), np.zeros(3)
-    kept = timestep_map(prior.config.diffusion_steps)
-    for t in kept[kept <= prior.mixture.fine_until].tolist():
-        at = np.full(len(data), t)
-        for drawn in _held_out(prior, data, near, config, at, (TUNING, t)):
-            batch = drawn.to(device)
-            clean = batch.clips
-            x_t = add_noise(clean.x0, clean.noise, clean.t, scheduler)
-            seen = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
-            condition = model.condition(clean.text, clean.text_valid, seen)
-            out = {}
-            for text, retrieval in ((True, True), (True, False), (False, True), (False, False)):
-                on = (torch.full_like(clean.drop_text, flag) for flag in (text, retrieval))
-                x0_hat = model(x_t, clean.t, clean.mask, condition, *on)
-                out[text, retrieval] = x0_hat[clean.mask].double()
-            none = out.pop((False, False))
-            apart = torch.stack([x - none for x in out.values()]).flatten(1)
-            gram += (apart @ apart.T).cpu().numpy()
-            pull += (apart @ (clean.x0[clean.mask].double() - none).flatten()).cpu().numpy()
-    ridge = RIDGE * np.trace(gram) / 3 + 1e-12
-    weights = np.linalg.solve(gram + ridge * np.eye(3), pull + ridge * np.array([1.0, 0.0, 0.0]))
-    return replace(prior.mixture, fine=tuple(float(x) for x in weights))
+    about = {
+        "config": asdict(prior.config),
+        "mixture": asdict(prior.mixture),
+        "database": prior.database.version,
+    }
+    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
 
 
-WEIGHTS, OFFICIAL_DATABASE = "latest.pth", "t2m_text_train.npz"
+def load_remodiffuse(
+    path: Path,
+    database: Database,
+    text_encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> ReMoDiffusePrior:
+    """Read what `save_remodiffuse` wrote (`checkpoints.load`); database: that it was saved with.
+
+    Raises:
+        InputError: what `checkpoints.load` refuses, or another database.
+    """
+    (model,), common, about = checkpoints.load(
+        path, (FORMAT,),
+        lambda about: {"": ReMoDiffuse(checkpoints.config_of(ReMoDiffuseConfig, about["config"]))},
+        text_encoder, cache, device, ("mixture", "database"),
+    )  # fmt: skip
+    found, wanted = database.version[:12], about["database"][:12]
+    if found != wanted:
+        raise InputError(
+            f"{path}: database", found, f"{wanted}, which the prior was trained with",
+            "Pass that one; another means nothing to this prior.",
+        )  # fmt: skip
+    mixture = checkpoints.config_of(Mixture, about["mixture"])
+    return ReMoDiffusePrior(model, database=database, mixture=mixture, **common)
 
 
+def read_remodiffuse(
+    path: Path,
+    database: Database,
+    normaliser: Normaliser | None = None,
+    encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    config: ReMoDiffuseConfig | None = None,
+) -> ReMoDiffusePrior:
+    """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
+
+    The file (``logs/remodiffuse/remodiffuse_t2m/latest.pth``, of mmcv) contains CLIP, which is
+    passed over, but neither the statistics of the features nor the retrieval database. The mixture
+    is the official one. Licence of the published weights: S-Lab License 1.0, non-commercial use
+    only.
+
+    Args:
+        database: from ``t2m_text_train.npz`` (`retrieval.read_database`).
+        normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
+            ``std.npy`` beside the weights. They are never computed from data.
+        config: sizes, None for the official ones; `text_width` is set to that of the encoder.
+
+    Raises:
+        InputError: no file, a damaged one or one with code, parameters that do not match (all are
+            listed), no statistics or those of another scale, or another text encoder.
+    """
+    path = Path(path)
+    encoder = checkpoints.official_encoder(path, encoder, cache)
+    normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
+    if (scale := checkpoints.feature_scale(normaliser)) != OFFICIAL_SCALE:
+        raise InputError(
+            "statistics", f"root and contact channels divided by {scale}",
+            f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
+            "Take mean.npy and std.npy that were published with ReMoDiffuse.",
+        )  # fmt: skip
+    config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
+    with torch.device("meta"):
+        model = ReMoDiffuse(config)
+    checkpoints.load_official(
+        path, model, ("state_dict",), f"those of {config}", OFFICIAL,
+        lambda key: f"model.{key}", lambda key: key.startswith("model.clip."),
+    )  # fmt: skip
+    origin = {
+        "folder": path.resolve().parent.name,
+        "file": path.name,
+        "sha256": sha256(path),
+        "licence": "S-Lab License 1.0: non-commercial use only",
+    }
+    return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
+
+
+def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
+    """Write the weights in the official layout, with ``mean.npy`` and ``std.npy`` beside them.
+
+    CLIP is not in the file: official code needs ``model.clip.*`` merged in, or a loader that is not
+    strict; it builds the network with its own default sizes alone.
+    """
+    state = checkpoints.official_state(prior.model, lambda key: f"model.{key}")
+    checkpoints.write_statistics(Path(path).parent, prior.normaliser)
+    return checkpoints.write_checkpoint(Path(path), {"meta": {}, "state_dict": state})
+
+
+# ---------------------------------------------------------------- the family
 class Sizes(Section):
     """Sizes of the network and of its diffusion."""
 
@@ -1157,17 +972,8 @@ class ReMoDiffuseDenoiser(DiffusionDenoiser):
     As in training, nothing is retrieved of the clip's own recording, where the database tells it.
     """
 
-    prior: ReMoDiffusePrior
-
-    def __call__(
-        self,
-        clips: Sequence[MotionClip],
-        x0: Float[Tensor, "B T C"],
-        mask: Bool[Tensor, "B T"],
-        level: Int[Tensor, "B"],
-        noise: Float[Tensor, "B T C"],
-    ) -> Float[Tensor, "B T C"]:
-        """Its guess of the clean motions."""
+    def __call__(self, clips, x0, mask, level, noise):
+        """Its guess of the clean motions (`generator.Denoiser`)."""
         model = self.prior.model.to(self.device).eval()
         rows = neighbours(self.prior, clips, self.max_frames, held_out=True)
         near = torch.stack([torch.as_tensor(first[0]) for first in rows])
@@ -1192,24 +998,29 @@ class ReMoDiffuseGenerator(Generator):
         database = build_database(clips, normaliser, encoder, config.max_frames)
         return new_remodiffuse_prior(config, normaliser, encoder, database, seed)
 
-    def published(self, folder: Path, sizes, encoder: TextEncoder) -> ReMoDiffusePrior:
+    def published(self, folder, sizes, encoder):
         database = read_database(folder / OFFICIAL_DATABASE, encoder)
         config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
         return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
 
-    def train(self, prior, clips, settings: TrainConfig, folder, held_out, device, processes=1):
+    def train(
+        self, prior, clips, settings, folder, held_out, device, processes=1,
+        motion_loss=motion_losses,
+    ):  # fmt: skip
         refuse_processes("ReMoDiffuse", processes)
-        return train(prior, clips, settings, folder, held_out, device=device)
+        return train(
+            prior, clips, settings, folder, held_out, device=device, motion_loss=motion_loss
+        )
 
     refine = train
 
-    def validation(self, prior, held_out, settings: TrainConfig, device) -> dict[str, float]:
+    def validation(self, prior, held_out, settings, device):
         data = Dataset(prior, held_out)
         near = neighbours(prior, held_out, settings.max_frames, held_out=True)
         model = prior.model.to(device).eval()
-        return validation_losses(model, prior, data, near, settings, device)
+        return validation_losses(model, prior, data, near, settings)
 
-    def save(self, path: Path, prior: ReMoDiffusePrior) -> list[Path]:
+    def save(self, path, prior):
         # What is retrieved from belongs to the prior, and all arms have the same: kept once.
         database = path.with_name("database.npz")
         kept = cache_dir("retrieval") / f"{prior.database.version}.npz"
@@ -1223,9 +1034,9 @@ class ReMoDiffuseGenerator(Generator):
             shutil.copyfile(kept, database)
         return [save_remodiffuse(path, prior), database]
 
-    def load(self, path: Path, encoder: TextEncoder | None = None) -> ReMoDiffusePrior:
+    def load(self, path, encoder=None):
         if encoder is None:
-            name = read_own(path, FORMAT)[1]["text_encoder"]["name"]
+            name = checkpoints.read(path, (FORMAT,))[1]["text_encoder"]["name"]
             encoder = load_text_encoder(name, cache_dir("text"))
         database = read_database(path.with_name("database.npz"), encoder)
         return load_remodiffuse(path, database, encoder)
@@ -1235,13 +1046,10 @@ class ReMoDiffuseGenerator(Generator):
     ):  # fmt: skip
         return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
 
-    def denoiser(self, prior: ReMoDiffusePrior, device) -> ReMoDiffuseDenoiser:
+    def denoiser(self, prior, device):
         return ReMoDiffuseDenoiser(prior, device)
 
-    def parameters(self, prior: ReMoDiffusePrior) -> int:
-        return sum(p.numel() for p in prior.model.parameters())
-
-    def network(self, prior: ReMoDiffusePrior) -> dict:
+    def network(self, prior):
         table = {k: v for k, v in asdict(prior.config).items() if k not in ("channels",)}
         return table | {"motions to retrieve from": len(prior.database)}
 

@@ -5,38 +5,21 @@ token is drawn, or the end. A tokeniser with one codebook turns tokens of four f
 Parameters carry the names of the official checkpoint, so that it loads as it is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models.checkpoints import (
-    REMEDY,
-    check_parameters,
-    checked_fields,
-    official_encoder,
-    read_official,
-    read_own,
-    read_statistics,
-    refuse_overwriting,
-    same_encoder,
-    statistics_shapes,
-    take_statistics,
-    write_own,
-    write_statistics,
-)
-from t2imu_utils.models.generator import check_requests
-from t2imu_utils.models.losses import LossWeights
+from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.mdm import sinusoids
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.tokeniser import (
@@ -44,20 +27,36 @@ from t2imu_utils.models.tokeniser import (
     STRIDE,
     RVQConfig,
     Stage,
-    StagedTrainConfig,
     TokenData,
     TokenGenerator,
     TokenSizes,
-    TokenTask,
     detokenise,
     new_rvq,
-    short_stage,
-    train_stages,
 )
-from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.models.trainer import TrainConfig
+from t2imu_utils.motion.corpus import Normaliser, statistics
 
 # Keys and values of one block at all places so far, (B, heads, places, width / heads) each.
 Past = tuple[Tensor, Tensor]
+# Share of the tokens that the transformer is shown as they are in training; the others are random
+# codes. (The text is never dropped.)
+KEEP = 0.5
+# Which of the random streams of a seed.
+CORRUPTION = 13
+FORMAT = "t2imu-t2mgpt-1"
+OFFICIAL = "Take the files that the official download scripts fetch, as they are."
+# Network: its file below the official folder, and the key that its weights stand under.
+FILES = {
+    "rvq": ("pretrained/VQVAE/net_last.pth", "net"),
+    "gpt": ("pretrained/VQTransformer_corruption05/net_best_fid.pth", "trans"),
+}
+# mean.npy and std.npy, with which it was trained: of the evaluator that the scripts fetch.
+META = "checkpoints/t2m/VQVAEV3_CB1024_CMT_H1024_NRES3/meta"
+# Our name of the codebook, and the official one.
+CODEBOOK = ("quantizer.layers.0.codebook", "quantizer.codebook")
+# What else an official file holds: causal masks, and a table of positions that is not used.
+UNUSED = "trans_base.pos_embedding.weight"
+IGNORED = (".attn.mask", UNUSED)
 
 
 @dataclass(frozen=True)
@@ -277,11 +276,6 @@ class T2MGPTPrior:
         """Name of the text encoder, as `load_text_encoder` knows it."""
         return self.text_encoder.name
 
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters of tokeniser and transformer."""
-        return sum(p.numel() for network in (self.rvq, self.gpt) for p in network.parameters())
-
 
 def new_t2mgpt(
     config: T2MGPTConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
@@ -332,22 +326,16 @@ def generate(
         )  # fmt: skip
     text = prior.text_encoder.encode_pooled(prompts)
     rvq, gpt = (network.to(device).eval() for network in (prior.rvq, prior.gpt))
-    longest = [prior.config.transformer.max_tokens] * len(prompts)
-    counts = longest if frames is None else [-(-int(n) // STRIDE) for n in frames]
-    order = sorted(range(len(prompts)), key=lambda i: counts[i])
-    motions: list[np.ndarray] = [np.empty(0)] * len(prompts)
-    with tqdm(total=len(prompts), unit="motion", mininterval=2, disable=not progress) as bar:
-        for start in range(0, len(order), batch_size):
-            items = order[start : start + batch_size]
-            lengths = None if frames is None else [counts[i] for i in items]
-            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
-            tokens = sample_tokens(gpt, text[items].to(device), generators, lengths)
-            for i, x in zip(items, detokenise(rvq, [t[:, None] for t in tokens]), strict=True):
-                cut = len(x) if frames is None else int(frames[i])
-                raw = prior.normaliser.denormalise(x[:cut].numpy())
-                motions[i] = np.asarray(raw, dtype=np.float32)
-            bar.update(len(items))
-    return motions
+    asked = [prior.config.max_frames] * len(prompts) if frames is None else frames
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        counts = None if frames is None else [n // STRIDE for n in lengths]
+        tokens = sample_tokens(gpt, text[items].to(device), generators, counts)
+        return [x.numpy() for x in detokenise(rvq, [t[:, None] for t in tokens])]
+
+    whole = [STRIDE * -(-int(n) // STRIDE) for n in asked]
+    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
+    return [motion[: int(n)] for motion, n in zip(motions, asked, strict=True)]
 
 
 @torch.inference_mode()
@@ -394,122 +382,6 @@ def _draw(logits: Float[Tensor, "B K"], generators: Sequence[torch.Generator]) -
     return (logits - noise.to(logits.device).clamp(min=1e-30).log()).argmax(-1)
 
 
-STAGES = ("rvq", "gpt")
-# Which of the random streams of a seed.
-CORRUPTION = 13
-
-
-@dataclass(frozen=True)
-class T2MGPTTrainConfig(StagedTrainConfig):
-    """Settings of the training of a whole T2M-GPT; the recipe is the published one.
-
-    keep: share of the tokens that the transformer is shown as they are; the others are random
-    codes. The text is never dropped. The other fields are those of `StagedTrainConfig`.
-    """
-
-    STAGES = STAGES
-    BETAS = {"gpt": (0.5, 0.9)}
-
-    rvq: Stage = Stage(0.5, 256, warmup=0.0033, milestones=(0.67,), decay=0.05)
-    gpt: Stage = Stage(0.5, 128, 1e-4, 1e-6, warmup=0.0, milestones=(0.5,), decay=0.05)
-    keep: float = 0.5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.keep <= 1:
-            raise InputError(
-                "T2MGPTTrainConfig: keep", str(self.keep), "a share of 0 to 1", "T2M-GPT uses 0.5."
-            )
-        if any(self.stage(name).text_dropout for name in STAGES):
-            raise InputError(
-                "T2MGPTTrainConfig: text_dropout", "more than 0", "0",
-                "T2M-GPT has no guidance and is always trained with its text.",
-            )  # fmt: skip
-
-
-def plain_training(
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int = 0,
-    *,
-    ema_decay: float = 0.0,
-    checkpoint_every: int = 500,
-    validate_every: int = 0,
-    early_stopping: bool = False,
-) -> T2MGPTTrainConfig:
-    """A short training: one batch size and one rate in both stages (`short_stage`).
-
-    ema_decay, checkpoint_every, validate_every: see `StagedTrainConfig`.
-    """
-    stage = short_stage(0.5, batch_size, learning_rate)
-    return T2MGPTTrainConfig(
-        steps,
-        rvq=stage,
-        gpt=stage,
-        ema_decay=ema_decay,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        early_stopping=early_stopping,
-        seed=seed,
-    )
-
-
-def refinement(
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    weights: LossWeights,
-    seed: int = 0,
-    *,
-    ema_decay: float = 0.0,
-    checkpoint_every: int = 500,
-    validate_every: int = 0,
-    early_stopping: bool = False,
-) -> T2MGPTTrainConfig:
-    """Fine-tuning of the decoder alone, with L_acc where `weights.acc` is above 0.
-
-    Encoder and codebook stay, so that tokens keep their meaning and the transformer still fits.
-    ema_decay: of the decoder's weights; it and the others: see `StagedTrainConfig`.
-    """
-    return T2MGPTTrainConfig(
-        steps,
-        rvq=short_stage(1.0, batch_size, learning_rate),
-        gpt=Stage(0.0),
-        weights=weights,
-        decoder_only=True,
-        ema_decay=ema_decay,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        early_stopping=early_stopping,
-        seed=seed,
-    )
-
-
-def train(
-    prior: T2MGPTPrior,
-    clips: Sequence[MotionClip],
-    config: T2MGPTTrainConfig,
-    out_dir: Path,
-    validation: Sequence[MotionClip] = (),
-    progress: bool = True,
-    device: torch.device | str = "cpu",
-) -> tuple[T2MGPTPrior, pd.DataFrame]:
-    """Train a copy of `prior` on `clips`; returns it and its loss curves (see `train_stages`).
-
-    Reconstruction is compared on whole clips; `total` and `accuracy` of the transformer are
-    cross-entropy and share of right predictions, in validation with the tokens as they are.
-    `out_dir` keeps the state of each stage: the same call goes on where it was interrupted, bit for
-    bit on a CPU.
-
-    Raises:
-        InputError: unusable clips, a damaged state file, or a loss that is no longer finite.
-    """
-    return train_stages(
-        prior, clips, config, _task, out_dir, "t2mgpt", validation, progress, device
-    )
-
-
 def gpt_losses(
     model: TokenGPT,
     tokens: Int[Tensor, "B N"],
@@ -541,30 +413,25 @@ def corrupted(
     return torch.where(kept.to(tokens.device), tokens, others.to(tokens.device))
 
 
-def _task(config: T2MGPTTrainConfig, name: str, data: TokenData, held_out: TokenData) -> TokenTask:
-    batch_size = config.stage(name).batch_size
+def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
+    """How the transformer is trained on tokens (`tokeniser.TokenTask`)."""
 
-    def validate(averaged: TokenGPT) -> dict[str, float]:
-        return gpt_validation(averaged, held_out, batch_size)
-
-    return TokenTask(_losses(data, batch_size, config.keep, config.seed), validate, (config.keep,))
-
-
-def _losses(
-    data: TokenData, batch_size: int, keep: float, seed: int
-) -> Callable[[TokenGPT, int], dict[str, Tensor]]:
-    def losses(model: TokenGPT, step: int) -> dict[str, Tensor]:
+    def losses(model: TokenGPT, step: int, part: int, parts: int) -> dict[str, Tensor]:
         device = next(model.parameters()).device
-        tokens, valid, text = (x.to(device) for x in data.step(batch_size, seed, step))
+        batch = data.step(config.batch_size, config.seed, step)
+        tokens, valid, text = (x.to(device) for x in batch)
         tokens = tokens[..., 0]
-        rng = np.random.default_rng([seed, CORRUPTION, step])
-        shown = corrupted(tokens, model.config.codes, keep, rng)
+        rng = np.random.default_rng([config.seed, CORRUPTION, step])
+        shown = corrupted(tokens, model.config.codes, KEEP, rng)
         loss, right, counted = gpt_losses(model, tokens, valid, text, shown)
         # Every motion counts alike, however long it is.
         total = ((loss * counted).sum(1) / counted.sum(1)).mean()
         return {"total": total, "accuracy": right[counted].float().mean()}
 
-    return losses
+    def validate(model: TokenGPT) -> dict[str, float]:
+        return gpt_validation(model, held_out, config.batch_size)
+
+    return losses, validate
 
 
 @torch.no_grad()
@@ -584,27 +451,17 @@ def gpt_validation(model: TokenGPT, data: TokenData, batch_size: int) -> dict[st
     return {"total": total / predictions, "accuracy": hits / predictions}
 
 
-FORMAT = "t2imu-t2mgpt-1"
-OFFICIAL = "Take the files that the official download scripts fetch, as they are."
-# Network: its file below the official folder, and the key that its weights stand under.
-FILES = {
-    "rvq": ("pretrained/VQVAE/net_last.pth", "net"),
-    "gpt": ("pretrained/VQTransformer_corruption05/net_best_fid.pth", "trans"),
-}
-META = "checkpoints/t2m/VQVAEV3_CB1024_CMT_H1024_NRES3/meta"
-PREFIX = "vqvae."
-# Our name of the codebook, and the official one.
-CODEBOOK = ("quantizer.layers.0.codebook", "quantizer.codebook")
-UNUSED = "trans_base.pos_embedding.weight"
-IGNORED = (".attn.mask", UNUSED)
+# ---------------------------------------------------------------- files
+def _networks(config: T2MGPTConfig) -> dict[str, nn.Module]:
+    """Networks without weights, which files put there: drawing 228 million would take long."""
+    with torch.device("meta"):
+        return {"rvq": RVQ(config.rvq), "gpt": TokenGPT(config.transformer)}
 
 
 def save_t2mgpt(path: Path, prior: T2MGPTPrior) -> Path:
-    """Write a prior into one file (see `prior_files`)."""
-    state = {
-        f"{name}.{key}": x for name in FILES for key, x in getattr(prior, name).state_dict().items()
-    }
-    return write_own(path, FORMAT, state, prior, {"config": asdict(prior.config)})
+    """Write a prior into one file (`checkpoints.save`)."""
+    networks = {f"{name}.": getattr(prior, name) for name in FILES}
+    return checkpoints.save(path, FORMAT, networks, prior, {"config": asdict(prior.config)})
 
 
 def load_t2mgpt(
@@ -613,37 +470,23 @@ def load_t2mgpt(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> T2MGPTPrior:
-    """Read a prior that `save_t2mgpt` wrote, in evaluation mode.
+    """Read what `save_t2mgpt` wrote (`checkpoints.load`)."""
 
-    text_encoder: the encoder to use; None loads the one that the prior names, with what it computes
-    kept in `cache`.
+    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
+        config = checkpoints.config_of(T2MGPTConfig, about["config"])
+        return {f"{name}.": network for name, network in _networks(config).items()}
 
-    Raises:
-        InputError: no such file, a damaged one, parameters that do not fit the file's own
-            configuration (all are listed), or another text encoder than that of the training.
-    """
-    path = Path(path)
-    tensors, about = read_own(path, FORMAT)
-    config = _config(path, about["config"])
-    text_encoder = same_encoder(path, about, text_encoder, cache)
-    networks = _empty(config)
-    wanted = {
-        f"{name}.{key}": tuple(x.shape)
-        for name, network in networks.items()
-        for key, x in network.state_dict().items()
-    } | statistics_shapes(config.channels)
-    check_parameters(path, tensors, wanted, f"those of {config}", REMEDY)
-    normaliser = take_statistics(tensors)
-    for name, network in networks.items():
-        _fill(network, {key: tensors[f"{name}.{key}"] for key in network.state_dict()}, device)
-    return T2MGPTPrior(
-        config,
-        normaliser=normaliser,
-        text_encoder=text_encoder,
-        history=about["history"],
-        velocity_weight=about["velocity_weight"],
-        **networks,
-    )
+    networks, common, about = checkpoints.load(
+        path, (FORMAT,), build, text_encoder, cache, device
+    )  # fmt: skip
+    return T2MGPTPrior(checkpoints.config_of(T2MGPTConfig, about["config"]), *networks, **common)
+
+
+def _official(network: nn.Module):
+    """Our key -> the official one."""
+    if isinstance(network, TokenGPT):
+        return lambda key: key
+    return lambda key: "vqvae." + key.replace(*CODEBOOK)
 
 
 def read_t2mgpt(
@@ -652,37 +495,34 @@ def read_t2mgpt(
     config: T2MGPTConfig | None = None,
     device: torch.device | str = "cpu",
 ) -> T2MGPTPrior:
-    """Read the official checkpoints of a folder (see above), in evaluation mode.
+    """Read the checkpoints of the official release (`FILES`, `META`), in evaluation mode.
+
+    Code: Apache License 2.0 (Mael-zys/T2M-GPT); the data that the weights were trained on keep
+    their own terms.
 
     text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
-    ones. Mean and standard deviation are read, never computed. Causal masks and a table of
-    positions that the original does not use are passed over; the table that it uses is read.
-    `history` names the files by their hashes.
+    ones. Mean and standard deviation are read, never computed. `history` names the files by their
+    hashes.
 
     Raises:
-        InputError: a file that is missing, damaged, or would run code, or parameters of other
-            names and shapes (all are listed, by file).
+        InputError: a file that is missing, damaged or holds code, or parameters of other names and
+            shapes (all are listed, by file).
     """
     folder = Path(folder)
-    text_encoder = official_encoder(folder, text_encoder)
+    text_encoder = checkpoints.official_encoder(folder, text_encoder)
     config = fitted(config or T2MGPTConfig(), text_encoder.pooled_width)
-    networks, entry = _empty(config), {"official": "T2M-GPT", "files": {}}
+    networks, entry = _networks(config), {"official": "T2M-GPT", "files": {}}
     for name, network in networks.items():
-        path = folder / FILES[name][0]
-        _, weights = read_official(path, (FILES[name][1],), OFFICIAL)
-        weights = {str(k): x for k, x in weights.items() if not str(k).endswith(IGNORED)}
-        names = _official_names(network)
-        state = network.state_dict()
-        wanted = {official: tuple(state[key].shape) for key, official in names.items()}
-        check_parameters(path, weights, wanted, f"{name} of T2M-GPT", OFFICIAL)
-        _fill(network, {key: weights[official] for key, official in names.items()}, device)
-        entry["files"][name] = {"sha256": sha256(path)}
+        file, key = FILES[name]
+        checkpoints.load_official(
+            folder / file, network, (key,), f"{name} of T2M-GPT", OFFICIAL, _official(network),
+            lambda key: key.endswith(IGNORED),
+        )  # fmt: skip
+        network.to(device)
+        entry["files"][name] = {"sha256": sha256(folder / file)}
+    normaliser = checkpoints.read_statistics(folder / META, OFFICIAL)
     return T2MGPTPrior(
-        config,
-        normaliser=read_statistics(folder / META, OFFICIAL),
-        text_encoder=text_encoder,
-        history=[entry],
-        **networks,
+        config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
     )
 
 
@@ -695,58 +535,24 @@ def write_t2mgpt(folder: Path, prior: T2MGPTPrior) -> Path:
         InputError: the folder already holds such files.
     """
     folder = Path(folder)
-    refuse_overwriting(folder, (file for file, _ in FILES.values()))
+    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
     for name, (file, key) in FILES.items():
-        state = official_state(getattr(prior, name))
-        with atomic_write(folder / file) as temporary:
-            torch.save({key: {k: x.float().cpu().clone() for k, x in state.items()}}, temporary)
-    write_statistics(folder / META, prior.normaliser)
+        network = getattr(prior, name)
+        state = checkpoints.official_state(network, _official(network))
+        if name == "gpt":
+            # What is the same in every file (causal masks), and zeros for the table of positions
+            # that the original does not use: it asks for them all the same.
+            table = state["trans_base.pos_embed.embed"]
+            mask = table.new_ones(len(table), len(table)).tril()[None, None]
+            names = [name for name, _ in network.named_modules() if name.endswith(".attn")]
+            state |= {f"{name}.mask": mask for name in names}
+            state[UNUSED] = torch.zeros_like(table[:, 0])
+        checkpoints.write_checkpoint(folder / file, {key: state})
+    checkpoints.write_statistics(folder / META, prior.normaliser)
     return folder
 
 
-def official_state(network: RVQ | TokenGPT) -> dict[str, Tensor]:
-    """All that the official file of a network holds, by its names there.
-
-    Of the transformer also what is the same in every file (causal masks), and zeros for the table
-    of positions that the original does not use: it asks for them all the same.
-    """
-    state = network.state_dict()
-    official = {name: state[key].detach() for key, name in _official_names(network).items()}
-    if isinstance(network, TokenGPT):
-        table = state["trans_base.pos_embed.embed"]
-        mask = table.new_ones(len(table), len(table)).tril()[None, None]
-        names = [name for name, _ in network.named_modules() if name.endswith(".attn")]
-        official |= {f"{name}.mask": mask for name in names}
-        official[UNUSED] = torch.zeros_like(table[:, 0])
-    return official
-
-
-def _official_names(network: RVQ | TokenGPT) -> dict[str, str]:
-    """Our key to the official one, of what is read from official files."""
-    keys = [k for k in network.state_dict() if not k.endswith(("code_sum", "code_count"))]
-    if isinstance(network, TokenGPT):
-        return {key: key for key in keys}
-    return {key: PREFIX + key.replace(*CODEBOOK) for key in keys}
-
-
-def _empty(config: T2MGPTConfig) -> dict[str, Any]:
-    """Networks without weights, which `_fill` puts there: drawing 228 million would take long."""
-    with torch.device("meta"):
-        return {"rvq": RVQ(config.rvq), "gpt": TokenGPT(config.transformer)}
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], device: torch.device | str) -> None:
-    network.load_state_dict(dict(state), assign=True)
-    network.to(device).eval()
-
-
-def _config(path: Path, values: dict[str, Any]) -> T2MGPTConfig:
-    checked_fields(path, "config", values, T2MGPTConfig)
-    parts = {"rvq": RVQConfig, "transformer": GPTConfig}
-    built = {n: kind(**checked_fields(path, n, values[n], kind)) for n, kind in parts.items()}
-    return T2MGPTConfig(**built)
-
-
+# ---------------------------------------------------------------- the family
 def configuration(sizes: TokenSizes) -> T2MGPTConfig:
     """The sizes as T2M-GPT has them."""
     names = ("width", "layers", "heads", "feedforward", "dropout")
@@ -762,21 +568,21 @@ class T2MGPTGenerator(TokenGenerator):
     """See the module."""
 
     Sizes = TokenSizes
-    plain = staticmethod(plain_training)
-    decoder_alone = staticmethod(refinement)
-    run = staticmethod(train)
+    networks = ("rvq", "gpt")
+    stages = (Stage("rvq", 0.5), Stage("gpt", 0.5, (0.5, 0.9)))
+    task = staticmethod(task)
 
     def untrained(self, sizes, clips, encoder, seed):
         normaliser = Normaliser(*statistics([clip.features for clip in clips]))
         return new_t2mgpt(configuration(sizes), normaliser, encoder, seed)
 
-    def published(self, folder: Path, sizes, encoder: TextEncoder) -> T2MGPTPrior:
+    def published(self, folder, sizes, encoder):
         return read_t2mgpt(folder, encoder, None if sizes is None else configuration(sizes))
 
-    def save(self, path: Path, prior: T2MGPTPrior) -> list[Path]:
+    def save(self, path, prior):
         return [save_t2mgpt(path, prior)]
 
-    def load(self, path: Path, encoder: TextEncoder | None = None) -> T2MGPTPrior:
+    def load(self, path, encoder=None):
         return load_t2mgpt(path, encoder)
 
     def generate(

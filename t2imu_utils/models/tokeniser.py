@@ -6,11 +6,10 @@ one what is left, and so on (Guo et al., "MoMask", CVPR 2024; Zeghidour et al., 
 """
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,18 +22,17 @@ from torch.nn.utils.rnn import pad_sequence
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models.generator import Generator, refuse_processes
-from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses
+from t2imu_utils.models.losses import TERMS, WEIGHTED, LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (
-    CRITERION,
     SENTENCES,
-    LoopConfig,
-    Rows,
     TrainConfig,
-    check_early_stopping,
     kept_row,
-    run_loop,
+    key_of,
+    prefix,
+    source_of,
     step_items,
+    train,
     weights_hash,
 )
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
@@ -336,43 +334,24 @@ def detokenise(
     return motions
 
 
-# Which of the random streams of a seed.
-WINDOWS = 10
-
-
-@dataclass(frozen=True)
-class RVQTrainConfig:
-    """What a tokeniser is trained on; the defaults are those of MoMask.
-
-    window: frames, a multiple of 4. positions, commit: weights of the term of joint positions and
-    of the commitment. level_dropout: share of steps that use only the first k levels, k drawn
-    evenly. weights: of eqs. (3)-(6) of the paper on the decoder's output, added to the rest: with
-    `acc` above 0 the tokeniser is trained with L_acc. decoder_only: encoder and codebooks stay as
-    they are, so that tokens keep their meaning.
-    """
-
-    batch_size: int = 256
-    window: int = 64
-    positions: float = 0.5
-    commit: float = 0.02
-    level_dropout: float = 0.2
-    weights: LossWeights = field(default_factory=LossWeights)
-    decoder_only: bool = False
-
-    def __post_init__(self):
-        checks = {
-            "batch_size": self.batch_size >= 1,
-            "window": self.window >= STRIDE and self.window % STRIDE == 0,
-            "positions": self.positions >= 0,
-            "commit": self.commit >= 0,
-            "level_dropout": 0 <= self.level_dropout <= 1,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"RVQTrainConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    f"window is a multiple of {STRIDE}; see the docstring of RVQTrainConfig.",
-                )  # fmt: skip
+# ---------------------------------------------------------------- training
+RVQ_STAGE = "rvq"
+# As in MoMask: frames that a tokeniser is trained on at once; weights of the term of joint
+# positions and of the commitment.
+WINDOW, POSITIONS_WEIGHT, COMMIT_WEIGHT = 64, 0.5, 0.02
+# Which of the random streams of a seed: windows, batches of tokens.
+WINDOWS, TOKENS = 10, 11
+# Share of clips whose tokens are one fewer than they have.
+SHORTER = 1 / 3
+# Share of a stage's steps over which the learning rate rises. It does not fall: the published
+# recipes lower it after several hundred thousand steps, and a short training would stand still.
+WARMUP = 0.02
+COLUMNS = (
+    "step", "stage", "split", "total", "reconstruction", "positions", "commit", "simple", "pos",
+    "foot", "vel", "acc", "accuracy",
+)  # fmt: skip
+# Tokens of items, which of them are no padding, and pooled texts.
+TokenBatch = tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W"]]
 
 
 def normalised_motions(
@@ -397,7 +376,7 @@ def motions_hash(motions: Sequence[Float[Tensor, "T C"]]) -> str:
 
 
 def draw_windows(
-    motions: Sequence[Float[Tensor, "T C"]], config: RVQTrainConfig, seed: int, step: int
+    motions: Sequence[Float[Tensor, "T C"]], batch_size: int, seed: int, step: int
 ) -> Float[Tensor, "B W C"]:
     """The windows of a step: a function of the motions, the seed and the step's number.
 
@@ -405,8 +384,8 @@ def draw_windows(
     so that nothing is padded and nothing is left out.
     """
     lengths = np.array([len(x) for x in motions])
-    items = step_items(np.minimum(lengths, config.window), config.batch_size, seed, step)
-    size = min(config.window, int(lengths[items].min()) // STRIDE * STRIDE)
+    items = step_items(np.minimum(lengths, WINDOW), batch_size, seed, step)
+    size = min(WINDOW, int(lengths[items].min()) // STRIDE * STRIDE)
     starts = np.random.default_rng([seed, WINDOWS, step]).integers(0, lengths[items] - size + 1)
     return torch.stack([motions[i][s : s + size] for i, s in zip(items, starts, strict=True)])
 
@@ -415,31 +394,31 @@ def reconstruction_losses(
     x: Float[Tensor, "B T 263"],
     x_hat: Float[Tensor, "B T 263"],
     commit: Float[Tensor, ""],
-    config: RVQTrainConfig,
+    weights: LossWeights,
     normaliser: Normaliser,
     all_terms: bool = False,
+    motion_loss: Callable = motion_losses,
 ) -> dict[str, Float[Tensor, ""]]:
     """Terms of the tokeniser's loss, averaged over the batch; `total` is their weighted sum.
 
     reconstruction: smooth L1 of all normalised features. positions: of the joint positions among
-    them. commit: see `RVQ.forward`. Then those of `motion_losses` whose weight is above 0
-    (`all_terms=True`: all).
+    them. commit: see `RVQ.forward`. Then those of eqs. (3)-(6) on the decoder's output whose weight
+    is above 0 (`all_terms=True`: all).
     """
     terms = {
         "reconstruction": F.smooth_l1_loss(x_hat, x),
         "positions": F.smooth_l1_loss(x_hat[..., POSITIONS], x[..., POSITIONS]),
         "commit": commit,
     }
-    total = terms["reconstruction"] + config.positions * terms["positions"]
-    total = total + config.commit * commit
-    weights = {name: getattr(config.weights, name) for name in ("pos", "foot", "vel", "acc")}
-    if all_terms or any(weights.values()):
+    total = terms["reconstruction"] + POSITIONS_WEIGHT * terms["positions"]
+    total = total + COMMIT_WEIGHT * commit
+    used = {name: getattr(weights, name) for name in WEIGHTED if getattr(weights, name)}
+    if all_terms or used or motion_loss is not motion_losses:
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        more = motion_losses(x, x_hat, mask, config.weights, normaliser, all_terms)
+        more = motion_loss(x, x_hat, mask, weights, normaliser, all_terms)
         terms |= {name: value.mean() for name, value in more.items() if name != "total"}
-        for name, weight in weights.items():
-            if weight:
-                total = total + weight * terms[name]
+        for name, weight in used.items():
+            total = total + weight * terms[name]
     return terms | {"total": total}
 
 
@@ -447,96 +426,55 @@ def reconstruction_losses(
 def rvq_validation(
     model: RVQ,
     motions: Sequence[Float[Tensor, "T 263"]],
-    config: RVQTrainConfig,
+    batch_size: int,
+    weights: LossWeights,
     normaliser: Normaliser,
+    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on whole motions, each at its own length (a multiple of 4), averaged over them."""
     device = next(model.parameters()).device
     counts = [len(motion) // STRIDE for motion in motions]
     sums: dict[str, float] = {}
-    for items in equal_lengths(counts, config.batch_size):
+    for items in equal_lengths(counts, batch_size):
         frames = STRIDE * counts[items[0]]
         x = torch.stack([motions[i][:frames] for i in items]).to(device)
         x_hat, _, commit = model.eval()(x)
-        terms = reconstruction_losses(x, x_hat, commit, config, normaliser, all_terms=True)
+        terms = reconstruction_losses(x, x_hat, commit, weights, normaliser, True, motion_loss)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(items)
     return {name: total / len(motions) for name, total in sums.items()}
 
 
-def reconstruct(
-    rvq: RVQ,
-    normaliser: Normaliser,
-    clips: Sequence[MotionClip],
-    device: torch.device | str = "cpu",
-) -> list[Float[Tensor, "4*N 263"]]:
-    """What is left of whole clips after the tokeniser: their tokens of all levels, decoded again.
-
-    Normalised features on the CPU, in the order of `clips`, to be compared with the first 4 N
-    frames of `normalised_motions(normaliser, clips)`: a clip of T frames has N = T // 4 tokens, so
-    that up to three last frames are missing. Only clips of one length come together, so nothing is
-    padded, which convolutions would carry into the motion. `rvq` is moved to `device`.
-
-    Raises:
-        InputError: as `normalised_motions`.
-    """
-    return detokenise(rvq.to(device), tokenise(rvq, normalised_motions(normaliser, clips)))
-
-
-def train_rvq(
-    model: RVQ,
+def rvq_losses(
     normaliser: Normaliser,
     motions: Sequence[Float[Tensor, "T 263"]],
-    config: RVQTrainConfig,
-    loop: LoopConfig,
-    path: Path,
-    validation: Sequence[Float[Tensor, "T 263"]] = (),
-    progress: bool = True,
-) -> tuple[RVQ, Rows, Rows]:
-    """Train a copy of a tokeniser through `run_loop`; returns what that returns.
+    config: TrainConfig,
+    level_dropout: float,
+    decoder_only: bool,
+    motion_loss: Callable = motion_losses,
+) -> Callable[..., dict[str, Tensor]]:
+    """Losses of a tokeniser's steps (`trainer.Losses`), on windows of motions.
 
-    motions, validation: normalised, on the CPU (`normalised_motions`). Codebooks and their running
-    sums are part of the state that is resumed. path: see `run_loop`.
+    level_dropout: share of steps that use only the first k levels, k drawn evenly. decoder_only:
+    encoder and codebooks stay as they are, so that tokens keep their meaning.
     """
-    statistics = [sha256(np.asarray(x).tobytes()) for x in (normaliser.mean, normaliser.std)]
-    ingredients = [asdict(config), motions_hash(motions), motions_hash(validation), statistics]
-    key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-    losses = _rvq_losses(normaliser, motions, config, loop.seed)
 
-    def validate(averaged: RVQ) -> dict[str, float]:
-        return rvq_validation(averaged, validation, config, normaliser)
-
-    model = copy.deepcopy(model)
-    model.encoder.requires_grad_(not config.decoder_only)
-    trained, rows, checks = run_loop(
-        model, losses, loop, path, key, validate if validation else None, progress
-    )
-    return trained.requires_grad_(True), rows, checks
-
-
-def _rvq_losses(normaliser, motions, config, seed) -> Callable[[RVQ, int], dict[str, Tensor]]:
-    def losses(model: RVQ, step: int) -> dict[str, Tensor]:
-        device = next(model.parameters()).device
-        x = draw_windows(motions, config, seed, step).to(device)
-        rng = np.random.default_rng([seed, WINDOWS, step, 1])
+    def losses(model: RVQ, step: int, part: int, parts: int) -> dict[str, Tensor]:
+        x = draw_windows(motions, config.batch_size, config.seed, step)
+        rng = np.random.default_rng([config.seed, WINDOWS, step, 1])
         levels = model.config.levels
-        dropped = rng.random() < config.level_dropout
+        dropped = rng.random() < level_dropout
         active = int(rng.integers(1, levels + 1)) if dropped else levels
-        if config.decoder_only:
+        if decoder_only:
             model.encoder.eval()
             model.quantizer.eval()
+        x = x.to(next(model.parameters()).device)
         x_hat, _, commit = model(x, active)
-        return reconstruction_losses(x, x_hat, commit, config, normaliser)
+        return reconstruction_losses(
+            x, x_hat, commit, config.weights, normaliser, motion_loss=motion_loss
+        )
 
     return losses
-
-
-SHORTER = 1 / 3
-# Which of the random streams of a seed.
-TOKENS = 11
-
-# Tokens of items, which of them are no padding, and pooled texts.
-TokenBatch = tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W"]]
 
 
 class TokenData:
@@ -570,9 +508,10 @@ class TokenData:
             for start in range(0, len(sentences), SENTENCES)
             for row in encode(sentences[start : start + SENTENCES])
         ]
-        ingredients = [motions_hash(motions), weights_hash(rvq), sentences, self.captions]
-        ingredients.append(text_encoder.fingerprint)
-        self.fingerprint = sha256(json.dumps(ingredients).encode())
+        self.fingerprint = key_of(
+            motions_hash(motions), weights_hash(rvq), sentences, self.captions,
+            text_encoder.fingerprint,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -589,9 +528,8 @@ class TokenData:
         for item, start, count in zip(items, starts, counts, strict=True):
             first, phase = divmod(int(start), STRIDE)
             rows.append(self.tokens[phase][item][first : first + int(count)])
-        valid = torch.arange(int(max(counts))) < torch.as_tensor(counts)[:, None]
         text = [self.pooled[self.captions[i][c]] for i, c in zip(items, captions, strict=True)]
-        return pad_sequence(rows, batch_first=True), valid, torch.stack(text)
+        return pad_sequence(rows, batch_first=True), prefix(list(counts)), torch.stack(text)
 
     def step(self, batch_size: int, seed: int, step: int) -> TokenBatch:
         """The batch of a step: random crops, one in three a token shorter, random captions."""
@@ -617,253 +555,102 @@ class TokenData:
             yield items, self.batch(items, zeros, counts[items], zeros)
 
 
-RVQ_STAGE = "rvq"
-COLUMNS = (
-    "step", "stage", "split", "total", "reconstruction", "positions", "commit", "simple", "pos",
-    "foot", "vel", "acc", "accuracy",
-)  # fmt: skip
-# Warm-up of the short trainings, as a share of a stage's steps.
-SHORT_WARMUP = 0.02
+class Stage(NamedTuple):
+    """One network of a family: its name in the prior, its share of all steps, betas of AdamW."""
 
-
-@dataclass(frozen=True)
-class Stage:
-    """Settings of the training of one network.
-
-    share: of all steps; 0 keeps the network as it is. warmup: share of the stage's steps over
-    which the learning rate rises. milestones: shares after which it is multiplied by `decay`.
-    text_dropout: share of items that are trained without their text.
-    """
-
+    name: str
     share: float
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.0
-    warmup: float = 0.011
-    milestones: tuple[float, ...] = ()
-    decay: float = 0.1
-    text_dropout: float = 0.0
-
-    def __post_init__(self):
-        shares = (self.warmup, self.text_dropout, *self.milestones)
-        if self.batch_size < 1 or not all(0 <= share <= 1 for share in shares):
-            raise InputError(
-                "Stage: batch_size, warmup, text_dropout, milestones",
-                f"{self.batch_size}, {self.warmup}, {self.text_dropout}, {self.milestones}",
-                "at least 1, then shares of 0 to 1", "See the docstring of Stage.",
-            )  # fmt: skip
+    betas: tuple[float, float] = (0.9, 0.99)
 
 
-def short_stage(
-    share: float, batch_size: int, learning_rate: float, text_dropout: float = 0.0
-) -> Stage:
-    """A stage whose learning rate rises and does not fall.
-
-    The published recipes lower the rate after a share of several hundred thousand steps; a
-    training of a few thousand would stand still from there on.
-    """
-    return Stage(share, batch_size, learning_rate, warmup=SHORT_WARMUP, text_dropout=text_dropout)
-
-
-@dataclass(frozen=True)
-class StagedTrainConfig:
-    """Settings that trainings in stages share; each stage is a field of type `Stage` beside them.
-
-    steps: of all stages together, divided by their shares. window, weights, decoder_only: of the
-    tokeniser (`RVQTrainConfig`); `weights.acc` is lambda_acc on the decoder's output.
-    ema_decay: of a moving average of the transformers' weights, which the originals do not have;
-    of the decoder's with `decoder_only`. A tokeniser that is trained whole keeps its last weights:
-    its codebooks follow the encoder as it is at each step and do not fit an averaged one.
-    checkpoint_every, validate_every: in steps, counted from the start of each stage; each stage is
-    validated at its end in any case. early_stopping: of each stage, by its own `total`.
-    """
-
-    # In the order of their training; the tokeniser first.
-    STAGES: ClassVar[tuple[str, ...]] = (RVQ_STAGE,)
-    # Of AdamW; those of `LoopConfig` for stages that are not named.
-    BETAS: ClassVar[dict[str, tuple[float, float]]] = {}
-
-    steps: int
-    _: KW_ONLY
-    window: int = 64
-    weights: LossWeights = field(default_factory=LossWeights)
-    decoder_only: bool = False
-    ema_decay: float = 0.0
-    checkpoint_every: int = 500
-    validate_every: int = 0
-    early_stopping: bool = False
-    seed: int = 0
-
-    def __post_init__(self):
-        own, names = type(self).__name__, ", ".join(self.STAGES)
-        shares = [self.stage(name).share for name in self.STAGES]
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise InputError(
-                f"{own}: shares", str(shares), f"{len(shares)} shares that add up to 1",
-                f"Divide the steps between {names}.",
-            )  # fmt: skip
-        steps = self.stage_steps()
-        if any(steps[name] < 1 for name in self.STAGES if self.stage(name).share > 0):
-            raise InputError(
-                f"{own}: steps", str(self.steps), "a step or more for each stage",
-                "Raise steps, or set the share of a stage to 0 to keep its network.",
-            )  # fmt: skip
-
-    def stage(self, name: str) -> Stage:
-        """Settings of one stage."""
-        return getattr(self, name)
-
-    def stage_steps(self) -> dict[str, int]:
-        """Steps of each stage, of `steps` in all."""
-        ends = np.cumsum([self.stage(name).share for name in self.STAGES])
-        ends = np.round(ends * self.steps).astype(int)
-        return dict(zip(self.STAGES, np.diff(ends, prepend=0).tolist(), strict=True))
-
-    def tokeniser(self) -> RVQTrainConfig:
-        """What the tokeniser is trained on."""
-        return RVQTrainConfig(
-            self.stage(RVQ_STAGE).batch_size,
-            self.window,
-            level_dropout=0.0,
-            weights=self.weights,
-            decoder_only=self.decoder_only,
-        )
-
-    def loop(self, name: str) -> LoopConfig:
-        """The loop of one stage."""
-        stage, steps = self.stage(name), self.stage_steps()[name]
-        warmup = round(stage.warmup * steps)
-        averaged = name != RVQ_STAGE or self.decoder_only
-        return LoopConfig(
-            steps=steps,
-            learning_rate=stage.learning_rate,
-            betas=self.BETAS.get(name, LoopConfig.betas),
-            weight_decay=stage.weight_decay,
-            warmup=warmup,
-            milestones=tuple(max(round(x * steps) - warmup, 0) for x in stage.milestones),
-            decay=stage.decay,
-            ema_decay=self.ema_decay if averaged else 0.0,
-            checkpoint_every=self.checkpoint_every,
-            validate_every=self.validate_every,
-            early_stopping=self.early_stopping,
-            seed=self.seed,
-        )
-
-
-class TokenTask(NamedTuple):
-    """How a transformer is trained on tokens; functions as in `run_loop`.
-
-    settings: what `losses` depends on beside its `Stage`, the data and the loop.
-    """
-
-    losses: Callable[[nn.Module, int], dict[str, Tensor]]
-    validate: Callable[[nn.Module], dict[str, float]]
-    settings: tuple[float, ...] = ()
-
-
-class TransformerConfig(Protocol):
-    """The part of a transformer's sizes that the data must fit."""
-
-    max_tokens: int
-
-
-class GeneratorConfig(Protocol):
-    """Sizes of a generator."""
-
-    transformer: TransformerConfig
-
-
-class StagedPrior(Protocol):
-    """A generator (a dataclass) that holds the network of each stage under the stage's name."""
-
-    config: GeneratorConfig
-    normaliser: Normaliser
-    text_encoder: TextEncoder
-    history: list[dict[str, Any]]
-
-
-StagedPriorT = TypeVar("Prior", bound=StagedPrior)
-StagedConfigT = TypeVar("Config", bound=StagedTrainConfig)
+# (stage, settings, tokens of the clips, tokens of held-out ones) -> losses and validation of that
+# stage's transformer, as in `trainer.train`.
+TokenTask = Callable[[str, TrainConfig, TokenData, TokenData], tuple[Callable, Callable]]
 
 
 def train_stages(
-    prior: StagedPriorT,
+    prior: Any,
     clips: Sequence[MotionClip],
-    config: StagedConfigT,
-    task: Callable[[StagedConfigT, str, TokenData, TokenData], TokenTask],
+    config: TrainConfig,
+    stages: Sequence[Stage],
+    task: TokenTask,
     out_dir: Path,
-    prefix: str,
     validation: Sequence[MotionClip] = (),
     progress: bool = True,
     device: torch.device | str = "cpu",
-) -> tuple[StagedPriorT, pd.DataFrame]:
-    """Train copies of the networks of `prior` one after the other; returns prior and loss curves.
+    *,
+    level_dropout: float = 0.0,
+    decoder_only: bool = False,
+    motion_loss: Callable = motion_losses,
+) -> tuple[Any, pd.DataFrame]:
+    """Train copies of networks of `prior` one after the other, the tokeniser first.
 
-    task: (config, stage, tokens of `clips`, tokens of `validation`) -> how that stage's transformer
-    is trained. The tokens are those of the tokeniser as it is after its own stage.
+    config: `steps` are those of all stages together; each stage's learning rate rises first
+    (`WARMUP`), and early stopping chooses in each by its own `total`. The moving average is of the
+    transformers' weights, and of the decoder's with `decoder_only`: a tokeniser that is trained
+    whole keeps its last weights, since its codebooks follow the encoder as it is at each step. The
+    tokens are those of the tokeniser as it is after its own stage. `out_dir` keeps the state of
+    each stage (see `trainer.train`).
 
-    The curves have a row a step (split "train") and a row a validation (split "validation"), a
-    column a term (`COLUMNS`); `step` counts on from stage to stage, and terms of another stage are
-    NaN. The history of what is returned is one entry longer: "config", "clips" (their number),
-    "data" (hash of the motions) and, with `validation`, the last terms of each stage under its
-    name. `out_dir` keeps the state of each stage in files PREFIX-STAGE-HASH.pt (see `run_loop`).
-
-    Raises:
-        InputError: unusable clips, a damaged state file, or a loss that is no longer finite.
+    Returns:
+        The prior, its history one entry longer, and the curves: a row a step (split "train") and a
+        row a validation (split "validation"), a column a term (`COLUMNS`); `step` counts on from
+        stage to stage, and terms of another stage are NaN.
     """
-    check_early_stopping(config, validation)
     motions = normalised_motions(prior.normaliser, clips)
     held_out = normalised_motions(prior.normaliser, validation) if validation else []
-    networks = {name: copy.deepcopy(getattr(prior, name)).to(device) for name in config.STAGES}
-    stages = {name: steps for name, steps in config.stage_steps().items() if steps}
+    networks = {n: copy.deepcopy(getattr(prior, n)).to(device) for n, *_ in stages}
+    ends = np.round(np.cumsum([stage.share for stage in stages]) * config.steps).astype(int)
     tokens: list[TokenData] = []
-    curves: list[dict] = []
+    tables: list[pd.DataFrame] = []
+    kept: dict[str, dict[str, float]] = {}
     done = 0
-    for name, steps in stages.items():
-        path, loop = Path(out_dir) / f"{prefix}-{name}.pt", config.loop(name)
+    for (name, _, betas), end in zip(stages, ends.tolist(), strict=True):
+        steps, averaged = end - done, name != RVQ_STAGE or decoder_only
+        own = replace(
+            config, steps=steps, warmup=round(WARMUP * steps), anneal=False, accumulate=1,
+            ema_decay=config.ema_decay if averaged else 0.0,
+        )  # fmt: skip
+        network = networks[name]
         if name == RVQ_STAGE:
-            result = train_rvq(
-                networks[name], prior.normaliser, motions, config.tokeniser(), loop, path,
-                held_out, progress,
-            )  # fmt: skip
+            network.encoder.requires_grad_(not decoder_only)
+            settings = (prior.normaliser, motions, own, level_dropout, decoder_only, motion_loss)
+            losses, key = rvq_losses(*settings), [level_dropout, decoder_only]
+            key += [motions_hash(motions), motions_hash(held_out), *source_of(motion_loss)]
+            key += [sha256(np.asarray(x).tobytes()) for x in vars(prior.normaliser).values()]
+
+            def validate(model: nn.Module) -> dict[str, float]:
+                more = (config.batch_size, config.weights, prior.normaliser, motion_loss)
+                return rvq_validation(model, held_out, *more)
         else:
             if not tokens:
-                longest = prior.config.transformer.max_tokens
+                longest, rvq = prior.config.transformer.max_tokens, networks[RVQ_STAGE]
                 tokens = [
-                    TokenData(networks[RVQ_STAGE], prior.text_encoder, longest, x, group)
+                    TokenData(rvq, prior.text_encoder, longest, x, group)
                     for x, group in ((motions, clips), (held_out, validation))
                 ]
-            parts = task(config, name, *tokens)
-            ingredients = [asdict(config.stage(name)), *parts.settings]
-            ingredients += [data.fingerprint for data in tokens]
-            key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-            validate = parts.validate if validation else None
-            result = run_loop(networks[name], parts.losses, loop, path, key, validate, progress)
-        networks[name], rows, checks = result
-        curves += _labelled(rows, name, "train", done) + _labelled(checks, name, "validation", done)
-        done += steps
-    table = pd.DataFrame(curves, columns=list(COLUMNS))
-    entry = {"config": asdict(config), "clips": len(clips), "data": motions_hash(motions)}
-    if validation:
-        checks = table[table["split"] == "validation"]
-        entry["validation"] = _kept(checks, config.early_stopping)
+            losses, validate = task(name, own, *tokens)
+            key = [data.fingerprint for data in tokens]
+        trained, rows, checks = train(
+            network, losses, own, Path(out_dir) / f"{name}.pt", key_of(name, *key),
+            validate if validation else None, betas=betas, progress=progress, device=device,
+        )  # fmt: skip
+        networks[name] = trained.requires_grad_(True)
+        for split, part in (("train", rows), ("validation", checks)):
+            table = pd.DataFrame(part, columns=list(COLUMNS))
+            tables.append(table.assign(step=table["step"] + done, stage=name, split=split))
+        if checks:
+            kept[name] = dict(kept_row(checks, "total", config.early_stopping))
+            kept[name]["step"] = float(kept[name]["step"] + done)
+        done = end
+    recorded = config.record() | {"decoder_only": decoder_only}
+    entry = {"config": recorded, "clips": len(clips), "data": motions_hash(motions)}
+    entry |= {"validation": kept} if kept else {}
+    table = pd.concat([table for table in tables if len(table)], ignore_index=True)
     return replace(prior, **networks, history=[*prior.history, entry]), table
 
 
-def _labelled(rows: Rows, stage: str, split: str, done: int) -> list[dict]:
-    return [{**row, "step": row["step"] + done, "stage": stage, "split": split} for row in rows]
-
-
-def _kept(checks: pd.DataFrame, early_stopping: bool) -> dict[str, dict[str, float]]:
-    """Of each stage the validation of the weights that were kept."""
-    kept = {}
-    for stage, rows in checks.drop(columns="split").groupby("stage", sort=False):
-        terms = rows.drop(columns="stage").dropna(axis=1, how="all").to_dict("records")
-        row = kept_row(terms, CRITERION, early_stopping)
-        kept[stage] = {name: float(x) for name, x in row.items()}
-    return kept
-
-
+# ---------------------------------------------------------------- families of tokens
 class TokenSizes(Section):
     """Sizes of the tokeniser and of the transformers over its tokens."""
 
@@ -890,14 +677,7 @@ class TokenDenoiser:
     levels: int = 1
     stride: int = STRIDE
 
-    def __call__(
-        self,
-        clips: Sequence[MotionClip],
-        x0: Float[Tensor, "B T C"],
-        mask: Bool[Tensor, "B T"],
-        level: Int[Tensor, "B"],
-        noise: Float[Tensor, "B T C"],
-    ) -> Float[Tensor, "B T C"]:
+    def __call__(self, clips, x0, mask, level, noise):
         """The motions decoded again; each by itself, since convolutions would see padding."""
         rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
         rvq = self.rvq.to(self.device).eval()
@@ -908,39 +688,45 @@ class TokenGenerator(Generator):
     """Training, refinement and examination of a family whose motions are made of tokens."""
 
     curves = ("reconstruction", "accuracy")
-    # Of the family: recipes of its trainings, and the training itself.
-    plain: ClassVar[Callable[..., Any]]
-    decoder_alone: ClassVar[Callable[..., Any]]
-    run: ClassVar[Callable[..., Any]]
+    # Of the family.
+    stages: ClassVar[Sequence[Stage]]
+    task: ClassVar[TokenTask]
+    level_dropout: ClassVar[float] = 0.0
 
-    def train(self, prior, clips, settings: TrainConfig, folder, held_out, device, processes=1):
+    def train(
+        self, prior, clips, settings, folder, held_out, device, processes=1,
+        motion_loss=motion_losses,
+    ):  # fmt: skip
         refuse_processes(type(self).__name__, processes)
-        recipe = type(self).plain(
-            settings.steps, settings.batch_size, settings.learning_rate, **_bookkeeping(settings)
-        )
-        return type(self).run(prior, clips, recipe, folder, held_out, device=device)
-
-    def refine(self, prior, clips, settings: TrainConfig, folder, held_out, device, processes=1):
-        refuse_processes(type(self).__name__, processes)
-        recipe = type(self).decoder_alone(
-            settings.steps, settings.batch_size, settings.learning_rate, settings.weights,
-            **_bookkeeping(settings),
+        return train_stages(
+            prior, clips, settings, self.stages, type(self).task, folder, held_out, device=device,
+            level_dropout=self.level_dropout, motion_loss=motion_loss,
         )  # fmt: skip
-        return type(self).run(prior, clips, recipe, folder, held_out, device=device)
 
-    def validation(self, prior, held_out, settings: TrainConfig, device) -> dict[str, float]:
+    def refine(
+        self, prior, clips, settings, folder, held_out, device, processes=1,
+        motion_loss=motion_losses,
+    ):  # fmt: skip
+        """The decoder alone: tokens keep their meaning, and the transformers still fit."""
+        refuse_processes(type(self).__name__, processes)
+        return train_stages(
+            prior, clips, settings, (Stage(RVQ_STAGE, 1.0),), type(self).task, folder, held_out,
+            device=device, level_dropout=self.level_dropout, decoder_only=True,
+            motion_loss=motion_loss,
+        )  # fmt: skip
+
+    def validation(self, prior, held_out, settings, device):
         motions = normalised_motions(prior.normaliser, held_out)
-        recipe = RVQTrainConfig(settings.batch_size)
-        found = rvq_validation(prior.rvq.to(device), motions, recipe, prior.normaliser)
+        rvq = prior.rvq.to(device)
+        found = rvq_validation(
+            rvq, motions, settings.batch_size, LossWeights(), prior.normaliser
+        )  # fmt: skip
         return {name: found[name] for name in ("reconstruction", *TERMS)}
 
-    def denoiser(self, prior, device) -> TokenDenoiser:
+    def denoiser(self, prior, device):
         return TokenDenoiser(prior.rvq, prior.normaliser, prior.config.max_frames, device)
 
-    def parameters(self, prior) -> int:
-        return prior.parameters
-
-    def network(self, prior) -> dict[str, Any]:
+    def network(self, prior):
         parts = {"tokeniser": prior.config.rvq, "transformer": prior.config.transformer}
         return {
             f"{part}: {name}": value
@@ -948,8 +734,3 @@ class TokenGenerator(Generator):
             for name, value in asdict(sizes).items()
             if name not in ("channels", "text_width", "ema_decay", "max_tokens")
         }
-
-
-def _bookkeeping(settings: TrainConfig) -> dict[str, Any]:
-    names = ("seed", "ema_decay", "checkpoint_every", "validate_every", "early_stopping")
-    return {name: getattr(settings, name) for name in names}

@@ -1,61 +1,75 @@
-"""How a prior is trained: the settings of one training."""
+"""One trainer for all families: exact resume, moving average, several processes, early stopping.
+
+Everything random at a step (which clips, crops, captions, timesteps, noise, dropped texts) follows
+from the seed and the step's number alone. Models that differ in their losses thus see the same data
+and the same noise, and a training that was interrupted ends where an uninterrupted one ends.
+"""
 
 import copy
+import inspect
 import json
 import math
 import os
 import pickle
-import signal
 import sys
 import tempfile
-import threading
-import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
-from multiprocessing import connection, get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.multiprocessing import start_processes
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256, write_json
-from t2imu_utils.models.losses import LossWeights
+from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.motion.normalise import check_features
 
 # Settings that came later: where they have their defaults, nothing is said of them.
-LATER = ("accumulate", "precision", "compile", "early_stopping", "warmup", "anneal")
+LATER = ("accumulate", "precision", "early_stopping", "warmup", "anneal")
+# Settings that change the order of sums at most, as the number of processes does.
+ROUNDING = ("checkpoint_every", "accumulate")
+# Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
+# the padding goes, while clips of one length (often of one activity) still meet others.
+CHUNK = 8
+# Captions encoded at a time: padding all of a large corpus to its longest would not fit in memory.
+SENTENCES = 1024
+# Which of the random streams of a seed: order of the data, steps, validation, layers (dropout, and
+# what else draws from the global generator), checks.
+ORDER, STEP, VALIDATION, LAYERS, CHECKS = range(5)
+# The others wait as long as the first process validates and writes.
+PATIENCE = timedelta(hours=24)
+
+Rows = list[dict[str, float]]
+# (network, step, part, parts) -> scalar terms, "total" among them, of that part of the step's
+# batch; those of all parts add up to the batch's mean.
+Losses = Callable[[nn.Module, int, int, int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training; learning rate and dropout of conditions as in MDM.
 
-    ema_decay: of the moving average of the weights, which is what `train` returns; it starts lower,
-    min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start; 0
-    returns the last weights. warmup: steps over which the learning rate rises linearly to its
-    value. anneal: whether it then falls linearly to zero at the last step. max_frames: longer clips
-    are cropped at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at
-    the end alone. early_stopping: whether the weights with the lowest loss on held-out clips are
-    returned, instead of the last; it needs validate_every.
-
-    accumulate: parts in which each process takes its share of a batch, one after the other, to save
-    memory; gradients are those of the whole batch. precision: of the network in training; weights,
-    losses and validation stay in float32. bfloat16 is slow on a CPU without AMX. compile: whether
-    torch compiles the layers of the network for training, which takes a minute or so first; a
-    resumed training then equals a whole one to rounding.
+    ema_decay: of the moving average of the weights, which is what is validated and returned; it
+    starts lower (`ema_decay_at`), so that short trainings forget their start; 0 returns the last
+    weights. warmup: steps over which the learning rate rises linearly to its value. anneal:
+    whether it then falls linearly to zero at the last step. max_frames: longer clips are cropped
+    at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at the end
+    alone. early_stopping: whether the weights with the lowest loss on held-out clips are returned,
+    instead of the last; it needs validate_every. accumulate: parts in which each process takes its
+    share of a batch, one after the other, to save memory; gradients are those of the whole batch.
+    precision: of MDM in training; weights, losses and validation stay in float32.
     """
 
     steps: int
@@ -71,7 +85,6 @@ class TrainConfig:
     validate_every: int = 0
     accumulate: int = 1
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
     early_stopping: bool = False
     warmup: int = 0
     anneal: bool = False
@@ -115,76 +128,6 @@ class TrainConfig:
         }
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise an `InputError` where a device does not compute in this precision."""
-    if precision == "float32" or device.type == "cpu":
-        return
-    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        raise InputError(
-            "TrainConfig: precision", f"{precision} on {name}",
-            "a CUDA device of compute capability 8.0 or more (Ampere), or a CPU",
-            "Set precision to float32.",
-        )  # fmt: skip
-
-
-class Stoppable(Protocol):
-    """Settings of any training."""
-
-    early_stopping: bool
-
-
-def check_early_stopping(config: Stoppable, held_out: Sequence[Any]) -> None:
-    """Raise an `InputError` where a training is to be stopped by clips that are not there."""
-    if config.early_stopping and not held_out:
-        raise InputError(
-            "training: early_stopping", "no held-out clips", "some to choose the weights by",
-            "Pass validation clips, or set early_stopping to False.",
-        )  # fmt: skip
-
-
-class Best:
-    """The weights with the lowest held-out loss so far, and the step that they were found at."""
-
-    def __init__(self):
-        self.step, self.loss = 0, math.inf
-        self._weights: dict[str, Tensor] = {}
-
-    def offer(self, model: nn.Module, step: int, loss: float) -> None:
-        """Keep a copy of the weights if their loss is lower than all before."""
-        if loss < self.loss:
-            self.step, self.loss = step, loss
-            self._weights = {name: x.detach().clone() for name, x in model.state_dict().items()}
-
-    def restore(self, model: nn.Module) -> None:
-        """Give a model the weights that were kept."""
-        model.load_state_dict(self._weights)
-
-    def state(self) -> dict[str, Any]:
-        """For a state file."""
-        return {"step": self.step, "loss": self.loss, "weights": self._weights}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """From a state file; `KeyError` where it is none."""
-        self.step, self.loss, self._weights = state["step"], state["loss"], state["weights"]
-
-
-def kept_row(
-    validated: Sequence[dict[str, float]], term: str, early_stopping: bool
-) -> dict[str, float]:
-    """Of all validations that of the weights that a training returns."""
-    return min(validated, key=lambda row: row[term]) if early_stopping else validated[-1]
-
-
-# Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
-# the padding goes, while clips of one length (often of one activity) still meet others.
-CHUNK = 8
-# Captions encoded at a time: padding all of a large corpus to its longest would not fit in memory.
-SENTENCES = 1024
-# Which of the random streams of a seed.
-ORDER = 0
-
-
 @dataclass(frozen=True)
 class Batch:
     """What one step trains on; x0 is normalised, noise is N(0, 1), on the CPU until `to`."""
@@ -197,6 +140,11 @@ class Batch:
     noise: Float[Tensor, "B T 263"]
     drop_text: Bool[Tensor, "B"]
 
+    def part(self, number: int, parts: int) -> "Batch":
+        """One of as many nearly equal parts."""
+        start, end = (len(self.t) * n // parts for n in (number, number + 1))
+        return Batch(**{name: x[start:end] for name, x in vars(self).items()})
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return Batch(**{name: x.to(device) for name, x in vars(self).items()})
@@ -206,7 +154,12 @@ class Dataset:
     """Clips in memory: normalised features, and what conditions on each caption, encoded once."""
 
     def __init__(self, prior: Any, clips: Sequence[MotionClip]):
-        _check_clips(clips, prior.config.channels)
+        if not clips:
+            raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
+        for clip in clips:
+            check_features(clip.features, clip.name, min_frames=3)
+            if not clip.captions:
+                raise InputError(f"{clip.name}: captions", "none", "a sentence", "Describe it.")
         normalise = prior.normaliser.normalise
         self.motions = [
             torch.from_numpy(np.asarray(normalise(clip.features), dtype=np.float32))
@@ -220,14 +173,9 @@ class Dataset:
         for start in range(0, len(sentences), SENTENCES):
             tokens, valid = prior.condition(sentences[start : start + SENTENCES])
             self.tokens += [row[keep] for row, keep in zip(tokens, valid, strict=True)]
-        self.fingerprint = sha256(
-            json.dumps(
-                [
-                    [clip.captions, sha256(x.numpy().tobytes())]
-                    for clip, x in zip(clips, self.motions, strict=True)
-                ]
-            ).encode()
-        )
+        pairs = zip(clips, self.motions, strict=True)
+        hashes = [[clip.captions, sha256(x.numpy().tobytes())] for clip, x in pairs]
+        self.fingerprint = sha256(json.dumps(hashes).encode())
 
     def __len__(self) -> int:
         return len(self.motions)
@@ -238,48 +186,29 @@ class Dataset:
         starts: Sequence[int],
         captions: Sequence[int],
         max_frames: int,
-        t: Int[Tensor, "B"],
-        drop_text: Bool[Tensor, "B"],
-        noise: torch.Generator,
+        t: Int[np.ndarray, "B"],
+        drop_text: Bool[np.ndarray, "B"],
+        rng: np.random.Generator,
     ) -> Batch:
-        """Assemble items, each from its start on, with its chosen caption."""
+        """Assemble items, each from its start on, with its chosen caption and noise of `rng`."""
         crops = [self.motions[i][s : s + max_frames] for i, s in zip(items, starts, strict=True)]
         x0 = pad_sequence(crops, batch_first=True)
         texts = [self.tokens[self.captions[i][c]] for i, c in zip(items, captions, strict=True)]
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         return Batch(
             x0=x0,
-            mask=_prefix([len(x) for x in crops]),
+            mask=prefix([len(x) for x in crops]),
             text=pad_sequence(texts, batch_first=True),
-            text_valid=_prefix([len(x) for x in texts]),
-            t=t,
-            noise=torch.randn(x0.shape, generator=noise),
-            drop_text=drop_text,
+            text_valid=prefix([len(x) for x in texts]),
+            t=torch.from_numpy(t),
+            noise=torch.randn(x0.shape, generator=generator),
+            drop_text=torch.from_numpy(drop_text),
         )
 
 
-def _prefix(lengths: list[int]) -> Bool[Tensor, "B L"]:
+def prefix(lengths: Sequence[int]) -> Bool[Tensor, "B L"]:
+    """Mask of the first so many places of each row."""
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-
-
-def _check_clips(clips: Sequence[MotionClip], channels: int) -> None:
-    if not clips:
-        raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
-    for clip in clips:
-        features = np.asarray(clip.features)
-        if features.ndim != 2 or features.shape[1] != channels or len(features) < 3:
-            raise InputError(
-                f"{clip.name}: features", f"shape {features.shape}", f"(3 or more, {channels})",
-                "Remove the clip or make it again.",
-            )  # fmt: skip
-        if not np.isfinite(features).all():
-            raise InputError(
-                f"{clip.name}: features", "values that are not finite", "finite values",
-                "Remove the clip or make it again.",
-            )  # fmt: skip
-        if not clip.captions:
-            raise InputError(
-                f"{clip.name}: captions", "none", "at least one sentence", "Describe the clip."
-            )
 
 
 def step_items(
@@ -301,10 +230,298 @@ def step_items(
     return items[np.random.default_rng([seed, ORDER, 1, chunk]).permutation(batches)[place]]
 
 
-# The others wait as long as the first one validates and writes; one that dies ends them anyway.
-PATIENCE = timedelta(hours=24)
-# Seconds between two looks at the processes, and that they get to end by themselves.
-LOOK, GRACE = 0.5, 10.0
+def ema_decay_at(decay: float, updates: int) -> float:
+    """Decay of the moving average after `updates` steps; small at first."""
+    return min(decay, (1 + updates) / (10 + updates))
+
+
+def kept_row(validated: Rows, term: str, early_stopping: bool) -> dict[str, float]:
+    """Of all validations that of the weights that a training returns."""
+    return min(validated, key=lambda row: row[term]) if early_stopping else validated[-1]
+
+
+def loss_curves(trained: Rows, validated: Rows) -> pd.DataFrame:
+    """Loss curves of training steps and validations: step, split, and a column for each term."""
+    splits = {"train": trained, "validation": validated}
+    rows = [{**row, "split": split} for split, group in splits.items() for row in group]
+    columns = ["step", "split", "simple", "pos", "foot", "vel", "acc", "total"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Hash of all parameters and buffers of a model, with their names."""
+    parts = [f"{k}:{sha256(x.cpu().numpy().tobytes())}" for k, x in model.state_dict().items()]
+    return sha256("\n".join(parts).encode())
+
+
+def source_of(function: Callable) -> list[str]:
+    """What a loss is computed with, for the key of a training: nothing where it is the package's,
+    else its source and that of the functions of its own module or notebook that it calls."""
+    if function is motion_losses:
+        return []
+    found, waiting = {}, [function]
+    while waiting:
+        one = waiting.pop()
+        if one.__qualname__ in found:
+            continue
+        found[one.__qualname__] = inspect.getsource(one)
+        named = [one.__globals__.get(name) for name in one.__code__.co_names]
+        waiting += [f for f in named if inspect.isfunction(f) and f.__module__ == one.__module__]
+    return [found[name] for name in sorted(found)]
+
+
+def key_of(*ingredients: Any) -> str:
+    """Hash of what a training depends on; each must be JSON-able."""
+    return sha256(json.dumps(ingredients, sort_keys=True).encode())
+
+
+class Task(NamedTuple):
+    """A training, as each of its processes gets it (see `train`)."""
+
+    model: nn.Module
+    losses: Losses
+    config: TrainConfig
+    path: Path
+    key: str
+    validate: Callable[[nn.Module], dict[str, float]] | None
+    criterion: str
+    betas: tuple[float, float]
+    stream: tuple[int, ...]
+
+
+def train(
+    model: nn.Module,
+    losses: Losses,
+    config: TrainConfig,
+    path: Path,
+    key: str,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    *,
+    criterion: str = "total",
+    betas: tuple[float, float] = (0.9, 0.999),
+    stream: tuple[int, ...] = (LAYERS,),
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+    processes: int = 1,
+) -> tuple[nn.Module, Rows, Rows]:
+    """Train a copy of `model` with AdamW.
+
+    Args:
+        losses: see `Losses`; minimised is "total". What it draws must follow from the step alone or
+            come from torch's global generator, which is seeded at every step and left as it was
+            found. What the model keeps beside its weights (codebook sums) must be buffers.
+            Parameters that need no gradient are left as they are.
+        path: the state file; its stem gets a hash of `key`, `config` and the weights at the start.
+            The same call goes on where it was interrupted, bit for bit on a CPU, and returns at
+            once when it had ended.
+        key: hash of all else that `losses` depends on.
+        validate: (averaged model in evaluation mode) -> terms, without gradients; early stopping
+            goes by `criterion`.
+        stream: first of which random streams the layers draw from, then what it ends with.
+        processes: more than 1 trains data-parallel in new processes, on as many CUDA devices where
+            `device` is one; losses and weights are the same up to the order of sums where the model
+            has no dropout. `losses` and `validate` are sent there by their code.
+
+    Returns:
+        The averaged model in evaluation mode, a row for each training step and one for each
+        validation; rows have "step", from 1, and the terms.
+
+    Raises:
+        InputError: nothing to choose weights by, a damaged state file, a loss or weights that are
+            no longer finite, too many processes, or one that was killed.
+    """
+    if config.early_stopping and validate is None:
+        raise InputError(
+            "training: early_stopping", "no held-out clips", "some to choose the weights by",
+            "Pass validation clips, or set early_stopping to False.",
+        )  # fmt: skip
+    task = Task(model, losses, config, Path(path), key, validate, criterion, betas, stream)
+    state = _Training(task, Team(device if processes == 1 else "cpu"))
+    bar = tqdm(
+        total=config.steps, initial=state.step, unit="step", desc=Path(path).stem, mininterval=2,
+        disable=not progress,
+    )  # fmt: skip
+
+    def tell(step: int, loss: float | None) -> None:
+        if loss is not None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        bar.update(step - bar.n)
+
+    with bar:
+        if processes == 1:
+            with torch.random.fork_rng():
+                state.run(tell)
+        elif state.step < config.steps:
+            launch(_work, task, processes, device, tell)
+            state.load()
+            tell(state.step, None)
+    if state.step < config.steps:
+        raise KeyboardInterrupt(f"training: interrupted after step {state.step} of {config.steps}")
+    trained = state.averaged
+    if config.early_stopping:
+        trained.load_state_dict(state.best["weights"])
+    return trained.eval(), state.rows, state.validated
+
+
+def _work(team: "Team", task: Task) -> None:
+    """One process of several; what is trained ends in the state file."""
+    _Training(task, team).run(team.tell)
+
+
+class _Training:
+    """Weights, their average, optimiser and curves between two steps; what a state file holds."""
+
+    def __init__(self, task: Task, team: "Team"):
+        config = task.config
+        self.task, self.team, self.config, self.step = task, team, config, 0
+        self.model = copy.deepcopy(task.model).to(team.device).train()
+        self.ema = copy.deepcopy(self.model).eval() if config.ema_decay else None
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.trained,
+            lr=config.learning_rate,
+            betas=task.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.rows: Rows = []
+        self.validated: Rows = []
+        self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": {}}
+        self._pending: list[dict[str, Tensor]] = []
+        self.key = key_of(task.key, config.record(*ROUNDING), weights_hash(task.model))
+        path = task.path
+        self.path = path.with_name(f"{path.stem}-{self.key[:12]}{path.suffix or '.pt'}")
+        if self.path.exists():
+            self.load()
+
+    @property
+    def averaged(self) -> nn.Module:
+        """What is validated and returned."""
+        return self.model if self.ema is None else self.ema
+
+    def run(self, tell: Callable[[int, float | None], None]) -> None:
+        """All steps that are left, with their validations and checkpoints."""
+        config, validate = self.config, self.task.validate
+        every = config.validate_every or config.steps
+        network = self.team.join(self.model)
+        while self.step < config.steps:
+            self.update(network)
+            ends = self.step == config.steps
+            if validate is not None and (ends or self.step % every == 0):
+                self.flush()
+                if self.team.index == 0:
+                    self.check(validate)
+            saves = ends or self.step % config.checkpoint_every == 0
+            if saves:
+                self.save()
+            tell(self.step, self.rows[-1]["total"] if saves else None)
+
+    def update(self, network: nn.Module) -> None:
+        """One step of AdamW on `total`, then of the moving average."""
+        task, config, team, k = self.task, self.config, self.team, self.config.accumulate
+        first, *more = task.stream
+        own = [team.index] if team.index else []
+        torch.manual_seed(_seed(config.seed, first, self.step, *more, *own))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate_at(self.step)
+        self.optimiser.zero_grad()
+        means: dict[str, Tensor] = {}
+        for part in range(team.index * k, (team.index + 1) * k):
+            with nullcontext() if part + 1 == (team.index + 1) * k else team.apart(network):
+                terms = task.losses(network, self.step, part, team.count * k)
+                # Processes average their gradients, which here are to add up.
+                (terms["total"] * team.count).backward()
+            for name, x in terms.items():
+                means[name] = means[name] + x.detach() if name in means else x.detach()
+        self.optimiser.step()
+        if self.ema is not None and team.index == 0:
+            share = 1 - ema_decay_at(config.ema_decay, self.step)
+            with torch.no_grad():
+                for kept, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                    kept.lerp_(new, share)
+                # Buffers are averages already, or constants.
+                for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+                    kept.copy_(new)
+        self.step += 1
+        self._pending.append(means)
+
+    @torch.no_grad()
+    def check(self, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+        """Validate, and keep the weights if they are the best so far."""
+        torch.manual_seed(_seed(self.config.seed, CHECKS, 0))
+        terms = validate(self.averaged.eval())
+        self.model.train()
+        self.validated.append({"step": self.step, **terms})
+        loss = terms[self.task.criterion]
+        if self.config.early_stopping and loss < self.best["loss"]:
+            weights = {k: x.detach().clone() for k, x in self.averaged.state_dict().items()}
+            self.best = {"step": self.step, "loss": loss, "weights": weights}
+
+    def flush(self) -> None:
+        """Read the losses of the last steps; refuse those that are not finite."""
+        first, pending = self.step - len(self._pending), self._pending
+        if self.team.count > 1 and pending:
+            table = torch.stack([torch.stack(list(terms.values())) for terms in pending])
+            summed = self.team.sum(table).tolist()
+            pending = [dict(zip(self._pending[0], row, strict=True)) for row in summed]
+        for i, terms in enumerate(pending, start=first + 1):
+            row = {"step": i, **{name: float(x) for name, x in terms.items()}}
+            if not np.isfinite(row["total"]):
+                raise self._diverged(i, str(row["total"]))
+            self.rows.append(row)
+        self._pending = []
+        if not all(bool(p.isfinite().all()) for p in self.trained):
+            raise self._diverged(self.step, "weights that are not finite")
+
+    def _diverged(self, step: int, found: str) -> InputError:
+        return InputError(
+            f"training, step {step}: loss", found, "a finite loss",
+            "Lower learning_rate or the weights of the losses.",
+        )  # fmt: skip
+
+    def save(self) -> None:
+        """Write the state atomically, after making sure that it is still sound."""
+        self.flush()
+        if self.team.index > 0:
+            return
+        content = {
+            "key": self.key,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rows": self.rows,
+            "validated": self.validated,
+            "best": self.best,
+        }
+        with atomic_write(self.path) as temporary:
+            torch.save(content, temporary)
+
+    def load(self) -> None:
+        """Go to where the state file is."""
+        try:
+            content = torch.load(self.path, map_location=self.team.device, weights_only=True)
+            if content["key"] != self.key:
+                raise KeyError("it belongs to another training")
+            self.model.load_state_dict(content["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(content["ema"])
+            self.optimiser.load_state_dict(content["optimiser"])
+            names = ("step", "rows", "validated", "best")
+            self.step, self.rows, self.validated, self.best = (content[name] for name in names)
+        except (
+            RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
+        ) as error:  # fmt: skip
+            raise InputError(
+                self.path,
+                f"unreadable ({type(error).__name__})",
+                "the state of an interrupted training",
+                "Delete the file to train from the start.",
+            ) from error
+
+
+def _seed(*stream: int) -> int:
+    return int(np.random.default_rng(stream).integers(2**63))
 
 
 class Team:
@@ -318,25 +535,17 @@ class Team:
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
 
-    @property
-    def first(self) -> bool:
-        """Whether this process keeps the average, the curves and the files."""
-        return self.index == 0
-
     def join(self, model: nn.Module) -> nn.Module:
         """What to call in place of `model`, so that its gradients become the mean of all's."""
         return model
 
-    def apart(self, model: nn.Module) -> AbstractContextManager:
+    def apart(self, model: nn.Module):
         """Within it gradients add up in this process alone (`model` as `join` gave it)."""
         return nullcontext()
 
     def sum(self, x: Tensor) -> Tensor:
         """Sum over the processes; all have to call it."""
         return x
-
-    def tell(self, step: int, loss: float | None = None) -> None:
-        """Report how far this process is, for whoever draws the progress."""
 
 
 class Worker(Team):
@@ -366,15 +575,16 @@ class Worker(Team):
     def sum(self, x):
         return self.accelerator.reduce(x, reduction="sum")
 
-    def tell(self, step, loss=None):
-        if self.first:
+    def tell(self, step: int, loss: float | None = None) -> None:
+        """Report how far the training is, for whoever draws the progress."""
+        if self.index == 0:
             self._told[0] = step
             if loss is not None:
                 self._told[1] = loss
 
 
 def launch(
-    work: Callable[[Team, Any], None],
+    work: Callable[[Worker, Any], None],
     task: Any,
     processes: int,
     device: torch.device | str = "cpu",
@@ -382,409 +592,78 @@ def launch(
 ) -> None:
     """Call ``work(team, task)`` in each of several new processes and wait for all of them.
 
-    They join over gloo on a CPU, and over NCCL on CUDA, with one device for each. The threads of
-    this process are divided among them. One that fails ends the others; all end with this one.
-
-    Args:
-        work: function of a module, not of a notebook: the new processes import it.
-        task: what it works on; written to a temporary file, whose tensors the processes share.
-        device: its kind counts alone, "cpu" or "cuda".
-        progress: called now and then with what the first process last told.
+    They start afresh (`accelerate.notebook_launcher` forks, which hangs once a library of the
+    notebook has used OpenMP), and join over gloo on a CPU, over NCCL on CUDA with one device each.
+    The threads of this process are divided among them. One that fails ends the others; all end
+    with this one. progress: called now and then with what the first process last told.
 
     Raises:
         InputError: too few devices, a process that was killed, or what `work` raised of this kind.
-        RuntimeError: anything else that `work` raised, with its traceback.
+        ProcessRaisedException: anything else that `work` raised, with its traceback.
     """
     kind = torch.device(device).type
-    _check_devices(kind, processes)
+    there = torch.cuda.device_count() if kind == "cuda" else processes if kind == "cpu" else 0
+    if there < processes:
+        raise InputError(
+            "training: processes", f"{processes} with {there} devices of the kind {kind}",
+            "cpu, or a CUDA device for each process", f"Set num_processes to at most {there or 1}.",
+        )  # fmt: skip
+    # By value where it is of a notebook, whose functions no other process can import.
+    from joblib.externals import cloudpickle
+
     threads = max(1, torch.get_num_threads() // processes)
-    told = get_context("spawn").Array("d", [-1.0, float("nan")])
+    told = torch.multiprocessing.get_context("spawn").Array("d", [-1.0, math.nan])
     with tempfile.TemporaryDirectory(prefix="t2imu-training-") as name:
-        torch.save(task, Path(name) / "task.pt")
+        torch.save((work, task), Path(name) / "task.pt", pickle_module=cloudpickle)
         context = start_processes(
-            _start,
-            (work, processes, kind, threads, name, told),
-            nprocs=processes,
-            join=False,
-            start_method="spawn",
+            _start, (processes, kind, threads, name, told), processes, join=False
         )
-        running: list[BaseProcess] = context.processes
         try:
-            while any(p.exitcode is None for p in running):
-                connection.wait([p.sentinel for p in running if p.exitcode is None], LOOK)
+            while not context.join(timeout=0.5):
                 step, loss = told[:]
                 if step >= 0:
                     progress(int(step), None if loss != loss else loss)
-                if any(p.exitcode for p in running):
-                    raise _failure(Path(name), [p.exitcode for p in running])
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            for file in Path(name).glob("error-*.json"):
+                raise InputError(**json.loads(file.read_text())) from error
+            if getattr(error, "signal_name", None) is None:
+                raise
+            raise InputError(
+                f"training, process {error.error_index + 1} of {processes}",
+                f"an end by {error.signal_name}", "a process that trains to the end",
+                "If memory ran out (SIGKILL), use fewer processes or a smaller batch. The same "
+                "call goes on from the last checkpoint.",
+            ) from error  # fmt: skip
         finally:
-            _end(running)
+            for process in context.processes:
+                process.kill()
+                process.join()
 
 
-def _check_devices(kind: str, processes: int) -> None:
-    if kind not in ("cpu", "cuda"):
-        raise InputError(
-            "training: device", f"{kind} for {processes} processes", "cpu or cuda",
-            "Train in one process there.",
-        )  # fmt: skip
-    there = torch.cuda.device_count() if kind == "cuda" else processes
-    if there < processes:
-        raise InputError(
-            "training: processes", f"{processes} with {there} CUDA devices",
-            "a device for each process", f"Set num_processes to at most {there}.",
-        )  # fmt: skip
-
-
-def _start(
-    index: int, work: Callable, count: int, kind: str, threads: int, folder: str, told: Any
-) -> None:
-    """What a new process does; an error is left in `folder`, with the time at which it happened."""
+def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
+    """What a new process does; an error of the user's is left in `folder`."""
     place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     if sys.platform == "linux":  # else gloo asks the name service, which may not know this machine
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if kind == "cuda":
+        torch.cuda.set_device(index)
+    # They find each other through a file: a port chosen here could be taken by then.
+    torch.distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=index,
+        world_size=count,
+        timeout=PATIENCE,
+    )
+    # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
+    work, task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
     try:
-        if kind == "cuda":
-            torch.cuda.set_device(index)
-        # They find each other through a file: a port chosen here could be taken by then.
-        torch.distributed.init_process_group(
-            "nccl" if kind == "cuda" else "gloo",
-            init_method=f"file://{folder}/rendezvous",
-            rank=index,
-            world_size=count,
-            timeout=PATIENCE,
-        )
-        # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
-        task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
         work(Worker(index, count, kind, told), task)
-        torch.distributed.destroy_process_group()
-    except Exception as error:
-        content = {"time": time.time(), "traceback": traceback.format_exc()}
-        if isinstance(error, InputError):
-            names = ("where", "found", "expected", "remedy")
-            content["input"] = {name: getattr(error, name) for name in names}
+    except InputError as error:
+        names = ("where", "found", "expected", "remedy")
+        content = {name: getattr(error, name) for name in names}
         write_json(Path(folder) / f"error-{index}.json", content)
-        sys.exit(1)
-
-
-def _end_with_parent() -> None:
-    """No process goes on writing states after the one that started it was killed."""
-    parent_process().join()
-    os._exit(1)
-
-
-def _failure(folder: Path, codes: Sequence[int | None]) -> Exception:
-    """The cause among the ends of processes: others fail only because they lost a partner."""
-    for i, code in enumerate(codes):
-        if code is not None and code < 0:
-            return InputError(
-                f"training, process {i + 1} of {len(codes)}",
-                f"an end by {signal.Signals(-code).name}",
-                "a process that trains to the end",
-                "If memory ran out (SIGKILL), use fewer processes or a smaller batch. The same "
-                "call goes on from the last checkpoint.",
-            )
-    errors = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
-    if not errors:
-        at = next(i for i, code in enumerate(codes) if code)
-        return RuntimeError(
-            f"training, process {at + 1} of {len(codes)}: it ended with code {codes[at]} before "
-            "it could begin; what it printed says why"
-        )
-    first = min(errors, key=lambda error: error["time"])
-    failure = RuntimeError(f"a process of the training failed:\n{first['traceback']}")
-    if "input" not in first:
-        return failure
-    refused = InputError(**first["input"])
-    refused.__cause__ = failure
-    return refused
-
-
-def _end(processes: Sequence[BaseProcess]) -> None:
-    for process in processes:
-        if process.is_alive():
-            process.terminate()
-    limit = time.monotonic() + GRACE
-    for process in processes:
-        process.join(max(0.0, limit - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-
-
-Model = TypeVar("Model", bound=nn.Module)
-Rows = list[dict[str, float]]
-
-# Which of the random streams of a seed the layers draw from (dropout, noise of the global
-# generator); 0 to 2 are those of `batches` and `training`.
-LAYERS, CHECKS = 3, 4
-# The term by which early stopping chooses.
-CRITERION = "total"
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """Settings of one training with AdamW.
-
-    warmup: steps over which the learning rate rises linearly to its value. milestones: steps
-    counted after the warm-up, ascending; at each the rate is multiplied by `decay`. ema_decay: of
-    the moving average of the weights, lower at the start (`training.ema_decay_at`); 0 keeps none.
-    validate_every: in steps; 0 validates at the end alone. early_stopping: whether the weights of
-    the validation with the lowest `CRITERION` are returned, instead of the last. grad_clip: largest
-    norm of the gradient.
-    """
-
-    steps: int
-    learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup: int = 0
-    milestones: tuple[int, ...] = ()
-    decay: float = 0.1
-    ema_decay: float = 0.0
-    checkpoint_every: int = 500
-    validate_every: int = 0
-    seed: int = 0
-    grad_clip: float | None = None
-    early_stopping: bool = False
-
-    def __post_init__(self):
-        checks = {
-            "steps": self.steps >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            "weight_decay": self.weight_decay >= 0,
-            "warmup": self.warmup >= 0,
-            "milestones": list(self.milestones) == sorted(self.milestones),
-            "decay": self.decay > 0,
-            "ema_decay": 0 <= self.ema_decay < 1,
-            "checkpoint_every": self.checkpoint_every >= 1,
-            "validate_every": self.validate_every >= 0,
-            "seed": self.seed >= 0,
-            "grad_clip": self.grad_clip is None or self.grad_clip > 0,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"LoopConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "See the docstring of LoopConfig.",
-                )  # fmt: skip
-
-
-def learning_rate_at(config: LoopConfig, step: int) -> float:
-    """Learning rate of a step (0 is the first)."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / (config.warmup + 1)
-    passed = sum(step - config.warmup >= milestone for milestone in config.milestones)
-    return config.learning_rate * config.decay**passed
-
-
-def run_loop(
-    model: Model,
-    losses: Callable[[Model, int], dict[str, Tensor]],
-    config: LoopConfig,
-    path: Path,
-    key: str,
-    validate: Callable[[Model], dict[str, float]] | None = None,
-    progress: bool = True,
-) -> tuple[Model, Rows, Rows]:
-    """Train a copy of `model`, on the device where it lies.
-
-    losses: (model in training mode, step from 0) -> scalar terms, "total" among them, which is
-    minimised. What it draws must follow from the step alone or come from torch's global generator,
-    which is seeded at every step and left as it was found. What the model keeps beside its weights
-    (codebook sums) must be buffers, so that it is resumed too. Parameters that need no gradient are
-    left as they are.
-
-    path: the state file; its stem gets a hash of `key`, `config` and the weights at the start, so
-    that trainings with other ingredients do not mix. key: hash of all that `losses` depends on.
-    The same call goes on where it was interrupted, bit for bit on a CPU, and returns at once when
-    it had ended.
-
-    validate: (averaged model in evaluation mode) -> terms, without gradients.
-
-    Returns:
-        the averaged model (the last one where `ema_decay` is 0) in evaluation mode, a row for each
-        training step and a row for each validation; rows have "step", from 1, and the terms.
-
-    Raises:
-        InputError: a damaged state file, or a loss or weights that are no longer finite.
-    """
-    state = _State(model, config, Path(path), key)
-    every = config.validate_every or config.steps
-    bar = tqdm(
-        total=config.steps, initial=state.step, unit="step", desc=Path(path).stem, mininterval=2,
-        disable=not progress,
-    )  # fmt: skip
-    with bar, torch.random.fork_rng():
-        while state.step < config.steps:
-            torch.manual_seed(_seed(config.seed, LAYERS, state.step))
-            state.update(losses)
-            ends = state.step == config.steps
-            if validate is not None and (ends or state.step % every == 0):
-                state.flush()
-                with state.averaged() as averaged, torch.no_grad():
-                    torch.manual_seed(_seed(config.seed, CHECKS, 0))
-                    terms = validate(averaged)
-                    state.validated.append({"step": state.step, **terms})
-                    if config.early_stopping:
-                        state.best.offer(averaged, state.step, terms[CRITERION])
-            if ends or state.step % config.checkpoint_every == 0:
-                state.save()
-                bar.set_postfix(loss=f"{state.rows[-1]['total']:.4f}", refresh=False)
-            bar.update()
-    with state.averaged() as averaged:
-        trained = averaged
-    if config.early_stopping and validate is not None:
-        state.best.restore(trained)
-    return trained.eval(), state.rows, state.validated
-
-
-class _State:
-    """Weights, their average, optimiser and curves between two steps; what a state file holds."""
-
-    def __init__(self, model: nn.Module, config: LoopConfig, path: Path, key: str):
-        self.config, self.step = config, 0
-        self.model = copy.deepcopy(model).train()
-        self.ema = copy.deepcopy(self.model).eval() if config.ema_decay else None
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.trained,
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.rows: Rows = []
-        self.validated: Rows = []
-        self.best = Best()
-        self._pending: list[dict[str, Tensor]] = []
-        settings = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"}
-        ingredients = [key, settings, weights_hash(model)]
-        self.key = sha256(json.dumps(ingredients, sort_keys=True).encode())
-        self.path = path.with_name(f"{path.stem}-{self.key[:12]}{path.suffix or '.pt'}")
-        if self.path.exists():
-            self._load()
-
-    def update(self, losses: Callable[[nn.Module, int], dict[str, Tensor]]) -> None:
-        """One step of AdamW on `total`, then of the moving average."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate_at(self.config, self.step)
-        terms = losses(self.model, self.step)
-        self.optimiser.zero_grad()
-        terms["total"].backward()
-        if self.config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.trained, self.config.grad_clip)
-        self.optimiser.step()
-        if self.ema is not None:
-            share = 1 - ema_decay_at(self.config.ema_decay, self.step)
-            with torch.no_grad():
-                pairs = zip(self.ema.parameters(), self.model.parameters(), strict=True)
-                for kept, new in pairs:
-                    kept.lerp_(new, share)
-                # Buffers are averages already, or constants.
-                for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-                    kept.copy_(new)
-        self.step += 1
-        self._pending.append({name: x.detach() for name, x in terms.items()})
-
-    @contextmanager
-    def averaged(self):
-        """What is validated and returned, in evaluation mode."""
-        chosen = self.model if self.ema is None else self.ema
-        chosen.eval()
-        yield chosen
-        self.model.train()
-
-    def flush(self) -> None:
-        """Read the losses of the last steps; refuse those that are not finite."""
-        first = self.step - len(self._pending)
-        for i, terms in enumerate(self._pending, start=first + 1):
-            row = {"step": i, **{name: float(x) for name, x in terms.items()}}
-            if not np.isfinite(row["total"]):
-                raise self._diverged(i, str(row["total"]))
-            self.rows.append(row)
-        self._pending.clear()
-        if not all(bool(p.isfinite().all()) for p in self.trained):
-            raise self._diverged(self.step, "weights that are not finite")
-
-    def _diverged(self, step: int, found: str) -> InputError:
-        return InputError(
-            f"training, step {step}: loss", found, "a finite loss",
-            "Lower learning_rate or the weights of the losses.",
-        )  # fmt: skip
-
-    def save(self) -> None:
-        """Write the state atomically, after making sure that it is still sound."""
-        self.flush()
-        content = {
-            "key": self.key,
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "rows": self.rows,
-            "validated": self.validated,
-            "best": self.best.state(),
-        }
-        with atomic_write(self.path) as temporary:
-            torch.save(content, temporary)
-
-    def _load(self) -> None:
-        try:
-            content = torch.load(self.path, map_location=self.trained[0].device, weights_only=True)
-            if content["key"] != self.key:
-                raise KeyError("it belongs to another training")
-            self.model.load_state_dict(content["model"])
-            if self.ema is not None:
-                self.ema.load_state_dict(content["ema"])
-            self.optimiser.load_state_dict(content["optimiser"])
-            self.step, self.rows = content["step"], content["rows"]
-            self.validated = content["validated"]
-            self.best.load(content["best"])
-        except (
-            RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
-        ) as error:  # fmt: skip
-            raise InputError(
-                self.path,
-                f"unreadable ({type(error).__name__})",
-                "the state of an interrupted training",
-                "Delete the file to train from the start.",
-            ) from error
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Hash of all parameters and buffers of a model, with their names."""
-    parts = [f"{k}:{sha256(x.cpu().numpy().tobytes())}" for k, x in model.state_dict().items()]
-    return sha256("\n".join(parts).encode())
-
-
-def _seed(*stream: int) -> int:
-    return int(np.random.default_rng(stream).integers(2**63))
-
-
-# Which of the random streams of a seed (0, the order of the data, is that of `batches`).
-STEP, VALIDATION = 1, 2
-# Settings that change the order of sums at most, as the number of processes does.
-ROUNDING = ("checkpoint_every", "accumulate", "compile")
-
-
-def _generator(rng: np.random.Generator) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng.integers(2**63)))
-
-
-def ema_decay_at(decay: float, updates: int) -> float:
-    """Decay of the moving average after `updates` steps; small at first (see `TrainConfig`)."""
-    return min(decay, (1 + updates) / (10 + updates))
-
-
-def loss_curves(
-    trained: Sequence[dict[str, float]], validated: Sequence[dict[str, float]]
-) -> pd.DataFrame:
-    """Loss curves of training steps and validations: step, split, and a column for each term."""
-    splits = {"train": trained, "validation": validated}
-    rows = [{**row, "split": split} for split, group in splits.items() for row in group]
-    columns = ["step", "split", "simple", "pos", "foot", "vel", "acc", "total"]
-    return pd.DataFrame(rows, columns=columns)
+        raise
+    torch.distributed.destroy_process_group()
