@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from t2imu_utils.models.mdm import MDM, MDMConfig, Prior, new_prior, read_mdm
+from t2imu_utils.models.retrieval import build_database
 from t2imu_utils.motion.corpus import Normaliser
 
 ARCHITECTURES = {
@@ -95,3 +96,14 @@ def prior(clips, encoder):
         layers=2, width=16, heads=2, feedforward=32, dropout=0.0, max_frames=24, diffusion_steps=10
     )
     return new_prior(config, normaliser, encoder, seed=3)
+
+
+@pytest.fixture
+def normaliser(clips):
+    everything = np.concatenate([clip.features for clip in clips])
+    return Normaliser(everything.mean(0), everything.std(0) + 0.05)
+
+
+@pytest.fixture
+def database(clips, normaliser, encoder):
+    return build_database(clips, normaliser, encoder, max_frames=24)

@@ -1,3 +1,4 @@
+import ast
 import math
 from dataclasses import replace
 
@@ -6,17 +7,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.models import t2mgpt
 from t2imu_utils.models.t2mgpt import (
+    FILES,
+    META,
+    UNUSED,
     GPTConfig,
     T2MGPTConfig,
+    corrupted,
     generate,
+    gpt_losses,
+    load_t2mgpt,
     new_gpt,
     new_t2mgpt,
+    read_t2mgpt,
     sample_tokens,
+    save_t2mgpt,
+    write_t2mgpt,
 )
-from t2imu_utils.models.tokeniser import RVQConfig
+from t2imu_utils.models.tokeniser import (
+    RVQConfig,
+)
 from t2imu_utils.motion.corpus import Normaliser
 
 SIZES = GPTConfig(codes=10, text_width=6, width=16, layers=2, heads=4, feedforward=24, max_tokens=8)
@@ -24,6 +35,8 @@ CONFIG = T2MGPTConfig(
     rvq=RVQConfig(width=16, code_width=8, codes=20, levels=1, dropout=0.0, temperature=0.0),
     transformer=replace(SIZES, max_tokens=12),
 )
+
+
 TEXT = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(10, (3, 8), generator=torch.Generator().manual_seed(1))
 
@@ -137,34 +150,6 @@ def test_a_token_matters_to_what_follows_alone(gpt):
     assert ((gpt(TOKENS, TEXT + 1) - before).abs().amax(-1) > 1e-3).all()
 
 
-def test_more_tokens_than_the_model_has_places_for_are_refused(gpt):
-    with pytest.raises(InputError, match="tokens: found 9; expected at most 8"):
-        gpt(torch.zeros(1, 9, dtype=torch.long), TEXT[:1])
-    _, past = gpt.start(TEXT)
-    for _ in range(8):
-        _, past = gpt.follow(TOKENS[:, 0], past)
-    with pytest.raises(InputError, match="tokens: found 9"):
-        gpt.follow(TOKENS[:, 0], past)
-
-
-def test_dropout_is_for_training_alone():
-    gpt = shaken(new_gpt(replace(SIZES, dropout=0.5), 0))
-    assert torch.equal(gpt(TOKENS, TEXT), gpt(TOKENS, TEXT))
-    gpt.train()
-    assert not torch.allclose(gpt(TOKENS, TEXT), gpt(TOKENS, TEXT))
-
-
-def test_initial_weights_are_small_and_follow_the_seed():
-    sizes = replace(SIZES, width=128)
-    first, again, other = (new_gpt(sizes, seed) for seed in (0, 0, 1))
-    block = first.trans_head.blocks[0]
-    for weight in (first.trans_base.tok_emb.weight, block.attn.key.weight, block.mlp[0].weight):
-        assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.1)
-    assert not block.attn.proj.bias.any() and (block.ln1.weight == 1).all()
-    assert torch.equal(first.trans_head.head.weight, again.trans_head.head.weight)
-    assert not torch.equal(first.trans_head.head.weight, other.trans_head.head.weight)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("lengths", [[8, 3, 1], None])
 def test_tokens_are_drawn_as_without_kept_keys_and_values(gpt, lengths):
@@ -231,13 +216,6 @@ def test_a_motion_without_an_end_has_the_longest_length(ending):
     assert [len(x) for x in run(ending, ["walks", "runs"], None, [1, 2])] == [48, 48]
 
 
-def test_motions_have_the_length_that_was_asked_for(made):
-    frames = [3, 4, 5, 31, 40, 48]
-    motions = run(made, ["walks"] * 6, frames, range(6))
-    assert [x.shape for x in motions] == [(n, 263) for n in frames]
-    assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in motions)
-
-
 @pytest.mark.parametrize("frames", [[48, 9, 9, 17], None])
 def test_a_motion_depends_on_prompt_length_and_seed_alone(made, frames):
     prompts, seeds = ["walks slowly", "runs", "runs", "jumps twice"], [4, 5, 6, 7]
@@ -255,11 +233,6 @@ def test_a_motion_depends_on_prompt_length_and_seed_alone(made, frames):
     assert not np.allclose(one, run(made, ["walks"], [40], [5])[0])
 
 
-def test_a_shorter_motion_of_the_same_tokens_is_the_longer_one_cut(made):
-    seven, eight = (run(made, ["runs"], [n], [3])[0] for n in (7, 8))
-    assert np.array_equal(seven, eight[:7])
-
-
 def test_features_are_those_of_the_tokens_decoded_and_denormalised(made):
     (motion,) = run(made, ["runs"], [20], [3])
     text = made.text_encoder.encode_pooled(["runs"])
@@ -269,25 +242,250 @@ def test_features_are_those_of_the_tokens_decoded_and_denormalised(made):
     np.testing.assert_allclose(motion, x * made.normaliser.std + made.normaliser.mean, atol=1e-5)
 
 
-def test_new_priors_follow_their_seed_and_fit_their_encoder(encoder):
-    a, b = make(encoder), make(encoder)
-    other = new_t2mgpt(CONFIG, a.normaliser, encoder, 1)
-    assert torch.equal(a.gpt.trans_base.tok_emb.weight, b.gpt.trans_base.tok_emb.weight)
-    assert not torch.equal(a.rvq.encoder.model[0].weight, other.rvq.encoder.model[0].weight)
-    assert (a.config.transformer.text_width, a.config.transformer.codes) == (16, 20)
-    assert a.config.max_frames == 48 and a.config.channels == 263
-    assert a.parameters == sum(p.numel() for n in (a.rvq, a.gpt) for p in n.parameters())
-    assert a.text_encoder_name == "words"
+WHOLE = T2MGPTConfig(
+    rvq=RVQConfig(width=16, code_width=8, codes=12, levels=1, dropout=0.0, temperature=0.0),
+    transformer=GPTConfig(width=16, layers=1, heads=2, feedforward=32, max_tokens=4),
+)
 
 
-def test_the_official_sizes_are_the_default():
-    config = T2MGPTConfig()
-    assert config.max_frames == 200
-    assert (config.rvq.levels, config.rvq.dropout, config.rvq.temperature) == (1, 0, 0)
+@pytest.fixture
+def untrained(clips, encoder):
+    everything = np.concatenate([clip.features for clip in clips])
+    normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
+    return new_t2mgpt(WHOLE, normaliser, encoder, 3)
 
 
-def test_guidance_is_refused(made):
-    plain, one = (run(made, ["runs"], [20], [1], guidance=g)[0] for g in (None, 1.0))
-    assert np.array_equal(plain, one)
-    with pytest.raises(InputError, match="guidance: found 2.5; expected None or 1. T2M-GPT has no"):
-        run(made, ["runs"], [20], [1], guidance=2.5)
+def test_every_token_and_the_end_are_predicted_from_what_is_shown(untrained):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(12, (3, 4), generator=generator)
+    shown = torch.randint(12, (3, 4), generator=generator)
+    lengths = [3, 1, 4]
+    valid = torch.arange(4) < torch.tensor(lengths)[:, None]
+    text = torch.randn(3, 16, generator=generator)
+    model = untrained.gpt
+    for p in model.parameters():
+        p.data.mul_(5)
+    with torch.no_grad():
+        loss, right, counted = gpt_losses(model, tokens, valid, text, shown)
+        assert counted.sum(1).tolist() == [4, 2, 4]
+        for i, length in enumerate(lengths):
+            targets = [*tokens[i, :length].tolist(), model.end_id]
+            # The longest motion may have been cut: that it ends is not learnt.
+            for place, target in enumerate(targets[:4]):
+                logits = model(shown[i : i + 1, :place], text[i : i + 1])[0, -1]
+                expected = -logits.log_softmax(0)[target]
+                torch.testing.assert_close(loss[i, place], expected, atol=1e-5, rtol=1e-5)
+                assert bool(right[i, place]) == (int(logits.argmax()) == target)
+                assert counted[i, place]
+
+
+def test_some_tokens_are_replaced_by_any_code():
+    tokens = torch.full((200, 50), 5)
+    rng = np.random.default_rng(0)
+    shown = corrupted(tokens, 12, 0.5, rng)
+    kept = float((shown == 5).float().mean())
+    assert kept == pytest.approx(0.5 + 0.5 / 12, abs=0.02)
+    shares = torch.bincount(shown[shown != 5], minlength=12) / int((shown != 5).sum())
+    torch.testing.assert_close(shares[shares > 0], torch.full((11,), 1 / 11), atol=0.02, rtol=0)
+    assert torch.equal(corrupted(tokens, 12, 1.0, rng), tokens)
+    assert not torch.equal(corrupted(tokens, 12, 0.5, rng), shown)
+
+
+SMALL = T2MGPTConfig(
+    rvq=RVQConfig(width=16, code_width=8, codes=20, levels=1, dropout=0.0, temperature=0.0),
+    transformer=GPTConfig(width=16, layers=2, heads=4, feedforward=24, max_tokens=12),
+)
+
+
+TITLES = {"HumanVQVAE": "rvq", "Text2Motion_Transformer": "gpt"}
+
+
+class Clip:
+    """Stands in for the text encoder of the official checkpoints: its name, and made-up vectors."""
+
+    name, fingerprint, max_tokens = "clip", "c" * 64, 77
+
+    def __init__(self, pooled_width):
+        self.pooled_width = pooled_width
+
+    def count_tokens(self, texts):
+        return [len(text.split()) for text in texts]
+
+    def encode_pooled(self, texts):
+        seeds = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
+        return torch.stack([torch.randn(self.pooled_width, generator=seed) for seed in seeds])
+
+
+def official_shapes(config, text_width):
+    """Names and shapes of all that the two official files hold."""
+    sizes, width = config.rvq, config.rvq.width
+    rvq = {"quantizer.codebook": (sizes.codes, sizes.code_width)}
+
+    def conv(name, out, inner, kernel):
+        rvq.update({f"{name}.weight": (out, inner, kernel), f"{name}.bias": (out,)})
+
+    def residual(name):
+        for i in range(3):
+            conv(f"{name}.model.{i}.conv1", width, width, 3)
+            conv(f"{name}.model.{i}.conv2", width, width, 1)
+
+    conv("encoder.model.0", width, sizes.channels, 3)
+    conv("encoder.model.4", sizes.code_width, width, 3)
+    conv("decoder.model.0", width, sizes.code_width, 3)
+    conv("decoder.model.4", width, width, 3)
+    conv("decoder.model.6", sizes.channels, width, 3)
+    for i in (2, 3):
+        conv(f"encoder.model.{i}.0", width, width, 4)
+        residual(f"encoder.model.{i}.1")
+        residual(f"decoder.model.{i}.0")
+        conv(f"decoder.model.{i}.2", width, width, 3)
+
+    sizes, width = config.transformer, config.transformer.width
+    places = sizes.max_tokens + 1
+    gpt = {
+        "trans_base.tok_emb.weight": (config.rvq.codes + 2, width),
+        "trans_base.pos_embedding.weight": (places, width),
+        "trans_base.pos_embed.embed": (places, 1, width),
+        "trans_head.head.weight": (config.rvq.codes + 1, width),
+    }
+
+    def linear(name, out, inner):
+        gpt.update({f"{name}.weight": (out, inner), f"{name}.bias": (out,)})
+
+    linear("trans_base.cond_emb", width, text_width)
+    gpt.update(dict.fromkeys(("trans_head.ln_f.weight", "trans_head.ln_f.bias"), (width,)))
+    for half in ("trans_base", "trans_head"):
+        for i in range(sizes.layers):
+            block = f"{half}.blocks.{i}"
+            norms = [f"{block}.{norm}.{kind}" for norm in ("ln1", "ln2") for kind in
+                     ("weight", "bias")]  # fmt: skip
+            gpt.update(dict.fromkeys(norms, (width,)))
+            gpt[f"{block}.attn.mask"] = (1, 1, places, places)
+            for name in ("key", "query", "value", "proj"):
+                linear(f"{block}.attn.{name}", width, width)
+            linear(f"{block}.mlp.0", sizes.feedforward, width)
+            linear(f"{block}.mlp.2", width, sizes.feedforward)
+    return {"rvq": {f"vqvae.{key}": shape for key, shape in rvq.items()}, "gpt": gpt}
+
+
+def write_official(folder, layouts, config, text_width):
+    """Weights by rule in the official layout, with causal masks."""
+    for name, shapes in official_shapes(config, text_width).items():
+        state = {key: layouts.rule(key, shape) for key, shape in shapes.items()}
+        for key in [key for key in state if key.endswith(".mask")]:
+            state[key] = torch.ones(shapes[key]).tril()
+        file, key = FILES[name]
+        (folder / file).parent.mkdir(parents=True)
+        torch.save({key: state}, folder / file)
+    (folder / META).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    np.save(folder / META / "mean.npy", rng.standard_normal(263).astype(np.float32))
+    np.save(folder / META / "std.npy", rng.random(263).astype(np.float32) + 0.1)
+    return folder
+
+
+@pytest.fixture
+def small(layouts, tmp_path):
+    return write_official(tmp_path / "official", layouts, SMALL, 6)
+
+
+def contents(folder):
+    return {
+        name: torch.load(folder / file, weights_only=True)[key]
+        for name, (file, key) in FILES.items()
+    }
+
+
+def states(prior):
+    return {
+        f"{name}.{key}": x for name in FILES for key, x in getattr(prior, name).state_dict().items()
+    }
+
+
+def test_names_and_shapes_are_the_official_ones(reference):
+    official = {}
+    for line in (reference / "t2mgpt_state_dict.txt").read_text().splitlines():
+        if line.startswith("#"):
+            part = official.setdefault(TITLES[line.split()[1]], {})
+        elif line:
+            key, shape, _ = line.split("\t")
+            part[key] = ast.literal_eval(shape)
+    assert official_shapes(T2MGPTConfig(), 512) == official
+
+
+def test_an_official_checkpoint_is_read_sampled_and_written_again(small, tmp_path):
+    prior = read_t2mgpt(small, Clip(6), SMALL)
+    before = contents(small)
+    book = before["rvq"]["vqvae.quantizer.codebook"]
+    assert torch.equal(prior.rvq.quantizer.layers[0].codebook, book)
+    assert (prior.config.transformer.text_width, prior.config.transformer.codes) == (6, 20)
+    assert set(prior.history[0]["files"]) == {"rvq", "gpt"}
+    assert not prior.gpt.training and all(p.requires_grad for p in prior.gpt.parameters())
+    (motion,) = generate(prior, ["a person walks"], [18], [1], progress=False)
+    assert motion.shape == (18, 263) and np.isfinite(motion).all()
+
+    written = write_t2mgpt(tmp_path / "again", prior)
+    for name, state in contents(written).items():
+        assert {k: x.shape for k, x in state.items()} == {
+            k: x.shape for k, x in before[name].items()
+        }
+        assert all(torch.equal(x, before[name][k]) for k, x in state.items() if k != UNUSED)
+    for name in ("mean", "std"):
+        paths = [path / META / f"{name}.npy" for path in (small, written)]
+        assert np.array_equal(*(np.load(path) for path in paths))
+
+
+def test_tokens_and_logits_come_from_the_weights_of_the_file(small):
+    prior = read_t2mgpt(small, Clip(6), SMALL)
+    x = torch.randn(1, 32, 263, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        vectors = prior.rvq.encoder(x.transpose(1, 2))[0].T
+        distances = torch.cdist(vectors, contents(small)["rvq"]["vqvae.quantizer.codebook"])
+        assert torch.equal(prior.rvq.encode(x)[0, :, 0], distances.argmin(1))
+        before = prior.gpt.start(torch.ones(1, 6))[0]
+        path = small / FILES["gpt"][0]
+        state = contents(small)["gpt"]
+        # The table of positions that is read is the file's; the other one does not matter.
+        state[UNUSED] += 1
+        torch.save({"trans": state}, path)
+        same = read_t2mgpt(small, Clip(6), SMALL).gpt.start(torch.ones(1, 6))[0]
+        assert torch.equal(same, before)
+        state["trans_base.pos_embed.embed"] += torch.linspace(0, 1, 16)
+        torch.save({"trans": state}, path)
+        other = read_t2mgpt(small, Clip(6), SMALL).gpt.start(torch.ones(1, 6))[0]
+        assert not torch.allclose(other, before)
+
+
+def test_a_codebook_that_was_read_is_where_a_training_goes_on_from(small):
+    prior = read_t2mgpt(small, Clip(6), SMALL)
+    book, x = prior.rvq.quantizer.layers[0], torch.randn(8, 32, 263)
+    before = book.codebook.clone()
+    with torch.no_grad():
+        vectors = prior.rvq.encoder(x.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
+        codes = prior.rvq.train()(x)[1].flatten()
+    most = int(codes.mode().values)
+    mine = vectors[codes == most]
+    expected = (0.99 * before[most] + 0.01 * mine.sum(0)) / (0.99 + 0.01 * len(mine))
+    torch.testing.assert_close(book.codebook[most], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def saved(encoder, tmp_path):
+    normaliser = Normaliser(np.full(263, 2, np.float32), np.full(263, 3, np.float32))
+    prior = new_t2mgpt(SMALL, normaliser, encoder, 1)
+    prior.rvq.train()(torch.randn(2, 16, 263))
+    prior.history.append({"config": {"steps": 3}})
+    return prior, save_t2mgpt(tmp_path / "t2mgpt.safetensors", prior)
+
+
+def test_a_saved_prior_is_the_same_prior(saved, encoder):
+    prior, path = saved
+    again = load_t2mgpt(path, encoder)
+    before, after = states(prior), states(again)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert again.config == prior.config and again.history == prior.history
+    assert np.array_equal(again.normaliser.std, prior.normaliser.std)
+    assert not again.rvq.training
+    motions = [generate(p, ["runs"], [20], [1], progress=False)[0] for p in (prior, again)]
+    assert np.array_equal(*motions)

@@ -87,12 +87,6 @@ def test_pooled_states_are_the_sentence_embeddings_of_the_library(encoder):
     np.testing.assert_allclose(pooled, embeddings, atol=1e-5)
 
 
-def test_embeddings_know_what_is_alike():
-    a, b, c = sentence_embeddings(["a person is running", "running", "lying"])
-    assert a @ b > 0.45 and a @ b > a @ c + 0.2
-    assert sentence_embeddings([]).shape == (0, 384)
-
-
 def test_cached_states_are_the_computed_ones_and_need_no_network_of_neurons(
     encoder, tmp_path, monkeypatch
 ):
@@ -114,13 +108,6 @@ def test_minilm_is_known_by_the_fingerprint_that_older_priors_remember(encoder):
     assert (encoder.width, encoder.pooled_width, encoder.max_tokens) == (384, 384, 256)
 
 
-def test_the_encoder_is_frozen(encoder):
-    tokens, _ = encoder.encode(TEXTS)
-    _, network = encoder.network
-    assert not tokens.requires_grad and not network.training
-    assert not any(p.requires_grad for p in network.parameters())
-
-
 def test_loading_and_encoding_say_nothing_and_run_none_of_the_package_code(capfd):
     load_text_encoder("minilm").encode(TEXTS)
     sentence_embeddings(TEXTS)
@@ -132,11 +119,6 @@ def test_altered_weights_are_refused(monkeypatch):
     monkeypatch.setattr(text_module, "MINILM_SHA256", "0" * 64)
     with pytest.raises(InputError, match="sha256"):
         minilm_directory()
-
-
-def test_a_long_text_is_cut(encoder):
-    tokens, valid = encoder.encode(["walk " * 400])
-    assert tokens.shape[1] == encoder.max_tokens and valid.all()
 
 
 def test_tokens_are_counted_before_a_text_is_cut(encoder, monkeypatch, capfd):
@@ -214,33 +196,6 @@ def test_clip_for_mdm_cuts_at_twenty_tokens_and_padding_to_77_changes_nothing(mo
     torch.testing.assert_close(whole.encode_pooled(TEXTS[:2]), encoder.encode_pooled(TEXTS[:2]))
 
 
-@pytest.mark.parametrize(("name", "limit"), [("distilbert", 512), ("clip", 77), ("clip_mdm", 22)])
-def test_a_cut_text_keeps_its_marks(models, name, limit):
-    encoder = load_text_encoder(name)
-    tokens, _ = encoder.encode(["walks " * 600, "walks"])
-    tokenizer, _ = encoder.network
-    ids = tokenizer("walks " * 600, truncation=True, max_length=encoder.max_tokens)["input_ids"]
-    assert tokens.shape[1] == limit == len(ids)
-    assert [ids[0], ids[-1]] == [tokenizer("walks")["input_ids"][i] for i in (0, -1)]
-    one = len(tokenizer("walks")["input_ids"]) - 2
-    assert encoder.count_tokens(["walks " * 600]) == [600 * one + 2]
-
-
-@pytest.mark.parametrize("name", ["distilbert", "clip"])
-def test_fetched_models_are_frozen_and_quiet_and_give_a_text_one_state(models, name, capfd):
-    encoder = load_text_encoder(name)
-    tokens, valid = encoder.encode(TEXTS)
-    pooled = encoder.encode_pooled(TEXTS)
-    for i, text in enumerate(TEXTS):
-        alone, _ = encoder.encode([text])
-        assert torch.equal(alone[0], tokens[i, valid[i]])
-        assert torch.equal(encoder.encode_pooled([text])[0], pooled[i])
-    network = encoder.network[1]
-    assert not network.training and not any(p.requires_grad for p in network.parameters())
-    assert all(p.dtype == torch.float32 for p in network.parameters())
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("name", ["minilm", "distilbert", "clip_mdm"])
 def test_pooled_vectors_come_from_the_cache_too(models, name, tmp_path, monkeypatch):
     computed = load_text_encoder(name).encode_pooled(TEXTS)
@@ -281,18 +236,7 @@ def test_an_absent_model_names_its_folder_and_the_command_that_fetches_it(
     hub = {"distilbert": "distilbert-base-uncased"}.get(name, "clip-vit-base-patch32")
     with pytest.raises(InputError) as error:
         load_text_encoder(name)
-    assert str(error.value) == (
-        f"{tmp_path}/text_encoders/{hub}: found nothing; expected {hub} as its authors publish it. "
-        f"Run `t2imu data fetch {hub}`."
-    )
-
-
-def test_weights_kept_in_half_precision_are_used_in_single(own):
-    file = own / "clip-vit-base-patch32" / "pytorch_model.bin"
-    state = torch.load(file, weights_only=True)
-    torch.save({key: x.half() if x.is_floating_point() else x for key, x in state.items()}, file)
-    encoder = load_text_encoder("clip")
-    assert encoder.encode(TEXTS)[0].dtype == encoder.encode_pooled(TEXTS).dtype == torch.float32
+    assert hub in error.value.where and f"t2imu data fetch {hub}" in error.value.remedy
 
 
 def test_weights_without_all_parameters_are_refused_not_drawn_at_random(own):

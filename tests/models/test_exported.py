@@ -1,5 +1,3 @@
-"""Motions of other projects as a generator of a track, from their files to a body's poses."""
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,15 @@ import pytest
 import torch
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.models.retrieval import build_database, gather, retrieve, token_states, versioned
+from t2imu_utils.models.retrieval import (
+    build_database,
+    gather,
+    read_database,
+    retrieve,
+    save_database,
+    token_states,
+    versioned,
+)
 from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
 
@@ -43,21 +52,6 @@ def test_one_caption_at_two_lengths_gets_two_sets_of_motions(database, encoder):
     short, long = retrieve(database, pooled, [8, 24])
     assert short.tolist() != long.tolist()
     assert database.lengths[short[0]] < database.lengths[long[0]]
-
-
-def test_equal_items_come_in_the_order_of_their_rows():
-    database = items([[1, 0]] * 5, [10] * 5)
-    assert retrieve(database, np.array([[1.0, 0.0]]), [10], count=3).tolist() == [[0, 1, 2]]
-
-
-def test_a_query_is_answered_alike_alone_and_among_others():
-    rng = np.random.default_rng(0)
-    database = items(rng.standard_normal((40, 8)), rng.integers(4, 200, 40))
-    queries, lengths = rng.standard_normal((600, 8)), rng.integers(4, 200, 600)
-    together = retrieve(database, queries, lengths)
-    for i in (0, 255, 256, 599):
-        assert np.array_equal(retrieve(database, queries[i : i + 1], lengths[i : i + 1])[0],
-                              together[i])  # fmt: skip
 
 
 def test_twins_and_cuts_and_whatever_shares_a_recording_are_kin(clips):
@@ -113,16 +107,6 @@ def test_the_version_is_that_of_all_ingredients(clips, normaliser, encoder, data
     assert len({database.version, *others}) == 8
 
 
-def test_clips_that_cannot_be_retrieved_are_named(clips, normaliser, encoder):
-    with pytest.raises(InputError, match="clips: found none"):
-        build_database([], normaliser, encoder)
-    with pytest.raises(InputError, match="clip0: captions"):
-        build_database([replace(clips[0], captions=[])], normaliser, encoder)
-    broken = replace(clips[1], features=np.full((9, 263), np.nan, np.float32))
-    with pytest.raises(InputError, match="clip1: features"):
-        build_database([broken], normaliser, encoder)
-
-
 def test_gathered_items_are_padded_with_their_masks(database):
     rows = np.array([[0, 5], [7, 0]])
     motion, shown, text, said = gather(database, rows)
@@ -161,7 +145,96 @@ def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(
         token_states(encoder, ["so", " "])
 
 
-def test_other_encoders_give_their_real_tokens(encoder):
-    texts = ["a person walks", "so"]
-    for found, expected in zip(token_states(encoder, texts), encoder.encode(texts), strict=True):
-        assert torch.equal(found, expected)
+CAPTIONS = ["a person walks", "a man runs", "the woman sits down", "someone jumps"]
+
+
+@pytest.fixture
+def saved(database, tmp_path):
+    return save_database(tmp_path / "database.npz", database)
+
+
+def rewrite(path, change):
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def test_a_database_comes_back_as_it_was(database, saved, encoder):
+    found = read_database(saved, encoder)
+    assert found.version == database.version
+    assert (found.captions, found.names) == (database.captions, database.names)
+    assert (found.sources, found.encoder) == (database.sources, database.encoder)
+    assert all(torch.equal(a, b) for a, b in zip(found.motions, database.motions, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found.tokens, database.tokens, strict=True))
+    pooled = encoder.encode_pooled(["a person runs"]).numpy()
+    assert np.array_equal(retrieve(found, pooled, [9]), retrieve(database, pooled, [9]))
+    assert [path.name for path in saved.parent.iterdir()] == ["database.npz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.pop("motions"), "no motions"),
+        (lambda x: x["text_features"].__setitem__((0, 0), 9.0), "version.*changed after"),
+        (lambda x: x["motions"].__setitem__((x["m_lengths"].argmin(), -1), 1.0), "values behind"),
+        (lambda x: x["motions"].__setitem__((0, 0, 0), np.nan), "row 0.*not finite"),
+        (lambda x: x["m_lengths"].__setitem__(0, 0), "m_lengths: found 0 to"),
+        (lambda x: x["token_counts"].__setitem__(0, 99), "token_counts.*99"),
+        (lambda x: x.update(captions=x["captions"][:-1]), "captions: found shape \\(11,\\)"),
+        (lambda x: x.update(motions=x["motions"][..., :251]), "251 channels"),
+        (lambda x: x.update(motions=x["motions"].astype(int)), "motions: found int64"),
+        (lambda x: x.update(about=np.frombuffer(b"{}", np.uint8)), "about"),
+        (
+            lambda x: x.update(
+                about=np.frombuffer(json.dumps({"format": "other"}).encode(), np.uint8)
+            ),
+            "format 'other'",
+        ),
+    ],
+)
+def test_faults_of_a_file_are_told(saved, encoder, change, message):
+    rewrite(saved, change)
+    with pytest.raises(InputError, match=message):
+        read_database(saved, encoder)
+
+
+@pytest.fixture
+def clip_encoder(layouts, tmp_path, monkeypatch):
+    layouts.write_clip(tmp_path / "text_encoders" / "clip-vit-base-patch32")
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    return load_text_encoder("clip")
+
+
+@pytest.fixture
+def official(clip_encoder, tmp_path):
+    """The five arrays of the official file, and the indexes that nothing reads."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([196, 40, 60, 120])
+    motions = rng.standard_normal((4, 196, 263)).astype(np.float32)
+    motions[np.arange(196)[None] >= lengths[:, None]] = 0
+    path = tmp_path / "t2m_text_train.npz"
+    np.savez(
+        path,
+        text_features=clip_encoder.encode_pooled(CAPTIONS).numpy(),
+        captions=np.array(CAPTIONS),
+        motions=motions,
+        m_lengths=lengths,
+        clip_seq_features=rng.standard_normal((4, 77, clip_encoder.width)).astype(np.float32),
+        train_indexes=np.zeros((4, 3), int),
+        test_indexes=np.zeros((4, 3), int),
+    )
+    return path
+
+
+def test_the_official_layout_is_read(official, clip_encoder, clips):
+    database = read_database(official, clip_encoder)
+    assert database.lengths.tolist() == [196, 40, 60, 120]
+    assert database.encoder == ("clip", None) and database.names is None
+    assert database.tokens[0].shape == (77, clip_encoder.width)
+    pooled = clip_encoder.encode_pooled(CAPTIONS[2:3]).numpy()
+    assert retrieve(database, pooled, [60])[0, 0] == 2
+    again = read_database(save_database(official.with_name("own.npz"), database), clip_encoder)
+    assert again.version == database.version
+    with pytest.raises(InputError, match="official files cannot be trained on"):
+        database.kin(clips[0])

@@ -1,19 +1,32 @@
-from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.momask import (
+    MoMaskConfig,
+    TokenTransformerConfig,
+    new_momask,
+)
 from t2imu_utils.models.tokeniser import (
     RVQ,
     Codebook,
     RVQConfig,
+    TokenData,
     detokenise,
-    equal_lengths,
+    draw_windows,
     new_rvq,
+    normalised_motions,
+    reconstruction_losses,
+    rvq_losses,
+    rvq_validation,
     tokenise,
 )
+from t2imu_utils.models.trainer import TrainConfig
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 
 CONFIG = RVQConfig(channels=5, width=8, code_width=4, codes=6, levels=3, dropout=0.0)
 
@@ -58,12 +71,6 @@ def test_the_commitment_is_the_mean_over_levels_of_what_each_leaves(model):
         errors.append(left.square().mean())
     torch.testing.assert_close(commit, sum(errors) / 2)
     assert (codes[..., 2] == -1).all()
-
-
-def test_a_level_that_is_off_adds_nothing(model):
-    codes = torch.tensor([[[1, -1, -1], [2, -1, -1]]])
-    assert torch.equal(model.decode(codes), model.decode(codes[..., :1]))
-    assert not torch.equal(model.decode(codes), model.decode(codes.clamp(min=0)))
 
 
 def test_the_encoder_gets_the_gradient_of_the_decoder_once(model):
@@ -177,25 +184,123 @@ def test_nothing_beside_a_motion_reaches_it(model):
         torch.testing.assert_close(back, model(alone)[0][0], atol=1e-5, rtol=0)
 
 
-def test_batches_of_one_length():
-    assert list(equal_lengths([3, 1, 3, 1, 3], 2)) == [[1, 3], [0, 2], [4]]
+PLAIN = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
+SIZES = RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1)
 
 
-def test_one_level_without_dropout_is_a_plain_vector_quantiser():
-    model = new_rvq(replace(CONFIG, levels=1, temperature=0.0), 0).train()
+@pytest.fixture
+def motions(clips):
+    return normalised_motions(PLAIN, clips)
+
+
+def test_the_loss_is_the_published_one():
     torch.manual_seed(0)
-    x = torch.randn(2, 8, 5)
-    x_hat, codes, commit = model(x)
-    assert codes.shape == (2, 2, 1)
-    (F.mse_loss(x_hat, x) + commit).backward()
-    assert all(p.grad is not None for p in model.parameters())
-    again, _, _ = model.eval()(x)
-    torch.testing.assert_close(model.decode(model.encode(x)), again)
+    x, x_hat, commit = torch.randn(2, 8, 263), torch.randn(2, 8, 263), torch.tensor(3.0)
+    terms = reconstruction_losses(x, x_hat, commit, LossWeights(), PLAIN)
+    expected = F.smooth_l1_loss(x, x_hat) + 0.02 * 3.0
+    expected = expected + 0.5 * F.smooth_l1_loss(x[..., 4:67], x_hat[..., 4:67])
+    torch.testing.assert_close(terms["total"], expected)
+    assert set(terms) == {"reconstruction", "positions", "commit", "total"}
 
 
-@pytest.mark.parametrize(
-    "change", [{"levels": 0}, {"levels": 7}, {"codes": 0}, {"dropout": 1.0}, {"ema_decay": 1.0}]
+@pytest.mark.parametrize("variant", ["features", "joints"])
+def test_l_acc_is_that_of_the_paper_on_the_decoders_output(variant):
+    torch.manual_seed(0)
+    x, x_hat, commit = torch.randn(2, 8, 263), torch.randn(2, 8, 263), torch.tensor(3.0)
+    weights = LossWeights(acc=0.7, acc_variant=variant)
+    plain = reconstruction_losses(x, x_hat, commit, LossWeights(), PLAIN)
+    terms = reconstruction_losses(x, x_hat, commit, weights, PLAIN)
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    acc = motion_losses(x, x_hat, mask, weights, PLAIN)["acc"].mean()
+    torch.testing.assert_close(terms["acc"], acc)
+    torch.testing.assert_close(terms["total"], plain["total"] + 0.7 * acc)
+
+
+def test_windows_follow_from_seed_and_step_and_leave_nothing_out():
+    motions = [torch.full((n, 263), float(n)) + torch.arange(n)[:, None] / 1000 for n in
+               (5, 9, 64, 70, 100, 133)]  # fmt: skip
+    seen, starts = set(), set()
+    for step in range(60):
+        windows = draw_windows(motions, 2, 3, step)
+        assert torch.equal(windows, draw_windows(motions, 2, 3, step))
+        assert windows.shape[1] % 4 == 0 and 4 <= windows.shape[1] <= 64
+        seen |= set(windows[:, 0, 0].floor().int().tolist())
+        for row in windows:
+            torch.testing.assert_close(row[1:, 0] - row[:-1, 0], torch.full((len(row) - 1,), 1e-3))
+            if row[0, 0].floor() == 133:
+                starts.add(round(1000 * float(row[0, 0] - 133)))
+    assert seen == {5, 9, 64, 70, 100, 133}
+    assert len(starts) > 5 and max(starts) <= 133 - 64
+
+
+def test_levels_are_dropped_in_some_steps(motions, monkeypatch):
+    seen = []
+
+    def spy(x, active):
+        seen.append(active)
+        return x, None, torch.tensor(0.0)
+
+    model = new_rvq(SIZES, 0)
+    monkeypatch.setattr(model, "forward", spy)
+    losses = rvq_losses(PLAIN, motions, TrainConfig(steps=1, batch_size=4), 0.5, False)
+    for step in range(200):
+        losses(model, step, 0, 1)
+    shares = [seen.count(levels) / 200 for levels in (1, 2, 3)]
+    assert shares == pytest.approx([1 / 6, 1 / 6, 4 / 6], abs=0.1)
+
+
+def test_validation_reads_each_motion_at_its_own_length(motions):
+    model = new_rvq(SIZES, 0)
+    together = rvq_validation(model, motions, 4, LossWeights(), PLAIN)
+    alone = [rvq_validation(model, [motion], 4, LossWeights(), PLAIN) for motion in motions]
+    for name, value in together.items():
+        assert value == pytest.approx(np.mean([terms[name] for terms in alone]), rel=1e-4)
+    assert {"reconstruction", "simple", "acc"} < set(together)
+
+
+def test_clips_that_cannot_be_used_are_named(clips):
+    with pytest.raises(InputError, match="clips: found none"):
+        normalised_motions(PLAIN, [])
+    short = MotionClip("brief", np.zeros((3, 263), np.float32), ["sits"])
+    with pytest.raises(InputError, match="brief: features.*3 frame.*at least 4"):
+        normalised_motions(PLAIN, [*clips, short])
+
+
+WHOLE = MoMaskConfig(
+    rvq=RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1),
+    transformer=TokenTransformerConfig(
+        token_width=16, width=16, layers=1, heads=2, feedforward=32, dropout=0.1, max_tokens=4
+    ),
 )
-def test_impossible_sizes_are_refused(change):
-    with pytest.raises(InputError, match=f"RVQConfig: {next(iter(change))}"):
-        replace(CONFIG, **change)
+
+
+@pytest.fixture
+def untrained(clips, encoder):
+    everything = np.concatenate([clip.features for clip in clips])
+    normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
+    return new_momask(WHOLE, normaliser, encoder, 3)
+
+
+@pytest.fixture
+def data(untrained, clips):
+    untrained.rvq.train()(torch.randn(3, 16, 263))
+    motions = normalised_motions(untrained.normaliser, clips)
+    return TokenData(untrained.rvq.eval(), untrained.text_encoder, 4, motions, clips), motions
+
+
+def test_crops_begin_at_any_frame_and_hold_the_clips_tokens(untrained, clips, data):
+    data, motions = data
+    tokens, valid, text = data.batch([0, 1], [0, 5], [1, 2], [0, 1])
+    first = tokenise(untrained.rvq, [motions[0], motions[1][1:]])
+    assert torch.equal(tokens[0, :1], first[0][:1])
+    assert torch.equal(tokens[1], first[1][1:3])
+    assert valid.tolist() == [[True, False], [True, True]]
+    expected = untrained.text_encoder.encode_pooled([clips[0].captions[0], clips[1].captions[1]])
+    assert torch.equal(text, expected)
+    counts, again = [], []
+    for step in range(40):
+        tokens, valid, _ = data.step(4, 0, step)
+        assert tokens.shape[1] <= 4
+        counts += valid.sum(1).tolist()
+        again.append(torch.equal(tokens, data.step(4, 0, step)[0]))
+    assert all(again) and min(counts) >= 1 and max(counts) == 4

@@ -1,7 +1,8 @@
-"""Every family behind the one interface: made, trained, kept, sampled, examined."""
+"""Every family behind the one interface: made, trained, kept, sampled, examined, published."""
 
+import copy
 import shutil
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -10,15 +11,77 @@ import torch
 from torch import nn
 
 from t2imu_utils import arms, runs
+from t2imu_utils.arms import Study, pretraining
 from t2imu_utils.errors import InputError
+from t2imu_utils.models import remodiffuse as remodiffuse_checkpoints
+from t2imu_utils.models import trainer
+from t2imu_utils.models.checkpoints import OTHERS, SCALED
 from t2imu_utils.models.generator import family, generator_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
-from t2imu_utils.models.retrieval import build_database, save_database
-from t2imu_utils.models.tokeniser import reconstruct
+from t2imu_utils.models.mdm import write_mdm
+from t2imu_utils.models.momask import write_momask
+from t2imu_utils.models.remodiffuse import (
+    OFFICIAL_DATABASE,
+    WEIGHTS,
+    ReMoDiffuseConfig,
+    write_remodiffuse,
+)
+from t2imu_utils.models.retrieval import OWN, build_database, save_database
+from t2imu_utils.models.t2mgpt import write_t2mgpt
+from t2imu_utils.models.text import load_text_encoder
+from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.tracks import TRACKS, load_track
+from t2imu_utils.tracks import TRACKS, GeneratorSection, load_track
+from tests.models.layouts import write_clip, write_distilbert
+
+torch.set_num_threads(1)
+
+
+FAMILIES = ("mdm", "momask", "remodiffuse", "t2mgpt")
+
+
+@pytest.fixture(params=FAMILIES)
+def name(request) -> str:
+    """Of each family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def study(tiny, name, words, clips, runs_folder) -> Study:
+    """Nine clips to train on, three to validate on."""
+    return Study(tiny, name, clips[:9], clips[9:], {"corpus": "a" * 64})
+
+
+@pytest.fixture
+def settings(study):
+    """Fast enough that texts and noise come to matter."""
+    return replace(pretraining(study.track, study.name), steps=24, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="session")
+def trainings() -> dict[str, tuple]:
+    """What has been trained already, by family."""
+    return {}
+
+
+@pytest.fixture
+def trained(study, settings, trainings, tmp_path):
+    """A prior and its curves."""
+    if study.name not in trainings:
+        trainings[study.name] = study.generator.train(
+            study.start(), study.clips, settings, tmp_path, study.held_out, "cpu"
+        )
+    return copy.deepcopy(trainings[study.name])
+
+
+@pytest.fixture
+def prior(trained):
+    return trained[0]
+
 
 PROMPTS = ["walks slowly", "runs", "a person runs", "jumps twice", "sits down on a chair"]
+
+
 FRAMES, SEEDS = [24, 9, 9, 14, 24], [4, 5, 6, 7, 5]
 
 
@@ -126,49 +189,6 @@ def test_what_is_retrieved_from_is_kept_once_for_all_arms(study, prior, monkeypa
     assert len(study.generator.load(folders[1] / arms.PRIOR).database) == len(study.clips)
 
 
-DAMAGES = {
-    "cut short": lambda content: content[: len(content) // 2],
-    "empty": lambda content: b"",
-    "another file": lambda content: b"x" * 999,
-    # In the middle there are motions.
-    "a flipped bit": lambda content: flipped(content, len(content) // 2),
-}
-
-
-def flipped(content, place):
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
-@pytest.mark.parametrize("name", ["remodiffuse"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_retrieved_from_is_written_again_where_it_was_damaged(study, prior, damage):
-    first, second = (runs.run_dir("demo", model, arms.STAGE) for model in ("a", "b"))
-    study.generator.save(first / arms.PRIOR, prior)
-    (kept,) = runs.cache_dir("retrieval").iterdir()
-    whole, number = kept.read_bytes(), kept.stat().st_ino
-    # A whole one is left alone.
-    study.generator.save(first / arms.PRIOR, prior)
-    assert kept.stat().st_ino == number
-    kept.unlink()
-    kept.write_bytes(DAMAGES[damage](whole))
-    study.generator.save(second / arms.PRIOR, prior)
-    assert kept.read_bytes() == (second / "database.npz").read_bytes() == whole
-    assert list(runs.cache_dir("retrieval").iterdir()) == [kept]
-    loaded = study.generator.load(second / arms.PRIOR)
-    assert loaded.database.version == prior.database.version
-
-
-@pytest.mark.parametrize("name", ["remodiffuse"])
-def test_another_database_under_its_name_is_written_over(study, prior):
-    folder = runs.run_dir("demo", "a", arms.STAGE)
-    smaller = build_database(study.clips[:3], prior.normaliser, prior.text_encoder)
-    kept = runs.cache_dir("retrieval") / f"{prior.database.version}.npz"
-    kept.parent.mkdir(parents=True)
-    save_database(kept, smaller)
-    study.generator.save(folder / arms.PRIOR, prior)
-    assert len(study.generator.load(folder / arms.PRIOR).database) == len(study.clips)
-
-
 def test_motions_are_as_long_as_was_asked_and_follow_their_seed(study, prior):
     motions = made(study, prior)
     assert [x.shape for x in motions] == [(n, 263) for n in FRAMES]
@@ -191,18 +211,6 @@ def test_a_motion_does_not_depend_on_what_it_is_made_with(study, prior):
             np.testing.assert_allclose(motion, other, atol=2e-4)
 
 
-def test_the_text_matters(study, prior):
-    for key, x in networks(prior).items():
-        if key.startswith(("gpt.", "mask.")):  # so that other tokens are chosen
-            x.mul_(3)
-    seeds = list(range(8))
-    one, other = (
-        np.concatenate(made(study, prior, [text] * 8, [24] * 8, seeds))
-        for text in ("walks slowly", "jumps twice")
-    )
-    assert not np.allclose(one, other, atol=1e-3)
-
-
 def test_requests_become_a_table_with_features_and_joints(study, prior):
     requests = pd.DataFrame(
         {"prompt": PROMPTS, "frames": FRAMES, "seed": SEEDS, "activity": list("abcde")},
@@ -220,21 +228,6 @@ def test_requests_become_a_table_with_features_and_joints(study, prior):
         assert joints.shape == (FRAMES[i], 22, 3)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompts": ["walks", ""]}, r"prompts\[1\]"),
-        ({"frames": [24, 10**4]}, r"frames\[1\]"),
-        ({"seeds": [1]}, "one length and one seed"),
-        ({"prompts": [], "frames": [], "seeds": []}, "an empty list"),
-    ],
-)
-def test_what_cannot_be_made_is_told(study, change, message):
-    asked = {"prompts": ["walks", "runs"], "frames": [24, 24], "seeds": [1, 2], **change}
-    with pytest.raises(InputError, match=message):
-        made(study, study.start(), **asked)
-
-
 def test_the_scale_of_the_text_may_be_left_to_the_family(study, prior, name):
     args = (PROMPTS[:1], [24], [3])
     (plain,) = made(study, prior, *args)
@@ -247,7 +240,6 @@ def test_the_scale_of_the_text_may_be_left_to_the_family(study, prior, name):
     assert not np.array_equal(plain, made(study, prior, *args, guidance=9.0)[0])
 
 
-# ---------------------------------------------------------------- refinement
 def test_refinement_trains_a_copy_with_the_losses_asked_for(study, prior, name, tmp_path):
     before = {key: x.clone() for key, x in networks(prior).items()}
     settings = arms.finetuning(study.track, LossWeights(acc=2.0), 4, 0)
@@ -269,19 +261,6 @@ def test_refinement_trains_a_copy_with_the_losses_asked_for(study, prior, name, 
     np.testing.assert_array_equal(more.normaliser.std, prior.normaliser.std)
 
 
-def test_every_family_can_compare_spectra(study, prior, tmp_path):
-    weights = LossWeights(acc=0.5, acc_variant="spectrum")
-    settings = arms.finetuning(study.track, weights, 2, 0)
-    more, curves = study.generator.refine(prior, study.clips, settings, tmp_path, [], "cpu")
-    assert differing(more, prior)
-    rows = curves[["total", "acc"]].dropna()
-    assert (
-        len(rows) == 2 and (rows["total"] > 0.5 * rows["acc"]).all() and (rows > 0).all(axis=None)
-    )
-    assert more.history[-1]["config"]["weights"]["acc_variant"] == "spectrum"
-
-
-# ---------------------------------------------------------------- denoiser
 def shown(study, prior, clips, level=3, seed=0):
     """x̂_0 of clips in one batch, and the batch."""
     denoise = study.generator.denoiser(prior, "cpu")
@@ -309,29 +288,6 @@ def test_a_motion_is_denoised_as_if_it_were_alone(study, prior):
         torch.testing.assert_close(together[i][mask[i]], alone[0][own[0]], atol=2e-5, rtol=1e-4)
 
 
-def test_a_denoiser_knows_what_it_takes(study, prior, name, sizes):
-    denoise = study.generator.denoiser(prior, "cpu")
-    tokens = name in ("momask", "t2mgpt")
-    assert denoise.stride == (4 if tokens else 1)
-    assert denoise.levels == (1 if tokens else sizes[name]["diffusion_steps"])
-    assert (
-        denoise.max_frames == prior.config.max_frames and denoise.max_frames % denoise.stride == 0
-    )
-    assert denoise.normaliser is prior.normaliser
-    noisy, quiet = (shown(study, prior, study.clips[:2], level)[0] for level in (9, 0))
-    assert torch.equal(noisy, quiet) == tokens
-    other = shown(study, prior, study.clips[:2], 9, seed=50)[0]
-    assert torch.equal(noisy, other) == tokens
-
-
-@pytest.mark.parametrize("name", ["momask", "t2mgpt"])
-def test_of_a_tokeniser_the_guess_is_what_decoding_leaves(study, prior):
-    guess, mask, _ = shown(study, prior, study.clips)
-    expected = reconstruct(prior.rvq, prior.normaliser, study.clips)
-    for row, valid, wanted in zip(guess, mask, expected, strict=True):
-        torch.testing.assert_close(row[valid], wanted, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["remodiffuse"])
 def test_no_clip_is_shown_its_own_motion(study, prior):
     database = prior.database
@@ -356,14 +312,6 @@ def test_a_text_is_part_of_what_is_denoised(study, prior):
     assert not torch.equal(first, one) and torch.equal(second, one)
 
 
-# ---------------------------------------------------------------- families, names and sizes
-def test_an_entry_of_another_name_names_its_family(tiny, sizes):
-    section = tiny.generators["momask"].model_copy(update={"family": "momask"})
-    track = tiny.model_copy(update={"generators": {**tiny.generators, "small": section}})
-    assert generator_of(track, "small") is family("momask")
-    assert sizes_of(track, "small").model_dump() == sizes["momask"]
-
-
 def test_a_solver_is_taken_where_there_is_a_choice(tiny):
     def with_solver(name, **chosen):
         section = tiny.generators[name].model_copy(update=chosen)
@@ -379,10 +327,6 @@ def test_a_solver_is_taken_where_there_is_a_choice(tiny):
         with_solver("mdm", solver="heun")
     with pytest.raises(InputError, match="solver 'ddim': found MoMaskGenerator has none"):
         with_solver("momask", solver="ddim")
-
-
-def test_sizes_are_those_of_the_track(tiny, name, sizes):
-    assert sizes_of(tiny, name).model_dump() == sizes[name]
 
 
 @pytest.mark.parametrize(
@@ -408,3 +352,144 @@ def test_a_wrong_size_is_named_with_its_file(tmp_path, old, new, field):
     assert "Sizes in t2imu_utils.models." in told.value.expected
     for other in set(track.generators) - {name}:
         sizes_of(track, other)
+
+
+ENCODERS = {"mdm": "distilbert"}  # of the others: clip
+FOLDER = "weights"
+
+
+@dataclass(frozen=True)
+class Small(ReMoDiffuseConfig):
+    """In place of the sizes of the official file, which says none."""
+
+    layers: int = 1
+    width: int = 16
+    heads: int = 2
+    feedforward: int = 24
+    time_width: int = 20
+    text_latent: int = 12
+    text_layers: int = 1
+    text_feedforward: int = 20
+    retrieval_layers: int = 1
+    diffusion_steps: int = 200
+    max_frames: int = 24
+
+
+def write_official_remodiffuse(folder, prior):
+    write_remodiffuse(folder / WEIGHTS, prior)
+    path = save_database(folder / OFFICIAL_DATABASE, prior.database)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name not in OWN}
+    np.savez(path, **arrays)
+
+
+WRITERS = {
+    "mdm": lambda folder, prior: write_mdm(folder, prior, 600000),
+    "momask": write_momask,
+    "remodiffuse": write_official_remodiffuse,
+    "t2mgpt": write_t2mgpt,
+}
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory):
+    """A data root with miniatures of both text encoders."""
+    root = tmp_path_factory.mktemp("downloads")
+    write_distilbert(root / "text_encoders" / "distilbert-base-uncased")
+    write_clip(root / "text_encoders" / "clip-vit-base-patch32")
+    return root
+
+
+@pytest.fixture
+def official_scale(clips):
+    """Statistics of the clips, their spread as that of the official ReMoDiffuse."""
+    std = np.empty(263, np.float32)
+    for group, typical in (*SCALED, *OTHERS):
+        std[group] = typical
+    for group, _ in SCALED:
+        std[group] /= 25
+    return Normaliser(np.concatenate([clip.features for clip in clips[:9]]).mean(0), 10 * std)
+
+
+@pytest.fixture
+def published(
+    tiny, name, clips, sizes, downloads, official_scale, runs_folder, monkeypatch, tmp_path
+):
+    """A study that begins with published weights, and the prior that was published."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "text_encoders").symlink_to(downloads / "text_encoders")
+    monkeypatch.setenv("T2IMU_DATA", str(data))
+    monkeypatch.setattr(remodiffuse_checkpoints, "ReMoDiffuseConfig", Small)
+    generator, encoder = family(name), load_text_encoder(ENCODERS.get(name, "clip"))
+    untrained = generator.untrained(generator.Sizes(**sizes[name]), clips[:9], encoder, 3)
+    if name == "remodiffuse":
+        database = build_database(clips[:9], official_scale, encoder, 24)
+        untrained = replace(untrained, normaliser=official_scale, database=database)
+    settings = replace(arms.pretraining(tiny, name), steps=8)
+    prior, _ = generator.train(untrained, clips[:9], settings, tmp_path, [], "cpu")
+    WRITERS[name](data / FOLDER, prior)
+    # Sizes where the file does not say its own.
+    own = sizes[name] if name in ("momask", "t2mgpt") else {}
+    section = GeneratorSection(checkpoint=FOLDER, text_encoder=encoder.name, **own)
+    track = tiny.model_copy(update={"generators": {**tiny.generators, name: section}})
+    return Study(track, name, clips[:9], clips[9:], {"corpus": "a" * 64}), prior
+
+
+def test_published_weights_are_the_base_as_they_are(published):
+    study, prior = published
+    start = study.start()
+    run = study.make_base(start)
+    kept = arms.load_model(study.track, study.name)
+    np.testing.assert_allclose(kept.normaliser.mean, prior.normaliser.mean, rtol=1e-6)
+    np.testing.assert_allclose(kept.normaliser.std, prior.normaliser.std, rtol=1e-6)
+    requests = (["a person walks", "a person jumps"], [24, 13], [1, 2], None, 2, "cpu", False)
+    for one, other in zip(
+        *(study.generator.generate(p, *requests) for p in (kept, start)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    settings = arms.finetuning(study.track, arms.LossWeights(), None, 0)
+    theirs, found = (
+        study.generator.validation(p, study.held_out, settings, "cpu") for p in (prior, kept)
+    )
+    assert theirs == pytest.approx(found, rel=1e-5) and np.isfinite(list(found.values())).all()
+    reported = {k: v for k, v in run.metrics["validation"].items() if k != "step"}
+    assert reported == pytest.approx(found, rel=1e-6)
+    assert run.metrics["clips"] == 0 and len(kept.history) == 1
+    assert run.metrics["parameters"] == study.generator.parameters(prior)
+    curves = pd.read_parquet(run.path(arms.HISTORY))
+    assert curves["split"].tolist() == ["validation"] and curves["step"].tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["mdm", "momask", "t2mgpt"])
+def test_published_weights_can_be_refined(published):
+    study, _ = published
+    run = study.make_arm(study.make_base(study.start()), arms.LossWeights(acc=1.0), 2, 0)
+    assert run.dir.parts[-2] == f"{study.name}-acc1" and run.metrics["clips"] == 9
+    assert len(arms.load_model(study.track, f"{study.name}-acc1").history) == 2
+
+
+def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
+    study, settings, tmp_path, monkeypatch
+):
+    """Whatever stage it is in."""
+    settings = replace(settings, checkpoint_every=5, validate_every=4, ema_decay=0.9)
+    arguments = (study.clips, settings, tmp_path / "whole", study.held_out, "cpu")
+    whole, curves = study.generator.train(study.start(), *arguments)
+    update, updates = trainer._Training.update, []
+
+    def interrupt(self, network):
+        updates.append(self.step)
+        if len(updates) in (8, 16):
+            raise KeyboardInterrupt
+        update(self, network)
+
+    monkeypatch.setattr(trainer._Training, "update", interrupt)
+    arguments = (study.clips, settings, tmp_path / "parts", study.held_out, "cpu")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            study.generator.train(study.start(), *arguments)
+        torch.randn(50)
+    resumed, again = study.generator.train(study.start(), *arguments)
+    assert len(updates) > settings.steps and not differing(whole, resumed)
+    assert curves.equals(again) and whole.history == resumed.history
