@@ -609,7 +609,7 @@ def launch(
             "cpu, or a CUDA device for each process", f"Set num_processes to at most {there or 1}.",
         )  # fmt: skip
     # By value where it is of a notebook, whose functions no other process can import.
-    from joblib.externals import cloudpickle
+    import cloudpickle
 
     threads = max(1, torch.get_num_threads() // processes)
     told = torch.multiprocessing.get_context("spawn").Array("d", [-1.0, math.nan])
