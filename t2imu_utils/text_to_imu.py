@@ -25,18 +25,15 @@ from t2imu_utils.body.table1 import BODIES, solve_betas
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, output_file, sha256
-from t2imu_utils.generators.mdm import GUIDANCE
 from t2imu_utils.imu.differentiation import DEFAULT
 from t2imu_utils.imu.sensors import GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.generator import check_requests
+from t2imu_utils.models.mdm import GUIDANCE, Prior, generate, load_prior, longest_frames
+from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
-from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.priors.generate import generate
-from t2imu_utils.priors.open_prior import longest_frames, read_open_prior
-from t2imu_utils.priors.requests import check_requests
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.runs import provenance
 from t2imu_utils.synthesis import one_thread
 from t2imu_utils.tracks import OPEN_PRIOR
@@ -147,7 +144,7 @@ def generate_motion(
 
     Args:
         seconds: length, at 20 frames a second.
-        prior: a file of `priors.open_prior`.
+        prior: a file of `models.mdm`.
         person: one of `PEOPLE`: the open body's mean shape, or a body of Table I.
         imu: whether to make the sensors.
         guidance: scale of the text; 1 is none, 2.5 is that of MDM's authors.
@@ -175,7 +172,7 @@ def generate_motion(
         raise InputError("prompt", ascii(prompt), "a sentence", 'Say "a person walks".')
     solver = solver or Solver(SOLVER)
     with one_thread():
-        model = read_open_prior(prior)
+        model = load_prior(prior)
         frames = _frames(model, seconds)
         check_requests(model, [prompt], [frames], [seed], 1)
         activity, similarity = asked_for(prompt, model.text_encoder, Path(prior))

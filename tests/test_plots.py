@@ -17,7 +17,6 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.differentiation import SCHEMES, gain_table
 from t2imu_utils.imu.sensors import virtual_imu
-from t2imu_utils.priors import solvers
 
 matplotlib.use("Agg")
 MODELS = [

@@ -15,10 +15,10 @@ from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.generators import family
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.windows import windows
-from t2imu_utils.priors.prompts import draw_requests
+from t2imu_utils.models.generator import family
+from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.runs import PACKAGE
 from t2imu_utils.shards import COLUMNS, SIZE, Plan
 from t2imu_utils.synthesis import SCHEMA, STAGES, check_plan, make_shard, tools_of

@@ -19,8 +19,8 @@ from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.cells.sensing import sense
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256, write_table
-from t2imu_utils.priors.prompts import draw_requests
-from t2imu_utils.priors.text import TEXT_ENCODERS
+from t2imu_utils.models.prompts import draw_requests
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.shards import Plan, load_store
 from t2imu_utils.synthesis_runs import plan_of, processors, run_shards, summary_text
 from t2imu_utils.tracks import load_track

@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 from t2imu_utils import study_arms
 from t2imu_utils.arms import arm_name
 from t2imu_utils.cells.__main__ import CELLS, main
+from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.parameters import resolve_parameters
-from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.runs import PARTS, ROOT, STAGES
 from t2imu_utils.tracks import load_track
 
@@ -280,7 +280,7 @@ CHANGED = {
         set(everything(*MODELS)) - {(DATA, "shared"), (PROMPTS, "shared"), (HAR, "real")}
     ),
     "workflow/tracks/demo.yaml": everything(*MODELS),
-    "t2imu_utils/priors/losses.py": [],
+    "t2imu_utils/models/losses.py": [],
 }
 
 

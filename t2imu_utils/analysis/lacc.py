@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 from t2imu_utils.activities import CATEGORIES, HIGH_DYNAMIC
 from t2imu_utils.analysis.stats import FEWEST, bootstrap_means, over_seeds, stream
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import Denoiser
+from t2imu_utils.models.generator import Denoiser
+from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.priors.losses import LossWeights, motion_losses
 
 MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
 ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)

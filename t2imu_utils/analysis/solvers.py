@@ -15,11 +15,10 @@ from t2imu_utils.analysis.motions import STILL, Features, kinetics, statistics
 from t2imu_utils.analysis.spectra import power_spectrum, spectral_distance
 from t2imu_utils.analysis.stats import FEWEST, codes, energy_distance, halves, interval
 from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import ANCESTRAL, Solver
+from t2imu_utils.models.mdm import Prior, generate
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.priors.generate import generate
-from t2imu_utils.priors.solvers import ANCESTRAL, Solver
 
 OTHER_SEEDS = 1_000_003  # added for the second full sample; requests number theirs from 0
 

@@ -7,9 +7,9 @@ from t2imu_utils import arms, data, runs
 from t2imu_utils.analysis.solvers import sample_solvers, trade_off
 from t2imu_utils.arm_names import BASE, base_of
 from t2imu_utils.files import write_table
-from t2imu_utils.generators import section_of
-from t2imu_utils.generators.mdm import GUIDANCE
-from t2imu_utils.priors.solvers import Solver
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.generator import section_of
+from t2imu_utils.models.mdm import GUIDANCE
 from t2imu_utils.tracks import Track
 
 STAGE = "03_solvers"

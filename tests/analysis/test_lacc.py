@@ -17,8 +17,8 @@ from t2imu_utils.analysis.lacc import (
     smooth_in_time,
 )
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import family
-from t2imu_utils.priors.diffusion import schedule
+from t2imu_utils.models.diffusion import schedule
+from t2imu_utils.models.generator import family
 
 STEPS = [1, 10, 19]
 

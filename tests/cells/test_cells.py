@@ -28,10 +28,10 @@ from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import write_table
 from t2imu_utils.imu.sensor_model import read_sensor_model
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.corpus import write_corpus
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import load_track
 from tests.conftest import WordEncoder
 
