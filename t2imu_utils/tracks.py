@@ -44,7 +44,7 @@ class Section(BaseModel):
 class CorpusSection(Section):
     """Motion and text that the prior is trained on."""
 
-    reader: Literal["demo", "cmu", "humanml3d"]
+    reader: Literal["demo", "cmu", "open", "humanml3d"]
     train: str  # name of the split to train on
     validation: str  # unseen subjects, for every choice that is made
     test: list[str]  # splits that are only reported

@@ -372,7 +372,7 @@ def test_a_track_of_ones_own_is_given_as_a_file(made, tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"TRACK": "nowhere"}, "expected one of cmu, cmu_prior, demo"),
+        ({"TRACK": "nowhere"}, "expected one of cmu, demo, open"),
         ({"LAMBDA_ACC": "much"}, "expected weights of at least 0"),
         ({"LAMBDA_ACC": "0.1 inf"}, "expected weights of at least 0"),
         ({"SEEDS": "0 -1"}, "seeds='0 -1': expected weights of at least 0 and whole numbers"),

@@ -17,9 +17,8 @@ from t2imu_utils.analysis.spectra import ALL, FPS, joint_spectra, power_spectrum
 from t2imu_utils.analysis.stats import FEWEST, SPLITS, codes, halves
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.motion.skeleton import FEET
 from t2imu_utils.priors.text import sentence_embeddings
 from t2imu_utils.runs import REAL

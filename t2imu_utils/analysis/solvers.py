@@ -15,8 +15,8 @@ from t2imu_utils.analysis.motions import STILL, Features, kinetics, statistics
 from t2imu_utils.analysis.spectra import power_spectrum, spectral_distance
 from t2imu_utils.analysis.stats import FEWEST, codes, energy_distance, halves, interval
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.solvers import ANCESTRAL, Solver

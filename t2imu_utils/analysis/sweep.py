@@ -20,9 +20,8 @@ from t2imu_utils.analysis.lacc import ALL, CONSTANT, GAUSSIAN, MODEL, paired_dif
 from t2imu_utils.analysis.motions import PARTS
 from t2imu_utils.arm_names import base_of, control_of, is_base, model_name, model_order, parse
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import statistics
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import Track
 

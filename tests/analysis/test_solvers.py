@@ -9,8 +9,8 @@ from t2imu_utils.analysis.solvers import trade_off
 from t2imu_utils.analysis.spectra import power_spectrum, spectral_distance
 from t2imu_utils.analysis.stats import two_sample_distance
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.priors.solvers import Solver
 
 NORMALISER = Normaliser(np.full(263, 0.1, np.float32), np.full(263, 0.7, np.float32))
