@@ -862,9 +862,10 @@ def cost_trade_off(costs: pd.DataFrame, generator: str, measures: Mapping[str, s
     measures = {name: text for name, text in measures.items() if models[name].notna().any()}
     figure, axes = _panels(len(measures), len(measures), min(3.9 * len(measures), WIDEST), 3.7)
     for ax, (measure, text) in zip(axes, measures.items(), strict=True):
-        means = models.groupby("arm")[["acc", measure]].mean().loc[shown]
+        known = models.dropna(subset=["acc", measure])
+        means = known.groupby("arm")[["acc", measure]].mean().reindex(shown).dropna()
         for arm, mean in means.iterrows():
-            own, hue = models[models["arm"] == arm], colour(arm)
+            own, hue = known[known["arm"] == arm], colour(arm)
             ax.scatter(own["acc"], own[measure], s=22, color=hue, alpha=0.6, linewidths=0)
             ax.plot(*mean, "D", color=hue, markersize=7, markeredgecolor="white")
         ax.plot(*means.drop(generator, errors="ignore").T.to_numpy(), color=QUIET, lw=0.8, zorder=0)
