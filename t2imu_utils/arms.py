@@ -213,7 +213,7 @@ def _settings(
 
 def control_weights(weights: LossWeights) -> LossWeights:
     """Losses of the control of an arm: the arm's without L_acc."""
-    return LossWeights(weights.pos, weights.foot, weights.vel)
+    return replace(weights, acc=0.0, acc_variant="features")
 
 
 def _kept(settings: TrainConfig) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Stage 07 of one model: classifiers trained on its virtual sensors, tested on real recordings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from torch import nn
 
 from t2imu_utils import runs
 from t2imu_utils.analysis import har
@@ -18,6 +20,7 @@ def recognise(
     model: str,
     seeds: Sequence[int] | None = None,
     variant: RecognitionVariant = PAPER,
+    network: Callable[..., nn.Module] = har.DeepConvLSTM,
 ) -> runs.Run:
     """Classifiers trained on a model's windows, or on real ones: ``counts.parquet``.
 
@@ -43,7 +46,7 @@ def recognise(
     device = runs.compute_device()
     real = har.real_windows(track, variant)
     train = None if model == runs.REAL else har.synthetic_windows(track, model, variant)
-    table = har.repeat(train, real, section.classes, track.har, seeds, device)
+    table = har.repeat(train, real, section.classes, track.har, seeds, device, network=network)
     counts = write_table(run.path("counts.parquet"), table)
     used = {"windows": (train or real).counts().to_dict()}
     return run.finish(har.metrics(table) | used, [counts])

@@ -1,8 +1,11 @@
 """The training losses, eqs. (2)-(6) of the paper, one value a sample, padding masked out."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
+import cloudpickle
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,6 +19,7 @@ TERMS = ("simple", "pos", "foot", "vel", "acc")
 # What L_acc is taken of: the equation as printed, joints in m/s², or the spectrum of these.
 AccVariant = Literal["features", "joints", "spectrum"]
 VARIANTS = get_args(AccVariant)
+LossFunction = Callable[[Tensor, Tensor, Tensor], Float[Tensor, "B"]]
 # Of the spectrum: bands of equal width up to half the frame rate; points of the transform, more
 # than HumanML3D's longest motion has frames; and what is added to powers, (m/s²)², so that a motion
 # at rest has a logarithm.
@@ -24,13 +28,19 @@ BANDS, POINTS, FLOOR = 8, 256, 0.1
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The lambdas of eq. (6), and what L_acc is taken of; the weight of L_simple is 1."""
+    """The lambdas of eq. (6), and what L_acc is taken of; the weight of L_simple is 1.
+
+    functions: terms of one's own in place of those of `motion_losses`, by name of `TERMS`: of clean
+    and predicted normalised features (B, T, 263) and the mask of valid frames (B, T), a loss for
+    each sample (B,). Features of padded frames are 0.
+    """
 
     pos: float = 0.0
     foot: float = 0.0
     vel: float = 0.0
     acc: float = 0.0
     acc_variant: AccVariant = "features"
+    functions: Mapping[str, LossFunction] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("pos", "foot", "vel", "acc"):
@@ -44,6 +54,24 @@ class LossWeights:
                 "LossWeights: acc_variant", repr(self.acc_variant), f"one of {', '.join(VARIANTS)}",
                 "Choose one of them.",
             )  # fmt: skip
+
+    def __reduce__(self):
+        # Functions of a notebook are passed to other processes by value.
+        given = (self.pos, self.foot, self.vel, self.acc, self.acc_variant)
+        return _unpickled, (given, cloudpickle.dumps(dict(self.functions)))
+
+
+def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `dict_factory` of `asdict` for settings that hold `LossWeights`: of functions of one's
+    own their source is kept, so that another function is another training."""
+    found = dict(fields)
+    if own := found.pop("functions", None):
+        found["functions"] = {name: inspect.getsource(loss) for name, loss in own.items()}
+    return found
+
+
+def _unpickled(given: tuple, functions: bytes) -> LossWeights:
+    return LossWeights(*given, cloudpickle.loads(functions))
 
 
 def first_difference(x: Float[Tensor, "B T ..."]) -> Float[Tensor, "B T-1 ..."]:
@@ -111,9 +139,8 @@ def motion_losses(
     - vel (eq. 5): squared difference of first differences, mean over channels, sum / (N - 1).
     - acc: `acc_features` as printed; or, of recovered joints, `acc_joints` or `acc_spectrum`.
     """
-    wanted = {
-        name: all_terms or getattr(weights, name) > 0 for name in ("pos", "foot", "vel", "acc")
-    }
+    asked = {name for name in TERMS[1:] if all_terms or getattr(weights, name) > 0}
+    wanted = {name: name in asked - set(weights.functions) for name in TERMS[1:]}
     # Not a product: padding may hold anything, also NaN.
     x0, x0_hat = (x.masked_fill(~mask[..., None], 0.0) for x in (x0, x0_hat))
     n = mask.sum(1)
@@ -140,6 +167,9 @@ def motion_losses(
             loss = acc_joints if weights.acc_variant == "joints" else acc_spectrum
             terms["acc"] = loss(joints, joints_hat, mask)
 
+    for name, loss in weights.functions.items():
+        if name in (*asked, "simple"):
+            terms[name] = loss(x0, x0_hat, mask)
     total = terms["simple"]
     for name in ("pos", "foot", "vel", "acc"):
         if getattr(weights, name) > 0:

@@ -19,7 +19,7 @@ from t2imu_utils.motion.features import POSITIONS
 from t2imu_utils.motion.normalise import check_features
 from t2imu_utils.priors.batches import step_items
 from t2imu_utils.priors.loop import LoopConfig, Rows, run_loop
-from t2imu_utils.priors.losses import LossWeights, motion_losses
+from t2imu_utils.priors.losses import LossWeights, motion_losses, recorded
 from t2imu_utils.priors.rvq import RVQ, STRIDE, detokenise, equal_lengths, tokenise
 
 # Which of the random streams of a seed.
@@ -185,7 +185,8 @@ def train_rvq(
     sums are part of the state that is resumed. path: see `run_loop`.
     """
     statistics = [sha256(np.asarray(x).tobytes()) for x in (normaliser.mean, normaliser.std)]
-    ingredients = [asdict(config), motions_hash(motions), motions_hash(validation), statistics]
+    settings = asdict(config, dict_factory=recorded)
+    ingredients = [settings, motions_hash(motions), motions_hash(validation), statistics]
     key = sha256(json.dumps(ingredients, sort_keys=True).encode())
     losses = _losses(normaliser, motions, config, loop.seed)
 

@@ -17,7 +17,7 @@ from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.early_stopping import kept_row
 from t2imu_utils.priors.loop import CRITERION, LoopConfig, Rows, run_loop
-from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.priors.losses import LossWeights, recorded
 from t2imu_utils.priors.rvq_training import (
     RVQTrainConfig,
     motions_hash,
@@ -245,7 +245,7 @@ def train_stages(
                     for x, group in ((motions, clips), (held_out, validation))
                 ]
             parts = task(config, name, *tokens)
-            ingredients = [asdict(config.stage(name)), *parts.settings]
+            ingredients = [asdict(config.stage(name), dict_factory=recorded), *parts.settings]
             ingredients += [data.fingerprint for data in tokens]
             key = sha256(json.dumps(ingredients, sort_keys=True).encode())
             validate = parts.validate if validation else None
@@ -254,7 +254,11 @@ def train_stages(
         curves += _labelled(rows, name, "train", done) + _labelled(checks, name, "validation", done)
         done += steps
     table = pd.DataFrame(curves, columns=list(COLUMNS))
-    entry = {"config": asdict(config), "clips": len(clips), "data": motions_hash(motions)}
+    entry = {
+        "config": asdict(config, dict_factory=recorded),
+        "clips": len(clips),
+        "data": motions_hash(motions),
+    }
     if validation:
         checks = table[table["split"] == "validation"]
         entry["validation"] = _kept(checks, config.early_stopping)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.priors.losses import LossWeights, recorded
 
 # Settings that came later: where they have their defaults, nothing is said of them.
 LATER = ("accumulate", "precision", "compile", "early_stopping", "warmup", "anneal")
@@ -84,7 +84,7 @@ class TrainConfig:
         usual = {f.name: f.default for f in fields(self) if f.name in LATER}
         return {
             name: value
-            for name, value in asdict(self).items()
+            for name, value in asdict(self, dict_factory=recorded).items()
             if name not in left_out and not (name in usual and value == usual[name])
         }
 
