@@ -7,8 +7,9 @@ Its card, data/prior/README.md, is written by hand from the `run.json` whose pla
 
 import sys
 
-from t2imu_utils import arms, data, runs
-from t2imu_utils.arm_names import base_of
+from t2imu_utils import data, runs
+from t2imu_utils.arms import base_of
+from t2imu_utils.finetuning import PRIOR, STAGE, load_model
 from t2imu_utils.generators import fitted_velocity_weight, generator_of
 from t2imu_utils.priors.open_prior import write_open_prior
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
@@ -22,15 +23,15 @@ THANKS = (
 
 def main(track: str = "cmu_prior", model: str = "mdm") -> None:
     config = load_track(track)
-    record = runs.require_run(config.name, model, arms.STAGE)
+    record = runs.require_run(config.name, model, STAGE)
     origin = {key: record[key] for key in ("track", "model", "finished", "device", "versions")}
-    origin |= {"prior_sha256": record["outputs"][arms.PRIOR], "licence": LICENCE, "data": THANKS}
-    prior = arms.load_model(config, model)
+    origin |= {"prior_sha256": record["outputs"][PRIOR], "licence": LICENCE, "data": THANKS}
+    prior = load_model(config, model)
     denoise = generator_of(config, base_of(model)).denoiser(prior, "cpu")
     held_out = data.load_motions(config, config.corpus.validation)
     prior.velocity_weight = fitted_velocity_weight(denoise, held_out)
     write_open_prior(OPEN_PRIOR, prior, origin)
-    sys.stdout.write(f"{OPEN_PRIOR}\n{runs.run_dir(config.name, model, arms.STAGE)}/run.json\n")
+    sys.stdout.write(f"{OPEN_PRIOR}\n{runs.run_dir(config.name, model, STAGE)}/run.json\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Every arm is held against its control, clip by clip: the same seed and the same other losses
 without L_acc. So what training on does without L_acc is not counted as the doing of L_acc.
-Arms are named as models are (`arm_names`), without the seed. "gaussian" and "constant" are no arms: they are what a
-filter of one line and a frozen pose make of the reference's own x̂_0.
+Arms are named as models are (`arms`), without the seed. "gaussian" and "constant" are no arms: they
+are what a filter of one line and a frozen pose make of the reference's own x̂_0.
 
 Seeds and trials are crossed: each seed is evaluated on the same trials. Both are resampled, and
 one sample of trials serves all seeds (the pigeonhole bootstrap, Owen 2007, doi:10.1214/07-AOAS122).
@@ -12,9 +12,8 @@ would alone give Student's interval (`stretch`; Hesterberg 2015, doi:10.1080/000
 With one seed that part is absent: the interval then says nothing of other seeds.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -38,7 +37,8 @@ from t2imu_utils.analysis.stats import (
     resampled,
     stream,
 )  # fmt: skip
-from t2imu_utils.arm_names import base_of, control_of, is_base, model_name, model_order, parse
+from t2imu_utils.arms import arm as model_of
+from t2imu_utils.arms import base_of, control_of, finished_models, is_base, model_order
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import features_to_joints
@@ -85,7 +85,7 @@ Losses = Mapping[str, pd.DataFrame]
 
 def arm_of(model: str) -> str:
     """The name of a model without its seed: what it shares with those of other seeds."""
-    return re.sub(r"-s\d+$", "", model)
+    return replace(model_of(model), seed=0).name
 
 
 # ---------------------------------------------------------------- the grid
@@ -105,11 +105,10 @@ def finished_cells(track: Track) -> pd.DataFrame:
     moved = (metrics(runs.COMPARE, LOSSES) or {}).get("sampled", {})
     signals = (metrics(runs.COMPARE, "06_tsne") or {}).get("similarity", {})
     rows = []
-    for model in runs.finished_models(track.name, "02_finetuning"):
-        if (name := parse(model)) is None:
-            continue
-        row = {"model": model, "generator": name.generator, "lambda_acc": name.weight}
-        row |= {"seed": name.seed, "options": name.options}
+    for model in finished_models(track.name, "02_finetuning"):
+        name = model_of(model)
+        row = {"model": model, "generator": name.generator, "lambda_acc": name.lambda_acc}
+        row |= {"seed": name.seed, "options": "-".join(name.others)}
         held_out = metrics(model, "02_finetuning")["validation"]
         # Of a generator that is trained in stages: those of its tokeniser.
         held_out = held_out.get("rvq", held_out)
@@ -134,9 +133,9 @@ def finished_cells(track: Track) -> pd.DataFrame:
 def load_losses(track: Track) -> dict[str, pd.DataFrame]:
     """Losses of every model of the grid that has them (`lacc.clip_losses`), by name."""
     found = {}
-    for model in runs.finished_models(track.name, LOSSES):
+    for model in finished_models(track.name, LOSSES):
         # Motions that were made elsewhere have no losses.
-        if parse(model) and runs.require_run(track.name, model, LOSSES)["outputs"]:
+        if runs.require_run(track.name, model, LOSSES)["outputs"]:
             folder = runs.finished_dir(track.name, model, LOSSES)
             found[model] = pd.read_parquet(folder / "losses.parquet")
     return found
@@ -288,10 +287,10 @@ def _by_generator(losses: Losses, value: str) -> Iterator[tuple[pd.DataFrame, li
         place = {column: at for at, column in enumerate(means.columns)}
         pairs: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
         for model in own:
-            name, control = parse(model), control_of(model)
+            name, control = model_of(model), control_of(model)
             found = []
             # The base and the plain control are references, of which trivial estimates are made.
-            if is_base(model) or model == model_name(0, seed=name.seed, generator=generator):
+            if is_base(model) or model == control and not name.others:
                 kind = BASE if is_base(model) else CONTROL
                 found += [(kind, e, model, (model, e)) for e in TRIVIAL if (model, e) in place]
             if not is_base(model):
@@ -501,9 +500,7 @@ def costs(
     moved.loc[list(motion_sets.missing(motions.sets))] = np.nan
     rows = []
     for model in motions.sets:
-        name = parse(model)
-        if model != REAL and name is None:
-            continue
+        name = model_of(model)
         row = {"model": model, "generator": REAL, "arm": REAL, "seed": 0}
         if model != REAL:
             row |= {"generator": name.generator, "arm": arm_of(model), "seed": name.seed}
