@@ -19,6 +19,8 @@ from pathlib import Path
 import click
 import pandas as pd
 import torch
+from t2imu_utils.shards import Plan, Store, load_store
+from t2imu_utils.synthesis_runs import Summary, run_shards
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2imu_utils import data
@@ -29,9 +31,7 @@ from t2imu_utils.generators import generator_of, sizes_of
 from t2imu_utils.priors.prompts import load_prompts
 from t2imu_utils.priors.text import load_text_encoder
 from t2imu_utils.runs import cache_dir
-from t2imu_utils.shards import Plan, Store, load_store
 from t2imu_utils.synthesis import STAGES, Tools, tools_of, with_bodies
-from t2imu_utils.synthesis_runs import Summary, run_shards
 from t2imu_utils.tracks import Track, load_track
 
 MANY = 1_000_000

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from t2imu_utils.cells.losses import measure_losses
+from t2imu_utils.cells.sampling import sample_and_fit
 
 from t2imu_utils import arms, data, runs
 from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fitted_joints
 from t2imu_utils.body.smpl import load_body
-from t2imu_utils.cells.losses import measure_losses
-from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256, write_table
