@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,7 +44,7 @@ from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Bodies, Body, Shape
 from t2imu_utils.body.table1 import shapes_of, solve_table
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, plain, read_json, sha256, write_json
 from t2imu_utils.finetuning import load_model
 from t2imu_utils.generators import Generator, generator_of, section_of
@@ -266,7 +266,6 @@ def open_store(
         _refuse_other(path, old, {"plan": plan.as_json(), "ingredients": ingredients})
         if old["plan"]["repetitions"] == plan.repetitions:
             return store
-    _refuse_strangers(store)
     content = {
         "plan": plan.as_json(),
         "ingredients": ingredients,
@@ -320,32 +319,17 @@ def _manifests(folder: Path) -> Iterator[Path]:
 
 def _refuse_other(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Whatever differs but a larger number of repetitions would leave a mixture."""
-    differs = []
-    for part, values in new.items():
-        before = old[part]
-        for name in sorted({*before, *values}):
-            a, b = before.get(name), values.get(name)
-            grown = name == "repetitions" and a <= b
-            if a != b and not grown:
-                shown = part == "plan" and name != "prompts"
-                differs.append(f"{name} {a}, now {b}" if shown else f"other {name}")
+    before, now = (old["plan"] | old["ingredients"], new["plan"] | new["ingredients"])
+    differs = [
+        f"other {name}" if isinstance(now[name], dict) else f"{name} {before.get(name)}, now {x}"
+        for name, x in now.items()
+        if x != before.get(name) and not (name == "repetitions" and before[name] <= x)
+    ]
     if differs:
         raise InputError(
             path, "; ".join(differs), "the same plan and ingredients, or more repetitions",
             "Name another folder, or delete the windows and records of this model and start anew.",
         )  # fmt: skip
-
-
-def _refuse_strangers(store: Store) -> None:
-    """Files that are not of the plan would be read as if they were."""
-    folder = store._place(WINDOWS)
-    known = {store.path(shard) for shard in store.plan.shards}
-    for path in sorted(folder.glob("**/*.parquet")):
-        if path not in known:
-            raise InputError(
-                path, "a file that is not of this plan", "its shards only",
-                f"Move it away, or delete {folder} and start anew.",
-            )  # fmt: skip
 
 
 def _write_checked(path: Path, content: dict[str, Any]) -> Path:
@@ -525,46 +509,6 @@ def _rows(
 _handed: tuple[Tools, Store, dict[str, Any]] | None = None
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a call made and found.
-
-    made, kept: shards. remade: those of the made that were there, but not whole, and why. motions,
-    windows, rows, bytes: of all these shards. seconds: that they took, in each of
-    `synthesis.STAGES`. wall: seconds of this call. peak_mb: most memory of one process.
-    """
-
-    made: int = 0
-    kept: int = 0
-    remade: tuple[Skipped, ...] = ()
-    motions: int = 0
-    windows: int = 0
-    rows: int = 0
-    bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    wall: float = 0.0
-    peak_mb: float = 0.0
-
-    def with_shard(self, shard: Shard, fault: str | None, record: Mapping[str, Any]) -> "Summary":
-        """The same with one shard more (see `_ensure`)."""
-        again = fault not in (None, NOTHING)
-        sums = {n: getattr(self, n) + record[n] for n in ("motions", "windows", "rows", "bytes")}
-        return replace(
-            self,
-            made=self.made + (fault is not None),
-            kept=self.kept + (fault is None),
-            remade=(*self.remade, *([Skipped(shard.name, fault)] if again else [])),
-            seconds={name: self.seconds[name] + record["seconds"][name] for name in STAGES},
-            peak_mb=max(self.peak_mb, record["peak_mb"]),
-            **sums,
-        )
-
-    @property
-    def per_motion(self) -> dict[str, float]:
-        """Seconds of each stage for a motion."""
-        return {name: spent / max(self.motions, 1) for name, spent in self.seconds.items()}
-
-
 def plan_of(
     track: Track,
     model: str,
@@ -603,7 +547,7 @@ def synthesise_windows(
     workers: int = 1,
     only: tuple[int, int] = (1, 1),
     progress: bool = True,
-) -> Summary:
+) -> pd.DataFrame:
     """Make the windows of a plan with a model that has finished stage 02 (see `run_shards`)."""
     tools = tools_of(track, plan.model)
     ingredients = {
@@ -623,7 +567,7 @@ def run_shards(
     workers: int = 1,
     only: tuple[int, int] = (1, 1),
     progress: bool = True,
-) -> Summary:
+) -> pd.DataFrame:
     """Make the shards of a plan that are not there whole; those that are stay as they are.
 
     What is asked for again goes on where it stopped. The shards are the same, byte for byte on
@@ -635,6 +579,11 @@ def run_shards(
         workers: processes side by side, each with one thread and its own copy of the tools; they
             share the GPU where there is one.
         only: job i of n makes every n-th shard, from the i-th on.
+
+    Returns:
+        A row for each shard by its name: ``fault`` (of `Store.fault`: what was in its place), and
+        of its record ``motions``, ``windows``, ``rows``, ``bytes``, ``peak_mb`` and the seconds of
+        each of `STAGES`; ``attrs["wall"]`` has the seconds of this call.
 
     Raises:
         InputError: see `check_plan` and `open_store`; less than one worker, or one that was ended
@@ -650,14 +599,19 @@ def run_shards(
     store = open_store(folder, plan, ingredients, origin)
     remove_leftovers(store)
     handed = tools, store, {name: origin[name] for name in ("git", "versions", "device")}
-    found = Summary()
+    rows = {}
     with tqdm(
         total=sum(map(len, chosen)), unit="motion", mininterval=2, disable=not progress
     ) as bar:
         for shard, fault, record in _each(chosen, handed, min(workers, len(chosen))):
-            found = found.with_shard(shard, fault, record)
+            kept = {name: record[name] for name in ("motions", "windows", "rows", "bytes")}
+            own = kept | record["seconds"] | {"peak_mb": record["peak_mb"]}
+            rows[shard.name] = {"fault": fault, **own}
             bar.update(len(shard))
-    return replace(found, wall=time.time() - started)
+    columns = ["fault", "motions", "windows", "rows", "bytes", *STAGES, "peak_mb"]
+    table = pd.DataFrame.from_dict(rows, "index", columns=columns).astype({"fault": object})
+    table.attrs["wall"] = time.time() - started
+    return table
 
 
 def _each(
@@ -703,12 +657,7 @@ def _ensure(
 
 def peak_mb() -> float:
     """The most memory (resident set) that this process has held, in MB."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as stream:
-            lines = dict(line.split(":", 1) for line in stream)
-        return int(lines["VmHWM"].split()[0]) / 1024
-    except (OSError, KeyError):  # where there is no /proc
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def processors() -> int:
@@ -718,19 +667,21 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def summary_text(summary: Summary, plan: Plan, folder: Path) -> str:
-    """A summary in lines for a terminal."""
-    lines = [f"Remade: {each.name}: {each.reason}" for each in summary.remade]
-    count = summary.made + summary.kept
+def summary_text(made: pd.DataFrame, plan: Plan, folder: Path) -> str:
+    """What `run_shards` made, in lines for a terminal."""
+    again = made[made["fault"].notna() & (made["fault"] != NOTHING)]
+    lines = [f"Remade: {name}: {fault}" for name, fault in again["fault"].items()]
+    total = made.select_dtypes("number").sum()
     lines.append(
-        f"{plan.model} on {plan.track}: {summary.motions} motions in {count} shards, of which "
-        f"{summary.kept} were there already; the whole plan has {plan.motions} in "
-        f"{len(plan.shards)}"
+        f"{plan.model} on {plan.track}: {total['motions']:.0f} motions in {len(made)} shards, of "
+        f"which {made['fault'].isna().sum()} were there already; the whole plan has "
+        f"{plan.motions} in {len(plan.shards)}"
     )
     lines.append(
-        f"{summary.windows} windows, {summary.rows} rows, {summary.bytes / 1e6:.1f} MB in {folder}"
+        f"{total['windows']:.0f} windows, {total['rows']:.0f} rows, {total['bytes'] / 1e6:.1f} MB "
+        f"in {folder}"
     )
-    each = ", ".join(f"{stage} {spent:.3f}" for stage, spent in summary.per_motion.items())
-    lines.append(f"seconds a motion: {each}; together {sum(summary.per_motion.values()):.3f}")
-    lines.append(f"{summary.wall:.0f} s; at most {summary.peak_mb:.0f} MB a process")
+    each = total[list(STAGES)] / max(total["motions"], 1)
+    lines.append("seconds a motion: " + ", ".join(f"{n} {x:.3f}" for n, x in each.items()))
+    lines.append(f"{made.attrs['wall']:.0f} s; at most {made['peak_mb'].max():.0f} MB a process")
     return "\n".join(lines)

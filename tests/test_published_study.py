@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 import pytest
-from t2imu_utils.arm_names import BASE, model_order
 
 from t2imu_utils.analysis import lacc
 from t2imu_utils.analysis.motions import categorise
+from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.files import read_json
 from t2imu_utils.generators.mdm import MDMDenoiser
 from t2imu_utils.motion.cmu import build_cmu

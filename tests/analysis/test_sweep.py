@@ -11,10 +11,10 @@ from t2imu_utils import data, runs
 from t2imu_utils.analysis import har, lacc, motions, signals, sweep
 from t2imu_utils.analysis.motions import PARTS
 from t2imu_utils.analysis.stats import bootstrap_means
-from t2imu_utils.arms import Study
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import write_table
+from t2imu_utils.finetuning import Study
 from t2imu_utils.tracks import load_track
 
 CATEGORY = pd.Series({"a": "walking", "b": "jumping", "c": "sitting"})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2imu_utils.arms import Study, pretraining
+from t2imu_utils.finetuning import Study, pretraining
 
 torch.set_num_threads(1)
 FAMILIES = ("mdm", "momask", "remodiffuse", "t2mgpt")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from t2imu_utils import arms, runs
+from t2imu_utils import finetuning as arms
+from t2imu_utils import runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.generators import (
     family,

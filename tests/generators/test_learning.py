@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t2imu_utils.arms import pretraining
 from t2imu_utils.demo.corpus import build_corpus
+from t2imu_utils.finetuning import pretraining
 from t2imu_utils.generators import family, sizes_of
 from t2imu_utils.priors.momask_training import transformer_validation
 from t2imu_utils.priors.rvq_training import normalised_motions

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from t2imu_utils import arms, runs
-from t2imu_utils.arms import Study
+from t2imu_utils import finetuning as arms
+from t2imu_utils import runs
 from t2imu_utils.errors import InputError
+from t2imu_utils.finetuning import Study
 from t2imu_utils.generators import family
 from t2imu_utils.generators.remodiffuse import OFFICIAL_DATABASE, WEIGHTS
 from t2imu_utils.motion.corpus import Normaliser

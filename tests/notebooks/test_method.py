@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils import arms
+from t2imu_utils import finetuning as arms
 from t2imu_utils.analysis import har, lacc
 from t2imu_utils.generators import family
 from t2imu_utils.imu.sensors import virtual_imu
