@@ -4,8 +4,6 @@ import math
 import os
 import platform
 import subprocess
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,51 +15,12 @@ from t2imu_utils import files
 from t2imu_utils.errors import InputError
 
 
-def write_arrays(path):
-    path.mkdir()
-    for name in ("000001", "000002"):
-        np.save(path / f"{name}.npy", np.zeros((20, 263), np.float32))
-    return path / "000002.npy"
-
-
-def write_weights(path):
-    safetensors.numpy.save_file({"weights": np.zeros(1000, np.float32)}, path)
-    return path
-
-
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-@pytest.fixture
-def read(monkeypatch):
-    """Names of the files whose content is hashed."""
-    names, digest = [], files.hashlib.file_digest
-
-    def noted(stream, kind):
-        names.append(Path(stream.name).name)
-        return digest(stream, kind)
-
-    monkeypatch.setattr(files.hashlib, "file_digest", noted)
-    return names
-
-
-def test_a_file_is_read_once_as_long_as_it_is_the_same(tmp_path, monkeypatch, read):
-    monkeypatch.setattr(files, "COARSEST_CLOCK", 0)
-    write_arrays(tmp_path / "corpus")
-    time.sleep(0.05)  # the clock of the file system has coarse ticks
-    first = files.sha256(tmp_path / "corpus", remember=True)
-    assert read == ["000001.npy", "000002.npy"]
-    assert files.sha256(tmp_path / "corpus", remember=True) == first
-    assert files.sha256(tmp_path / "corpus" / "000001.npy", remember=True) and len(read) == 2
-    changed = tmp_path / "corpus" / "000002.npy"
-    times = changed.stat()
-    flip(changed)
-    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert files.sha256(tmp_path / "corpus", remember=True) != first
-    assert read[2:] == ["000002.npy"]
+def test_a_folder_is_told_by_its_files(tmp_path):
+    digests = set()
+    for name, content in (("a", b"1"), ("b", b"1"), ("b", b"2")):
+        (tmp_path / name).write_bytes(content)
+        digests.add(files.sha256(tmp_path))
+    assert len(digests) == 3 and files.sha256(tmp_path / "b") == files.sha256(b"2")
 
 
 def test_atomic_write_leaves_nothing_behind_on_error(tmp_path):

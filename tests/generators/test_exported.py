@@ -8,7 +8,7 @@ import yaml
 from t2imu_utils import data, runs
 from t2imu_utils import finetuning as arms
 from t2imu_utils.body.exports import read_poses
-from t2imu_utils.body.fitting import fitted_joints
+from t2imu_utils.body.fitting import fit_summary, fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256, write_table
@@ -87,7 +87,7 @@ def test_results_of_mdm_answer_the_requests(root, motions):
         np.testing.assert_allclose(found[i]["joints"], expected, atol=1e-6)
     assert set(fits.arrays) == set(POSE) and fits.table["motion"].tolist() == [0, 2]
     assert 0 < fits.arrays["joint_error"].mean() < 2e-3
-    assert run.metrics["motions"] == 2 and run.metrics["left out"] == 3
+    assert len(found) == 2 and len(found.meta["left_out"]) == 3
     told = {each["name"]: each["reason"] for each in found.meta["left_out"]}
     assert set(told) == {"request 1", "request 3", "results.npy#2"}
     assert told["request 1"] == "no motion left of “a person sits”"
@@ -127,7 +127,7 @@ def test_poses_are_taken_as_they_are(root, body):
     np.testing.assert_allclose(
         found.arrays["joints"], fitted_joints(direct, body).astype(np.float32), atol=1e-6
     )
-    summary = run.metrics
+    summary = fit_summary(fits, found, body)
     assert summary["joint error (mm)"] == 0 and summary["added acceleration (m/s²)"] < 1e-2
     sources = runs.require_run("mine", "kimodo", arms.STAGE)["inputs"]
     assert sources == {
