@@ -19,10 +19,10 @@ from scipy.signal import butter, sosfiltfilt
 from scipy.spatial.transform import Rotation, Slerp
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.broad import Piece, Trial
 from t2imu_utils.imu.differentiation import DEFAULT, SCHEMES
 from t2imu_utils.imu.sensors import virtual_imu
 from t2imu_utils.motion.resample import resample
+from t2imu_utils.recordings.broad import Piece, Trial
 
 BAND = 10.0  # Hz, what a motion at 20 Hz can hold
 EDGE = 0.25  # s at the ends of a piece that the filters of the comparison spoil

@@ -157,7 +157,7 @@ def needs_of(track: Track, registry: Registry) -> Needs:
             encoder = section.text_encoder or track.text_encoder
             required.append(registry.text_encoders.get(encoder, encoder))
     required = [name for name in [*required, track.body] if name in registry.inputs]
-    if track.recordings.made_up is None:
+    if track.recordings.made_up is None and track.recordings.reader in registry.inputs:
         required.append(track.recordings.reader)
     optional = [name for name in corpus.optional if name not in required]
     required = list(dict.fromkeys(required))

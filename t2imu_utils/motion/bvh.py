@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.imu.archives import leaves, open_tree
+from t2imu_utils.recordings.streams import leaves, open_tree
 
 CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ")
 REMEDY = "Fetch the file again, or leave it out."

@@ -21,7 +21,7 @@ from t2imu_utils.evaluation import har
 from t2imu_utils.evaluation.deepconvlstm import DeepConvLSTM
 from t2imu_utils.evaluation.similarity import Features, catch22_features
 from t2imu_utils.execute import KERNEL
-from t2imu_utils.imu.realworld import read_realworld
+from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.parameters import TAG
 from t2imu_utils.runs import ROOT
 from tests.benchmarks.comparison import Comparison, within

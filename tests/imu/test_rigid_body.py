@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.broad import Piece, Trial, read_broad_folder
 from t2imu_utils.imu.rigid_body import (
     NATIVE,
     Alignment,
@@ -12,6 +11,7 @@ from t2imu_utils.imu.rigid_body import (
     scheme_table,
 )
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
+from t2imu_utils.recordings.broad import Piece, Trial, read_broad_folder
 
 RATE = 200.0
 TRUE = Alignment((0.03, -0.02, 0.05), 0.004, 0.006)

@@ -14,11 +14,22 @@ from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.imu.archives import Entry, Refused, leaves, open_tree, read_columns
-from t2imu_utils.imu.streams import Piece, sample_pieces, uniform_pieces
+from t2imu_utils.recordings.streams import (
+    GRAVITY,
+    Entry,
+    Piece,
+    Refused,
+    check_gravity,
+    lay_on_grid,
+    leaves,
+    none_usable,
+    open_tree,
+    read_columns,
+    uniform_pieces,
+)
 
-GRAVITY = 9.80665  # m/s^2 in one standard g, the unit of the files
 RANGES = (2, 4, 8, 16)  # g
+REMEDY = "UMAFall's are in g: convert the file, or get the data set again."
 LARGEST = 16.5  # g: the widest range of any of the sensors, and a little
 SITES = ("chest", "forearm", "waist", "thigh", "shin")
 POSITION_SITE = {
@@ -93,7 +104,7 @@ def read_umafall(
         ``sites``. And what was left out: files, positions of files, lines.
 
     Raises:
-        InputError: the root holds no recording of UMAFall.
+        InputError: the root holds no recording of UMAFall, or one in another unit.
     """
     skipped: list[Skipped] = []
     rows, arrays = [], []
@@ -120,8 +131,7 @@ def read_umafall(
                 rows.append(found[0])
                 arrays.append(found[1])
     if not rows:
-        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
-        raise InputError(root, f"no usable recording ({reasons})", "at least one", "Get it again.")
+        raise none_usable(root, skipped)
     meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
     return Clips.from_list(rows, {"acc": arrays}, meta), skipped
 
@@ -151,8 +161,10 @@ def _recording(
     if content is None:
         return None
     head, sensors = _header(content)
-    values, told = read_columns(content[head:], list(range(7)), sep=";")
+    values, _, told = read_columns(content[head:], list(range(7)), sep=";")
     acc = values[values[:, KIND] == ACCELEROMETER]
+    if len(acc):
+        check_gravity(acc[:, X : Z + 1], "g", entry.name, REMEDY)
     sane = (np.abs(acc[:, X : Z + 1]) <= LARGEST).all(1)
     if (~sane).sum() > 0.01 * len(acc):
         raise Refused(f"{(~sane).sum()} of its {len(acc)} accelerations are over {LARGEST} g")
@@ -164,11 +176,10 @@ def _recording(
     if not streams:
         raise Refused("no position has enough samples")
     stop = max(piece.stop for pieces in streams.values() for piece in pieces)
-    # What a phone delivers first was measured before the recording began.
-    count = int(np.floor(stop * rate)) + 1
-    frames = np.full((count, len(SITES), 3), np.nan)
-    for site, pieces in streams.items():
-        frames[:, SITES.index(site)] = sample_pieces(pieces, 0.0, count, rate) * GRAVITY
+    # From 0: what a phone delivers first was measured before the recording began.
+    laid = {("acc", site): pieces for site, pieces in streams.items()}
+    _, arrays = lay_on_grid(laid, dict.fromkeys(laid, (0.0, stop)), ("acc",), SITES, rate)
+    frames = arrays["acc"] * GRAVITY
     activity, detail = ACTIVITY[match[3]]
     first, last = _present(frames)
     if active and activity != "standing":

@@ -17,13 +17,19 @@ from tqdm import tqdm
 from t2imu_utils.activities import ACTIVITIES, POSITIONS, REALWORLD_ACTIVITY
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.imu.archives import Entry, Refused, leaves, natural, open_tree, read_columns
-from t2imu_utils.imu.streams import (
+from t2imu_utils.recordings.streams import (
+    Entry,
     Piece,
+    Refused,
     Timing,
+    check_gravity,
+    cut_clips,
     lay_on_grid,
-    recorded_sites,
-    recorded_stretches,
+    leaves,
+    natural,
+    none_usable,
+    open_tree,
+    read_columns,
     uniform_pieces,
 )
 
@@ -33,6 +39,8 @@ PACKED = re.compile(r"^(acc|gyr)_([a-z]+)(?:_\d+)?_csv\.zip$")
 STREAM = re.compile(r"^(acc|Gyroscope|MagneticField)_([a-z]+)(?:_(\d+))?_([a-z]+)\.csv$")
 OUTER = re.compile(r"realworld.*\.zip$", re.IGNORECASE)
 COLUMNS = ["attr_time", "attr_x", "attr_y", "attr_z", "id"]
+CONSEQUENCES = "no usable", "the archive has none"  # told after their causes
+REMEDY = "RealWorld's are in m/s^2: convert the file, or get the archive again."
 RANGE = 19.6  # m/s^2: the accelerometers end at 2 g
 SHORTEST = 2.0  # seconds of a clip; less holds no window
 
@@ -77,7 +85,7 @@ def read_realworld(
 
     Raises:
         InputError: the root holds no RealWorld, a wanted subject is not in it, an activity is
-            unknown, or nothing in it can be used.
+            unknown, nothing in it can be used, or accelerations are in another unit.
     """
     unknown = sorted(set(activities or ()) - set(ACTIVITIES))
     if unknown:
@@ -96,12 +104,12 @@ def read_realworld(
                 "the RealWorld2016 archive or its unpacked tree",
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
             )
-        absent = sorted(set(subjects or ()) - found)
-        if absent:
+        lacking = sorted(set(subjects or ()) - found)
+        if lacking:
             raise InputError(
                 root,
                 f"subjects {', '.join(map(str, sorted(found)))}",
-                f"subject {', '.join(map(str, absent))} among them",
+                f"subject {', '.join(map(str, lacking))} among them",
                 "Ask for subjects that are there, or complete the archive.",
             )
         chosen = sorted(found if subjects is None else found & set(subjects))
@@ -112,9 +120,9 @@ def read_realworld(
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
                 continue
             parts += _sessions(members, subject, activity, rate, trim, skipped)
+    skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
     if not parts:
-        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
-        raise InputError(root, f"no usable stream ({reasons})", "at least one", "Get it again.")
+        raise none_usable(root, skipped)
     return Clips.concat(parts), skipped
 
 
@@ -184,7 +192,7 @@ def _streams(
                     skipped.append(Skipped(name, "the same stream was read from another file"))
                     continue
                 try:
-                    streams[key], told = _read_stream(content)
+                    streams[key], told = _read_stream(content, name, key[1])
                 except Refused as error:
                     skipped.append(Skipped(name, str(error)))
                     continue
@@ -193,11 +201,13 @@ def _streams(
     return streams
 
 
-def _read_stream(content: bytes) -> tuple[np.ndarray, str]:
+def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, str]:
     """Time (s), three axes and sample number of a CSV file, repeated lines left out."""
-    values, told = read_columns(content, COLUMNS)
+    values, _, told = read_columns(content, COLUMNS)
     if len(values) < 100:
         raise Refused(f"only {len(values)} samples")
+    if sensor == "acc":
+        check_gravity(values[:, 1:4], "m/s^2", name, REMEDY)
     values[:, 0] /= 1000
     repeated = np.concatenate([[False], (np.diff(values, axis=0) == 0).all(1)])
     if repeated.any():
@@ -219,7 +229,11 @@ def _session(
     clipped = 0.0
     for (sensor, position), values in streams.items():
         name = f"{label} {position} {sensor}"
-        pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
+        try:
+            pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
+        except Refused as error:
+            skipped.append(Skipped(name, str(error)))
+            continue
         if timing.short:
             skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
         if not pieces:
@@ -242,25 +256,17 @@ def _session(
         del spans[key]
     if not spans:
         return []
-    first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
-    rows: list[dict] = []
-    cut: list[slice] = []
-    for low, high in recorded_stretches(arrays):
-        if (high - low) / rate < SHORTEST:
-            skipped.append(Skipped(label, f"a stretch of {(high - low) / rate:.2f} s between gaps"))
-            continue
-        part = {sensor: array[low:high] for sensor, array in arrays.items()}
-        rows.append({
-            **facts, "part": len(rows), "recording": label, "start": (first + low) / rate,
-            "positions": recorded_sites(part), "clipped": clipped,
-            "late": sum(t.late for t in timings), "bridged": sum(t.bridged for t in timings),
-            "lost": sum(t.lost for t in timings),
-        })  # fmt: skip
-        cut.append(slice(low, high))
-    if not rows:
+    try:
+        first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
+    except Refused as error:
+        skipped.append(Skipped(label, str(error)))
         return []
+    row = {
+        **facts, "recording": label, "clipped": clipped, "late": sum(t.late for t in timings),
+        "bridged": sum(t.bridged for t in timings), "lost": sum(t.lost for t in timings),
+    }  # fmt: skip
     meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
-    return [Clips.from_list(rows, {n: [a[s] for s in cut] for n, a in arrays.items()}, meta)]
+    return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
 
 
 def _one_time(

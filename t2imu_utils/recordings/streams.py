@@ -1,4 +1,4 @@
-"""From delivery-time stamps to a uniform rate: what every recorded stream goes through.
+"""What all readers of recordings share: archives, columns of numbers, clocks, one grid, clips.
 
 A phone stamps a sample when it is *delivered*. When the phone is busy the stamps stop, and the
 samples that waited arrive in a burst a moment later: nothing is lost, yet interpolation on such
@@ -7,16 +7,39 @@ is fitted through the stamps of a stream, and the stream is cut only where a gap
 that is, where all later stamps stay above the line.
 
 The streams of a recording then share one grid, and a recording is cut where no sensor recorded.
+Nothing is allocated by a length that a file states before that length is checked.
 """
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, LargeZipFile, ZipFile
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import minimum_filter1d
 
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError, Skipped
+
+MAX_BYTES = 256 * 2**20  # one member, unpacked; real ones have some megabytes
+MAX_DEPTH = 3  # of archives in archives
+UNREADABLE_SHARE = 0.01  # of a file's lines: more, and the file is left out
+DAMAGE = (BadZipFile, LargeZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+
+GRAVITY = 9.80665  # m/s^2 in one standard g
+ACC_UNITS = {"m/s^2": 1.0, "g": GRAVITY, "mg": GRAVITY / 1000, "cm/s^2": 0.01}  # in m/s^2
+AT_GRAVITY, LIKELY = (0.5, 2.0), (0.7, 1.4)  # of gravity: medians of any activity; of a mere unit
+
+LONGEST = 86400.0  # seconds of a recording
+RATES = 4.0, 2000.0  # Hz, of any sensor that is worn
+MANY = 100  # samples; fewer may be a burst whose stamps tell no rate
 CLOCK_WENT_BACK = 0.2  # seconds; smaller steps back are jitter
 CLOCK_TOLERANCE = 0.01
 TAIL = 16  # samples
@@ -27,6 +50,188 @@ LOBES = 12  # zero crossings of the resampling kernel on either side
 KAISER_BETA = 6.0
 PASS_BAND = 0.9  # of the Nyquist frequency of the slower side
 SLACK = 1e-6  # frames: rounding must not cost the frame on which a stream begins or ends
+
+
+class Refused(ValueError):
+    """A file or stream that must not be used, and why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a folder or archive: its name below the root, and how to get its bytes."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@contextmanager
+def open_tree(root: Path, outer: re.Pattern, skipped: list[Skipped]) -> Iterator[list[Entry]]:
+    """Entries of a folder (any depth) or of a zip, in order of name. Nothing is extracted.
+
+    Args:
+        root: a folder, or one zip archive.
+        outer: zips in the folder whose names match are opened too, in place of being listed.
+        skipped: members that are refused are added here.
+
+    Raises:
+        InputError: the root is missing or is neither folder nor zip.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise InputError(root, "nothing", "a folder or a zip archive", "Check the path.")
+    with ExitStack() as stack:
+        found: list[Entry] = []
+        for path in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
+            name = path.relative_to(root).as_posix() if root.is_dir() else path.name
+            if root.is_dir() and not outer.search(path.name):
+                found.append(Entry(name, path.read_bytes))
+                continue
+            try:
+                archive = stack.enter_context(ZipFile(path))
+            except DAMAGE as error:
+                if root.is_dir():
+                    skipped.append(Skipped(name, f"not a whole zip archive ({error})"))
+                    continue
+                raise InputError(
+                    root, f"no whole zip archive ({error})", "the dataset's zip", "Get it again."
+                ) from error
+            found += _members(archive, "" if path == root else f"{name}/", skipped)
+        yield sorted(found, key=lambda entry: natural(entry.name))
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorting key that counts numbers: proband2 before proband10."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _members(archive: ZipFile, prefix: str, skipped: list[Skipped]) -> Iterator[Entry]:
+    """Files of an open archive; names that point outside are refused."""
+
+    def read(info):
+        if info.file_size > MAX_BYTES:
+            raise Refused(f"{info.file_size} bytes unpacked, over the limit of {MAX_BYTES}")
+        return archive.read(info)
+
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            skipped.append(Skipped(prefix + info.filename, "its path points outside the archive"))
+        elif not info.is_dir():
+            yield Entry(prefix + info.filename, lambda info=info: read(info))
+
+
+def leaves(entry: Entry, skipped: list[Skipped], depth: int = 0) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file in an entry, through archives in archives.
+
+    Damaged and refused members are added to `skipped`; the others are still read.
+    """
+    try:
+        content = entry.read()
+        if not entry.name.lower().endswith(".zip"):
+            yield entry.name, content
+            return
+        if depth >= MAX_DEPTH:
+            raise Refused(f"archives in archives, more than {MAX_DEPTH} deep")
+        archive = ZipFile(io.BytesIO(content))
+    except Refused as error:
+        skipped.append(Skipped(entry.name, str(error)))
+        return
+    except DAMAGE as error:
+        skipped.append(Skipped(entry.name, f"damaged ({error or 'truncated'})"))
+        return
+    with archive:
+        inside = list(_members(archive, f"{entry.name}/", skipped))
+        for member in sorted(inside, key=lambda member: member.name):
+            yield from leaves(member, skipped, depth + 1)
+
+
+def none_usable(root: Path, skipped: Sequence[Skipped]) -> InputError:
+    """What to raise where all was left out: the first reasons, causes before consequences."""
+    reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
+    return InputError(root, f"nothing usable ({reasons})", "at least one recording", "See there.")
+
+
+def read_columns(
+    content: bytes,
+    columns: Sequence[str | int],
+    sep: str = ",",
+    decimal: str = ".",
+    comment: str | None = None,
+    text: Sequence[str | int] = (),
+) -> tuple[Float[np.ndarray, "n c"], pd.DataFrame, str]:
+    """Columns of a CSV file as numbers; lines that hold anything else are left out and told.
+
+    Args:
+        content: the file, in UTF-8 with or without a byte order mark.
+        columns: names (the file has a header) or places from 0 (it has none).
+        sep: between columns; a space stands for any white space.
+        decimal: of the numbers.
+        comment: begins lines, or ends of lines, that say nothing.
+        text: columns to be returned as text.
+
+    Returns:
+        The numbers; the text columns of the same lines, whose index counts all lines from 0; and
+        what was left out ("" for nothing).
+
+    Raises:
+        Refused: missing columns, no line, or more than 1 % of the lines unreadable.
+    """
+    if b"\0" in content[:1000]:
+        raise Refused("not plain text: it holds zero bytes, as UTF-16 does")
+    every = [*columns, *text]
+    options = {
+        "sep": r"\s+" if sep == " " else sep, "decimal": decimal, "comment": comment,
+        "header": None if all(isinstance(c, int) for c in every) else 0,
+        "encoding": "utf-8-sig", "encoding_errors": "replace", "dtype": dict.fromkeys(text, str),
+    }  # fmt: skip
+    try:
+        table = pd.read_csv(io.BytesIO(content), low_memory=False, **options)
+    except pd.errors.EmptyDataError:
+        raise Refused("it is empty") from None
+    except ValueError:  # lines of unequal width: the longer ones are blanked and so unreadable
+        options |= {"engine": "python", "on_bad_lines": lambda fields: [""]}
+        table = pd.read_csv(io.BytesIO(content), **options)
+    if not isinstance(table.index, pd.RangeIndex):
+        raise Refused("its lines have more fields than its header, as decimal commas make them")
+    absent = [str(c) for c in every if c not in table.columns]
+    if absent:
+        raise Refused(f"no column {', '.join(absent)}; found {', '.join(map(str, table.columns))}")
+    raw = table[list(columns)]
+    values = raw.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    good = np.isfinite(values).all(1)
+    bad = int((~good).sum())
+    told = ""
+    if bad:
+        line = ", ".join(map(str, raw[~good].iloc[0]))
+        told = f"{bad} of its {len(values)} lines are unreadable, the first with {line[:60]}"
+    if not good.any() or bad > max(1, UNREADABLE_SHARE * len(values)):
+        raise Refused(told or "no line")
+    return values[good], table.loc[good, list(text)], told
+
+
+def check_gravity(acc: Float[np.ndarray, "n 3"], unit: str, where: str, remedy: str) -> None:
+    """The median magnitude of a recording is near gravity, whatever the person does.
+
+    Args:
+        acc: as the file has it, read as `unit`.
+        unit: a key of `ACC_UNITS`.
+        where: the file.
+        remedy: what to do about another unit, after its name.
+
+    Raises:
+        InputError: the median is gravity in another unit.
+        Refused: it is gravity in none.
+    """
+    median = float(np.median(np.linalg.norm(acc, axis=-1)))
+    if AT_GRAVITY[0] <= median * ACC_UNITS[unit] / GRAVITY <= AT_GRAVITY[1]:
+        return
+    found = f"a median magnitude of {median:.4g} {unit}"
+    for other, size in ACC_UNITS.items():
+        if LIKELY[0] <= median * size / GRAVITY <= LIKELY[1]:
+            expected = f"gravity, {GRAVITY / ACC_UNITS[unit]:.4g} {unit}"
+            raise InputError(where, found, expected, f"It is likely in {other}. {remedy}")
+    raise Refused(f"{found}: gravity in no known unit, so it was taken out or the scale is wrong")
 
 
 @dataclass(frozen=True)
@@ -88,6 +293,9 @@ def uniform_pieces(
     Returns:
         Pieces in order of arrival, and what was found. Where the clock was set back, later pieces
         may overlap earlier ones in time.
+
+    Raises:
+        Refused: a rate that no worn sensor has.
     """
     stamps, values = np.asarray(stamps, np.float64), np.asarray(values, np.float64)
     cuts = np.flatnonzero(np.diff(stamps) < -CLOCK_WENT_BACK) + 1
@@ -135,7 +343,7 @@ def _one_clock(
 ) -> tuple[list[Piece], Timing]:
     """`uniform_pieces` for a stretch in which the clock only runs forward."""
     index = numbers - numbers[0]
-    period = 1 / nominal if nominal else _first_period(stamps, index)
+    period = 1 / nominal if nominal else sample_period(stamps, index)
     gap = np.diff(stamps).max()
     ahead = int(min(len(stamps), np.ceil((2.5 + 1.5 * gap) / period)))
     for _ in range(3):
@@ -147,7 +355,10 @@ def _one_clock(
     pieces, short, error = [], 0, 0.0
     on_time = stamps - period * index
     for rows in np.split(np.arange(len(stamps)), breaks):
-        if (index[rows[-1]] - index[rows[0]]) * period < shortest:
+        long = (index[rows[-1]] - index[rows[0]]) * period >= shortest
+        if (long or len(rows) >= MANY) and not RATES[0] <= 1 / period <= RATES[1]:
+            raise Refused(f"its clock gives {1 / period:.4g} samples a second")
+        if not long:
             short += 1
             continue
         start = np.median(on_time[rows])
@@ -165,7 +376,7 @@ def _one_clock(
     )  # fmt: skip
 
 
-def _first_period(stamps: np.ndarray, index: np.ndarray) -> float:
+def sample_period(stamps: np.ndarray, index: np.ndarray) -> float:
     """Median duration of a sample over lags of about one second: blind to few gaps and losses."""
     span = max(stamps[-1] - stamps[0], 1e-6)
     lag = int(np.clip(round(len(stamps) / span), 1, len(stamps) // 2))
@@ -286,9 +497,14 @@ def lay_on_grid(
 
     Returns:
         Number of the first frame, and one float32 array a sensor, NaN where a stream is missing.
+
+    Raises:
+        Refused: the spans reach over more than a day, so a clock is wrong.
     """
-    first = int(np.ceil(min(start for start, _ in spans.values()) * rate - SLACK))
-    last = int(np.floor(max(stop for _, stop in spans.values()) * rate + SLACK))
+    low, high = min(start for start, _ in spans.values()), max(stop for _, stop in spans.values())
+    if high - low > LONGEST:
+        raise Refused(f"its clock runs from {low:.3f} to {high:.3f} s: over a day")
+    first, last = int(np.ceil(low * rate - SLACK)), int(np.floor(high * rate + SLACK))
     shape = (last - first + 1, len(sites), 3)
     arrays = {sensor: np.full(shape, np.nan, np.float32) for sensor in sensors}
     for (sensor, site), (start, stop) in spans.items():
@@ -299,14 +515,45 @@ def lay_on_grid(
     return first, arrays
 
 
-def recorded_stretches(arrays: Mapping[str, Float[np.ndarray, "F S 3"]]) -> list[tuple[int, int]]:
-    """First frame and end of every stretch in which at least one site recorded."""
+def cut_clips(
+    first: int,
+    arrays: Mapping[str, Float[np.ndarray, "F S 3"]],
+    row: Mapping,
+    meta: Mapping,
+    shortest: float,
+    skipped: list[Skipped],
+    activity: np.ndarray | None = None,
+) -> list[Clips]:
+    """Clips of a recording on its grid: every stretch in which at least one site recorded.
+
+    Args:
+        first, arrays: as `lay_on_grid` leaves them.
+        row: facts for the table; ``recording`` is its name.
+        meta: ``rate``, ``sites`` and ``source``.
+        shortest: stretches under this many seconds are left out, and told.
+        activity: (F,) names that cut it too, None where there is none; by default that of `row`.
+
+    Returns:
+        One `Clips`, or none. Its table has `row`, ``part`` (number of the stretch), ``start`` (s)
+        and ``positions`` (how many sites recorded).
+    """
     present = np.isfinite(np.concatenate(list(arrays.values()), 1)).any((1, 2))
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], present, [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def recorded_sites(arrays: Mapping[str, Float[np.ndarray, "F S 3"]]) -> int:
-    """How many sites hold a value."""
-    present = [np.isfinite(array).any((0, 2)) for array in arrays.values()]
-    return int(np.any(present, axis=0).sum())
+    what = np.where(present, "" if activity is None else activity, None)
+    edges = np.flatnonzero(np.r_[True, what[1:] != what[:-1], True])
+    rows, cut = [], []
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if what[low] is None:
+            continue
+        seconds = (high - low) / meta["rate"]
+        if seconds < shortest:
+            skipped.append(Skipped(row["recording"], f"a stretch of {seconds:.2f} s"))
+            continue
+        seen = [np.isfinite(array[low:high]).any((0, 2)) for array in arrays.values()]
+        rows.append({
+            **row, **({"activity": what[low]} if what[low] else {}), "part": len(rows),
+            "start": (first + low) / meta["rate"], "positions": int(np.any(seen, axis=0).sum()),
+        })  # fmt: skip
+        cut.append(slice(low, high))
+    if not rows:
+        return []
+    return [Clips.from_list(rows, {n: [a[s] for s in cut] for n, a in arrays.items()}, dict(meta))]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from t2imu_utils.imu.streams import (
+from t2imu_utils.recordings.streams import (
     Piece,
     lay_on_grid,
     recorded_sites,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.umafall import GRAVITY, SITES, read_umafall, repair_scale
+from t2imu_utils.recordings.umafall import GRAVITY, SITES, read_umafall, repair_scale
 
 HEADER = """% Universidad de Malaga - ETSI de Telecomunicacion (Spain)
 % ID: made for a test
