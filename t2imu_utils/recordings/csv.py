@@ -59,7 +59,7 @@ class Columns(Section):
 class Units(Section):
     """Of the files; clips are in m/s^2 and rad/s."""
 
-    acc: Literal["m/s^2", "g", "mg", "cm/s^2"]
+    acc: Literal["m/s^2", "g", "mg"]
     gyro: Literal["rad/s", "deg/s"] = "rad/s"
     time: Literal["s", "ms", "us", "ns"] = "s"
 
@@ -351,16 +351,18 @@ def _activity(
 ) -> np.ndarray:
     """The activity in each frame, None where there is none or sites differ."""
     found = np.full((len(times), len(sites)), None, object)
+    unknown: dict[Skipped, None] = {}  # a set that keeps its order
     for column, (name, rows) in enumerate(sites.values()):
         labels = rows["activity"].astype(str)
         known = {label: _known(label, layout.activities, ACTIVITIES) for label in labels.unique()}
         for label, activity in known.items():
             if activity is None:
-                skipped.append(Skipped(f"{name}: {label}", "no activity of layout.activities"))
+                unknown[Skipped(f"{name}: {label}", "no activity of layout.activities")] = None
         stamps = np.maximum.accumulate(rows["time"].to_numpy())
         at = np.clip(np.searchsorted(stamps, times, side="right") - 1, 0, len(stamps) - 1)
         inside = (times >= stamps[0]) & (times <= stamps[-1])
         found[inside, column] = labels.map(known).to_numpy()[at[inside]]
+    skipped += unknown
     present = np.array([[x is not None for x in row] for row in found])
     first = np.array([next((x for x in row if x is not None), None) for row in found], object)
     same = ((found == first[:, None]) | ~present).all(1)

@@ -34,7 +34,7 @@ UNREADABLE_SHARE = 0.01  # of a file's lines: more, and the file is left out
 DAMAGE = (BadZipFile, LargeZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 GRAVITY = 9.80665  # m/s^2 in one standard g
-ACC_UNITS = {"m/s^2": 1.0, "g": GRAVITY, "mg": GRAVITY / 1000, "cm/s^2": 0.01}  # in m/s^2
+ACC_UNITS = {"m/s^2": 1.0, "g": GRAVITY, "mg": GRAVITY / 1000}  # in m/s^2
 AT_GRAVITY, LIKELY = (0.5, 2.0), (0.7, 1.4)  # of gravity: medians of any activity; of a mere unit
 
 LONGEST = 86400.0  # seconds of a recording
