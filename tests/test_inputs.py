@@ -260,7 +260,7 @@ def needs_with(tmp_path, generators, **changes):
     """What the track `paper` needs with other generators."""
     content = yaml.safe_load((TRACKS / "paper.yaml").read_text()) | changes
     content["generators"] = generators
-    content["recordings"]["reader"] = "pamap2"
+    content["recordings"]["reader"] = "hapt"
     write(tmp_path / "mine.yaml", yaml.safe_dump(content))
     return needs_of(load_track(str(tmp_path / "mine.yaml")), REGISTRY)
 
@@ -268,8 +268,8 @@ def needs_with(tmp_path, generators, **changes):
 def test_needs_of_a_track_of_ones_own(tmp_path):
     mdm = {"checkpoint": "mdm/humanml-encoder-512-50steps"}
     needs = needs_with(tmp_path, {"mdm": mdm}, text_encoder="clip_mdm")
-    assert needs.required == ["humanml3d_texts", "mdm_clip", "clip", "smpl", "pamap2"]
-    assert needs.optional == ["momask", "remodiffuse", "t2mgpt", "mhealth", "broad"]
+    assert needs.required == ["humanml3d_texts", "mdm_clip", "clip", "smpl", "hapt"]
+    assert needs.optional == ["momask", "remodiffuse", "t2mgpt", "pamap2", "mhealth", "broad"]
 
 
 def test_needs_follow_the_generators(tmp_path):

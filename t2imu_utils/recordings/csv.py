@@ -142,7 +142,7 @@ def read_csv(
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
-    name = _pattern(layout.files)
+    name = _pattern(layout)
     with open_tree(root, OUTER, skipped) as entries:
         named = [(e, m.groupdict()) for e in entries if (m := name.search(e.name))]
         if not named:
@@ -160,14 +160,21 @@ def read_csv(
     return _same_sites(parts), skipped
 
 
-def _pattern(files: str) -> re.Pattern:
-    """The pattern of `Layout.files` as a regular expression on the end of a path."""
+def _pattern(layout: Layout) -> re.Pattern:
+    """`Layout.files` as a regular expression on the end of a path.
+
+    A part is as short as it can be, but for names that the layout knows: in
+    ``{activity}_*`` it may be ``stairs_up``.
+    """
+    known = {"activity": [*layout.activities, *ACTIVITIES], "site": [*layout.sites, *SITES]}
     out, seen = "", set()
-    for part in re.split(r"(\{\w+\}|\*|\?)", files):
+    for part in re.split(r"(\{\w+\}|\*|\?)", layout.files):
         if part.startswith("{"):
-            part = part[1:-1]
-            out += f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+?)"
-            seen.add(part)
+            name = part[1:-1]
+            names = sorted(map(str, known.get(name, ())), key=len, reverse=True)
+            either = "|".join([*map(re.escape, names), "[^/]+?"])
+            out += f"(?P={name})" if name in seen else f"(?P<{name}>{either})"
+            seen.add(name)
         else:
             out += {"*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
     return re.compile(f"(?:^|/){out}$")

@@ -21,8 +21,8 @@ from t2imu_utils.evaluation import har
 from t2imu_utils.evaluation.deepconvlstm import DeepConvLSTM
 from t2imu_utils.evaluation.similarity import Features, catch22_features
 from t2imu_utils.execute import KERNEL
-from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.parameters import TAG
+from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import ROOT
 from tests.benchmarks.comparison import Comparison, within
 from tests.benchmarks.machine import Machine, seconds

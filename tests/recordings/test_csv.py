@@ -1,10 +1,16 @@
 """Recordings of one's own: layouts of real data sets, each value checked against a known signal."""
 
+import re
+
 import numpy as np
 import pytest
+import yaml
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.recordings import read_recordings
 from t2imu_utils.recordings.csv import Layout, read_csv
+from t2imu_utils.runs import ROOT
+from t2imu_utils.tracks import load_track
 
 G = 9.80665
 PDIOT = {
@@ -146,6 +152,29 @@ def test_labels_in_a_column_cut_and_sites_stand_side_by_side(tmp_path):
     assert np.isnan(clips.arrays["gyro"][:, 0]).all()
     np.testing.assert_allclose(clips.arrays["gyro"][:, 1], [[1, 2, 3]] * 320, atol=1e-4)
     assert sorted(s.name.split(": ")[1] for s in skipped) == ["0", "lines"]
+
+
+def test_the_example_of_the_book_reads_what_it_says(tmp_path, monkeypatch):
+    page = (ROOT / "book" / "own_recordings.md").read_text()
+    track, mhealth = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "pocket.yaml").write_text(track)
+    Layout(folder="mhealth", **yaml.safe_load(mhealth))
+    header, *first = re.search(r"```\n(time_ms.*?)```", page, re.DOTALL)[1].strip().split("\n")
+    lines = [header, *first]
+    for k in range(2, 200):
+        lines.append(f"{1740000000000 + 20 * k},0.01,1.0,-0.02,7.46,0.10,0.00")
+    name = re.search(r"`(anna_.*?csv)`", page)[1]
+    files = dict.fromkeys((name, name.replace("pocket", "chest")), "\n".join(lines))
+    write(tmp_path / "pocket_study", files)
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    clips, skipped = read_recordings(load_track(str(tmp_path / "pocket.yaml")))
+    assert clips.table[["subject", "activity", "positions"]].to_numpy().tolist() == [
+        ["anna", "climbing up", 2]
+    ]
+    assert not skipped and clips.table["frames"][0] == 80
+    (tmp_path / "pocket.yaml").write_text(track.replace("acc: g", "acc: lb"))
+    with pytest.raises(InputError, match="pocket.yaml: recordings.layout.units.acc"):
+        read_recordings(load_track(str(tmp_path / "pocket.yaml")))
 
 
 NAME = "Respeck_1_Sitting_clean_x.csv"
