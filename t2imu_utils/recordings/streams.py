@@ -35,7 +35,7 @@ DAMAGE = (BadZipFile, LargeZipFile, zlib.error, EOFError, OSError, RuntimeError,
 
 GRAVITY = 9.80665  # m/s^2 in one standard g
 ACC_UNITS = {"m/s^2": 1.0, "g": GRAVITY, "mg": GRAVITY / 1000}  # in m/s^2
-AT_GRAVITY, LIKELY = (0.5, 2.0), (0.7, 1.4)  # of gravity: medians of any activity; of a mere unit
+AT_GRAVITY, LIKELY = (0.25, 4.0), (0.7, 1.4)  # of gravity: medians of any activity; of a mere unit
 
 LONGEST = 86400.0  # seconds of a recording
 RATES = 4.0, 2000.0  # Hz, of any sensor that is worn
