@@ -34,7 +34,7 @@ def scheme_gains(gains: pd.DataFrame) -> Figure:
     """Share of a sinusoidal movement that each scheme gives, against its frequency.
 
     Args:
-        gains: `imu.differentiation.gain_table`.
+        gains: `imu.sensors.gain_table`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
     for ax, sensor in zip(axes, TITLES, strict=True):

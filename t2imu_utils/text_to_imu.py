@@ -25,8 +25,7 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, output_file, sha256
 from t2imu_utils.generators.mdm import GUIDANCE
-from t2imu_utils.imu.differentiation import DEFAULT
-from t2imu_utils.imu.sensors import GRAVITY, synthesise
+from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.priors.checkpoints import Prior

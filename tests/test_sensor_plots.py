@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from t2imu_utils import sensor_plots
-from t2imu_utils.imu.differentiation import SCHEMES, gain_table
+from t2imu_utils.imu.sensors import SCHEMES, gain_table
 from t2imu_utils.imu.rigid_body import NATIVE
 
 

@@ -5,9 +5,8 @@ from typing import Any
 from t2imu_utils import data, runs
 from t2imu_utils.body.table1 import shapes_of, solve_table
 from t2imu_utils.clips import Clips
-from t2imu_utils.imu.differentiation import DEFAULT
-from t2imu_utils.imu.sensor_model import measured, read_sensor_model, sensor_parameters
-from t2imu_utils.imu.sensors import GRAVITY, synthesise
+from t2imu_utils.imu.phone import measured, read_sensor_model, sensor_parameters
+from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.tracks import Track
 
@@ -24,7 +23,7 @@ def sense(
     """The virtual sensors of a model's motions on all eight bodies: ``imu``.
 
     scheme: of differentiation. sensor_model: whose errors are added
-    (`imu.sensor_model.read_sensor_model`); None is the paper's ideal sensor.
+    (`imu.phone.read_sensor_model`); None is the paper's ideal sensor.
     """
     inputs = {
         "fits": runs.input_hash(track.name, model, FITS),

@@ -11,7 +11,7 @@ from typing import Any
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.window_sets import AXES, GRAVITY, RAW, Axes
-from t2imu_utils.imu.sensor_model import FOLDER, SUFFIX, sensor_parameters
+from t2imu_utils.imu.phone import FOLDER, SUFFIX, sensor_parameters
 
 STAGE = "07_har"
 KEEP, WITHOUT = "keep", "without_"
@@ -27,7 +27,7 @@ class RecognitionVariant:
         axes: of the sensors: "raw", or "gravity" (`gravity_frame`), for training and for test.
         keep: share of the motions of each activity that are trained on, the best by
             `evaluation.quality`; of two decimals.
-        sensor_model: whose errors the virtual sensors get (`imu.sensor_model`), such as "phone";
+        sensor_model: whose errors the virtual sensors get (`imu.phone`), such as "phone";
             None leaves them ideal.
         without: classes that are left out of training and of test; kept in order of the alphabet.
 

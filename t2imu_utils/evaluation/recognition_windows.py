@@ -12,7 +12,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.quality import best, fit_reference, score_motions
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.evaluation.window_sets import WindowSet, labelled_windows
-from t2imu_utils.imu.sensor_model import measured, read_sensor_model
+from t2imu_utils.imu.phone import measured, read_sensor_model
 from t2imu_utils.tracks import RecordingsSection, Track
 
 SENSORS = "04_imu_synthesis"

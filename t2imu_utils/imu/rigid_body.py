@@ -19,8 +19,7 @@ from scipy.signal import butter, sosfiltfilt
 from scipy.spatial.transform import Rotation, Slerp
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.differentiation import DEFAULT, SCHEMES
-from t2imu_utils.imu.sensors import virtual_imu
+from t2imu_utils.imu.sensors import DEFAULT, SCHEMES, virtual_imu
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.recordings.broad import Piece, Trial
 
@@ -133,18 +132,18 @@ def native_table(
             low = [[_lowpass(x, trial.rate, band or BAND) for x in pair] for pair in whole]
             virtual, real = _joined(low if band else whole, inside)
             above = _joined(whole, inside)[1] - _joined(low, inside)[1]
+            spread, rmse = real.std(0), np.sqrt(((virtual - real) ** 2).mean(0))
             for column, axis in enumerate("xyz"):
-                rows.append(
-                    {
-                        "trial": trial.name,
-                        "kind": trial.kind,
-                        "sensor": sensor,
-                        "axis": axis,
-                        "samples": len(real),
-                        **_agreement(virtual[:, column], real[:, column], AT_REST[sensor]),
-                        "above": float(np.sqrt((above[:, column] ** 2).mean())),
-                    }  # fmt: skip
-                )
+                pair = virtual[:, column], real[:, column]
+                still = spread[column] < AT_REST[sensor]
+                correlation = np.nan if still else float(np.corrcoef(*pair)[0, 1])
+                rows.append({
+                    "trial": trial.name, "kind": trial.kind, "sensor": sensor, "axis": axis,
+                    "samples": len(real),
+                    "spread": float(spread[column]), "rmse": float(rmse[column]),
+                    "correlation": correlation,
+                    "above": float(np.sqrt((above[:, column] ** 2).mean())),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -196,20 +195,13 @@ def scheme_table(
                 found = _virtual(positions, rotations, rate, name)
             for sensor, virtual in found.items():
                 square = (virtual - clip[sensor]) ** 2
-                rows.append(
-                    {
-                        "trial": trial.name,
-                        "kind": trial.kind,
-                        "scheme": name,
-                        "sensor": sensor,
-                        "frames": int(inside.sum()),
-                        "rmse": float(np.sqrt(square[inside].mean())),
-                        "rmse_ends": np.nan
-                        if name == NATIVE
-                        else float(np.sqrt(square[ends].mean())),
-                        "spread": float(clip[sensor][inside].std(0).mean()),
-                    }  # fmt: skip
-                )
+                ends_rmse = np.nan if name == NATIVE else np.sqrt(square[ends].mean())
+                rows.append({
+                    "trial": trial.name, "kind": trial.kind, "scheme": name, "sensor": sensor,
+                    "frames": int(inside.sum()), "rmse": float(np.sqrt(square[inside].mean())),
+                    "rmse_ends": float(ends_rmse),
+                    "spread": float(clip[sensor][inside].std(0).mean()),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -218,11 +210,12 @@ def _clips_at(
 ) -> dict[str, np.ndarray]:
     """Clips of pose and readings at another rate, each (clips, frames, …)."""
     virtual, real = _native_pair(piece, rate, alignment, DEFAULT)
+    at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
     slow = {sensor: resample(real[sensor], rate, new_rate) for sensor in real}
     slow |= {f"native {s}": resample(virtual[s], rate, new_rate) for s in virtual}
     times, at = np.arange(len(piece.acc)) / rate, np.arange(len(slow["acc"])) / new_rate
     at = at.clip(max=times[-1])
-    slow["positions"] = CubicSpline(times, _at_sensor(piece, alignment))(at)
+    slow["positions"] = CubicSpline(times, at_sensor)(at)
     slow["rotations"] = Slerp(times, Rotation.from_matrix(piece.rotations))(at).as_matrix()
     slow["moving"] = piece.moving[np.rint(at * rate).astype(int)]
     frames = round(CLIP * new_rate)
@@ -237,15 +230,12 @@ def _native_pair(
     piece: Piece, rate: float, alignment: Alignment, scheme: str
 ) -> tuple[Readings, Readings]:
     """Virtual readings, and the real ones without their delay."""
-    virtual = _virtual(_at_sensor(piece, alignment), piece.rotations, rate, scheme)
-    return virtual, {
-        "acc": _earlier(piece.acc, alignment.acc_delay * rate),
-        "gyro": _earlier(piece.gyro, alignment.gyro_delay * rate),
+    at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
+    delays = {"acc": alignment.acc_delay, "gyro": alignment.gyro_delay}
+    return _virtual(at_sensor, piece.rotations, rate, scheme), {
+        sensor: shift(getattr(piece, sensor), (-delay * rate, 0), order=3, mode="nearest")
+        for sensor, delay in delays.items()
     }
-
-
-def _at_sensor(piece: Piece, alignment: Alignment) -> Float[np.ndarray, "T 3"]:
-    return piece.positions + piece.rotations @ np.array(alignment.lever_arm)
 
 
 def _virtual(
@@ -258,10 +248,6 @@ def _virtual(
         torch.from_numpy(positions), torch.from_numpy(rotations), rate, scheme=scheme
     )
     return {"acc": acc.numpy(), "gyro": gyro.numpy()}
-
-
-def _earlier(x: Float[np.ndarray, "T 3"], samples: float) -> Float[np.ndarray, "T 3"]:
-    return shift(x, (-samples, 0), order=3, mode="nearest")
 
 
 def _lowpass(
@@ -282,10 +268,3 @@ def _joined(
 ) -> list[Float[np.ndarray, "n 3"]]:
     kept = [[x[keep] for x in pair] for pair, keep in zip(pairs, inside, strict=True)]
     return [np.concatenate(side) for side in zip(*kept, strict=True)]
-
-
-def _agreement(virtual: np.ndarray, real: np.ndarray, at_rest: float) -> dict[str, float]:
-    spread = float(real.std())
-    correlation = np.corrcoef(virtual, real)[0, 1] if spread >= at_rest else np.nan
-    rmse = float(np.sqrt(((virtual - real) ** 2).mean()))
-    return {"spread": spread, "rmse": rmse, "correlation": float(correlation)}

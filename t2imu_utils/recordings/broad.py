@@ -4,7 +4,6 @@ Optical pose and readings are synchronised and at one rate (285.7 Hz). The autho
 east-north-up; here it is turned to Y up (x east, z south) as everywhere in this project.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,10 @@ from jaxtyping import Bool, Float
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.rotations import quat_to_matrix
+from t2imu_utils.recordings.streams import check_gravity
 
 COLUMNS = {"imu_acc": 3, "imu_gyr": 3, "opt_pos": 3, "opt_quat": 4}
 EAST_NORTH_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # to x east, y up, z south
-NAME = re.compile(r"^(\d+)_(?:undisturbed_)?(.+?)(?:_[A-Z])?$")
-UNIT = 1e-3  # how far a quaternion's length may be from one
-AT_REST = (8.0, 12.0)  # m/s^2, the median reading of any board that is moved by hand
 REMEDY = "Get the file again from https://github.com/dlaidig/broad."
 
 
@@ -47,27 +44,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Trial:
-    """One recording of the board.
-
-    Attributes:
-        name: of the file.
-        number: the authors' number of the trial.
-        kind: what was done, as in the name ("fast rotation").
-        rate: in Hz.
-        pieces: in the order of time.
-        samples: of the file.
-        masked: samples that lack the optical pose or a reading.
-        dropped: lengths of the runs that were too short to be used, in samples.
-    """
+    """One recording of the board: its file's name, what was done, Hz, and pieces in order."""
 
     name: str
-    number: str
-    kind: str
+    kind: str  # as in the name: "fast rotation"
     rate: float
     pieces: tuple[Piece, ...]
-    samples: int
-    masked: int
-    dropped: tuple[int, ...]
 
 
 def read_broad(path: Path, shortest: float = 1.0) -> Trial:
@@ -77,59 +59,47 @@ def read_broad(path: Path, shortest: float = 1.0) -> Trial:
 
     Args:
         path: the file.
-        shortest: runs of under so many seconds are dropped and counted.
+        shortest: runs of under so many seconds are dropped.
 
     Raises:
-        InputError: no hdf5 file, a data set or the rate missing, other shapes, quaternions that are
-            not of length one, accelerations in another unit, or no run that is long enough.
+        InputError: no such hdf5 file, accelerations in another unit, or no run that is long enough.
     """
     path = Path(path)
     try:
         with h5py.File(path) as file:
-            lacking = [
-                n for n in (*COLUMNS, "movement") if not isinstance(file.get(n), h5py.Dataset)
-            ]
-            if lacking:
-                raise InputError(path, f"no data set {', '.join(lacking)}", "a BROAD trial", REMEDY)
             arrays = {name: np.asarray(file[name][:], np.float64) for name in COLUMNS}
             moving = np.asarray(file["movement"][:]).astype(bool)
-            rate = float(file.attrs.get("sampling_rate", np.nan))
-    except InputError:
-        raise
+            rate = float(file.attrs["sampling_rate"])
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes != {name: (len(moving), width) for name, width in COLUMNS.items()}:
+            raise ValueError(f"shapes {shapes} with {len(moving)} of movement")
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InputError(path, f"no readable hdf5 ({error})", "a BROAD trial", REMEDY) from error
-    _check(path, arrays, moving, rate)
-    quats = arrays["opt_quat"]
+        raise InputError(path, f"no trial ({error})", "hdf5 as BROAD has it", REMEDY) from error
     valid = np.all([np.isfinite(values).all(1) for values in arrays.values()], axis=0)
-    length = np.linalg.norm(quats[valid], axis=1)
-    if len(length) and np.abs(length - 1).max() > UNIT:
-        raise InputError(
-            f"{path}: opt_quat", f"length {length[np.abs(length - 1).argmax()]:.3g}",
-            "unit quaternions (w, x, y, z)", REMEDY,
-        )  # fmt: skip
     runs = np.flatnonzero(np.diff(np.r_[False, valid, False])).reshape(-1, 2)
-    long = runs[:, 1] - runs[:, 0] >= max(shortest * rate, 3)
-    if not long.any():
+    runs = runs[runs[:, 1] - runs[:, 0] >= max(shortest * rate, 3)]
+    if not len(runs):
         raise InputError(
-            path, f"{valid.sum()} of {len(valid)} samples whole, in {len(runs)} runs",
-            f"a run of at least {shortest:g} s", "Take another trial, or a smaller `shortest`.",
+            path, f"{valid.sum()} of {len(valid)} samples whole", f"a run of {shortest:g} s",
+            "Take another trial, or a smaller `shortest`.",
         )  # fmt: skip
-    size = np.median(np.linalg.norm(arrays["imu_acc"][valid], axis=1))
-    if not AT_REST[0] <= size <= AT_REST[1]:
-        raise InputError(
-            f"{path}: imu_acc", f"a median length of {size:.3g}", "about 9.81, in m/s^2",
-            "Multiply a file that is in g by 9.81.",
-        )  # fmt: skip
-    return Trial(
-        name=path.stem,
-        number=match[1] if (match := NAME.match(path.stem)) else "",
-        kind=match[2].replace("_", " ") if match else path.stem,
-        rate=rate,
-        pieces=tuple(_piece(arrays, moving, *run) for run in runs[long]),
-        samples=len(valid),
-        masked=int((~valid).sum()),
-        dropped=tuple(int(stop - start) for start, stop in runs[~long]),
-    )
+    check_gravity(arrays["imu_acc"][valid], "m/s^2", str(path), REMEDY)
+    pieces = []
+    for start, stop in runs.tolist():
+        cut = {name: values[start:stop] for name, values in arrays.items()}
+        rotations = quat_to_matrix(torch.from_numpy(cut["opt_quat"])).numpy()
+        pieces.append(
+            Piece(
+                start,
+                cut["opt_pos"] @ EAST_NORTH_UP.T,
+                EAST_NORTH_UP @ rotations,
+                cut["imu_acc"],
+                cut["imu_gyr"],
+                moving[start:stop],
+            )  # fmt: skip
+        )
+    words = [w for w in path.stem.split("_") if not w.isdigit() and w != "undisturbed"]
+    return Trial(path.stem, " ".join(w for w in words if not w.isupper()), rate, tuple(pieces))
 
 
 def read_broad_folder(root: Path, shortest: float = 1.0) -> list[Trial]:
@@ -142,30 +112,3 @@ def read_broad_folder(root: Path, shortest: float = 1.0) -> list[Trial]:
     if not paths:
         raise InputError(root, "no *.hdf5", "trials of BROAD", REMEDY)
     return [read_broad(path, shortest) for path in paths]
-
-
-def _check(path: Path, arrays: dict[str, np.ndarray], moving: np.ndarray, rate: float) -> None:
-    frames = len(moving)
-    for name, width in COLUMNS.items():
-        if arrays[name].shape != (frames, width):
-            raise InputError(
-                f"{path}: {name}", f"shape {arrays[name].shape}",
-                f"({frames}, {width}), one row for each of `movement`", REMEDY,
-            )  # fmt: skip
-    if not (np.isfinite(rate) and rate > 0):
-        raise InputError(
-            f"{path}: sampling_rate", repr(rate), "an attribute, a positive rate in Hz", REMEDY
-        )
-
-
-def _piece(arrays: dict[str, np.ndarray], moving: np.ndarray, start: int, stop: int) -> Piece:
-    span = slice(start, stop)
-    rotations = quat_to_matrix(torch.from_numpy(arrays["opt_quat"][span])).numpy()
-    return Piece(
-        start=int(start),
-        positions=arrays["opt_pos"][span] @ EAST_NORTH_UP.T,
-        rotations=EAST_NORTH_UP @ rotations,
-        acc=arrays["imu_acc"][span],
-        gyro=arrays["imu_gyr"][span],
-        moving=moving[span],
-    )

@@ -27,7 +27,7 @@ from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.files import write_table
-from t2imu_utils.imu.sensor_model import read_sensor_model
+from t2imu_utils.imu.phone import read_sensor_model
 from t2imu_utils.motion.corpus import write_corpus
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.priors.solvers import Solver

@@ -3,7 +3,7 @@ import pytest
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant, parse_variant
-from t2imu_utils.imu.sensor_model import read_sensor_model
+from t2imu_utils.imu.phone import read_sensor_model
 
 CLASSES = ["jumping", "running", "stair climbing", "walking"]
 NAMES = {

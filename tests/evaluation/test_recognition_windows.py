@@ -18,7 +18,7 @@ from t2imu_utils.evaluation.recognition_windows import (
     what_was_used,
 )
 from t2imu_utils.files import write_table
-from t2imu_utils.imu.sensor_model import measured, read_sensor_model
+from t2imu_utils.imu.phone import measured, read_sensor_model
 from t2imu_utils.motion.corpus import MotionClip, write_corpus
 from t2imu_utils.motion.features import features_to_joints
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from t2imu_utils.imu import differentiation
-from t2imu_utils.imu.differentiation import (
+from t2imu_utils.imu.sensors import (
     DEFAULT,
     SCHEMES,
     gain_table,

@@ -5,7 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.sensor_model import (
+from t2imu_utils.imu.phone import (
     SensorModel,
     lever_arm,
     measured,

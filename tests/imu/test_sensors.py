@@ -7,8 +7,7 @@ from t2imu_utils.body.smpl import Shape, load_bodies, load_body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu import sensors
-from t2imu_utils.imu.differentiation import DEFAULT
-from t2imu_utils.imu.sensors import synthesise, virtual_imu
+from t2imu_utils.imu.sensors import DEFAULT, synthesise, virtual_imu
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from tests.body.layouts import write_fake_smpl
