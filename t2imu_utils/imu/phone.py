@@ -143,8 +143,7 @@ def measured(clips: Clips, model: SensorModel | None, seed: int = 0) -> Clips:
 
     Note:
         Noise, clipping and quantisation act at the rate of `clips`. A phone clips at its own,
-        higher rate, before `recordings.streams` brings its signal to 20 Hz; peaks are lower at 20 Hz, so
-        fewer of them are clipped here.
+        higher rate, before its signal is brought to 20 Hz: fewer peaks are clipped here.
     """
     if model is None or model == SensorModel():
         return clips

@@ -26,6 +26,7 @@ from t2imu_utils.recordings.streams import (
     cut_clips,
     lay_on_grid,
     leaves,
+    listed,
     none_usable,
     open_tree,
     read_columns,
@@ -218,15 +219,14 @@ def _streams(
     numbers = [c for sites in by_site.values() for axes in sites.values() for c in axes]
     numbers += [] if columns.time is None else [columns.time]
     asked = list(dict.fromkeys([*text.values(), *layout.where]))
-    try:
+    values = None
+    with listed(skipped, entry.name):
         values, told_by, told = read_columns(
             content, numbers, layout.separator, layout.decimal, layout.comment, asked
         )
-    except Refused as error:
-        skipped.append(Skipped(entry.name, str(error)))
+        skipped += [Skipped(f"{entry.name}: lines", told)] if told else []
+    if values is None:
         return []
-    if told:
-        skipped.append(Skipped(f"{entry.name}: lines", told))
     lines = told_by.index.to_numpy()
     keep = np.ones(len(lines), bool)
     for column, value in layout.where.items():
@@ -275,34 +275,30 @@ def _recording(
     label = next(iter(sites.values()))[0]
     for site, (name, rows) in sites.items():
         own = [sensor for sensor in ("acc", "gyro") if f"{sensor} x" in rows]
-        try:
+        with listed(skipped, f"{name}: {site}"):
             values = [_checked(rows, sensor, site, name, layout, seen) for sensor in own]
             pieces, timing = _clocked(rows, np.hstack(values), name, layout)
             if not pieces:
                 raise Refused("no second without a gap")
-        except Refused as error:
-            skipped.append(Skipped(f"{name}: {site}", str(error)))
-            continue
-        seen["bridged"] += timing.bridged
-        seen["lost"] += timing.lost
-        for i, sensor in enumerate(own):
-            fitted[sensor, site] = [
-                replace(piece, values=piece.values[:, 3 * i : 3 * i + 3]) for piece in pieces
-            ]
+            seen["bridged"] += timing.bridged
+            seen["lost"] += timing.lost
+            for i, sensor in enumerate(own):
+                fitted[sensor, site] = [
+                    replace(piece, values=piece.values[:, 3 * i : 3 * i + 3]) for piece in pieces
+                ]
     if not fitted:
         return []
     spans = {key: (pieces[0].start, pieces[-1].stop) for key, pieces in fitted.items()}
     sensors = ("acc", "gyro") if layout.columns.gyro else ("acc",)
     order = tuple(site for site in SITES if site in sites)
-    try:
+    with listed(skipped, label):
         first, arrays = lay_on_grid(fitted, spans, sensors, order, rate)
-    except Refused as error:
-        skipped.append(Skipped(label, str(error)))
-        return []
-    activity = _activity(sites, layout, (first + np.arange(len(arrays["acc"]))) / rate, skipped)
-    meta = {"rate": float(rate), "sites": list(order), "source": "CSV"}
-    row = {**facts, "recording": label, **seen}
-    return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
+        times = (first + np.arange(len(arrays["acc"]))) / rate
+        activity = _activity(sites, layout, times, skipped)
+        meta = {"rate": float(rate), "sites": list(order), "source": "CSV"}
+        row = {**facts, "recording": label, **seen}
+        return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
+    return []
 
 
 def _checked(

@@ -21,6 +21,7 @@ from t2imu_utils.recordings.streams import (
     check_gravity,
     cut_clips,
     lay_on_grid,
+    listed,
     none_usable,
     open_tree,
     read_columns,
@@ -77,12 +78,10 @@ def read_hapt(
         for experiment, user in tqdm(people, "HAPT", mininterval=2, disable=not progress):
             rows = table[(table[:, :2] == (experiment, user)).all(1)]
             name = f"experiment {experiment} user {user}"
-            try:
+            signals = {}
+            with listed(skipped, name):
                 signals = {s: _signal(found, s, experiment, user) for s in ("acc", "gyro")}
-            except Refused as error:
-                skipped.append(Skipped(name, str(error)))
-                continue
-            for _, _, label, first, last in rows.tolist():
+            for _, _, label, first, last in rows.tolist() if signals else ():
                 if label not in ACTIVITY:
                     skipped.append(Skipped(f"{name} from {first}", "between postures"))
                     continue
@@ -90,7 +89,8 @@ def read_hapt(
                     "subject": user, "activity": ACTIVITY[label], "session": experiment,
                     "recording": f"{name} {ACTIVITY[label]} from {first}",
                 }  # fmt: skip
-                parts += _stretch(signals, facts, first - 1, last, rate, shortest, skipped)
+                with listed(skipped, facts["recording"]):
+                    parts += _stretch(signals, facts, first - 1, last, rate, shortest, skipped)
     if not parts:
         raise none_usable(root, skipped)
     return Clips.concat(parts), skipped
@@ -125,8 +125,7 @@ def _stretch(
         for sensor, signal in signals.items()
     }
     if any(not len(piece.values) for (piece,) in pieces.values()):
-        skipped.append(Skipped(facts["recording"], "its file ends before"))
-        return []
+        raise Refused("its file ends before")
     spans = {key: (piece.start, piece.stop) for key, (piece,) in pieces.items()}
     begin, arrays = lay_on_grid(pieces, spans, ("acc", "gyro"), (SITE,), rate)
     meta = {"rate": float(rate), "sites": [SITE], "source": "HAPT"}

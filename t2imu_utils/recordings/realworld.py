@@ -26,6 +26,7 @@ from t2imu_utils.recordings.streams import (
     cut_clips,
     lay_on_grid,
     leaves,
+    listed,
     natural,
     none_usable,
     open_tree,
@@ -59,8 +60,8 @@ def read_realworld(
 ) -> tuple[Clips, list[Skipped]]:
     """Read accelerometers and gyroscopes of RealWorld.
 
-    Every stream is put on its fitted clock (see `streams`), trimmed at its own ends, low-passed
-    and sampled on one absolute grid for all positions of a session: frames lie at multiples of
+    Every stream is put on its fitted clock (`streams.uniform_pieces`), trimmed at its own ends,
+    low-passed and sampled on one grid for all positions of a session: frames lie at multiples of
     1 / `rate` of Unix time.
 
     Args:
@@ -75,13 +76,10 @@ def read_realworld(
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 7, 3) float32 in the phones' axes,
-        NaN where a position is missing; table ``subject``, ``activity``, ``session``, ``part``
-        (a session is cut where no position was recorded), ``recording`` (the session's name),
-        ``start`` (Unix seconds), ``positions`` (how many recorded), ``clipped`` (share of raw
-        accelerations at the end of the range, worst position), ``late`` (repaid gaps),
-        ``bridged`` (lost samples that were interpolated) and ``lost`` (seconds in unrepaid gaps),
-        the last three summed over the session's streams; meta ``rate`` and ``sites``. And
-        everything that was left out: files, lines, streams that the archive lacks.
+        NaN where a position is missing; table ``subject``, ``activity``, ``session``, the columns
+        of `streams.cut_clips`, ``clipped`` (share of raw accelerations at the end of the range,
+        worst position), ``late``, ``bridged`` and ``lost`` (`streams.Timing`, summed over the
+        session's streams); meta ``rate`` and ``sites``. And everything that was left out.
 
     Raises:
         InputError: the root holds no RealWorld, a wanted subject is not in it, an activity is
@@ -119,7 +117,12 @@ def read_realworld(
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
                 continue
-            parts += _sessions(members, subject, activity, rate, trim, skipped)
+            streams = _streams(members, subject, activity, skipped)
+            for session in sorted({key[0] for key in streams}):
+                own = {key[1:]: value for key, value in streams.items() if key[0] == session}
+                facts = {"subject": subject, "activity": activity, "session": session}
+                parts += _session(own, facts, rate, trim, skipped)
+            del streams  # before the next are read
     skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
     if not parts:
         raise none_usable(root, skipped)
@@ -151,24 +154,6 @@ def _groups(
     return groups, found
 
 
-def _sessions(
-    members: Sequence[Entry],
-    subject: int,
-    activity: str,
-    rate: float,
-    trim: tuple[float, float],
-    skipped: list[Skipped],
-) -> list[Clips]:
-    """Clips of one subject and activity; the streams they come from go when this returns."""
-    streams = _streams(members, subject, activity, skipped)
-    clips: list[Clips] = []
-    for session in sorted({key[0] for key in streams}):
-        own = {key[1:]: value for key, value in streams.items() if key[0] == session}
-        facts = {"subject": subject, "activity": activity, "session": session}
-        clips += _session(own, facts, rate, trim, skipped)
-    return clips
-
-
 def _streams(
     members: Sequence[Entry], subject: int, activity: str, skipped: list[Skipped]
 ) -> Streams:
@@ -191,13 +176,9 @@ def _streams(
                 if key in streams:
                     skipped.append(Skipped(name, "the same stream was read from another file"))
                     continue
-                try:
+                with listed(skipped, name):
                     streams[key], told = _read_stream(content, name, key[1])
-                except Refused as error:
-                    skipped.append(Skipped(name, str(error)))
-                    continue
-                if told:
-                    skipped.append(Skipped(f"{name}: lines", told))
+                    skipped += [Skipped(f"{name}: lines", told)] if told else []
     return streams
 
 
@@ -229,19 +210,15 @@ def _session(
     clipped = 0.0
     for (sensor, position), values in streams.items():
         name = f"{label} {position} {sensor}"
-        try:
+        with listed(skipped, name):
             pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
-        except Refused as error:
-            skipped.append(Skipped(name, str(error)))
-            continue
-        if timing.short:
-            skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
-        if not pieces:
-            continue
-        fitted[sensor, position] = pieces
-        timings.append(timing)
-        if sensor == "acc":
-            clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
+            if timing.short:
+                skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
+            if pieces:
+                fitted[sensor, position] = pieces
+                timings.append(timing)
+            if pieces and sensor == "acc":
+                clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
     fitted = _one_time(fitted, label, skipped)
     for position in POSITIONS:
         missing = [s for s in SENSOR.values() if (s, position) not in fitted]
@@ -256,17 +233,15 @@ def _session(
         del spans[key]
     if not spans:
         return []
-    try:
-        first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
-    except Refused as error:
-        skipped.append(Skipped(label, str(error)))
-        return []
     row = {
         **facts, "recording": label, "clipped": clipped, "late": sum(t.late for t in timings),
         "bridged": sum(t.bridged for t in timings), "lost": sum(t.lost for t in timings),
     }  # fmt: skip
     meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
-    return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
+    with listed(skipped, label):
+        first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
+        return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
+    return []
 
 
 def _one_time(
@@ -281,14 +256,8 @@ def _one_time(
     for (sensor, position), pieces in fitted.items():
         inside = [piece for piece in pieces if piece.start < stop and piece.stop > start]
         if len(inside) < len(pieces):
-            pieces_lost = len(pieces) - len(inside)
-            skipped.append(
-                Skipped(
-                    f"{label} {position} {sensor}",
-                    f"{pieces_lost} of its {len(pieces)} pieces lie at another time than the "
-                    "session of the other positions",
-                )
-            )
+            lost = f"{len(pieces) - len(inside)} of its {len(pieces)} pieces lie at another time"
+            skipped.append(Skipped(f"{label} {position} {sensor}", f"{lost} than the session"))
         if inside:
             kept[sensor, position] = inside
     return kept
@@ -301,19 +270,15 @@ def census(clips: Clips) -> pd.DataFrame:
         ``subject``, ``activity``, ``minutes`` (in which at least one position recorded, after
         trimming), ``positions`` (with an accelerometer), ``sessions``.
     """
-    present = [np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")]
-    each = clips.table[["subject", "activity", "session"]].assign(
-        minutes=clips.table["frames"] / clips.meta["rate"] / 60
-    )
-    pairs = [(s, a) for s in sorted(each["subject"].unique()) for a in ACTIVITIES]
+    present = np.stack([np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")])
+    pairs = [(s, a) for s in sorted(clips.table["subject"].unique()) for a in ACTIVITIES]
     rows = []
     for subject, activity in pairs:
-        own = ((each["subject"] == subject) & (each["activity"] == activity)).to_numpy()
-        positions = np.any([present[i] for i in np.flatnonzero(own)] or [[False]], axis=0).sum()
-        found = each[own]
-        rows.append(
-            (subject, activity, found["minutes"].sum(), positions, found["session"].nunique())
-        )
+        own = (clips.table["subject"] == subject) & (clips.table["activity"] == activity)
+        found = clips.table[own]
+        minutes = found["frames"].sum() / clips.meta["rate"] / 60
+        positions = int(present[own].any(0).sum())
+        rows.append((subject, activity, minutes, positions, found["session"].nunique()))
     return pd.DataFrame(rows, columns=["subject", "activity", "minutes", "positions", "sessions"])
 
 
@@ -335,7 +300,7 @@ def expected_census(clips: Clips) -> pd.DataFrame:
         "subject and activity, with every position": (
             SUBJECTS * len(ACTIVITIES),
             int((done["positions"] == len(POSITIONS)).sum()),
-        ),
+        ),  # fmt: skip
         **{
             f"minutes of {activity} for a subject": (MINUTES[activity], median.get(activity, 0.0))
             for activity in ACTIVITIES

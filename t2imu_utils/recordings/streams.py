@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from zipfile import BadZipFile, LargeZipFile, ZipFile
 
 import numpy as np
@@ -41,6 +42,9 @@ LONGEST = 86400.0  # seconds of a recording
 RATES = 4.0, 2000.0  # Hz, of any sensor that is worn
 MANY = 100  # samples; fewer may be a burst whose stamps tell no rate
 CLOCK_WENT_BACK = 0.2  # seconds; smaller steps back are jitter
+BRIDGE = 0.15  # seconds; losses up to this long are interpolated
+SHORTEST = 1.0  # seconds of a piece
+LATE = 0.3  # seconds
 CLOCK_TOLERANCE = 0.01
 TAIL = 16  # samples
 SURE = 120  # samples on either side of a loss
@@ -56,8 +60,7 @@ class Refused(ValueError):
     """A file or stream that must not be used, and why."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file of a folder or archive: its name below the root, and how to get its bytes."""
 
     name: str
@@ -144,6 +147,15 @@ def leaves(entry: Entry, skipped: list[Skipped], depth: int = 0) -> Iterator[tup
         inside = list(_members(archive, f"{entry.name}/", skipped))
         for member in sorted(inside, key=lambda member: member.name):
             yield from leaves(member, skipped, depth + 1)
+
+
+@contextmanager
+def listed(skipped: list[Skipped], name: str) -> Iterator[None]:
+    """What is refused within is added to `skipped`, and the work goes on after it."""
+    try:
+        yield
+    except Refused as error:
+        skipped.append(Skipped(name, str(error)))
 
 
 def none_usable(root: Path, skipped: Sequence[Skipped]) -> InputError:
@@ -247,25 +259,15 @@ class Piece:
         return self.start + self.period * (len(self.values) - 1)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What the fit of one stream found.
+class Timing(NamedTuple):
+    """What the fit of one stream found."""
 
-    Attributes:
-        rate: samples per second on the fitted line.
-        late: gaps that a burst repaid.
-        bridged: lost samples that were interpolated, in gaps of at most `bridge` seconds.
-        lost: seconds in unrepaid gaps between the pieces.
-        short: pieces that were too short to keep.
-        error: largest departure of the on-time stamps from the line, seconds (block medians).
-    """
-
-    rate: float
-    late: int
-    bridged: int
-    lost: float
-    short: int
-    error: float
+    rate: float  # samples per second on the fitted line
+    late: int  # gaps of over `LATE` seconds that a burst repaid
+    bridged: int  # lost samples that were interpolated
+    lost: float  # seconds in unrepaid gaps between the pieces
+    short: int  # pieces of under `SHORTEST` seconds, which were left out
+    error: float  # largest departure of the on-time stamps from the line, seconds (block medians)
 
 
 def uniform_pieces(
@@ -273,9 +275,6 @@ def uniform_pieces(
     values: Float[np.ndarray, "n d"],
     numbers: Int[np.ndarray, "n"] | None = None,
     nominal: float | None = None,
-    bridge: float = 0.15,
-    shortest: float = 1.0,
-    late_gap: float = 0.3,
 ) -> tuple[list[Piece], Timing]:
     """Undo delivery times: uniform pieces of a stream, on a line fitted through its stamps.
 
@@ -286,76 +285,53 @@ def uniform_pieces(
             they do not count in ones.
         nominal: the sensor's rate, where it is known; a fit more than 1 % off gives way to it, as
             it must where the stamps of a short recording are wild.
-        bridge: losses up to this many seconds are interpolated, and counted.
-        shortest: pieces under this many seconds are left out, and counted.
-        late_gap: repaid gaps over this many seconds are counted as late.
 
     Returns:
-        Pieces in order of arrival, and what was found. Where the clock was set back, later pieces
-        may overlap earlier ones in time.
+        Pieces in order of arrival, losses of up to `BRIDGE` seconds interpolated, and what was
+        found. Where the clock was set back, later pieces may overlap earlier ones in time.
 
     Raises:
         Refused: a rate that no worn sensor has.
     """
     stamps, values = np.asarray(stamps, np.float64), np.asarray(values, np.float64)
-    cuts = np.flatnonzero(np.diff(stamps) < -CLOCK_WENT_BACK) + 1
-    numbers = _counting(numbers, len(stamps))
+    steps = np.diff(stamps if numbers is None else numbers)
+    if numbers is None or not len(steps) or steps.min() <= 0 or np.median(steps) != 1:
+        numbers = np.arange(len(stamps))
     pieces: list[Piece] = []
     parts: list[Timing] = []
+    cuts = np.flatnonzero(np.diff(stamps) < -CLOCK_WENT_BACK) + 1
     for rows in np.split(np.arange(len(stamps)), cuts):
         if len(rows) < 8:
             parts.append(Timing(np.nan, 0, 0, 0.0, 1, 0.0))
             continue
-        found, timing = _one_clock(
-            stamps[rows], values[rows], numbers[rows], nominal, bridge, shortest, late_gap
-        )
+        found, timing = _one_clock(stamps[rows], values[rows], numbers[rows], nominal)
         pieces += found
         parts.append(timing)
-    rates = [part.rate for part in parts if np.isfinite(part.rate)]
-    total = Timing(
-        rate=float(np.median(rates)) if rates else np.nan,
-        late=sum(part.late for part in parts),
-        bridged=sum(part.bridged for part in parts),
-        lost=sum(part.lost for part in parts),
-        short=sum(part.short for part in parts),
-        error=max(part.error for part in parts),
+    rates, *sums, errors = zip(*parts, strict=True)
+    fitted = [rate for rate in rates if np.isfinite(rate)]
+    return pieces, Timing(
+        float(np.median(fitted)) if fitted else np.nan, *map(sum, sums), max(errors)
     )
-    return pieces, total
-
-
-def _counting(numbers: np.ndarray | None, count: int) -> np.ndarray:
-    """Sample numbers that increase, mostly in ones; else the rows' own."""
-    if numbers is not None and count > 1:
-        steps = np.diff(numbers)
-        if steps.min() > 0 and np.median(steps) == 1:
-            return np.asarray(numbers, np.int64)
-    return np.arange(count)
 
 
 def _one_clock(
-    stamps: np.ndarray,
-    values: np.ndarray,
-    numbers: np.ndarray,
-    nominal: float | None,
-    bridge: float,
-    shortest: float,
-    late_gap: float,
+    stamps: np.ndarray, values: np.ndarray, numbers: np.ndarray, nominal: float | None
 ) -> tuple[list[Piece], Timing]:
     """`uniform_pieces` for a stretch in which the clock only runs forward."""
     index = numbers - numbers[0]
     period = 1 / nominal if nominal else sample_period(stamps, index)
-    gap = np.diff(stamps).max()
-    ahead = int(min(len(stamps), np.ceil((2.5 + 1.5 * gap) / period)))
+    ahead = int(min(len(stamps), np.ceil((2.5 + 1.5 * np.diff(stamps).max()) / period)))
     for _ in range(3):
         index, holes = _count_losses(stamps, numbers, period, ahead)
         fitted = _slope(stamps, index)
         wild = nominal is not None and abs(fitted * nominal - 1) > CLOCK_TOLERANCE
         period = 1 / nominal if nominal and wild else fitted
-    breaks = np.flatnonzero((np.diff(index) - 1) * period > bridge) + 1
-    pieces, short, error = [], 0, 0.0
+    lost = np.diff(index) - 1
+    over = lost * period > BRIDGE
     on_time = stamps - period * index
-    for rows in np.split(np.arange(len(stamps)), breaks):
-        long = (index[rows[-1]] - index[rows[0]]) * period >= shortest
+    pieces, short, error = [], 0, 0.0
+    for rows in np.split(np.arange(len(stamps)), np.flatnonzero(over) + 1):
+        long = (index[rows[-1]] - index[rows[0]]) * period >= SHORTEST
         if (long or len(rows) >= MANY) and not RATES[0] <= 1 / period <= RATES[1]:
             raise Refused(f"its clock gives {1 / period:.4g} samples a second")
         if not long:
@@ -367,9 +343,7 @@ def _one_clock(
         whole = np.arange(index[rows[0]], index[rows[-1]] + 1)
         filled = np.stack([np.interp(whole, index[rows], column) for column in values[rows].T], 1)
         pieces.append(Piece(float(start + period * whole[0]), float(period), filled))
-    lost = np.diff(index) - 1
-    over = lost * period > bridge
-    repaid = (np.diff(stamps) > late_gap) & (np.diff(stamps) - holes * period > late_gap)
+    repaid = (np.diff(stamps) > LATE) & (np.diff(stamps) - holes * period > LATE)
     return pieces, Timing(
         1 / period, int(repaid.sum()), int(lost[~over].sum()), float(lost[over].sum() * period),
         short, error,
