@@ -207,11 +207,8 @@ def lever_arm(
     a' = a + dω/dt x r + ω x (ω x r), all in the sensor's axes, in which the derivative of ω is that
     of its components. The gyroscope reads the same everywhere on a rigid body.
 
-    Two limits. The skin around the site is taken to be rigid over the offset, which it is over
-    millimetres and not over a hand's breadth. And dω/dt is the derivative of a cubic spline through
-    `gyro`, which is sampled: at 20 Hz and with angular velocities by central differences, the added
-    part of a swing of 2 Hz is 6 % too small, of 5 Hz 39 % (by second differences of the path of a
-    sensor that sat there: 3 % and 19 %).
+    The skin is taken to be rigid over the offset, as it is over millimetres. dω/dt is that of a
+    cubic spline: at 20 Hz the added part of a swing of 2 Hz is 6 % too small, of 5 Hz 39 %.
 
     Args:
         acc: m/s².

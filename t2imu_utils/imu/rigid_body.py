@@ -36,17 +36,13 @@ Readings = dict[str, Float[np.ndarray, "T 3"]]
 
 @dataclass(frozen=True)
 class Alignment:
-    """What the optical pose does not tell of an IMU.
+    """What the optical pose does not tell of an IMU."""
 
-    Attributes:
-        lever_arm: from the tracked point to the accelerometer, in metres, IMU axes.
-        acc_delay: how late the accelerometer's readings are, in seconds.
-        gyro_delay: the same of the gyroscope.
-    """
-
-    lever_arm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    acc_delay: float = 0.0
-    gyro_delay: float = 0.0
+    lever_arm: tuple[
+        float, float, float
+    ]  # from the tracked point to the accelerometer, m, IMU axes
+    acc_delay: float  # how late readings are, in seconds
+    gyro_delay: float
 
 
 def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
@@ -75,9 +71,7 @@ def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
     }
 
 
-def _normal_equations(
-    trial: Trial,
-) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
+def _normal_equations(trial: Trial) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
     """Products of the columns and of what they shall explain, for acc and for gyro."""
     acc_sum, gyro_sum = np.zeros((5, 5)), np.zeros((2, 2))
     for piece in trial.pieces:
@@ -103,34 +97,29 @@ def _solve(acc: Float[np.ndarray, "5 5"], gyro: Float[np.ndarray, "2 2"]) -> Ali
 
 
 def native_table(
-    trials: Sequence[Trial],
-    alignments: Mapping[str, Alignment] | None = None,
-    scheme: str = DEFAULT,
-    band: float | None = BAND,
+    trials: Sequence[Trial], alignments: Mapping[str, Alignment], scheme: str = DEFAULT
 ) -> pd.DataFrame:
     """Virtual against real readings at the rate of the data set, during movement.
 
-    Args:
-        alignments: by name of trial; None takes `left_out`.
-        band: both sides are filtered to so many Hz (zero phase); None leaves them. Above 10 to
-            15 Hz the optical system's jitter and the IMU's noise and vibration are larger than the
-            movement, whatever the scheme.
+    Both are filtered to `BAND` (zero phase). Above 10 to 15 Hz the optical system's jitter and the
+    IMU's noise and vibration are larger than the movement, whatever the scheme.
 
+    Args:
+        alignments: by name of trial, from `left_out`.
     Returns:
         One row for each trial, sensor ("acc" in m/s², "gyro" in rad/s) and axis: ``samples``;
         ``spread``, the standard deviation of the real reading; ``above``, the root mean square of
         what it holds above the band; ``rmse``; ``correlation``, NaN where the sensor was at rest
         (`AT_REST`).
     """
-    alignments = left_out(trials) if alignments is None else alignments
     rows = []
     for trial in trials:
         pairs = [_native_pair(p, trial.rate, alignments[trial.name], scheme) for p in trial.pieces]
         inside = [_inside(piece, trial.rate) for piece in trial.pieces]
         for sensor in ("acc", "gyro"):
             whole = [(virtual[sensor], real[sensor]) for virtual, real in pairs]
-            low = [[_lowpass(x, trial.rate, band or BAND) for x in pair] for pair in whole]
-            virtual, real = _joined(low if band else whole, inside)
+            low = [[_lowpass(x, trial.rate) for x in pair] for pair in whole]
+            virtual, real = _joined(low, inside)
             above = _joined(whole, inside)[1] - _joined(low, inside)[1]
             spread, rmse = real.std(0), np.sqrt(((virtual - real) ** 2).mean(0))
             for column, axis in enumerate("xyz"):
@@ -149,11 +138,9 @@ def native_table(
 
 def scheme_table(
     trials: Sequence[Trial],
-    alignments: Mapping[str, Alignment] | None = None,
+    alignments: Mapping[str, Alignment],
     schemes: Sequence[str] = tuple(SCHEMES),
     rate: float = 20.0,
-    jitter: tuple[float, float] = (0.0, 0.0),
-    seed: int = 0,
 ) -> pd.DataFrame:
     """What each scheme makes of a pose at 20 Hz, against the real readings at 20 Hz.
 
@@ -163,17 +150,13 @@ def scheme_table(
     the rest that no scheme at 20 Hz could mend.
 
     Args:
-        alignments: by name of trial; None takes `left_out`.
-        jitter: standard deviation of white noise added to the pose at 20 Hz, in metres and in rad
-            along each axis, as generated and fitted motions have it.
+        alignments: by name of trial, from `left_out`.
 
     Returns:
         One row for each trial, scheme and sensor, in movement: ``frames``, ``rmse`` inside of the
         clips (all axes), ``rmse_ends`` of their first and last `END` frames (NaN for `NATIVE`),
         ``spread`` of the real reading.
     """
-    alignments = left_out(trials) if alignments is None else alignments
-    rng = np.random.default_rng(seed)
     rows = []
     for trial in trials:
         clips = [_clips_at(p, trial.rate, rate, alignments[trial.name]) for p in trial.pieces]
@@ -182,9 +165,6 @@ def scheme_table(
             continue
         clip = {name: np.concatenate([piece[name] for piece in clips]) for name in clips[0]}
         size = clip["positions"].shape
-        positions = clip["positions"] + rng.normal(0, 1, size) * jitter[0]
-        turn = Rotation.from_rotvec(rng.normal(0, 1, (size[0] * size[1], 3)) * jitter[1])
-        rotations = clip["rotations"] @ turn.as_matrix().reshape(*size, 3)
         inside = np.zeros(size[:2], bool)
         inside[:, END:-END] = True
         inside, ends = inside & clip["moving"], ~inside & clip["moving"]
@@ -192,7 +172,7 @@ def scheme_table(
             if name == NATIVE:
                 found = {sensor: clip[f"native {sensor}"] for sensor in ("acc", "gyro")}
             else:
-                found = _virtual(positions, rotations, rate, name)
+                found = _virtual(clip["positions"], clip["rotations"], rate, name)
             for sensor, virtual in found.items():
                 square = (virtual - clip[sensor]) ** 2
                 ends_rmse = np.nan if name == NATIVE else np.sqrt(square[ends].mean())
@@ -250,10 +230,8 @@ def _virtual(
     return {"acc": acc.numpy(), "gyro": gyro.numpy()}
 
 
-def _lowpass(
-    x: Float[np.ndarray, "T ..."], rate: float, band: float = BAND
-) -> Float[np.ndarray, "T ..."]:
-    return sosfiltfilt(butter(4, band, fs=rate, output="sos"), x, axis=0)
+def _lowpass(x: Float[np.ndarray, "T ..."], rate: float) -> Float[np.ndarray, "T ..."]:
+    return sosfiltfilt(butter(4, BAND, fs=rate, output="sos"), x, axis=0)
 
 
 def _inside(piece: Piece, rate: float) -> np.ndarray:

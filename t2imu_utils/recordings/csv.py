@@ -182,10 +182,7 @@ def _pattern(layout: Layout) -> re.Pattern:
 
 
 def _recordings(
-    group: list[tuple[Entry, dict[str, str]]],
-    layout: Layout,
-    rate: float,
-    skipped: list[Skipped],
+    group: list[tuple[Entry, dict[str, str]]], layout: Layout, rate: float, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of the files that were recorded together, by subject."""
     streams: dict[str, dict[str, tuple[str, pd.DataFrame]]] = defaultdict(dict)

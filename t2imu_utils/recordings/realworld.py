@@ -263,49 +263,28 @@ def _one_time(
     return kept
 
 
-def census(clips: Clips) -> pd.DataFrame:
-    """What was read, one row for each subject and activity, in order; zeros where there is none.
-
-    Returns:
-        ``subject``, ``activity``, ``minutes`` (in which at least one position recorded, after
-        trimming), ``positions`` (with an accelerometer), ``sessions``.
-    """
-    present = np.stack([np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")])
-    pairs = [(s, a) for s in sorted(clips.table["subject"].unique()) for a in ACTIVITIES]
-    rows = []
-    for subject, activity in pairs:
-        own = (clips.table["subject"] == subject) & (clips.table["activity"] == activity)
-        found = clips.table[own]
-        minutes = found["frames"].sum() / clips.meta["rate"] / 60
-        positions = int(present[own].any(0).sum())
-        rows.append((subject, activity, minutes, positions, found["session"].nunique()))
-    return pd.DataFrame(rows, columns=["subject", "activity", "minutes", "positions", "sessions"])
-
-
 def expected_census(clips: Clips) -> pd.DataFrame:
     """What the data set's description says beside what was read: rows of facts, two columns.
 
     Minutes are medians over the subjects who did the activity. They fall short of the description
     by the seconds that were trimmed from each session.
     """
-    found = census(clips)
-    done = found[found["minutes"] > 0]
-    median = done.groupby("activity")["minutes"].median()
-    complete = done.groupby("subject")["activity"].nunique() == len(ACTIVITIES)
+    every = SUBJECTS * len(ACTIVITIES)
+    seen = np.stack([np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")])
+    minutes = clips.table["frames"] / clips.meta["rate"] / 60
+    keys = [clips.table["subject"], clips.table["activity"]]
+    done = minutes.groupby(keys).sum().unstack()
+    positions = pd.DataFrame(seen).groupby(keys).any().sum(axis=1)
     rows = {
-        "subjects": (SUBJECTS, done["subject"].nunique()),
-        "activities": (len(ACTIVITIES), done["activity"].nunique()),
-        "positions": (len(POSITIONS), done["positions"].max()),
-        "subjects with every activity": (SUBJECTS, int(complete.sum())),
-        "subject and activity, with every position": (
-            SUBJECTS * len(ACTIVITIES),
-            int((done["positions"] == len(POSITIONS)).sum()),
-        ),  # fmt: skip
-        **{
-            f"minutes of {activity} for a subject": (MINUTES[activity], median.get(activity, 0.0))
-            for activity in ACTIVITIES
-        },
-        "minutes in all": (SUBJECTS * sum(MINUTES.values()), done["minutes"].sum()),
+        "subjects": (SUBJECTS, len(done)),
+        "activities": (len(ACTIVITIES), done.shape[1]),
+        "positions": (len(POSITIONS), positions.max()),
+        "subjects with every activity": (SUBJECTS, (done.notna().sum(axis=1) == 8).sum()),
+        "subject and activity, with every position": (every, (positions == len(POSITIONS)).sum()),
+        "minutes in all": (SUBJECTS * sum(MINUTES.values()), minutes.sum()),
     }
+    for activity in ACTIVITIES:
+        found = done[activity].median() if activity in done else 0.0
+        rows[f"minutes of {activity} for a subject"] = MINUTES[activity], found
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["description", "here"])
     return table.astype(float).round(1)

@@ -30,10 +30,7 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
     clips, skipped = read_hapt(tmp_path, progress=False)
     assert clips.table[
         ["subject", "session", "activity", "frames", "start"]
-    ].to_numpy().tolist() == [
-        [2, 4, "standing", 120, 2.0],
-        [2, 4, "climbing up", 160, 10.0],
-    ]
+    ].to_numpy().tolist() == [[2, 4, "standing", 120, 2.0], [2, 4, "climbing up", 160, 10.0]]
     np.testing.assert_allclose(
         clips.arrays["acc"][:, 0], [np.array([0.2, 1.0, 0.1]) * 9.80665] * 280, rtol=1e-4
     )

@@ -14,7 +14,7 @@ from t2imu_utils.activities import ACTIVITIES, POSITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
-from t2imu_utils.recordings.realworld import census, expected_census, read_realworld
+from t2imu_utils.recordings.realworld import expected_census, read_realworld
 from t2imu_utils.recordings.streams import GRAVITY, uniform_pieces
 
 EPOCH = 1_435_993_000.0
@@ -462,18 +462,6 @@ def recordings(subjects=15, jumping=1.7, leave_out=()):
                 acc.append(frames)
                 rows.append({"subject": subject, "activity": activity, "session": session})
     return Clips.from_list(rows, {"acc": acc}, {"rate": 1.0, "sites": list(POSITIONS)})
-
-
-def test_census_counts_minutes_positions_and_sessions_of_each_subject():
-    table = census(recordings(leave_out=[(3, "lying")]))
-    assert len(table) == 15 * 8
-    rows = table.set_index(["subject", "activity"])
-    assert rows.loc[(1, "walking")].tolist() == [10, 7, 1]
-    assert rows.loc[(2, "climbing up")].tolist() == [10, 5, 1]
-    assert rows.loc[(4, "climbing up"), "sessions"] == 3
-    assert rows.loc[(4, "climbing up"), "minutes"] == pytest.approx(10)
-    assert rows.loc[(5, "jumping"), "minutes"] == pytest.approx(1.7)
-    assert rows.loc[(3, "lying")].tolist() == [0, 0, 0]
 
 
 def test_a_complete_archive_agrees_with_the_description_but_for_missing_streams():
