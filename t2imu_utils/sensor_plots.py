@@ -12,16 +12,12 @@ from t2imu_utils.palette import INK, QUIET
 
 SCHEME_COLOURS = {
     "central": INK,
-    "savgol": "#e69f00",
-    "cubic": "#cc79a7",
     "quintic": "#56b4e9",
     "smoothing": "#009e73",
     "spectral": "#0072b2",
 }
 SCHEME_LABELS = {
     "central": "second difference (the paper's)",
-    "savgol": "Savitzky-Golay",
-    "cubic": "cubic spline",
     "quintic": "quintic spline",
     "smoothing": "smoothing spline",
     "spectral": "spectral",

@@ -73,15 +73,6 @@ def test_on_a_carousel_it_reads_the_centripetal_term_and_a_constant_rate():
     torch.testing.assert_close(gyro, torch.tensor([0, omega, 0]).double().expand(200, 3))
 
 
-def test_leading_dimensions_are_batched():
-    rng = torch.Generator().manual_seed(0)
-    path = torch.randn(2, 3, 20, 3, generator=rng)
-    rotations = axis_angle_to_matrix(torch.randn(2, 3, 20, 3, generator=rng))
-    acc, gyro = virtual_imu(path, rotations, RATE)
-    one = virtual_imu(path[1, 2], rotations[1, 2], RATE)
-    torch.testing.assert_close((acc[1, 2], gyro[1, 2]), one)
-
-
 @pytest.mark.parametrize(
     ("positions", "rotations", "scheme", "word"),
     [((2, 3), (2, 3, 3), "central", "at least 3"), ((9, 3), (9, 3, 3), "magic", "central")],
@@ -181,23 +172,6 @@ def test_a_standing_body_feels_gravity_and_no_turn_at_every_site(body, shapes):
     assert np.abs(out.arrays["gyro"]).max() < 1e-3
     trunk_and_legs = [s.name in ("head", "chest", "waist", "thigh", "shin") for s in sites]
     assert out.arrays["acc"][:, trunk_and_legs, 1].min() > 9.0
-
-
-def test_frames_skinned_at_once_do_not_matter(body, shapes, monkeypatch):
-    sites = sensor_sites(body)
-    whole = synthesise(fits(), body, shapes, sites, progress=False)
-    monkeypatch.setattr(sensors, "BATCH", 1)
-    parts = synthesise(fits(), body, shapes, sites, progress=False)
-    np.testing.assert_allclose(parts.arrays["acc"], whole.arrays["acc"], atol=5e-3)
-    assert parts.table.equals(whole.table)
-
-
-def test_gravity_is_the_one_that_was_asked_for(body, shapes):
-    sites = sensor_sites(body)
-    moon = synthesise(fits(), body, shapes, sites, gravity=1.62, progress=False)
-    earth = synthesise(fits(), body, shapes, sites, progress=False)
-    added = np.linalg.norm(earth.arrays["acc"] - moon.arrays["acc"], axis=-1)
-    np.testing.assert_allclose(added, 9.81 - 1.62, atol=1e-3)
 
 
 def test_spread_is_that_of_the_length_and_tells_missing_sites():

@@ -111,16 +111,6 @@ def test_rest_at_the_ends_is_cut_from_movements_only(tmp_path):
     assert set(whole.table.frames) == {300}
 
 
-def test_a_recording_without_movement_is_told(tmp_path):
-    files = {
-        NAME.format(1, "Walking"): recording(shake=0.01),
-        NAME.format(2, "Walking"): recording(),
-    }
-    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
-    assert clips.table.subject.tolist() == [2]
-    assert any("of movement" in s.reason and "Subject_01" in s.name for s in skipped)
-
-
 def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
     good = recording()
     lines = good.splitlines()
@@ -155,16 +145,6 @@ def test_samples_written_at_a_quarter_are_found_by_their_grid():
     assert 48 <= count <= 51
     assert np.abs(fixed - true)[(np.arange(300) < 38) | (np.arange(300) > 92)].max() == 0
     np.testing.assert_array_equal(fixed[42:88], true[42:88])
-
-
-def test_ends_of_the_range_and_other_grids_are_left_alone():
-    true = on_grid(np.random.default_rng(0).normal(0, 0.5, (100, 3)))
-    true[20, 2], true[30, 0], true[40, 1] = -32511 / 16384, 2.0, 32767 / 16384
-    fixed, count = repair_scale(true)
-    assert count == 0 and np.array_equal(fixed, true)
-    phone = np.random.default_rng(0).normal(0, 0.5, (100, 3))
-    fixed, count = repair_scale(phone)
-    assert count == 0 and np.array_equal(fixed, phone)
 
 
 def test_repair_is_reported(tmp_path):
