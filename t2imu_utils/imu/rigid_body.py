@@ -106,6 +106,7 @@ def native_table(
 
     Args:
         alignments: by name of trial, from `left_out`.
+
     Returns:
         One row for each trial, sensor ("acc" in m/s², "gyro" in rad/s) and axis: ``samples``;
         ``spread``, the standard deviation of the real reading; ``above``, the root mean square of

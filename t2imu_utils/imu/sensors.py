@@ -10,8 +10,9 @@ of a clip the errors of all schemes are several times those of the inside.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,6 @@ from t2imu_utils.motion.rotations import axis_angle_to_matrix, matrix_to_axis_an
 GRAVITY = 9.81  # m/s^2, as below eq. (7)
 UP = (0.0, 1.0, 0.0)
 POSE = ("global_orient", "body_pose", "transl")
-BATCH = 8192  # frames skinned at once: some 100 MB
 CUTOFF = 20.0  # Hz
 FADE = 0.7  # of where the spectral scheme ends it begins to take away, as `motion.resample` does
 # Seconds and frames after which a sample has no influence any more. (In long clips the slowest to
@@ -335,8 +335,10 @@ def synthesise(
         motion = fits[index]
         pose = {n: torch.as_tensor(motion[n], dtype=torch.float32) for n in POSE[:2]}
         path = torch.from_numpy(paths[:, bounds[index] : bounds[index + 1]])
-        for who in _together(people, max(1, BATCH // path.shape[1])):
-            model = people[who.start].body
+        # Neighbours of one model together.
+        for _, own in groupby(range(len(people)), key=lambda i: id(people[i].body)):
+            who = list(own)
+            model = people[who[0]].body
             a, w = _recordings(model, sites, betas[who], pose, path[who], rate, gravity, scheme)
             acc += list(a.cpu().numpy())
             gyro += list(w.cpu().numpy())
@@ -344,16 +346,6 @@ def synthesise(
         rows += [{"motion": index, **facts, "body": name} for name in shapes]
     meta = {"rate": float(rate), "sites": [site.name for site in sites]}
     return Clips.from_list(rows, {"acc": acc, "gyro": gyro}, meta)
-
-
-def _together(people: Sequence[Shape], most: int) -> Iterator[slice]:
-    """Runs of at most `most` people who follow each other and have one model."""
-    start = 0
-    for stop in range(1, len(people) + 1):
-        full = stop == len(people) or stop - start == most
-        if full or people[stop].body is not people[start].body:
-            yield slice(start, stop)
-            start = stop
 
 
 @torch.no_grad()

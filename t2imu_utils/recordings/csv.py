@@ -66,40 +66,28 @@ class Units(Section):
 
 
 class Layout(Section):
-    """How a folder of CSV files is read.
+    """How a folder of CSV files is read; `Columns` and `Units` are of the files."""
 
-    Attributes:
-        folder: below T2IMU_DATA, or an absolute path; zips in it are read too.
-        files: pattern of the names. ``{subject}``, ``{site}``, ``{activity}`` and any other
-            ``{part}`` stand for one part, ``*`` for anything. Files that agree in all parts but
-            the site were recorded at the same time.
-        columns, units: of the files.
-        rate: samples per second; needed where there is no column of time.
-        activities, sites: the files' names of them, and the project's.
-        fixed: subject, site or activity of all files.
-        axes: for a sensor or a site, what x, y and z of the site are in the file:
-            ``[-y, x, z]``. A sensor's are applied before a site's.
-        range: where readings end, in the unit of the file, by sensor.
-        where: only lines in which these columns have these values are read.
-        separator, decimal, comment: of the text.
-        shortest: seconds; shorter stretches are left out.
-    """
-
-    folder: str
+    folder: str  # below T2IMU_DATA, or an absolute path; zips in it are read too
+    # Pattern of the names: {subject}, {site}, {activity} and any other {part} stand for one part,
+    # * for anything. Files that agree in all parts but the site were recorded at the same time.
     files: str
     columns: Columns
     units: Units
+    # Samples per second; needed where there is no column of time.
     rate: Annotated[float, Field(ge=RATES[0], le=RATES[1])] | None = None
-    activities: dict[Key, Literal[ACTIVITIES]] = {}
+    activities: dict[Key, Literal[ACTIVITIES]] = {}  # by the files' names of them, as are sites
     sites: dict[Key, Literal[SITES]] = {}
-    fixed: dict[Literal[FACTS], Key] = {}
+    fixed: dict[Literal[FACTS], Key] = {}  # of all files
+    # For a sensor or a site, what x, y and z of the site are in the file: [-y, x, z]. A sensor's
+    # are applied before a site's.
     axes: dict[Literal["acc", "gyro", *SITES], list[str]] = {}
-    range: dict[Literal["acc", "gyro"], float] = {}
-    where: dict[Column, Key] = {}
+    range: dict[Literal["acc", "gyro"], float] = {}  # where readings end, in the files' unit
+    where: dict[Column, Key] = {}  # only lines with these values in these columns are read
     separator: str = ","
     decimal: Literal[".", ","] = "."
     comment: Annotated[str, Field(max_length=1)] | None = None
-    shortest: float = 2.0
+    shortest: float = 2.0  # seconds; shorter stretches are left out
 
     @model_validator(mode="after")
     def _complete(self) -> "Layout":
@@ -158,7 +146,14 @@ def read_csv(
             parts += _recordings(group, layout, rate, skipped)
     if not parts:
         raise none_usable(root, skipped)
-    return _same_sites(parts), skipped
+    clips = Clips.concat(parts)
+    seen = np.isfinite(clips.arrays["acc"]).any((0, 2))
+    meta = {**clips.meta, "sites": [site for site, has in zip(SITES, seen, strict=True) if has]}
+    subject = clips.table["subject"]
+    if subject.str.fullmatch(r"\d+").all():
+        subject = subject.astype(int)
+    arrays = {name: array[:, seen] for name, array in clips.arrays.items()}
+    return Clips(clips.table.assign(subject=subject), arrays, meta), skipped
 
 
 def _pattern(layout: Layout) -> re.Pattern:
@@ -287,12 +282,11 @@ def _recording(
         return []
     spans = {key: (pieces[0].start, pieces[-1].stop) for key, pieces in fitted.items()}
     sensors = ("acc", "gyro") if layout.columns.gyro else ("acc",)
-    order = tuple(site for site in SITES if site in sites)
     with listed(skipped, label):
-        first, arrays = lay_on_grid(fitted, spans, sensors, order, rate)
+        first, arrays = lay_on_grid(fitted, spans, sensors, SITES, rate)
         times = (first + np.arange(len(arrays["acc"]))) / rate
         activity = _activity(sites, layout, times, skipped)
-        meta = {"rate": float(rate), "sites": list(order), "source": "CSV"}
+        meta = {"rate": float(rate), "sites": list(SITES), "source": "CSV"}
         row = {**facts, "recording": label, **seen}
         return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
     return []
@@ -363,26 +357,7 @@ def _activity(
         inside = (times >= stamps[0]) & (times <= stamps[-1])
         found[inside, column] = labels.map(known).to_numpy()[at[inside]]
     skipped += unknown
-    present = np.array([[x is not None for x in row] for row in found])
-    first = np.array([next((x for x in row if x is not None), None) for row in found], object)
-    same = ((found == first[:, None]) | ~present).all(1)
-    return np.where(same, first, None)
-
-
-def _same_sites(parts: list[Clips]) -> Clips:
-    """All clips with all sites that any has; subjects that are numbers as such."""
-    have = {site for part in parts for site in part.meta["sites"]}
-    sites = [site for site in SITES if site in have]
-    wide = []
-    for part in parts:
-        at = [sites.index(site) for site in part.meta["sites"]]
-        arrays = {}
-        for name, array in part.arrays.items():
-            arrays[name] = np.full((len(array), len(sites), 3), np.nan, np.float32)
-            arrays[name][:, at] = array
-        wide.append(Clips(part.table, arrays, {**part.meta, "sites": sites}))
-    clips = Clips.concat(wide)
-    subject = clips.table["subject"]
-    if subject.str.fullmatch(r"\d+").all():
-        subject = subject.astype(int)
-    return Clips(clips.table.assign(subject=subject), clips.arrays, clips.meta)
+    present = found != None  # noqa: E711  (of each element)
+    first = np.take_along_axis(found, present.argmax(1)[:, None], 1)
+    same = ((found == first) | ~present).all(1)
+    return np.where(same, first[:, 0], None)
