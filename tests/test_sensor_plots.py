@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from t2imu_utils import sensor_plots
-from t2imu_utils.imu.sensors import SCHEMES, gain_table
 from t2imu_utils.imu.rigid_body import NATIVE
+from t2imu_utils.imu.sensors import SCHEMES, gain_table
 
 
 def texts(labels):

@@ -96,15 +96,6 @@ def test_readings_end_at_the_range_and_only_there():
     assert np.abs(noisy.arrays["acc"]).max() <= np.float32(19.61)
 
 
-def test_readings_lie_on_the_grid_nearest_to_the_signal():
-    step = 0.25
-    rounded = measured(recordings(), SensorModel(gyro_step=step, gyro_noise=0.1)).arrays["gyro"]
-    assert np.array_equal(rounded, np.round(rounded / step) * step)
-    error = change(SensorModel(gyro_step=step), name="gyro")
-    assert np.abs(error).max() <= step / 2 + 1e-6
-    assert error.std() == pytest.approx(step / np.sqrt(12), rel=0.15)
-
-
 def test_a_turned_sensor_reads_the_same_vectors_in_other_axes():
     clips = recordings()
     turned = measured(clips, SensorModel(misorientation=10.0))

@@ -1,5 +1,3 @@
-import io
-import zipfile
 from collections import Counter
 
 import numpy as np
@@ -147,20 +145,6 @@ def test_samples_written_at_a_quarter_are_found_by_their_grid():
     np.testing.assert_array_equal(fixed[42:88], true[42:88])
 
 
-def test_repair_is_reported(tmp_path):
-    def spoil(sensor, values):
-        values = values.copy()
-        if sensor == 1:
-            values[:150] /= 4
-        return values
-
-    write(tmp_path, {NAME.format(1, "HandsUp"): recording(spoil=spoil)})
-    clips, _ = read_umafall(tmp_path, progress=False)
-    assert clips.table.rescaled[0] == pytest.approx(0.5, abs=0.02)
-    chest = np.linalg.norm(clips.arrays["acc"][:, SITES.index("chest")], axis=1)
-    assert 4.5 < chest.min() and abs(chest.mean() - GRAVITY) < 0.3
-
-
 def unix_clock(content, sensors="0123"):
     """Stamps in Unix milliseconds, of some sensors or of all."""
     head, lines = content[: len(HEADER)], content[len(HEADER) :].splitlines()
@@ -188,23 +172,6 @@ def test_a_recording_in_si_units_is_an_error_that_names_it_and_its_unit(tmp_path
     files = {NAME.format(2, "Walking"): recording(spoil=lambda sensor, values: values * GRAVITY)}
     with pytest.raises(InputError, match=r"Subject_02.*likely in m/s\^2\."):
         read_umafall(write(tmp_path, files), progress=False)
-
-
-def test_a_zip_reads_like_its_folder_and_an_empty_one_is_told(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    write(folder, {NAME.format(1, "Walking"): recording()})
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.write(folder / NAME.format(1, "Walking"), f"UMAFall/{NAME.format(1, 'Walking')}")
-    (tmp_path / "UMAFall_Dataset.zip").write_bytes(buffer.getvalue())
-    one, _ = read_umafall(folder, progress=False)
-    two, _ = read_umafall(tmp_path / "UMAFall_Dataset.zip", progress=False)
-    np.testing.assert_array_equal(one.arrays["acc"], two.arrays["acc"])
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(InputError, match="none named"):
-        read_umafall(empty, progress=False)
 
 
 def test_the_real_dataset(real_data):
