@@ -58,8 +58,6 @@ ACC = "power of the acceleration ((m/s²)²/Hz)"
 CHANGE = "Δ $L_\\mathrm{acc}$"
 SCHEMES = {
     "central": (INK, "second difference (the paper's)"),
-    "savgol": ("#e69f00", "Savitzky-Golay"),
-    "cubic": ("#cc79a7", "cubic spline"),
     "quintic": ("#56b4e9", "quintic spline"),
     "smoothing": ("#009e73", "smoothing spline"),
     "spectral": ("#0072b2", "spectral"),

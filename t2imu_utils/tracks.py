@@ -58,12 +58,13 @@ class CorpusSection(Section):
 class RecordingsSection(Section):
     """Real recordings that the classifier is tested on."""
 
-    reader: Literal["realworld", "umafall", "pamap2", "mhealth"]
+    reader: Literal["realworld", "umafall", "hapt", "csv"]
     labels: Literal["activities", "categories"]
     classes: list[str]
     channels: list[Literal["acc", "gyro"]]
     sites: list[str]
     made_up: Count | None = None  # how many subjects the demo writes
+    layout: dict[str, Any] | None = None  # of CSV files: `recordings.csv.Layout`
 
 
 class GeneratorSection(Section):
