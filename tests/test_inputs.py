@@ -48,7 +48,8 @@ def packed(members: dict[str, bytes] | list[str]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in members:
-            archive.writestr(name, members[name] if isinstance(members, dict) else b"1")
+            content = members[name] if isinstance(members, dict) else b"1"
+            archive.writestr(zipfile.ZipInfo(name), content)  # of no date: the same bytes again
     return buffer.getvalue()
 
 
