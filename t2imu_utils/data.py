@@ -86,10 +86,10 @@ def _motions(
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
     # Only the made-up corpus needs the generator, so only it loads one.
-    from t2imu_utils.demo.corpus import build_corpus
+    from t2imu_utils.demo import build_corpus
 
-    motions, splits = build_corpus(SEED, track.corpus.made_up)
-    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), []
+    motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
+    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
 
 
 def _humanml3d(
@@ -112,9 +112,12 @@ def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
     reader = track.recordings.reader
     if track.recordings.made_up is None:
         return READERS[reader](data_set(reader))
-    from t2imu_utils.demo.recordings import write_recordings
+    from t2imu_utils.demo import write_recordings
 
-    return read_realworld(write_recordings(archive, SEED, track.recordings.made_up))
+    people, classes = track.recordings.made_up, track.recordings.classes
+    root, left_out = write_recordings(archive, SEED, people, classes)
+    recordings, skipped = read_realworld(root)
+    return recordings, [*left_out, *skipped]
 
 
 def _categories(motions: list[MotionClip]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from t2imu_utils.activities import POSITIONS
-from t2imu_utils.demo.recordings import write_recordings
+from t2imu_utils.demo import write_recordings
 from t2imu_utils.evaluation import har
 from t2imu_utils.evaluation.deepconvlstm import DeepConvLSTM
 from t2imu_utils.evaluation.similarity import Features, catch22_features
@@ -66,10 +66,7 @@ def features_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
 
 def reading_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     """RealWorld's archive, made up, to uniform signals."""
-    root = write_recordings(
-        folder / "made", seed=0, subjects=sizes.people, seconds=sizes.seconds,
-        activities=sizes.activities,
-    )  # fmt: skip
+    root, _ = write_recordings(folder / "made", 0, sizes.people, sizes.activities)
     calls = iter(range(1000))
 
     def reference() -> dict:

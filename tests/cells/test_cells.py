@@ -21,7 +21,6 @@ from t2imu_utils.cells.recognition import recognise
 from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.cells.sensing import sense
 from t2imu_utils.clips import Clips
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
@@ -34,6 +33,7 @@ from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import load_track
 from tests.conftest import WordEncoder
+from tests.gait import gait_corpus
 
 torch.set_num_threads(1)
 CLASSES = ["lying", "running", "walking"]
@@ -66,7 +66,7 @@ def write_track(tiny, folder):
 
 def write_shared(track):
     """Stages 00 and 01: made-up clips, recordings of noise, three requests."""
-    clips, splits = build_corpus(seed=0, clips=27)
+    clips, splits = gait_corpus(27)
     run = runs.open_run(track.name, runs.SHARED, data.STAGE, {}, {})
     write_corpus(run.path("corpus"), clips, splits)
     table = pd.DataFrame({"name": [clip.name for clip in clips], "category": "walking"})

@@ -4,16 +4,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 from t2imu_utils.clips import Clips
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation import quality
 from t2imu_utils.motion.features import features_to_joints
+from tests.gait import gait_corpus
 
 
 @pytest.fixture(scope="module")
 def real():
     """Made-up clips of nine kinds, by kind; "lying" is left out of what is learned from."""
-    clips, _ = build_corpus(seed=0, clips=54)
+    clips, _ = gait_corpus(54)
     return clips, pd.Series({clip.name: clip.activity for clip in clips})
 
 

@@ -1,7 +1,6 @@
-"""What is learnt from the demo corpus holds for people whom no model has seen.
+"""What is learnt from closed-form gaits holds for people whom no model has seen.
 
-The networks are those of the demo track, narrower, and trained for seconds; each is compared with
-itself as it was before.
+The networks are narrow and trained for seconds; each is compared with itself as it was before.
 """
 
 from dataclasses import replace
@@ -10,21 +9,24 @@ import pytest
 import torch
 
 from t2imu_utils.arms import pretraining
-from t2imu_utils.demo.corpus import build_corpus
-from t2imu_utils.generators import family, sizes_of
+from t2imu_utils.generators import family
 from t2imu_utils.priors.momask_training import transformer_validation
 from t2imu_utils.priors.rvq_training import normalised_motions
 from t2imu_utils.priors.t2mgpt_training import gpt_validation
 from t2imu_utils.priors.token_data import TokenData
 from t2imu_utils.tracks import load_track
+from tests.gait import gait_corpus
 
 torch.set_num_threads(1)
 NARROW = {
-    "mdm": {"width": 128, "feedforward": 256},
+    "mdm": {
+        "width": 128, "feedforward": 256, "layers": 2, "heads": 4, "dropout": 0.0,
+        "diffusion_steps": 50,
+    },
     "momask": {"tokeniser_width": 64, "codes": 32, "width": 64, "feedforward": 128},
     "remodiffuse": {"width": 128, "feedforward": 256},
     "t2mgpt": {"tokeniser_width": 64, "codes": 32, "width": 64, "feedforward": 128},
-}
+}  # fmt: skip
 STEPS = {"mdm": 40, "momask": 120, "remodiffuse": 40, "t2mgpt": 120}
 RATE = 2e-3
 
@@ -32,7 +34,7 @@ RATE = 2e-3
 @pytest.fixture(scope="module")
 def corpus():
     """Clips of one person to train on, and those of two others."""
-    clips, splits = build_corpus(seed=0, clips=54)
+    clips, splits = gait_corpus(54)
     named = {clip.name: replace(clip, captions=clip.captions[:1]) for clip in clips}
     training, *others = ([named[name] for name in splits[s]] for s in ("train", "val", "test"))
     held_out = [clip for part in others for clip in part]
@@ -45,7 +47,7 @@ def learnt(corpus, name, encoder, tmp_path):
     """A prior before and after its training, and the settings of that."""
     training, _ = corpus
     demo = load_track("demo")
-    sizes = sizes_of(demo, name).model_copy(update=NARROW[name])
+    sizes = family(name).Sizes(**demo.generators[name].model_extra | NARROW[name])
     settings = replace(
         pretraining(demo, name), steps=STEPS[name], learning_rate=RATE, batch_size=8, max_frames=48
     )

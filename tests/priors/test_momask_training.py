@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.normalise import statistics
@@ -28,6 +27,7 @@ from t2imu_utils.priors.rvq_training import RVQTrainConfig, normalised_motions, 
 from t2imu_utils.priors.stages import Stage
 from t2imu_utils.priors.text import load_text_encoder
 from t2imu_utils.priors.token_data import TokenData
+from tests.gait import gait_corpus
 
 SIZES = MoMaskConfig(
     rvq=RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1),
@@ -285,7 +285,7 @@ def test_the_target_of_a_level_is_its_own_tokens(untrained):
 
 def test_what_is_learnt_holds_for_people_who_were_not_trained_on(tmp_path):
     """Demo corpus, unseen subjects: reconstruction and both token losses fall."""
-    clips, splits = build_corpus(seed=0, clips=54)
+    clips, splits = gait_corpus(54)
     clips = {clip.name: replace(clip, captions=clip.captions[:1]) for clip in clips}
     training, held_out = ([clips[name] for name in splits[s]] for s in ("train", "val"))
     normaliser = Normaliser(*statistics([clip.features for clip in training]))

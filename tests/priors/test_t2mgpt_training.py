@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.normalise import statistics
@@ -26,6 +25,7 @@ from t2imu_utils.priors.t2mgpt_training import (
     train,
 )
 from t2imu_utils.priors.token_data import TokenData
+from tests.gait import gait_corpus
 
 SIZES = T2MGPTConfig(
     rvq=RVQConfig(width=16, code_width=8, codes=12, levels=1, dropout=0.0, temperature=0.0),
@@ -272,7 +272,7 @@ def test_when_a_motion_ends_is_learnt(untrained, clips, tmp_path):
 
 def test_what_is_learnt_holds_for_people_who_were_not_trained_on(encoder, tmp_path):
     """Demo corpus, unseen subjects: reconstruction and the loss of tokens fall."""
-    clips, splits = build_corpus(seed=0, clips=54)
+    clips, splits = gait_corpus(54)
     clips = {clip.name: replace(clip, captions=clip.captions[:1]) for clip in clips}
     training, held_out = ([clips[name] for name in splits[s]] for s in ("train", "val"))
     normaliser = Normaliser(*statistics([clip.features for clip in training]))

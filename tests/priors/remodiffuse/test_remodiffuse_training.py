@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.priors import remodiffuse_training as training
@@ -22,6 +21,7 @@ from t2imu_utils.priors.remodiffuse_training import (
 )
 from t2imu_utils.priors.retrieval import build_database
 from t2imu_utils.priors.training import TrainConfig
+from tests.gait import gait_corpus
 
 CONFIG = TrainConfig(
     steps=8, batch_size=4, learning_rate=1e-3, max_frames=16, checkpoint_every=3, ema_decay=0.9
@@ -38,7 +38,7 @@ def weights(prior):
 
 @pytest.fixture(scope="module")
 def corpus():
-    clips, splits = build_corpus(seed=0, clips=63)
+    clips, splits = gait_corpus(63)
     named = {clip.name: clip for clip in clips}
     return [[named[name] for name in splits[split]] for split in ("train", "val")]
 
