@@ -116,7 +116,7 @@ def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
 
     people, classes = track.recordings.made_up, track.recordings.classes
     root, left_out = write_recordings(archive, SEED, people, classes)
-    recordings, skipped = read_realworld(root)
+    recordings, skipped = read_realworld(root, activities=classes)
     return recordings, [*left_out, *skipped]
 
 

@@ -5,6 +5,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
+from t2imu_utils.clips import Clips
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import RATE, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS
@@ -65,3 +66,19 @@ def gait_corpus(clips: int) -> tuple[list[MotionClip], dict[str, list[str]]]:
         made.append(MotionClip(f"{index:06d}", features, captions, f"p{person}", kind, f"{index}"))
         splits[SPLITS[person]].append(made[-1].name)
     return made, splits
+
+
+class Gaits:
+    """In the place of a generator: figures of the activity that a motion is asked for.
+
+    undone: activities in which they only stand.
+    """
+
+    def __init__(self, undone: tuple[str, ...] = ()):
+        self.undone = undone
+
+    def sample(self, prior, requests, guidance, batch_size, progress) -> Clips:
+        kinds = ["standing" if a in self.undone else a for a in requests["activity"]]
+        drawn = zip(kinds, requests["frames"], requests["seed"], strict=True)
+        rows = requests.assign(motion=range(len(requests))).to_dict("records")
+        return Clips.from_list(rows, {"joints": [figure(*each) for each in drawn]}, {"rate": RATE})
