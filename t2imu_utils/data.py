@@ -25,7 +25,7 @@ from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir, open_run
-from t2imu_utils.tracks import OPEN_BODY, Track, data_set
+from t2imu_utils.tracks import OPEN_BODY, OPEN_PRIOR, Track, data_set
 
 STAGE = "00_data"
 READERS: dict[str, Callable[[Path], tuple[Clips, list[Skipped]]]] = {
@@ -53,7 +53,10 @@ def prepare(track: Track) -> Run:
         "recordings": [track.recordings.reader, track.recordings.made_up],
         "seed": SEED,
     }
-    run = open_run(track.name, SHARED, STAGE, params, {name: data_set(name) for name in raw})
+    inputs = {name: data_set(name) for name in raw}
+    if track.corpus.made_up:
+        inputs["prior"] = OPEN_PRIOR
+    run = open_run(track.name, SHARED, STAGE, params, inputs)
     # Neither needs the other: two processes.
     jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
     (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
