@@ -60,7 +60,7 @@ def gait_corpus(clips: int) -> tuple[list[MotionClip], dict[str, list[str]]]:
     for index in range(clips):
         kind, person = list(KINDS)[index % len(KINDS)], index // len(KINDS) % len(SPLITS)
         frames = 61 + int(np.random.default_rng(index).integers(40))
-        joints = figure(kind, frames, index, 0.9 + 0.04 * person)
+        joints = figure(kind, frames, index, 0.97 + 0.015 * person)
         captions = [f"a person is {kind}", f"someone is {kind}"]
         features = joints_to_features(joints, convention="clean")
         made.append(MotionClip(f"{index:06d}", features, captions, f"p{person}", kind, f"{index}"))
