@@ -332,12 +332,12 @@ def test_a_solver_is_taken_where_there_is_a_choice(tiny):
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [
-        ("    layers: 2\n", "    layers: four\n", "mdm.layers"),
-        ("    layers: 2\n", "    layers: 2\n    depth: 4\n", "mdm.depth"),
-        ("    layers: 2\n", "", "mdm.layers"),
-        ("    dropout: 0.0\n", "    dropout: 1.5\n", "mdm.dropout"),
-        ("    levels: 4\n", "    levels: 0\n", "momask.levels"),
-        ("    time_width: 256\n", "", "remodiffuse.time_width"),
+        ("    layers: 2\n", "    layers: four\n", "momask.layers"),
+        ("    layers: 2\n", "    layers: 2\n    depth: 4\n", "momask.depth"),
+        ("    layers: 2\n", "", "momask.layers"),
+        ("    dropout: 0.1\n", "    dropout: 1.5\n", "momask.dropout"),
+        ("    levels: 3\n", "    levels: 0\n", "momask.levels"),
+        ("    time_width: 128\n", "", "remodiffuse.time_width"),
         ("  t2mgpt:\n", "  t2mgpt:\n    levels: 2\n", "t2mgpt.levels"),
     ],
 )
