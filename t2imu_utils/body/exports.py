@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 
 from t2imu_utils.body.amass import SmplH
-from t2imu_utils.body.fitting import RIGID, N, solve_shape, without_jumps
+from t2imu_utils.body.fitting import PAIRS, N, solve_shape, without_jumps
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.clips import Clips
@@ -38,11 +38,10 @@ from t2imu_utils.motion.rotations import (
     quat_multiply,
     quat_to_axis_angle,
 )
-from t2imu_utils.motion.skeleton import PARENTS, RATE
+from t2imu_utils.motion.skeleton import RATE
 
 # Whose parameters the columns of ``poses`` are, by how many there are.
 WIDTHS = {72: "smpl", 156: "smplh", 165: "smplx"}
-PAIRS = np.array([(j, PARENTS[j]) for j in range(1, N)] + list(RIGID))
 
 _RATES = ("mocap_framerate", "mocap_frame_rate")
 _FIELDS = ("poses", "root_orient", "pose_body", "trans", "betas", *_RATES)
