@@ -14,6 +14,8 @@ LAMBDA_ACC ?= 0.1
 SEEDS ?= 0
 # By default all that the track has; MDM is always among them.
 GENERATORS ?=
+# Rules of workflow/Snakefile whose jobs are run again although nothing has changed that it sees.
+FORCE ?=
 # 0 leaves out the study that a track may have: many arms, which notebook 08 shows.
 STUDY ?= 1
 # A folder of workflow/profiles; by default this machine.
@@ -41,7 +43,7 @@ BOOK_STAMP := $(BOOK_VENV)/.installed
 
 SNAKEMAKE = $(BIN)/snakemake --snakefile workflow/Snakefile \
 	$(if $(PROFILE),--profile $(firstword $(wildcard $(PROFILE)/) workflow/profiles/$(PROFILE)),--cores $(CORES)) \
-	--rerun-triggers mtime params --rerun-incomplete $(SHOW) \
+	--rerun-triggers mtime params --rerun-incomplete $(if $(FORCE),--forcerun $(FORCE)) $(SHOW) \
 	--config track="$(TRACK)" lambda_acc="$(LAMBDA_ACC)" seeds="$(SEEDS)" generators="$(GENERATORS)" \
 	study="$(STUDY)"
 # Of a track of one's own (TRACK=path.yaml) the file's name.
@@ -58,11 +60,11 @@ sweep: $(STAMP)
 		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \
 			-p track "$(TRACK)"; exit $$status; }
 
-# Of the file the numbers in its card are read; `cmu` starts from it.
+# `cmu` starts from it.
 prior: $(STAMP)
 	$(MAKE) paper TRACK=cmu_prior GENERATORS=mdm STUDY=0 \
-		ONLY="$(or $(T2IMU_RUNS),data/runs)/cmu_prior/mdm/02_finetuning/executed.json"
-	$(BIN)/t2imu prior export --track cmu_prior
+		ONLY="$(or $(T2IMU_RUNS),data/runs)/cmu_prior/mdm/02_finetuning/run.json"
+	$(BIN)/python -m tools.export_prior
 
 # One thread each: two of one worker would wait for another's. One worker more than cores, since
 # some tests wait for a cluster or a kernel.
@@ -84,7 +86,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 publish: $(STAMP)
-	$(BIN)/python -m t2imu_utils.publish $(addprefix data/runs/$(NAME)/,$(PUBLISHED))
+	$(BIN)/python -m tools.publish $(addprefix data/runs/$(NAME)/,$(PUBLISHED))
 
 # After a run that was killed hard: Snakemake then still holds its folder.
 unlock: $(STAMP)

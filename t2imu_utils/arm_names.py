@@ -2,7 +2,7 @@
 
 ``mdm`` is a generator as it was trained or published; ``mdm-ft`` its control, trained on without
 L_acc; ``mdm-acc0.1`` has L_acc with weight 0.1. Whatever else differs from the defaults is
-appended: ``mdm-acc0.1-vel0.5-joints-nocontacts-s1``, ``mdm-acc0.2-spectrum-low``.
+appended: ``mdm-acc0.1-vel0.5-joints-s1``.
 """
 
 import re
@@ -54,10 +54,7 @@ def model_name(
     lambda_pos: float = 0.0,
     lambda_foot: float = 0.0,
     lambda_vel: float = 0.0,
-    acc_space: str = "features",
-    acc_contacts: bool = True,
-    acc_target: str = "motion",
-    acc_levels: str = "all",
+    acc_variant: str = "features",
     seed: int = 0,
     generator: str = BASE,
 ) -> str:
@@ -65,9 +62,7 @@ def model_name(
     parts = [f"{generator}-ft" if lambda_acc == 0 else f"{generator}-acc{lambda_acc:g}"]
     weights = {"pos": lambda_pos, "foot": lambda_foot, "vel": lambda_vel}
     parts += [f"{name}{weight:g}" for name, weight in weights.items() if weight]
-    if lambda_acc:
-        parts += [acc_space] * (acc_space != "features") + ["nocontacts"] * (not acc_contacts)
-        parts += [acc_target] * (acc_target != "motion") + [acc_levels] * (acc_levels != "all")
+    parts += [acc_variant] * bool(lambda_acc and acc_variant != "features")
     return "-".join(parts + [f"s{seed}"] * (seed != 0))
 
 
@@ -77,9 +72,13 @@ def base_of(model: str) -> str:
 
 
 def control_of(model: str) -> str:
-    """The control that was trained with the same seed as a model; without options of its own."""
+    """The control of a model: the same seed and the same other losses, without L_acc."""
     name = parse(model)
-    return model_name(0, seed=name.seed, generator=name.generator) if name else model
+    if name is None:
+        return model
+    others = re.findall(rf"(pos|foot|vel)({NUMBER})", name.options)
+    weights = {f"lambda_{loss}": float(weight) for loss, weight in others}
+    return model_name(0, **weights, seed=name.seed, generator=name.generator)
 
 
 def is_base(model: str) -> bool:

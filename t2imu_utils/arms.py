@@ -1,5 +1,6 @@
 """The arms of the study: a base, a control and refined models, from the settings of a track."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +19,17 @@ from t2imu_utils.priors.losses import TERMS, LossWeights
 from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.priors.text import TextEncoder, load_text_encoder
 from t2imu_utils.priors.training import TrainConfig
-from t2imu_utils.runs import Run, cache_dir, finished_dir, input_hash, open_run, require_run
-from t2imu_utils.tracking import asked_folder, log_if_asked
+from t2imu_utils.runs import (
+    Run,
+    cache_dir,
+    finished_dir,
+    input_hash,
+    load_run,
+    open_run,
+    read_run,
+    require_run,
+    run_dir,
+)
 from t2imu_utils.tracks import OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
@@ -75,20 +85,21 @@ class Study:
             return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
         return self.generator.untrained(sizes, self.clips, self.encoder, seed)
 
-    def make_base(self, prior: Trained) -> Run:
+    def make_base(self, prior: Trained, again: bool = True) -> Run:
         """The base's run: trained from `prior`, or the published `prior` as it is, with its losses
-        on held-out clips, or motions as they were read. One that is done already is left as it
-        is."""
+        on held-out clips, or motions as they were read.
+
+        again: False takes a base that was made of the same data with the same settings.
+        """
         section = section_of(self.track, self.name)
         if self.generator.ready_made:
-            run = self._open(self.name, {}, prior.sources)
-            return run if run.done else self._finish(run, prior, pd.DataFrame())
+            return self._finish(self._open(self.name, {}, prior.sources), prior, pd.DataFrame())
         if section.checkpoint is None:
             settings = pretraining(self.track, self.name)
-            asked_folder()  # whose absence would else be found at the end
-            run = self._open(self.name, {"training": _kept(settings)}, self.inputs)
-            if run.done:
+            params = {"training": _kept(settings)}
+            if not again and (run := self._same(self.name, params, self.inputs)):
                 return run
+            run = self._open(self.name, params, self.inputs)
             trained, curves = self.generator.train(
                 prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
             )
@@ -103,9 +114,10 @@ class Study:
             "statistics": sha256(used.astype(np.float32).tobytes()),
             "text encoder": prior.text_encoder.fingerprint,
         }
-        run = self._open(self.name, {"file": origin.get("file")}, self.inputs | more)
-        if run.done:
+        params, inputs = {"file": origin.get("file")}, self.inputs | more
+        if not again and (run := self._same(self.name, params, inputs)):
             return run
+        run = self._open(self.name, params, inputs)
         settings = finetuning(self.track, LossWeights(), None, 0)
         terms = self.generator.validation(prior, self.held_out, settings, self.device)
         row = {"step": 0, **terms}
@@ -115,17 +127,16 @@ class Study:
         prior = replace(prior, history=[*trained, entry])
         return self._finish(run, prior, pd.DataFrame([{**row, "split": "validation"}]))
 
-    def make_arm(self, base: Run, weights: LossWeights, steps: int | None, seed: int) -> Run:
-        """The run of an arm: the base, trained on. One that is done already is left as it is."""
+    def make_arm(
+        self, base: Run, weights: LossWeights, steps: int | None, seed: int, again: bool = True
+    ) -> Run:
+        """The run of an arm: the base, trained on. again: as of `make_base`."""
         settings = finetuning(self.track, weights, steps, seed)
-        name = arm_name(weights, seed, self.name)
-        run = self._open(
-            name,
-            {"training": _kept(settings)},
-            self.inputs | {"base": input_hash(self.track.name, self.name, STAGE)},
-        )
-        if run.done:
+        name, params = arm_name(weights, seed, self.name), {"training": _kept(settings)}
+        inputs = self.inputs | {"base": input_hash(self.track.name, self.name, STAGE)}
+        if not again and (run := self._same(name, params, inputs)):
             return run
+        run = self._open(name, params, inputs)
         prior = self.generator.load(base.path(PRIOR), self.encoder)
         trained, curves = self.generator.refine(
             prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
@@ -133,15 +144,24 @@ class Study:
         return self._finish(run, trained, curves)
 
     def _open(self, model: str, params: dict[str, Any], inputs: dict[str, str]) -> Run:
+        return open_run(self.track.name, model, STAGE, self._sized(params), inputs)
+
+    def _same(self, model: str, params: dict[str, Any], inputs: dict[str, str]) -> Run | None:
+        """The finished run of a model, if it was made of the same with the same settings."""
+        if read_run(run_dir(self.track.name, model, STAGE)) is None:
+            return None
+        run, params = load_run(self.track.name, model, STAGE), self._sized(params)
+        same = (run.params, run.inputs) == (json.loads(json.dumps(params)), inputs)
+        return run if same else None
+
+    def _sized(self, params: dict[str, Any]) -> dict[str, Any]:
         sizes = sizes_of(self.track, self.name)
-        params = {"sizes": sizes.model_dump() if sizes else None, **params}
-        return open_run(self.track.name, model, STAGE, params, inputs, self.generator.training_code)
+        return {"sizes": sizes.model_dump() if sizes else None, **params}
 
     def _finish(self, run: Run, prior: Trained, curves: pd.DataFrame) -> Run:
         """Write a trained prior and its loss curves, and close the run."""
         files = self.generator.save(run.path(PRIOR), prior)
         history = write_table(run.path(HISTORY), curves)
-        log_if_asked("/".join(run.dir.parts[-3:-1]), curves)
         for state in run.dir.glob("*.pt"):  # of an interruption that is now over
             state.unlink()
         last = prior.history[-1]
@@ -192,7 +212,7 @@ def _settings(
 
 
 def control_weights(weights: LossWeights) -> LossWeights:
-    """Losses of the control of an arm: the arm's without L_acc, however that is read."""
+    """Losses of the control of an arm: the arm's without L_acc."""
     return LossWeights(weights.pos, weights.foot, weights.vel)
 
 
@@ -206,10 +226,7 @@ def arm_name(weights: LossWeights, seed: int, generator: str) -> str:
     named = {f"lambda_{term}": getattr(weights, term) for term in ("acc", "pos", "foot", "vel")}
     return model_name(
         **named,
-        acc_space=weights.acc_space,
-        acc_contacts=weights.acc_contacts,
-        acc_target=weights.acc_target,
-        acc_levels=weights.acc_levels,
+        acc_variant=weights.acc_variant,
         seed=seed,
         generator=generator,
     )

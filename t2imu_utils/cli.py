@@ -13,17 +13,17 @@ import click
 import pandas as pd
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.inputs.checks import examine
 from t2imu_utils.inputs.downloads import fetch as fetch_input
 from t2imu_utils.inputs.downloads import plan
 from t2imu_utils.inputs.registry import Input, find_input, load_registry
-from t2imu_utils.inputs.status import as_text, lacking, look, status, to_fetch
+from t2imu_utils.inputs.status import as_text, lacking, status, to_fetch
 from t2imu_utils.run_records import (
     compare_text,
     differences,
     find_record,
     list_text,
     load_records,
-    outputs_table,
     show_text,
 )
 from t2imu_utils.tracks import data_root
@@ -56,13 +56,12 @@ def data() -> None:
 @data.command("status")
 @click.option("--track", default="demo", show_default=True, help="Its name, or its YAML file.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-@click.option("--checksums", is_flag=True, help="Read all files that have a known checksum.")
-def show_status(track: str, as_json: bool, checksums: bool) -> None:
+def show_status(track: str, as_json: bool) -> None:
     """List every input of a track: present, missing, incomplete or wrong, and what to do.
 
     Exits with 0 only if everything that the track requires is there and right.
     """
-    table, root = status(track, checksums=checksums), data_root()
+    table, root = status(track), data_root()
     absent = lacking(table)
     if as_json:
         content = {
@@ -89,8 +88,7 @@ def fetch(
 ) -> None:
     """Download inputs that need no login, and say how to get the others.
 
-    What is there is never written over. An interrupted download goes on where it stopped when the
-    same command is run again.
+    What is there is never written over.
     """
     registry = load_registry()
     wanted = list(names)
@@ -175,15 +173,9 @@ def list_runs(ctx: click.Context, track: str | None, stage: str | None, as_json:
 @list_runs.command("show")
 @click.argument("run")
 def show_run(run: str) -> None:
-    """Show one run in full, and whether what it wrote is whole.
-
-    Exits with 0 only if every output has the content that was recorded.
-    """
+    """Show one run in full."""
     records, _ = load_records()
-    record = find_record(run, records)
-    outputs = outputs_table(record)
-    click.echo(show_text(record, outputs, records))
-    raise SystemExit(bool((outputs["state"] != "whole").any()))
+    click.echo(show_text(find_record(run, records), records))
 
 
 @list_runs.command("compare")
@@ -191,7 +183,7 @@ def show_run(run: str) -> None:
 @click.argument("b")
 @click.option("--all", "everything", is_flag=True, help="Also what is equal.")
 def compare_runs(a: str, b: str, everything: bool) -> None:
-    """Show what two runs differ in: parameters, inputs, code, versions, outputs, numbers."""
+    """Show what two runs differ in: parameters, inputs, versions, outputs, numbers."""
     records, _ = load_records()
     first, second = find_record(a, records), find_record(b, records)
     click.echo(compare_text(first, second, differences(first, second, everything)))
@@ -309,31 +301,12 @@ def generate(
         click.echo(f"{file}: {file.stat().st_size / 1e3:.0f} kB")
 
 
-@main.group("prior")
-def open_prior() -> None:
-    """The prior that anybody may use: data/prior."""
-
-
-@open_prior.command("export")
-@click.option("--track", default="cmu_prior", show_default=True, help="Its name, or its YAML file.")
-@click.option("--model", default="mdm", show_default=True, help="That notebook 02 has finished.")
-@click.option("--out", type=click.Path(path_type=Path), help="By default the file in data/prior.")
-def export(track: str, model: str, out: Path | None) -> None:
-    """Write a trained prior in half precision, and its model card with the numbers of the run."""
-    # Reads networks: too slow a start for the other commands.
-    from t2imu_utils.model_card import export_prior
-    from t2imu_utils.tracks import OPEN_PRIOR, load_track
-
-    for file in export_prior(load_track(track), model, out or OPEN_PRIOR):
-        click.echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
-
-
 def _get(entry: Input, dry_run: bool, progress: bool) -> bool:
     """Fetch one input or say how to get it; whether nothing went wrong."""
     root = data_root()
     click.echo(f"{entry.name}: {entry.what} ({entry.size})")
     click.echo(f"  terms: {entry.licence}\n  from:  {entry.page}")
-    found = look(entry, root)
+    found = examine(entry, root)
     if found.state == "present":
         click.echo(f"  there already: {found.why}")
         return True
@@ -344,18 +317,14 @@ def _get(entry: Input, dry_run: bool, progress: bool) -> bool:
         return True
     if dry_run:
         for file in plan(entry, root):
-            held = f", {file.held / 1e6:.1f} MB are there" if file.held else ""
-            click.echo(f"  would download {file.url}\n    to {file.path}{held}")
+            click.echo(f"  would download {file.url}\n    to {file.path}")
         return True
     try:
         fetch_input(entry, root, progress)
     except InputError as error:
         click.echo(f"  Error: {error}", err=True)
         return False
-    except KeyboardInterrupt:
-        click.echo("  Stopped. The same command goes on where it stopped.", err=True)
-        raise
-    found = look(entry, root)
+    found = examine(entry, root)
     click.echo(f"  {found.state}: {found.why}")
     if found.state != "present":
         click.echo(f"  Move what is in {root / entry.path} away and fetch again.", err=True)

@@ -1,8 +1,4 @@
-"""Stage 00: put a track's motion corpus and its real recordings in place, in one form each.
-
-What an earlier stage wrote is compared with its checksums before a `load_` function reads it
-(`runs.finished_dir`): damage is an `InputError` that names the file.
-"""
+"""Stage 00: put a track's motion corpus and its real recordings in place, in one form each."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +15,7 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
 from t2imu_utils.evaluation.categories import categorise
 from t2imu_utils.evaluation.kinematics import mean_abs_acceleration
-from t2imu_utils.files import sha256, write_table
+from t2imu_utils.files import write_table
 from t2imu_utils.imu.mhealth import read_mhealth
 from t2imu_utils.imu.pamap2 import read_pamap2
 from t2imu_utils.imu.realworld import read_realworld
@@ -28,19 +24,10 @@ from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
-from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir
+from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir, open_run
 from t2imu_utils.tracks import OPEN_BODY, Track, data_set
 
 STAGE = "00_data"
-CODE = (
-    "activities.py",
-    "data.py",
-    "demo",
-    "evaluation/categories.py",
-    "imu",
-    "motion",
-    "priors/text.py",
-)
 READERS: dict[str, Callable[[Path], tuple[Clips, list[Skipped]]]] = {
     "mhealth": read_mhealth,
     "pamap2": read_pamap2,
@@ -57,20 +44,16 @@ OPEN, LICENSED = "Open SMPL-format body", "SMPL, licensed"
 DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
 
-def ingredients(track: Track) -> tuple[dict, dict[str, str], Sequence[str]]:
-    """Parameters, input hashes and code rooms of stage 00, for `runs.open_run`."""
+def prepare(track: Track) -> Run:
+    """Build corpus and recordings of a track, each in one form."""
+    sections = (track.corpus, track.recordings)
+    raw = [section.reader for section in sections if section.made_up is None]
     params = {
         "corpus": [track.corpus.reader, track.corpus.made_up, *track.corpus.speeds],
         "recordings": [track.recordings.reader, track.recordings.made_up],
         "seed": SEED,
     }
-    sections = (track.corpus, track.recordings)
-    raw = [section.reader for section in sections if section.made_up is None]
-    return params, {name: sha256(data_set(name)) for name in raw}, CODE
-
-
-def prepare(track: Track, run: Run) -> Run:
-    """Build corpus and recordings of a track into the folder of its run."""
+    run = open_run(track.name, SHARED, STAGE, params, {name: data_set(name) for name in raw})
     # Neither needs the other: two processes.
     jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
     (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)

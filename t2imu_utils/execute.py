@@ -33,10 +33,9 @@ from papermill.parameterize import parameterize_notebook
 from tqdm import tqdm
 
 import t2imu_utils
-from t2imu_utils.dependencies import package_files
 from t2imu_utils.errors import InputError
 from t2imu_utils.parameters import read_notebook, resolve_parameters
-from t2imu_utils.runs import ROOT, code_hash
+from t2imu_utils.runs import ROOT
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +206,8 @@ def execute(
 ) -> Path:
     """Execute a notebook with checked parameters; `out` appears only when all of it has run.
 
-    The executed notebook carries, under ``metadata.t2imu``, its own name, all parameters with
-    their resolved values, and the hash of the package's code that its imports reach.
+    The executed notebook carries, under ``metadata.t2imu``, its own name and all parameters with
+    their resolved values.
 
     Args:
         notebook: with exactly one code cell tagged ``parameters``.
@@ -232,7 +231,6 @@ def execute(
     node.metadata["t2imu"] = {
         "notebook": notebook.name,
         "parameters": resolved,
-        "package": code_hash(*package_files(notebook, ROOT)),
         "version": t2imu_utils.__version__,
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from t2imu_utils.runs import (
     COMPARE,
     REAL,
     SHARED,
-    damaged_outputs,
     output_hash,
     plain_stage,
     read_run,
@@ -22,7 +21,7 @@ from t2imu_utils.runs import (
     runs_root,
 )
 
-REQUIRED = {"track", "model", "stage", "params", "inputs", "code", "outputs", "metrics"}
+REQUIRED = {"track", "model", "stage", "params", "inputs", "outputs", "metrics"}
 SHORT, SHORTEST = 12, 4  # digits of a hash that are shown, and that must at least be given
 # Ends of the names of parameters and metrics that a list of runs shows, first things first.
 KEY_PARAMETERS = (
@@ -41,7 +40,7 @@ HEADLINES = (
     *("clips", "recordings"),
 )
 SHOWN, LISTED = 3, 12  # values of a run, and runs that a message names
-SECTIONS = ("parameters", "inputs", "code", "versions", "outputs", "numbers")
+SECTIONS = ("parameters", "inputs", "versions", "outputs", "numbers")
 NOTHING = "-"
 
 
@@ -209,21 +208,10 @@ def list_text(records: Sequence[RunRecord]) -> str:
     return "\n".join(_aligned(heads, rows))
 
 
-def outputs_table(record: RunRecord) -> pd.DataFrame:
-    """Each output with its recorded ``sha256``, and its ``state``: "whole", or what is found."""
-    damaged = damaged_outputs(record.folder, record.content)
-    rows = [
-        (name, digest, f"DAMAGED: found {damaged[name]}" if name in damaged else "whole")
-        for name, digest in record.content["outputs"].items()
-    ]
-    return pd.DataFrame(rows, columns=["output", "sha256", "state"])
-
-
-def show_text(record: RunRecord, outputs: pd.DataFrame, others: Sequence[RunRecord] = ()) -> str:
+def show_text(record: RunRecord, others: Sequence[RunRecord] = ()) -> str:
     """One run in full.
 
     Args:
-        outputs: of `outputs_table`.
         others: runs in which its inputs are looked for, to tell where they come from.
     """
     content = record.content
@@ -233,20 +221,16 @@ def show_text(record: RunRecord, outputs: pd.DataFrame, others: Sequence[RunReco
         "folder": record.folder,
         "finished": content.get("finished"),
         "wall time": _duration(content.get("wall_seconds")),
-        "code": content["code"],
         **_machine(content),
     }
     inputs = {
         name: f"{digest[:SHORT]}  {origin.get(digest, '')}"
         for name, digest in content["inputs"].items()
     }
-    written = {
-        row.output: f"{row.sha256[:SHORT]}  {row.state}" for row in outputs.itertuples(index=False)
-    }
     sections = {
         "parameters": leaves(content["params"]),
         "inputs": inputs,
-        "outputs": written,
+        "outputs": {name: digest[:SHORT] for name, digest in content["outputs"].items()},
         "metrics": leaves(content["metrics"]),
         "versions": content.get("versions", {}),
     }
@@ -299,11 +283,9 @@ def _sections(record: RunRecord) -> list[dict[str, Any]]:
         part: {name: digest[:SHORT] for name, digest in content[part].items()}
         for part in ("inputs", "outputs")
     }
-    code = {"hash": content["code"][:SHORT]}
     return [
         leaves(content["params"]),
         short["inputs"],
-        code,
         content.get("versions", {}) | _machine(content),
         short["outputs"],
         leaves(content["metrics"], split_lists=True),

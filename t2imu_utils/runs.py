@@ -1,11 +1,10 @@
 """Where results go and what made them: run folders, `run.json`, which runs there are.
 
 Every stage of every model writes into ``data/runs/<track>/<model>/<stage>/``. A `run.json` there
-says that the stage is whole and what it was made from; a stage whose parameters, inputs and code
-have not changed is not run again.
+says that the stage is whole and what it was made from. Whether a stage is run again is decided by
+the workflow alone (`workflow/Snakefile`); who runs one by hand overwrites what it wrote.
 """
 
-import ast
 import json
 import os
 import platform
@@ -14,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,9 +37,18 @@ STAGES = (
     "07_har",
     "08_sweep",
 )
-# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers, and
-# motions for validation subjects.
-PARTS = ("03_solvers", "03_validation")
+# Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers.
+PARTS = ("03_solvers",)
+# What each leaves beside `run.json`, at least: with that the outputs of its job in the workflow.
+OUTPUTS = {
+    "00_data": ("recordings.npz", "categories.parquet"),
+    "01_prompt_generation": ("requests.parquet",),
+    "02_finetuning": ("history.parquet",),
+    "03_smpl_fitting": ("motions.npz", "fits.npz"),
+    "03_solvers": ("trade_off.parquet",),
+    "04_imu_synthesis": ("imu.npz",),
+    "07_har": ("counts.parquet",),
+}
 # What follows the dash where one stage is done in another way: "gravity-keep0.5" of notebook 07.
 VARIANT = re.compile(r"[a-z][a-z0-9._]*(-[a-z][a-z0-9._]*)*")
 # Folders beside those of the models: what all share, what compares them, and real data.
@@ -88,33 +95,6 @@ def run_dir(track: str, model: str, stage: str) -> Path:
     return folder
 
 
-def _code_only(tree: ast.AST) -> str:
-    """The code of a syntax tree without docstrings (comments and layout are not in it anyway)."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    # Not `ast.dump`, whose text changed with Python 3.13.
-    return ast.unparse(tree)
-
-
-@cache
-def code_hash(*rooms: str) -> str:
-    """Hash of what some rooms of the package *do*: their code without comments and docstrings.
-
-    Args:
-        rooms: names below the package, such as ``"priors"`` or ``"imu/sensors.py"``; none = all.
-    """
-    files: set[Path] = set()
-    for room in rooms or (".",):
-        path = PACKAGE / room
-        files |= set(path.rglob("*.py")) if path.is_dir() else {path}
-    parts = [
-        f"{p.relative_to(PACKAGE)}:{_code_only(ast.parse(p.read_bytes()))}" for p in sorted(files)
-    ]
-    return sha256("\n".join(parts).encode())
-
-
 def _git(*arguments: str) -> str | None:
     try:
         answer = subprocess.run(
@@ -158,7 +138,7 @@ def provenance() -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """One stage of one model: its folder, what it depends on, and whether that is done already.
+    """One stage of one model.
 
     Attributes:
         dir: the run's folder.
@@ -170,9 +150,7 @@ class Run:
     dir: Path
     params: dict[str, Any]
     inputs: dict[str, str]
-    code: str
     metrics: dict[str, Any] = field(default_factory=dict)
-    done: bool = False
     started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:
@@ -185,21 +163,20 @@ class Run:
 
     def finish(self, metrics: dict[str, Any], outputs: Sequence[Path]) -> "Run":
         """Write `run.json` last, so that it stands only beside whole outputs."""
-        self.metrics, self.done = metrics, True
+        self.metrics = metrics
         record = {
             "track": self.dir.parts[-3],
             "model": self.dir.parts[-2],
             "stage": self.dir.parts[-1],
             "params": self.params,
             "inputs": self.inputs,
-            "code": self.code,
             "outputs": {Path(p).name: sha256(Path(p)) for p in outputs},
             "metrics": metrics,
             "wall_seconds": round(time.time() - self.started, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **provenance(),
         }
-        write_json(self.dir / "run.json", record | {"checksum": record_hash(record)})
+        write_json(self.dir / "run.json", record)
         return self
 
 
@@ -209,49 +186,23 @@ def open_run(
     stage: str,
     params: dict[str, Any],
     inputs: dict[str, str | Path],
-    code: Sequence[str] = (),
 ) -> Run:
-    """Open a stage of a model, and see whether it has been done with just these ingredients.
+    """Begin a stage of a model; what it left before counts as finished no longer.
 
     Args:
         params: everything that a person may set, resolved; must be JSON-able.
         inputs: hashes, or files and folders to hash, that the stage reads.
-        code: rooms of the package whose code the result depends on (see `code_hash`).
     """
     folder = run_dir(track, model, stage)
     hashes = {name: sha256(v) if isinstance(v, Path) else v for name, v in inputs.items()}
-    run = Run(folder, json.loads(json.dumps(params)), hashes, code_hash(*code))
-    record = read_run(folder)
-    if record is None:
-        return run
-    same = (record["params"], record["inputs"], record["code"]) == (run.params, hashes, run.code)
-    if same and outputs_whole(folder, record):
-        run.metrics, run.done = record["metrics"], True
-    else:
-        # The old results stop counting before anything is written over them.
-        (folder / "run.json").unlink()
-    return run
+    (folder / "run.json").unlink(missing_ok=True)
+    return Run(folder, json.loads(json.dumps(params)), hashes)
 
 
-def outputs_whole(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether every output named in a `run.json` is there with its recorded content."""
-    return not damaged_outputs(folder, record)
-
-
-def damaged_outputs(folder: Path, record: dict[str, Any]) -> dict[str, str]:
-    """What is found in place of each output that is not as a `run.json` recorded it, by name."""
-    damaged = {}
-    for name, digest in record["outputs"].items():
-        try:
-            found = sha256(Path(folder) / name, remember=True)
-        except FileNotFoundError:
-            damaged[name] = "nothing"
-        except OSError as error:  # a disk that is failing
-            damaged[name] = f"a file that cannot be read ({error.strerror})"
-        else:
-            if found != digest:
-                damaged[name] = f"sha256 {found[:12]}"
-    return damaged
+def load_run(track: str, model: str, stage: str) -> Run:
+    """A finished stage of a model. Errors as of `require_run`."""
+    record = require_run(track, model, stage)
+    return Run(run_dir(track, model, stage), record["params"], record["inputs"], record["metrics"])
 
 
 def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
@@ -269,28 +220,13 @@ def _size(path: Path) -> int:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """The `run.json` of a folder, or None where there is none.
-
-    Raises:
-        InputError: it is not as `Run.finish` wrote it.
-    """
+    """The `run.json` of a folder, or None where there is none."""
     path = Path(folder) / "run.json"
-    if not path.exists():
-        return None
-    record = read_json(path)
-    found = record_hash(record)
-    if record.get("checksum", found) != found:  # absent from records of earlier versions
-        raise InputError(
-            path,
-            f"content with the checksum {found[:12]}",
-            f"{record['checksum'][:12]}, which stands in it",
-            f"Delete {folder} and run its stage again.",
-        )
-    return record
+    return read_json(path) if path.exists() else None
 
 
 def record_hash(record: dict[str, Any]) -> str:
-    """Hash of all that stands in a `run.json` but this hash itself: it names the run."""
+    """Hash of all that stands in a record but this hash itself: it names the run."""
     content = {name: value for name, value in record.items() if name != "checksum"}
     return sha256(json.dumps(plain(content), sort_keys=True).encode())
 
@@ -314,30 +250,14 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
 
 
 def finished_dir(track: str, model: str, stage: str) -> Path:
-    """The folder of a finished stage, after its outputs have been compared with their checksums.
-
-    Raises:
-        InputError: the stage has not been run, or an output is gone or is not what it wrote.
-    """
-    record, folder = require_run(track, model, stage), run_dir(track, model, stage)
-    for name, found in damaged_outputs(folder, record).items():
-        raise InputError(
-            folder / name,
-            found,
-            f"sha256 {record['outputs'][name][:12]}, as run.json recorded",
-            f"Delete {folder}, then run notebooks/{plain_stage(stage)}.ipynb on track {track} "
-            f"again, or `make paper TRACK={track}`.",
-        )
-    return folder
+    """The folder of a finished stage. Errors as of `require_run`."""
+    require_run(track, model, stage)
+    return run_dir(track, model, stage)
 
 
 def input_hash(track: str, model: str, stage: str) -> str:
-    """One hash of everything a finished stage wrote: what a later stage names as its input.
-
-    Raises:
-        InputError: see `finished_dir`.
-    """
-    return output_hash(read_run(finished_dir(track, model, stage)))
+    """One hash of everything a finished stage wrote: what a later stage names as its input."""
+    return output_hash(require_run(track, model, stage))
 
 
 def output_hash(record: dict[str, Any]) -> str:

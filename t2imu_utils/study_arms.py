@@ -1,78 +1,55 @@
 """The arms of a track's study (`tracks.StudySection`): their names, and their parameters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from t2imu_utils import runs
-from t2imu_utils.arm_names import BASE, base_of, model_name, model_order, parse
-from t2imu_utils.errors import InputError
+from t2imu_utils.arm_names import BASE, base_of, control_of, model_name, model_order, parse
 from t2imu_utils.runs import REAL, stage_name
-from t2imu_utils.tracks import Reading, StudySection, Track
+from t2imu_utils.tracks import StudySection, Track, Variant
 
-# The part of stage 03 that has motions for validation subjects.
-VALIDATION = "03_validation"
 RECOGNITION = "07_har"
 # By name: parameters of notebook 02 that are not its defaults.
 Arms = dict[str, dict[str, Any]]
 
 
-def model_of(reading: Reading | None, seed: int) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of the model that has a reading and a seed; None is the control."""
-    told = reading.model_dump(exclude_defaults=True) if reading else {"lambda_acc": 0.0}
+def model_of(variant: Variant | None, seed: int) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of the model with these losses and a seed; None is the control."""
+    told = variant.model_dump(exclude_defaults=True) if variant else {"lambda_acc": 0.0}
     return model_name(**told, seed=seed), {"generator": BASE, **told, "seed": seed}
 
 
-def _arms(readings: Iterable[Reading | None], seeds: Sequence[int]) -> Arms:
-    return dict(model_of(reading, seed) for reading in readings for seed in seeds)
-
-
-def printed(study: StudySection) -> list[Reading]:
-    """L_acc as it is printed, with each of the study's weights."""
-    return [Reading(lambda_acc=weight) for weight in study.weights]
-
-
 def repeated(study: StudySection | None) -> Arms:
-    """With every seed: the control, the paper's loss with each weight, and the chosen reading."""
+    """With every seed: the control, and the paper's loss with each weight."""
     if study is None:
         return {}
-    chosen = [study.chosen] if study.chosen else []
-    return _arms([None, *printed(study), *chosen], study.seeds)
-
-
-def tried(study: StudySection | None) -> Arms:
-    """What validation subjects judge: the readings, beside the control and the paper's loss."""
-    if study is None:
-        return {}
-    return _arms([None, *printed(study), *study.readings], study.reading_seeds)
+    printed = [Variant(lambda_acc=weight) for weight in study.weights]
+    return dict(model_of(each, seed) for each in (None, *printed) for seed in study.seeds)
 
 
 def combined(study: StudySection | None) -> Arms:
-    """The combinations of losses that are tested as they are, with the first seed."""
-    return {} if study is None else _arms(study.combinations, study.seeds[:1])
-
-
-def untested(study: StudySection | None) -> set[str]:
-    """What is trained for the study and not tested: readings that were not chosen, which nothing
-    but validation subjects may judge, and the controls of combinations."""
+    """The combinations of losses, each with its own control (the same losses without L_acc)."""
     if study is None:
-        return set()
-    plain = {
-        model_name(0.0, combo.lambda_pos, combo.lambda_foot, combo.lambda_vel, seed=study.seeds[0])
-        for combo in study.combinations
-    }
-    return {*tried(study), *plain} - repeated(study).keys() - combined(study).keys()
+        return {}
+    arms: Arms = {}
+    for combination in study.combinations:
+        name, settings = model_of(combination, study.seeds[0])
+        others = {key: value for key, value in settings.items() if key != "acc_variant"}
+        arms |= {control_of(name): others | {"lambda_acc": 0.0}, name: settings}
+    # A combination of nothing but L_acc has the control that is repeated.
+    return {name: settings for name, settings in arms.items() if name not in repeated(study)}
 
 
 def side_by_side(models: Sequence[str], study: StudySection | None) -> list[str]:
     """Of models those that notebooks 03 to 07 show: of a study each arm with one seed, the lowest.
 
-    What is combined or was not chosen is shown by notebook 08 alone.
+    Combinations are shown by notebook 08 alone.
     """
     if study is None:
         return list(models)
     first: dict[tuple, tuple[int, str]] = {}
     for model in models:
-        if model in combined(study) or model in untested(study):
+        if model in combined(study):
             continue
         name = parse(model)
         arm = (name.generator, name.weight, name.options) if name else (model,)
@@ -103,19 +80,6 @@ def papers_refined(models: Sequence[str], study: StudySection | None = None) -> 
     return (own or list(models))[-1]
 
 
-def validated(study: StudySection | None) -> list[tuple[str, str]]:
-    """Models that are sampled for validation subjects, and the part of the stage: all that is
-    tried, and the base and the paper's refined model with each guidance."""
-    if study is None:
-        return []
-    guided = [
-        (model, validation_stage(scale))
-        for model in (BASE, refined(study))
-        for scale in study.guidance
-    ]
-    return [(model, VALIDATION) for model in (BASE, *tried(study))] + guided
-
-
 def varied(study: StudySection | None, compared: Sequence[str]) -> list[tuple[str, str]]:
     """Models whose recognition is done otherwise than in the paper, and the name of the stage."""
     if study is None:
@@ -141,28 +105,6 @@ def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:
         return track.har.seeds
     again = name is not None and name.seed != study.seeds[0]
     count = study.classifiers if again else len(track.har.seeds)
-    if variant or model in combined(study).keys() - repeated(study).keys():
+    if variant or model in combined(study):
         count = min(count, study.variant_classifiers)
     return track.har.seeds[:count]
-
-
-def validation_stage(guidance: float | None = None) -> str:
-    """Where motions for validation subjects are kept that were sampled with a guidance."""
-    return stage_name(VALIDATION, "" if guidance is None else f"g{guidance:g}")
-
-
-def parse_validation(slug: str) -> dict[str, float]:
-    """The guidance that the name of `validation_stage` ends with, as an argument.
-
-    Raises:
-        InputError: no such name.
-    """
-    try:
-        guidance = float(slug.removeprefix("g"))
-        if stage_name(VALIDATION, slug) != validation_stage(guidance) or guidance <= 0:
-            raise ValueError
-    except ValueError as error:
-        raise InputError(
-            f"{VALIDATION}-{slug}", repr(slug), "g and a scale, such as g1.5", "Check its spelling."
-        ) from error
-    return {"guidance": guidance}

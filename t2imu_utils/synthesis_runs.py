@@ -17,17 +17,15 @@ from tqdm import tqdm
 from t2imu_utils import data, runs
 from t2imu_utils.arm_names import base_of
 from t2imu_utils.arms import STAGE as TRAINING
-from t2imu_utils.cells.sensing import CODE as SENSOR_CODE
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import sha256
 from t2imu_utils.generators import section_of
 from t2imu_utils.priors.prompts import load_prompts
-from t2imu_utils.runs import code_hash, provenance
+from t2imu_utils.runs import provenance
 from t2imu_utils.shards import NOTHING, Plan, Shard, Store, open_store, remove_leftovers
 from t2imu_utils.synthesis import STAGES, Tools, check_plan, make_shard, tools_of
 from t2imu_utils.tracks import PROMPTS, Track
 
-CODE = (*SENSOR_CODE, "imu/windows.py", "synthesis.py")
 # What a worker process makes its shards with, and where: each is handed them once.
 _handed: tuple[Tools, Store, dict[str, Any]] | None = None
 
@@ -113,11 +111,9 @@ def synthesise_windows(
 ) -> Summary:
     """Make the windows of a plan with a model that has finished stage 02 (see `run_shards`)."""
     tools = tools_of(track, plan.model)
-    code = code_hash(*tools.generator.sampling_code, *CODE)
     ingredients = {
         "prior": runs.input_hash(track.name, plan.model, TRAINING),
         "body": sha256(data.body_files(track)),
-        "code": code,
     }
     if tools.generator.sampler:
         ingredients["sampler"] = sha256(json.dumps(tools.generator.sampler).encode())

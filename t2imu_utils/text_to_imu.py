@@ -159,7 +159,7 @@ def generate_motion(
         features = generate(
             model, [prompt], [frames], [seed], guidance, 1, "cpu", False, solver, "float32"
         )[0]
-        joints = features_to_joints(features)
+        joints = features_to_joints(features, model.velocity_weight)
         body = load_body()
         shape = _shape(person, body)
         clip = Clips.from_list([{"name": prompt}], {"joints": [joints]}, {"rate": RATE})

@@ -83,6 +83,8 @@ class GeneratorSection(Section):
     guidance: Positive | None = None  # scale of the text; by default the family's own
     solver: str | None = None  # of a diffusion: `priors.solvers`; by default as its authors sample
     evaluations: Count | None = None  # of the model for one motion; by default the solver's own
+    # Of a diffusion's matrix products in sampling.
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class TrainingSection(Section):
@@ -132,37 +134,27 @@ class HarSection(Section):
     seeds: list[int]
 
 
-class Reading(Section):
-    """A reading of L_acc or a combination of losses, as in notebook 02; what is not told is the
-    paper's."""
+class Variant(Section):
+    """Weights of the losses as in notebook 02; what is not given is the paper's."""
 
     lambda_acc: Positive
     lambda_pos: Annotated[float, Field(ge=0)] = 0.0
     lambda_foot: Annotated[float, Field(ge=0)] = 0.0
     lambda_vel: Annotated[float, Field(ge=0)] = 0.0
-    acc_space: Literal["features", "joints"] = "features"
-    acc_contacts: bool = True
-    acc_target: Literal["motion", "energy", "spectrum"] = "motion"
-    acc_levels: Literal["all", "signal", "low"] = "all"
+    acc_variant: Literal["features", "joints", "spectrum"] = "features"
 
 
 class StudySection(Section):
-    """Notebook 08: MDM's arms over seeds, and other readings of L_acc."""
+    """Notebook 08: MDM's arms over seeds, and L_acc beside other losses or taken of something
+    else."""
 
     weights: list[Positive]  # of L_acc as it is printed; with a control, each with every seed
     seeds: list[Annotated[int, Field(ge=0)]]
-    readings: list[Reading]  # judged on validation subjects alone
-    reading_seeds: list[Annotated[int, Field(ge=0)]]
-    chosen: Reading | None = (
-        None  # of the readings that which did best there; tested with all seeds
-    )
-    combinations: list[Reading]  # tested as they are, with the first seed, beside the paper's
+    combinations: list[Variant]  # with the first seed, each beside a control of its own
     # Trainings of the classifier for arms of other seeds than the first, which has all, and for
     # combinations and recognition that is done otherwise.
     classifiers: Count
     variant_classifiers: Count
-    # With which base and refined model are sampled for validation subjects.
-    guidance: list[Positive]
     # Names of `evaluation.recognition_variants`: for all that notebook 07 compares and for real
     # recordings, and for the paper's refined model alone.
     variants: list[str]

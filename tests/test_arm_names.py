@@ -14,7 +14,7 @@ from t2imu_utils.arm_names import (
     model_order,
     parse,
 )
-from t2imu_utils.priors.losses import READINGS
+from t2imu_utils.priors.losses import VARIANTS
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,10 @@ from t2imu_utils.priors.losses import READINGS
         ("momask-acc1-s2", ArmName("momask", 1.0, "", 2)),
         ("mdm-acc1e-05", ArmName("mdm", 1e-5)),
         ("mdm-acc1e+06-s1", ArmName("mdm", 1e6, "", 1)),
-        ("mdm-acc0.2-spectrum-low", ArmName("mdm", 0.2, "spectrum-low")),
-        ("mdm-acc2e-05-joints-energy-signal-s4", ArmName("mdm", 2e-5, "joints-energy-signal", 4)),
+        ("mdm-acc2e-05-spectrum-s4", ArmName("mdm", 2e-5, "spectrum", 4)),
         (
-            "t2mgpt-acc0.1-pos1-foot2e-05-vel0.5-joints-nocontacts-s3",
-            ArmName("t2mgpt", 0.1, "pos1-foot2e-05-vel0.5-joints-nocontacts", 3),
+            "t2mgpt-acc0.1-pos1-foot2e-05-vel0.5-joints-s3",
+            ArmName("t2mgpt", 0.1, "pos1-foot2e-05-vel0.5-joints", 3),
         ),
     ],
 )
@@ -64,10 +63,7 @@ SETTINGS = {
     "lambda_pos": (0.0, 0.5),
     "lambda_foot": (0.0, 3e-6),
     "lambda_vel": (0.0, 1.0),
-    "acc_space": ("features", "joints"),
-    "acc_contacts": (True, False),
-    "acc_target": READINGS["acc_target"],
-    "acc_levels": READINGS["acc_levels"],
+    "acc_variant": VARIANTS,
     "seed": (0, 1, 20),
     "generator": ("mdm", "t2mgpt"),
 }
@@ -79,9 +75,8 @@ def test_every_setting_has_a_name_of_its_own_that_can_be_read_again():
         settings = dict(zip(SETTINGS, values, strict=True))
         name = model_name(**settings)
         if not settings["lambda_acc"]:
-            # Without L_acc it does not matter how it is read.
-            settings |= {name: values[0] for name, values in SETTINGS.items() if "acc_" in name}
-            settings |= {"lambda_acc": 0.0}
+            # Without L_acc it does not matter what it would be taken of.
+            settings |= {"lambda_acc": 0.0, "acc_variant": VARIANTS[0]}
         assert found.setdefault(name, settings) == settings
         parts = parse(name)
         options = "-".join(
@@ -90,28 +85,31 @@ def test_every_setting_has_a_name_of_its_own_that_can_be_read_again():
                 for term in TERMS
                 if settings[f"lambda_{term}"]
             ]
-            + ["joints"] * (settings["acc_space"] == "joints")
-            + ["nocontacts"] * (not settings["acc_contacts"])
-            + [settings["acc_target"]] * (settings["acc_target"] != "motion")
-            + [settings["acc_levels"]] * (settings["acc_levels"] != "all")
+            + [settings["acc_variant"]] * (settings["acc_variant"] != VARIANTS[0])
         )
         assert parts == ArmName(
             settings["generator"], settings["lambda_acc"], options, settings["seed"]
         )
-        control = parse(control_of(name))
-        assert control == ArmName(parts.generator, 0.0, "", parts.seed)
-    # 5 weights, 3 settings of two values; where there is L_acc two more and two of three values;
-    # seeds and generators.
-    assert len(found) == (1 + 4 * 4 * 9) * 8 * 6
+        # The same other losses and seed, without L_acc.
+        assert control_of(name) == model_name(**settings | {"lambda_acc": 0.0})
+        assert control_of(control_of(name)) == control_of(name)
+    # 5 weights, where there is L_acc its variants, 3 other losses, seeds and generators.
+    assert len(found) == (1 + 4 * 3) * 8 * 6
+
+
+def test_the_control_of_a_variant_has_its_other_losses():
+    assert control_of("mdm-acc0.1-vel0.17-s3") == "mdm-ft-vel0.17-s3"
+    assert control_of("mdm-acc0.1-foot8.3") == "mdm-ft-foot8.3"
+    assert control_of("mdm-acc6e-05-pos1e-05-joints") == "mdm-ft-pos1e-05"
+    assert control_of("mdm-acc6e-05-joints") == control_of("mdm") == "mdm-ft"
 
 
 def test_the_default_is_mdm():
     assert model_name(0.0) == "mdm-ft" and model_name(0.1) == "mdm-acc0.1"
-    assert model_name(0.1, lambda_vel=0.5, acc_space="joints", seed=1) == (
+    assert model_name(0.1, lambda_vel=0.5, acc_variant="joints", seed=1) == (
         "mdm-acc0.1-vel0.5-joints-s1"
     )
     assert model_name(0.0, generator="momask", seed=2) == "momask-ft-s2"
-    assert model_name(0.2, acc_target="spectrum", acc_levels="low") == "mdm-acc0.2-spectrum-low"
 
 
 def test_the_paper_puts_mdm_first_then_controls_then_weights():

@@ -36,11 +36,6 @@ def test_round_trip_and_concat(clips, tmp_path):
     assert len(Clips.concat([clips, loaded])) == 6
 
 
-def test_lengths_that_do_not_add_up_are_refused(clips):
-    with pytest.raises(InputError, match="x.*8 frames.*9"):
-        Clips(clips.table, {"x": clips.arrays["x"][:8]})
-
-
 def test_damaged_and_missing_files_are_named(clips, tmp_path):
     with pytest.raises(InputError, match="none.npz"):
         Clips.load(tmp_path / "none")

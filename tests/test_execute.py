@@ -70,7 +70,6 @@ def test_a_run_records_all_parameters_and_is_isolated(tmp_path, monkeypatch, cap
         "steps": None,
         "models": None,
     }
-    assert len(record["package"]) == 64
     assert [p.name for p in out.parent.iterdir()] == ["out.ipynb"]
     assert path.read_bytes() == before
     lines = [r.getMessage() for r in caplog.records if r.name == runner.log.name]

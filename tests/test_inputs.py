@@ -14,6 +14,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.generators import remodiffuse
 from t2imu_utils.inputs import status
 from t2imu_utils.inputs.checks import CHECKS, examine
+from t2imu_utils.inputs.downloads import unzip
 from t2imu_utils.inputs.registry import (
     INPUTS,
     Registry,
@@ -23,7 +24,6 @@ from t2imu_utils.inputs.registry import (
     target,
 )
 from t2imu_utils.inputs.status import as_text, lacking, to_fetch
-from t2imu_utils.inputs.unpacking import unzip
 from t2imu_utils.priors import momask_checkpoints, retrieval_files, t2mgpt_checkpoints
 from t2imu_utils.tracks import TRACKS, load_track
 
@@ -550,13 +550,6 @@ def test_what_to_fetch_leaves_other_choices_aside(tmp_path):
     paper = status("paper", tmp_path)
     assert set(to_fetch(paper)) == set(paper["input"])
     assert to_fetch(status("demo", tmp_path)) == []
-
-
-def test_a_damaged_record_of_checksums_is_told(tmp_path):
-    write_paper(tmp_path)
-    write(tmp_path / "checksums.json", "{")
-    with pytest.raises(InputError, match="checksums.json"):
-        status("paper", tmp_path, REGISTRY)
 
 
 def test_the_text_names_everything_and_keeps_to_the_width(tmp_path):

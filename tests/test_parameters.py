@@ -73,11 +73,6 @@ def test_values_of_another_type_are_refused(tmp_path, given):
         resolve(tmp_path, **given)
 
 
-def test_unknown_parameter_is_refused(tmp_path):
-    with pytest.raises(InputError, match="lamda_acc; expected one of track, lambda_acc"):
-        resolve(tmp_path, lamda_acc="0.5")
-
-
 @pytest.mark.parametrize(
     ("parameters", "found"),
     [
@@ -95,20 +90,3 @@ def test_parameters_cell_must_be_plain(tmp_path, parameters, found):
     with pytest.raises(InputError, match=found):
         execute(path, tmp_path / "out.ipynb", {})
     assert not list(tmp_path.glob("out*"))
-
-
-def test_two_parameters_cells_are_refused(tmp_path):
-    path = notebook(tmp_path / "nb.ipynb")
-    node = nbformat.read(path, as_version=4)
-    node.cells.append(node.cells[1].copy())
-    with pytest.raises(InputError, match="2 cells tagged"):
-        resolve_parameters(node, {}, path)
-
-
-@pytest.mark.parametrize("content", [None, "{", '{"cells": 1}'])
-def test_unreadable_notebook_is_named(tmp_path, content):
-    path = tmp_path / "nb.ipynb"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InputError, match="nb.ipynb: found"):
-        execute(path, tmp_path / "out.ipynb", {})

@@ -77,14 +77,6 @@ def test_names_that_are_allowed_are_not_called_either(tmp_path, monkeypatch, all
         decode_array(value)
 
 
-@pytest.mark.parametrize(
-    "odd", [np.array("2020-01-01", "M8[D]"), np.zeros(2, [("x", "f4")]), np.zeros(1, complex)]
-)
-def test_elements_of_other_types_are_refused(odd):
-    with pytest.raises(ValueError, match="elements of type"):
-        decode_array(read(odd))
-
-
 def test_arrays_of_objects_and_too_few_bytes_are_refused():
     with pytest.raises(ValueError, match="list instead of bytes"):
         decode_array(read(np.array(["a", None], dtype=object)))

@@ -14,14 +14,11 @@ import pytest
 from t2imu_utils.arm_names import BASE, model_order
 from t2imu_utils.evaluation import lacc
 from t2imu_utils.evaluation.categories import categorise
-from t2imu_utils.evaluation.readings import candidates
-from t2imu_utils.evaluation.study import arm_of
 from t2imu_utils.files import read_json
 from t2imu_utils.generators.mdm import MDMDenoiser
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.runs import ROOT
-from t2imu_utils.study_arms import model_of
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
 
 FIGURES = ROOT / "figures" / "cmu"
@@ -59,13 +56,6 @@ def test_losses_of_the_shipped_prior_are_those_that_were_published(track, publis
         assert len(own) == told[category]["clips"]
         found = of_clip[[clip.name for clip in own]].mean()
         assert found == pytest.approx(told[category]["before"], rel=1e-3)
-
-
-def test_what_was_chosen_on_validation_subjects_is_what_was_tested(track, study):
-    chosen = track.study.chosen
-    assert study["chosen reading"] == (chosen and arm_of(model_of(chosen, 0)[0]))
-    judged = {row["arm"] for row in study["readings"]}
-    assert judged >= set(candidates(track.study)) | {"mdm-ft"}
 
 
 def test_all_seeds_of_the_study_are_reported(track, study, published):
@@ -133,12 +123,6 @@ def test_the_readmes_table_beside_the_paper_is_what_was_measured(track, publishe
             expected += [percent(ours["mean"], ours["sd"])]
             expected += [percent(turned[model]["mean"], turned[model]["std"])]
         assert told == expected
-
-
-def test_recognition_by_gravity_has_as_many_classifiers_as_the_table_says(track, study):
-    rows = study["in other ways"]["gravity"]
-    assert len(rows) == 1 + len(track.study.weights)
-    assert {row["n"] for row in rows} == {len(track.har.seeds)} == {10}
 
 
 def test_what_is_said_to_newcomers_of_recognition_is_what_was_measured(track, study, published):

@@ -6,11 +6,9 @@ from t2imu_utils import study_arms
 from t2imu_utils.arm_names import parse
 from t2imu_utils.arms import arm_name
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.readings import weights_of
 from t2imu_utils.evaluation.recognition_variants import parse_variant
-from t2imu_utils.tracks import Reading, load_track
-
-SPECTRUM = {"acc_space": "joints", "acc_target": "spectrum", "acc_levels": "low"}
+from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.tracks import Variant, load_track
 
 
 @pytest.fixture(scope="module")
@@ -20,61 +18,46 @@ def track():
 
 @pytest.fixture
 def study(track):
-    readings = [Reading(lambda_acc=2.0, acc_levels="low"), Reading(lambda_acc=0.02, **SPECTRUM)]
-    pairs = [Reading(lambda_acc=0.1, lambda_vel=0.2)]
-    return track.study.model_copy(
-        update={
-            "weights": [0.1, 1.0],
-            "seeds": [0, 1, 2],
-            "readings": readings,
-            "reading_seeds": [0, 1],
-            "combinations": pairs,
-            "guidance": [1.5],
-            "chosen": None,
-        }
-    )
+    pairs = [
+        Variant(lambda_acc=0.1, lambda_vel=0.2),
+        Variant(lambda_acc=0.02, acc_variant="spectrum"),
+    ]
+    update = {"weights": [0.1, 1.0], "seeds": [0, 1, 2], "combinations": pairs}
+    return track.study.model_copy(update=update)
 
 
 def test_names_are_those_that_notebook_02_gives_to_the_same_settings(study):
-    for reading in (*study.readings, *study.combinations):
-        name, told = study_arms.model_of(reading, 1)
-        assert name == arm_name(weights_of(reading), 1, "mdm")
-        assert told["lambda_acc"] == reading.lambda_acc and told["seed"] == 1
+    for variant in study.combinations:
+        name, told = study_arms.model_of(variant, 1)
+        weights = LossWeights(
+            acc=variant.lambda_acc, vel=variant.lambda_vel, acc_variant=variant.acc_variant
+        )
+        assert name == arm_name(weights, 1, "mdm")
+        assert told["lambda_acc"] == variant.lambda_acc and told["seed"] == 1
         assert parse(name) is not None and parse(name).seed == 1
-    assert study_arms.model_of(study.readings[1], 0) == (
-        "mdm-acc0.02-joints-spectrum-low",
-        {"generator": "mdm", "lambda_acc": 0.02, **SPECTRUM, "seed": 0},
+    assert study_arms.model_of(study.combinations[1], 0) == (
+        "mdm-acc0.02-spectrum",
+        {"generator": "mdm", "lambda_acc": 0.02, "acc_variant": "spectrum", "seed": 0},
     )
     assert study_arms.model_of(None, 2)[0] == "mdm-ft-s2"
 
 
-def test_what_is_repeated_tried_and_combined(study):
+def test_what_is_repeated_and_combined(study):
     assert set(study_arms.repeated(study)) == {
         *("mdm-ft", "mdm-ft-s1", "mdm-ft-s2", "mdm-acc0.1", "mdm-acc0.1-s1", "mdm-acc0.1-s2"),
         *("mdm-acc1", "mdm-acc1-s1", "mdm-acc1-s2"),
     }
-    assert len(study_arms.tried(study)) == 2 * (1 + 2 + 2)
-    assert set(study_arms.combined(study)) == {"mdm-acc0.1-vel0.2"}
-    for arms in (study_arms.repeated, study_arms.tried, study_arms.combined):
-        assert arms(None) == {}
-    assert study_arms.untested(None) == set()
-
-
-def test_readings_that_were_not_chosen_are_not_tested(study):
-    low, spectrum = (study_arms.model_of(reading, 0)[0] for reading in study.readings)
-    left = study_arms.untested(study)
-    assert {low, f"{low}-s1", spectrum, f"{spectrum}-s1", "mdm-ft-vel0.2"} <= left
-    assert not left & {*study_arms.repeated(study), *study_arms.combined(study)}
-    chosen = study.model_copy(update={"chosen": study.readings[1]})
-    assert {low, f"{low}-s1"} <= study_arms.untested(chosen)
-    assert spectrum not in study_arms.untested(chosen)
-    assert f"{spectrum}-s2" in study_arms.repeated(chosen)
+    combined = study_arms.combined(study)
+    assert set(combined) == {"mdm-acc0.1-vel0.2", "mdm-ft-vel0.2", "mdm-acc0.02-spectrum"}
+    assert combined["mdm-ft-vel0.2"] == {
+        "generator": "mdm", "lambda_acc": 0.0, "lambda_vel": 0.2, "seed": 0,
+    }  # fmt: skip
+    assert study_arms.repeated(None) == study_arms.combined(None) == {}
 
 
 def test_side_by_side_shows_one_seed_of_an_arm(study):
-    low = study_arms.model_of(study.readings[0], 0)[0]
     models = ["mdm", "mdm-ft-s1", "mdm-ft", "mdm-acc0.1-s2", "mdm-acc0.1-s1", "momask"]
-    models += ["mdm-acc0.1-vel0.2", "mdm-ft-vel0.2", low]
+    models += ["mdm-acc0.1-vel0.2", "mdm-ft-vel0.2"]
     shown = study_arms.side_by_side(models, study)
     assert shown == ["mdm", "mdm-ft", "mdm-acc0.1-s1", "momask"]
     assert study_arms.side_by_side(models, None) == models
@@ -111,13 +94,6 @@ def test_notebooks_take_what_they_are_asked_for(track, study, monkeypatch):
         study_arms.choose_models(track, "03_smpl_fitting", ["mdm-acc7"])
 
 
-def test_validation_subjects_judge_all_that_is_tried(study):
-    found = study_arms.validated(study)
-    assert ("mdm", "03_validation") in found
-    assert ("mdm", "03_validation-g1.5") in found and ("mdm-acc0.1", "03_validation-g1.5") in found
-    assert {model for model, _ in found} == {"mdm", *study_arms.tried(study)}
-
-
 def test_variants_of_recognition_are_for_all_or_for_the_refined_model(track, study):
     found = study_arms.varied(study, ["mdm", "momask"])
     assert {("mdm", "07_har-gravity"), ("real", "07_har-gravity")} <= set(found)
@@ -145,9 +121,7 @@ def test_recognition_in_other_ways_gets_fewer_classifiers_too(track):
         assert study_arms.classifier_seeds(track, model, "gravity") == [0, 1, 2]
     combo, _ = study_arms.model_of(study.combinations[0], 0)
     assert study_arms.classifier_seeds(track, combo) == [0, 1, 2]
-    chosen = study.model_copy(update={"chosen": study.combinations[0]})
-    told = track.model_copy(update={"study": chosen})
-    assert study_arms.classifier_seeds(told, combo) == har.seeds
+    assert study_arms.classifier_seeds(track, "mdm-ft") == har.seeds
     assert study_arms.classifier_seeds(track, "mdm-acc0.1-s3", "gravity") == [0, 1]
     demo = load_track("demo")
     assert study_arms.classifier_seeds(demo, "mdm", "gravity") == demo.har.seeds

@@ -20,28 +20,29 @@ from packaging.utils import canonicalize_name
 from t2imu_utils import study_arms
 from t2imu_utils.arms import arm_name
 from t2imu_utils.cells.__main__ import CELLS, main
-from t2imu_utils.dependencies import reached
 from t2imu_utils.parameters import resolve_parameters
 from t2imu_utils.priors.losses import LossWeights
-from t2imu_utils.runs import ROOT, STAGES
-from t2imu_utils.study_arms import VALIDATION
+from t2imu_utils.runs import PARTS, ROOT, STAGES
 from t2imu_utils.tracks import load_track
 
 DATA, PROMPTS, TRAINING, MOTIONS, SENSORS, LOSSES, TSNE, HAR, SWEEP = STAGES
+(SOLVERS,) = PARTS
 # Stand in for `t2imu_utils.execute` and `t2imu_utils.cells`: they write down what they were asked
 # for, in order, then what a stage would leave, or fail where the file "fail" says so.
 WORK = """
-import json, sys
+import json, sys, time
 from pathlib import Path
+from t2imu_utils.runs import OUTPUTS
 
 def work(track, model, stage, **given):
     with open("calls.jsonl", "a") as stream:
         stream.write(json.dumps({"model": model, "stage": stage, "track": track, **given}) + "\\n")
     if Path("fail").exists() and Path("fail").read_text() == f"{model} {stage}":
         sys.exit(1)
-    record = Path("data/runs", track, model, stage, "run.json")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"model": model, "stage": stage}))
+    folder = Path("data/runs", track, model, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("run.json", *(() if model == "compare" else OUTPUTS.get(stage, ()))):
+        (folder / name).write_text(json.dumps([model, stage, time.time_ns()]))
 """
 EXECUTE = """
 import sys
@@ -60,39 +61,11 @@ from t2imu_utils.work import work
 stage, _, track, _, model = sys.argv[1:]
 work(track, model, stage, cell=True)
 """
-# By module of `t2imu_utils.cells` and by notebook: what it imports from the package.
-REACHED = {
-    "sampling": "generators.mdm",
-    "sensing": "imu.sensors",
-    "losses": "evaluation.lacc",
-    "recognition": "evaluation.har",
-    "validation": "generators.mdm",
-    TRAINING: "priors.losses",
-    MOTIONS: "cells.sampling",
-    SENSORS: "cells.sensing",
-    LOSSES: "cells.losses",
-    TSNE: "evaluation.similarity",
-    HAR: "cells.recognition",
-    SWEEP: "evaluation.sweep",
-}
 COMPARISONS = [(stage, "compare") for stage in STAGES[3:]]
 # What follows from any other comparison, and once for all.
 LAST = [(HAR, "compare"), (SWEEP, "compare")]
 # Without what only a study has.
-TESTED = [stage for stage in CELLS if stage != VALIDATION]
-# What the Snakefile itself imports.
-NEEDED = ("dependencies.py", "study_arms.py")
-
-
-def imports(name: str) -> str:
-    return f"%matplotlib inline\nimport t2imu_utils.{REACHED.get(name, 'runs')}"
-
-
-def write_module(package: Path, name: str, source: str) -> None:
-    path = package.joinpath(*name.split(".")).with_suffix(".py")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(source)
-    path.with_name("__init__.py").touch()
+TESTED = [stage for stage in CELLS if stage not in PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +73,14 @@ def stubs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("stubs")
     shutil.copytree(ROOT / "workflow", folder / "workflow")
     package = folder / "t2imu_utils"
-    package.mkdir()
-    for name in reached(*NEEDED):
-        shutil.copy(ROOT / "t2imu_utils" / name, package)
-    for module in set(REACHED.values()):
-        write_module(package, module, "from t2imu_utils import runs\n")
-    for module, *_ in CELLS.values():
-        write_module(package, f"cells.{module}", f"import t2imu_utils.{REACHED[module]}\n")
-    write_module(package, "cells.__main__", CELL)
+    shutil.copytree(ROOT / "t2imu_utils", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "cells" / "__main__.py").write_text(CELL)
     (package / "execute.py").write_text(EXECUTE)
     (package / "work.py").write_text(WORK)
     (folder / "environment").touch()
     (folder / "notebooks").mkdir()
     for stage in STAGES:
-        cell = nbformat.v4.new_code_cell(imports(stage))
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / f"notebooks/{stage}.ipynb")
+        nbformat.write(nbformat.v4.new_notebook(), folder / f"notebooks/{stage}.ipynb")
     return folder
 
 
@@ -167,7 +133,8 @@ def compared(made: list[dict]) -> list[str]:
 def everything(*models: str) -> list[tuple[str, str]]:
     """The whole paper for these models: each stage of each, and what compares them."""
     each = [pair for stage in (TRAINING, *TESTED) for pair in of(stage, *models)]
-    return sorted([(DATA, "shared"), (PROMPTS, "shared"), *each, (HAR, "real"), *COMPARISONS])
+    once = [(DATA, "shared"), (PROMPTS, "shared"), (SOLVERS, "mdm"), (HAR, "real")]
+    return sorted([*once, *each, *COMPARISONS])
 
 
 MODELS = ("mdm", "mdm-ft", "mdm-acc0.1")
@@ -222,7 +189,8 @@ def test_everyone_is_told_what_to_do(paper):
     assert {call["track"] for call in made} == {"demo"}
     # Cells do what one model has to do in a stage; the rest are notebooks.
     cells = {(call["stage"], call["model"]) for call in made if "cell" in call}
-    assert cells == {(stage, model) for stage in TESTED for model in MODELS} | {(HAR, "real")}
+    once = {(HAR, "real"), (SOLVERS, "mdm")}
+    assert cells == {(stage, model) for stage in TESTED for model in MODELS} | once
     asked = {
         call["model"]: [call[name] for name in ("generator", "lambda_acc")] + [call.get("seed")]
         for call in made
@@ -235,6 +203,9 @@ def test_everyone_is_told_what_to_do(paper):
     }
     shown = [json.loads(call["models"]) for call in made if "models" in call]
     assert shown == [list(MODELS)] * 5
+    # What cells have computed notebooks read.
+    computing = {call["stage"] for call in made if call.get("compute") == "False"}
+    assert computing == set(TESTED)
 
 
 def test_a_second_call_does_nothing(made):
@@ -295,7 +266,6 @@ def test_without_a_sweep_the_first_failure_ends_it(project):
     assert make(project, GENERATORS="mdm").returncode != 0
     cells = {pair for pair in work(journal(project)) if pair[0] in TESTED}
     assert cells <= {(HAR, "real")}  # which waits for no training
-    # What was whole before the failure still is: nothing of it was deleted.
     assert (project / f"data/runs/demo/shared/{DATA}/run.json").exists()
     (project / "fail").unlink()
     rest = work(calls(project))
@@ -305,60 +275,61 @@ def test_without_a_sweep_the_first_failure_ends_it(project):
 
 
 CHANGED = {
-    "t2imu_utils/evaluation/har.py": [*of(HAR, *MODELS, "real"), *LAST],
-    "t2imu_utils/imu/sensors.py": [
-        *of(SENSORS, *MODELS, "compare"), (TSNE, "compare"), *of(HAR, *MODELS), *LAST,
-    ],
-    "t2imu_utils/priors/losses.py": sorted(
+    f"notebooks/{LOSSES}.ipynb": [(LOSSES, "compare"), *LAST],
+    f"notebooks/{TRAINING}.ipynb": sorted(
         set(everything(*MODELS)) - {(DATA, "shared"), (PROMPTS, "shared"), (HAR, "real")}
     ),
-    f"notebooks/{LOSSES}.ipynb": [(LOSSES, "compare"), *LAST],
-}  # fmt: skip
+    "workflow/tracks/demo.yaml": everything(*MODELS),
+    "t2imu_utils/priors/losses.py": [],
+}
 
 
 @pytest.mark.parametrize("file", CHANGED)
-def test_what_reaches_a_file_is_executed_again_and_nothing_else(made, file):
+def test_what_reads_a_file_is_executed_again_and_nothing_else(made, file):
     path = made / file
     # One more line, which changes no text that is read.
     path.write_text(path.read_text().rstrip("\n") + "\n\n")
     assert work(calls(made)) == sorted(CHANGED[file])
 
 
+def test_after_a_change_of_the_package_rules_are_named(made):
+    forced = work(calls(made, FORCE="losses"))
+    assert forced == sorted([*of(LOSSES, *MODELS, "compare"), *LAST])
+
+
 BY_HAND = {
-    ("other settings", "compare", TSNE): [(TSNE, "compare"), *LAST],
-    ("other settings", "mdm", SENSORS): [
+    ("made again", "compare", LOSSES, "run.json"): LAST,
+    ("made again", "mdm", SENSORS, "run.json"): [
+        (SENSORS, "compare"), (TSNE, "compare"), (HAR, "mdm"), *LAST,
+    ],
+    ("broken off", "mdm-ft", LOSSES, "run.json"): [*of(LOSSES, "mdm-ft", "compare"), *LAST],
+    ("deleted", "mdm", SENSORS, "imu.npz"): [
         *of(SENSORS, "mdm", "compare"), (TSNE, "compare"), (HAR, "mdm"), *LAST,
     ],
-    ("broken off", "mdm-ft", LOSSES): [*of(LOSSES, "mdm-ft", "compare"), *LAST],
-    # What `runs.finished_dir` says to do with damaged outputs.
-    ("deleted", "mdm", LOSSES): [*of(LOSSES, "mdm", "compare"), *LAST],
     # A changed control is followed by its arm, whose notebook shows both.
-    ("deleted", "mdm-ft", TRAINING): [
+    ("deleted", "mdm-ft", TRAINING, "history.parquet"): [
         *(pair for stage in (TRAINING, *TESTED) for pair in of(stage, "mdm-ft", "mdm-acc0.1")),
         *COMPARISONS,
     ],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("how", "model", "stage"), BY_HAND)
-def test_what_was_done_by_hand_is_overtaken(made, how, model, stage):
-    folder = made / "data/runs/demo" / model / stage
-    if how == "other settings":
-        (folder / "run.json").write_text("{}")
-    elif how == "broken off":
-        (folder / "run.json").unlink()
+@pytest.mark.parametrize(("how", "model", "stage", "name"), BY_HAND)
+def test_what_was_done_by_hand_is_followed(made, how, model, stage, name):
+    path = made / "data/runs/demo" / model / stage / name
+    if how == "made again":
+        path.write_text("other numbers")
     else:
-        shutil.rmtree(folder)
-    assert work(calls(made)) == sorted(BY_HAND[how, model, stage])
-    if how == "broken off":
-        assert calls(made) == []
+        path.unlink()
+    assert work(calls(made)) == sorted(BY_HAND[how, model, stage, name])
 
 
 def test_an_arm_made_by_hand_is_shown_with_the_others(made):
     runs = made / "data/runs/demo"
     for name in ("mdm-acc0.1-joints", "gone", "gone-ft"):  # the last two: of no generator here
         (runs / name / TRAINING).mkdir(parents=True)
-        (runs / name / TRAINING / "run.json").write_text("{}")
+        for file in ("run.json", "history.parquet"):
+            (runs / name / TRAINING / file).write_text("{}")
     shown = calls(made)
     new = [pair for stage in TESTED for pair in of(stage, "mdm-acc0.1-joints")]
     assert work(shown) == sorted([*new, *COMPARISONS])
@@ -372,12 +343,18 @@ def standing(project: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 def test_a_dry_run_says_much_and_changes_nothing(made):
-    (made / f"data/runs/demo/mdm/{SENSORS}/run.json").write_text("{}")
+    (made / f"data/runs/demo/mdm/{SENSORS}/run.json").unlink()
     (made / f"data/runs/demo/compare/{LOSSES}/run.json").unlink()
     before = standing(made)
     done = make(made, "sweep", GENERATORS="mdm", LAMBDA_ACC="0.1 0.3", SHOW="-n")
     assert done.returncode == 0 and standing(made) == before
-    for rule, count in {"arm": 1, "motions": 1, "sensors": 2, "recognition": 2, "har": 1}.items():
+    for rule, count in {
+        "arm": 1,
+        "motions": 1,
+        "sensors": 2,
+        "recognition": 2,
+        "compare": 6,
+    }.items():
         assert [rule, str(count)] in [line.split() for line in done.stdout.splitlines()]
 
 
@@ -421,7 +398,7 @@ def test_every_command_fits_its_notebook_or_cell(tmp_path):
     commands = [shlex.split(line) for line in printed.splitlines() if " -m t2imu_utils." in line]
     notebooks = [words for words in commands if "t2imu_utils.execute" in words]
     for words in notebooks:
-        words = words[words.index("t2imu_utils.execute") + 1 : words.index("&&")]
+        words = words[words.index("t2imu_utils.execute") + 1 :]
         given = dict(zip(words[3::3], words[4::3], strict=True))
         path = tmp_path / words[0]
         resolve_parameters(nbformat.read(path, as_version=4), given, path)
@@ -432,16 +409,16 @@ def test_every_command_fits_its_notebook_or_cell(tmp_path):
     cells = Counter()
     for words in commands:
         if "t2imu_utils.cells" in words:
-            words = words[words.index("t2imu_utils.cells") + 1 : words.index("&&")]
+            words = words[words.index("t2imu_utils.cells") + 1 :]
             context = main.make_context("cells", words)
             assert context.params["track"] == "demo"
             cells[context.params["stage"]] += 1
-    assert cells == dict.fromkeys(TESTED, models) | {HAR: models + 1}
+    assert cells == dict.fromkeys(TESTED, models) | {HAR: models + 1, SOLVERS: 1}
 
 
 def test_a_study_is_made_with_its_track_unless_it_is_left_out(tmp_path):
-    """Of `cmu`: every arm is trained with settings that notebook 02 knows, readings are judged on
-    validation subjects alone, and each command fits its cell."""
+    """Of `cmu`: every arm is trained with settings that notebook 02 knows and tested, and each
+    command fits its cell."""
     for name in ("workflow", "notebooks", "t2imu_utils", "data/prompts", "data/body"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "environment").touch()
@@ -451,7 +428,7 @@ def test_a_study_is_made_with_its_track_unless_it_is_left_out(tmp_path):
         asked = {"TRACK": "cmu", "GENERATORS": "mdm", "SHOW": "--dry-run --printshellcmds"}
         lines = make(tmp_path, **asked, **config).stdout.splitlines()
         words = [shlex.split(line) for line in lines if " -m t2imu_utils." in line]
-        return [line[line.index("-m") + 1 : line.index("&&")] for line in words]
+        return [line[line.index("-m") + 1 :] for line in words]
 
     trained, tested = {"mdm"}, set()
     for module, first, *rest in commands():
@@ -462,18 +439,18 @@ def test_a_study_is_made_with_its_track_unless_it_is_left_out(tmp_path):
             weights = LossWeights(
                 *(found[f"lambda_{name}"] for name in ("pos", "foot", "vel")),
                 found["lambda_acc"] or 0.0,
-                *(found[f"acc_{name}"] for name in ("space", "contacts", "target", "levels")),
+                found["acc_variant"],
             )
             name = arm_name(weights, found["seed"], "mdm")
             assert name in rest[0] or found["lambda_acc"] is None
             trained.add(name if found["lambda_acc"] is not None else "mdm")
         elif module == "t2imu_utils.cells":
             main.make_context("cells", [first, *rest])
-            if not first.startswith(VALIDATION):
+            if not first.startswith(PARTS):
                 tested.add(rest[rest.index("--model") + 1])
-    wanted = {**study_arms.repeated(study), **study_arms.tried(study), **study_arms.combined(study)}
+    wanted = {**study_arms.repeated(study), **study_arms.combined(study)}
     assert trained == {"mdm", *wanted}
-    assert tested == {"mdm", "real", *wanted} - study_arms.untested(study)
+    assert tested == {"mdm", "real", *wanted}
     alone = [line for line in commands(STUDY="0") if TRAINING in line[1]]
     assert len(alone) == 3
 

@@ -9,7 +9,6 @@ import click
 
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
-from t2imu_utils.study_arms import parse_validation
 from t2imu_utils.tracks import load_track
 
 
@@ -23,7 +22,7 @@ def _recognition(slug: str) -> dict[str, Any]:
 # By stage: its module here, the function in it, and what a variant's name means to that.
 CELLS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]] | None]] = {
     "03_smpl_fitting": ("sampling", "sample_and_fit", None),
-    "03_validation": ("validation", "sample_validation", parse_validation),
+    "03_solvers": ("solvers", "compare_solvers", None),
     "04_imu_synthesis": ("sensing", "sense", None),
     "05_lacc_analysis": ("losses", "measure_losses", None),
     "07_har": ("recognition", "recognise", _recognition),
@@ -37,7 +36,7 @@ CELLS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]] | None]] = {
 def main(stage: str, track: str, model: str) -> None:
     """Do what one model has to do in one stage.
 
-    STAGE may end with how it is done otherwise: 07_har-gravity-keep0.5, 03_validation-g1.5.
+    STAGE may end with how it is done otherwise: 07_har-gravity-keep0.5.
     """
     plain = runs.plain_stage(stage)
     slug = stage.removeprefix(plain).removeprefix("-")

@@ -31,10 +31,7 @@ def measure_losses(
         "prior": runs.input_hash(track.name, model, arms.STAGE),
         "corpus": runs.input_hash(track.name, runs.SHARED, "00_data"),
     }
-    code = ["evaluation/lacc.py", "generators/_denoiser.py", *generator.training_code]
-    run = runs.open_run(track.name, model, STAGE, params, inputs, code)
-    if run.done:
-        return run
+    run = runs.open_run(track.name, model, STAGE, params, inputs)
     if not generator.examined:
         return run.finish({}, [])
     device = runs.compute_device()

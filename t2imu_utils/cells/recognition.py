@@ -45,10 +45,7 @@ def recognise(
         inputs["imu"] = runs.input_hash(track.name, model, SENSORS)
     if variant.keep < 1:  # the training clips to compare with are an input already, of stage 00
         inputs["motions"] = runs.input_hash(track.name, model, MOTIONS)
-    code = [*har_runs.CODE, *variant.code()]
-    run = runs.open_run(track.name, model, variant.stage, params, inputs, code)
-    if run.done:
-        return run
+    run = runs.open_run(track.name, model, variant.stage, params, inputs)
     device = runs.compute_device()
     train = real = real_windows(track, variant)
     if model == runs.REAL:

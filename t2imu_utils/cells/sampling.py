@@ -3,7 +3,7 @@
 from t2imu_utils import arms, data, runs
 from t2imu_utils.arm_names import base_of
 from t2imu_utils.body.fitting import fit_summary
-from t2imu_utils.generators import FLOAT32, generator_of, section_of
+from t2imu_utils.generators import generator_of, section_of
 from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.tracks import Track
 
@@ -25,7 +25,7 @@ def sample_and_fit(
     name = base_of(model)
     generator = generator_of(track, name)
     if solver and generator.solvers:
-        generator = generator.with_solver(solver)
+        generator = generator.with_solver(solver, section_of(track, name).precision)
     scale = guidance or section_of(track, name).guidance
     requests = data.load_requests(track)
     inputs = {
@@ -34,15 +34,8 @@ def sample_and_fit(
         "body": data.body_files(track),
     }
     params = {"guidance": scale, "requests": len(requests), **generator.sampler}
-    prior, device = None, runs.compute_device()
-    if generator.solvers:  # the precision that pays depends on the sizes of the network
-        prior = arms.load_model(track, model)
-        if (precision := generator.precision(prior, device)) != FLOAT32:
-            params["precision"] = precision
-    run = runs.open_run(track.name, model, STAGE, params, inputs, generator.sampling_code)
-    if run.done:
-        return run
-    prior = prior or arms.load_model(track, model)
+    run = runs.open_run(track.name, model, STAGE, params, inputs)
+    prior, device = arms.load_model(track, model), runs.compute_device()
     body = data.bodies(track).neutral
     motions = generator.sample(prior, requests, scale, track.sampling.batch_size, device)
     fits = generator.fits(prior, motions, body)

@@ -12,7 +12,6 @@ from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.tracks import Track
 
 FITS, STAGE = "03_smpl_fitting", "04_imu_synthesis"
-CODE = ("motion/rotations.py", "body", "imu/differentiation.py", "imu/sensors.py", "imu/sites.py")
 
 
 def sense(
@@ -36,10 +35,7 @@ def sense(
     if sensor_model:
         numbers = sensor_parameters(sensor_model)
         params["sensor_model"] = {name: number.value for name, number in numbers.items()}
-    code = (*CODE, "imu/sensor_model.py") if phone else CODE
-    run = runs.open_run(track.name, model, STAGE, params, inputs, code)
-    if run.done:
-        return run
+    run = runs.open_run(track.name, model, STAGE, params, inputs)
     bodies = data.bodies(track)
     shapes = shapes_of(solve_table(bodies), bodies)
     fits = Clips.load(runs.run_dir(track.name, model, FITS) / "fits")

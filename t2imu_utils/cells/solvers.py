@@ -4,21 +4,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from t2imu_utils import arms, data, runs
-from t2imu_utils.arm_names import BASE
+from t2imu_utils.arm_names import BASE, base_of
 from t2imu_utils.evaluation.solvers import sample_solvers, trade_off
 from t2imu_utils.files import write_table
-from t2imu_utils.generators import generator_of, section_of
+from t2imu_utils.generators import section_of
 from t2imu_utils.generators.mdm import GUIDANCE
 from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.tracks import Track
 
 STAGE = "03_solvers"
-CODE = tuple(f"evaluation/{name}.py" for name in ("solvers", "motion_distance", "kinematics"))
+COMPARED = [Solver(name, n) for name in ("dpm++2m", "sde-dpm++2m") for n in (6, 10)]
 
 
 def compare_solvers(
     track: Track,
-    solvers: Sequence[Solver],
+    model: str = BASE,
+    solvers: Sequence[Solver] = COMPARED,
     prompts: int = 40,
     guidance: float | None = None,
     seed: int = 0,
@@ -29,19 +30,16 @@ def compare_solvers(
     """
     requests = data.load_requests(track)
     requests = requests.iloc[:: -(-len(requests) // prompts)]
-    scale = guidance or section_of(track, BASE).guidance or GUIDANCE
+    scale = guidance or section_of(track, base_of(model)).guidance or GUIDANCE
     inputs = {
-        "prior": runs.input_hash(track.name, BASE, arms.STAGE),
+        "prior": runs.input_hash(track.name, model, arms.STAGE),
         "requests": runs.input_hash(track.name, runs.SHARED, "01_prompt_generation"),
         "corpus": runs.input_hash(track.name, runs.SHARED, data.STAGE),
     }
     params = {"solvers": [asdict(s) for s in solvers], "prompts": len(requests)}
     params |= {"guidance": scale, "seed": seed}
-    code = [*CODE, *generator_of(track, BASE).sampling_code]
-    run = runs.open_run(track.name, BASE, STAGE, params, inputs, code)
-    if run.done:
-        return run
-    prior, device = arms.load_model(track, BASE), runs.compute_device()
+    run = runs.open_run(track.name, model, STAGE, params, inputs)
+    prior, device = arms.load_model(track, model), runs.compute_device()
     batch = track.sampling.batch_size
     sampled = sample_solvers(prior, requests, solvers, scale, batch, device)
     clips, about = data.test_clips(track)

@@ -16,11 +16,6 @@ from t2imu_utils.evaluation.tables import summarise_values
 from t2imu_utils.evaluation.window_sets import WindowSet
 from t2imu_utils.tracks import HarSection
 
-# What a count table depends on, for `runs.open_run`.
-CODE = (
-    "imu/windows.py",
-    *(f"evaluation/{name}.py" for name in ("deepconvlstm", "har", "har_runs", "window_sets")),
-)
 COLUMNS = ["seed", "subject", "truth", "found"]
 
 

@@ -23,7 +23,7 @@ from t2imu_utils.priors.losses import LossWeights, motion_losses
 
 MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
 ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)
-TERMS = ("simple", "pos", "foot", "vel", "acc", "acc_no_contacts", "acc_joints")
+TERMS = ("simple", "pos", "foot", "vel", "acc", "acc_joints")
 HIGH, LOW, ALL = "high-dynamic", "low-dynamic", "all"
 TAILS = [2.5, 97.5]
 
@@ -85,7 +85,7 @@ def clip_losses(
 
     Returns:
         One row for each clip, timestep and estimate: ``clip``, ``timestep``, ``estimate``,
-        ``frames`` and the losses. ``simple``, ``vel``, ``acc`` and ``acc_no_contacts`` are of
+        ``frames`` and the losses. ``simple``, ``vel`` and ``acc`` are of
         normalised features, ``pos`` and ``foot`` in m², ``acc_joints`` in (m/s²)².
     """
     _check(denoise, clips, timesteps)
@@ -163,12 +163,8 @@ def _losses(
     x0: Tensor, x0_hat: Tensor, mask: Tensor, normaliser: Normaliser
 ) -> Float[np.ndarray, "B L"]:
     terms = motion_losses(x0, x0_hat, mask, LossWeights(), normaliser, all_terms=True)
-    readings = {
-        "acc_no_contacts": LossWeights(acc=1.0, acc_contacts=False),
-        "acc_joints": LossWeights(acc=1.0, acc_space="joints"),
-    }
-    for name, weights in readings.items():
-        terms[name] = motion_losses(x0, x0_hat, mask, weights, normaliser)["acc"]
+    joints = LossWeights(acc=1.0, acc_variant="joints")
+    terms["acc_joints"] = motion_losses(x0, x0_hat, mask, joints, normaliser)["acc"]
     return torch.stack([terms[name] for name in TERMS], 1).double().cpu().numpy()
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from t2imu_utils.evaluation.lacc import ALL, CONSTANT, GAUSSIAN, MODEL, paired_difference
 
-READINGS = ["simple", "acc", "acc_no_contacts", "acc_joints"]
+READINGS = ["simple", "acc", "acc_joints"]
 REFERENCES = {GAUSSIAN: "x̂₀ of {} through a Gaussian, σ = 1 frame", CONSTANT: "x̂₀ of {}, frozen"}
 
 

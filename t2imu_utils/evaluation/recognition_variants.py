@@ -92,16 +92,6 @@ class RecognitionVariant:
             found["sensor_model"] = {name: number.value for name, number in numbers.items()}
         return {"variant": found}
 
-    def code(self) -> list[str]:
-        """Rooms of the package that its results depend on beside those of the default."""
-        rooms = ["evaluation/recognition_windows.py"] * bool(self.slug)
-        rooms += ["evaluation/gravity_frame.py"] * (self.axes == GRAVITY)
-        rooms += ["imu/sensor_model.py"] * bool(self.sensor_model)
-        if self.keep < 1:
-            names = ("kinematics", "motion_distance", "quality")
-            rooms += [f"evaluation/{name}.py" for name in names]
-        return rooms
-
 
 def sensor_models() -> list[str]:
     """The sensor models that come with the package."""

@@ -20,12 +20,6 @@ from t2imu_utils.evaluation.window_sets import WindowSet, labelled_windows
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
 
-# What the numbers and spectra of notebook 06 depend on, for `runs.open_run`.
-CODE = (
-    "imu/windows.py",
-    *(f"evaluation/{name}.py" for name in ("similarity", "similarity_runs", "window_sets")),
-    *(f"evaluation/{name}.py" for name in ("spectra", "spectral_errors", "kinematics")),
-)
 DYNAMIC = ("jumping", "running")  # panels C and D
 TOGETHER = " + ".join(DYNAMIC)
 MEASURES = {"distance": "energy distance, catch22", "mixing": "nearest-neighbour mixing, catch22"}

@@ -1,7 +1,7 @@
 """What L_acc does over several seeds: changes of the loss, with intervals (notebook 08).
 
-Every arm is held against the control of its own seed, clip by clip. So what training on does
-without L_acc, and what a seed does to both, is not counted as the doing of L_acc.
+Every arm is held against its control, clip by clip: the same seed and the same other losses
+without L_acc. So what training on does without L_acc is not counted as the doing of L_acc.
 
 Seeds and trials are crossed: each seed is evaluated on the same trials. Both are resampled, and
 one sample of trials serves all seeds (the pigeonhole bootstrap, Owen 2007, doi:10.1214/07-AOAS122).
@@ -26,7 +26,7 @@ from scipy.stats import norm, t
 
 from t2imu_utils import runs
 from t2imu_utils.activities import CATEGORIES, HIGH_DYNAMIC
-from t2imu_utils.arm_names import base_of, control_of, is_base, model_order, parse
+from t2imu_utils.arm_names import base_of, control_of, is_base, model_name, model_order, parse
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.lacc import ALL, CONSTANT, GAUSSIAN, HIGH, LOW, MODEL, bootstrap_means
 from t2imu_utils.evaluation.spectra import FEWEST, TAILS
@@ -56,6 +56,12 @@ def load_losses(track: Track) -> dict[str, pd.DataFrame]:
 def arm_of(model: str) -> str:
     """The name of a model without its seed: what it shares with those of other seeds."""
     return re.sub(r"-s\d+$", "", model)
+
+
+def plain_control(model: str) -> str:
+    """The control with L_simple alone of a model's seed."""
+    name = parse(model)
+    return model_name(0, seed=name.seed, generator=name.generator)
 
 
 @cache
@@ -179,7 +185,7 @@ def _by_generator(losses: Losses, value: str) -> Iterator[tuple[pd.DataFrame, li
             # A base and a control are references, of which trivial estimates are made.
             for estimate in TRIVIAL:
                 at = columns.get((model, estimate))
-                if at is not None and (is_base(model) or model == control_of(model)):
+                if at is not None and model in (generator, plain_control(model)):
                     key = (BASE if is_base(model) else CONTROL, estimate)
                     place = parse(model).seed, columns[model, MODEL], at
                     pairs.setdefault(key, []).append(place)

@@ -12,7 +12,7 @@ from t2imu_utils.activities import HIGH_DYNAMIC
 from t2imu_utils.arm_names import is_base, parse
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.lacc import MODEL
-from t2imu_utils.study_arms import side_by_side, untested
+from t2imu_utils.study_arms import side_by_side
 from t2imu_utils.tracks import StudySection, Track
 
 # Columns of numbers, and what they are called. Only the first two may be chosen by.
@@ -135,9 +135,8 @@ def _recognition(track: Track, model: str) -> dict[str, float]:
 def lacking(table: pd.DataFrame, study: StudySection | None = None) -> list[str]:
     """What the grid has not: cells of the full grid that were not trained, then missing numbers.
 
-    The full grid of a generator is every weight with every seed that any of its arms has. What a
-    study leaves out by design is not missing: tests of readings that were not chosen, and numbers
-    of the notebooks that compare one seed of each arm.
+    The full grid of a generator is every weight with every seed that any of its arms has. Numbers
+    of the notebooks that compare one seed of each arm are not missing for the others.
     """
     arms = table[table["lambda_acc"].notna() & (table["options"] == "")]
     lines = []
@@ -147,8 +146,8 @@ def lacking(table: pd.DataFrame, study: StudySection | None = None) -> list[str]
             for seed in sorted(part["seed"].unique()):
                 if (weight, seed) not in there:
                     lines.append(f"{generator}, λ = {weight:g}, seed {seed}: not trained")
-    shown, never = set(side_by_side(list(table["model"]), study)), untested(study)
-    for row in table[~table["model"].isin(never)].to_dict("records"):
+    shown = set(side_by_side(list(table["model"]), study))
+    for row in table.to_dict("records"):
         wanted = [name for name in MEASURES if row["model"] in shown or name not in COMPARED]
         empty = [MEASURES[name] for name in wanted if pd.isna(row[name])]
         if empty:

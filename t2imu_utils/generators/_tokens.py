@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.generators import Generator, refuse_processes
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.priors.losses import TERMS
@@ -77,11 +76,6 @@ class TokenGenerator(Generator):
 
     def refine(self, prior, clips, settings: TrainConfig, folder, held_out, device, processes=1):
         refuse_processes(type(self).__name__, processes)
-        if settings.weights.acc_levels != "all":
-            raise InputError(
-                f"acc_levels of {type(self).__name__}", repr(settings.weights.acc_levels), "'all'",
-                "A tokeniser adds no noise; leave acc_levels at 'all'.",
-            )  # fmt: skip
         recipe = type(self).decoder_alone(
             settings.steps, settings.batch_size, settings.learning_rate, settings.weights,
             **_bookkeeping(settings),

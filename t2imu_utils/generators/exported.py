@@ -92,8 +92,6 @@ class ExportedGenerator(Generator):
     """See the module."""
 
     Sizes = Options
-    training = ("motion/exports.py", "body/exports.py")
-    sampling = ("motion/exports.py",)
     curves = ()
     examined = False
     ready_made = True

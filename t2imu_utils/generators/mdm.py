@@ -18,6 +18,7 @@ from t2imu_utils.priors.diffusion import add_noise, schedule
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.mdm import MDMConfig
 from t2imu_utils.priors.mdm_checkpoints import SCALES, feature_scale, read_mdm
+from t2imu_utils.priors.mdm_inference import Precision
 from t2imu_utils.priors.solvers import SCHEMES, Solver
 from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.priors.training import TrainConfig, train, validation_losses
@@ -65,19 +66,17 @@ class MDMGenerator(Generator):
     """See the module."""
 
     Sizes = Sizes
-    training = ("priors/training.py", "priors/mdm_checkpoints.py")
-    sampling = ("priors/generate.py",)
     solvers = tuple(SCHEMES)
 
-    def __init__(self, solver: Solver | None = None):
-        self.solver = solver
+    def __init__(self, solver: Solver | None = None, precision: Precision = "float32"):
+        self.solver, self.precision = solver or Solver(), precision
 
     @property
     def sampler(self) -> dict[str, Any]:
-        return {} if self.solver is None else {"solver": asdict(self.solver)}
+        return {"solver": asdict(self.solver), "precision": self.precision}
 
-    def with_solver(self, solver: Solver) -> "MDMGenerator":
-        return MDMGenerator(solver)
+    def with_solver(self, solver: Solver, precision: Precision = "float32") -> "MDMGenerator":
+        return MDMGenerator(solver, precision)
 
     def untrained(self, sizes, clips, encoder, seed):
         config = MDMConfig(arch="trans_dec", **sizes.model_dump())
@@ -109,7 +108,8 @@ class MDMGenerator(Generator):
     ):  # fmt: skip
         scale = GUIDANCE if guidance is None else guidance
         return generate(
-            prior, prompts, frames, seeds, scale, batch_size, device, progress, self.solver
+            prior, prompts, frames, seeds, scale, batch_size, device, progress, self.solver,
+            self.precision,
         )  # fmt: skip
 
     def denoiser(self, prior: Prior, device) -> MDMDenoiser:

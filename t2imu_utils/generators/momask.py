@@ -36,8 +36,6 @@ class MoMaskGenerator(TokenGenerator):
     """See the module."""
 
     Sizes = Sizes
-    training = ("priors/momask_training.py", "priors/momask_checkpoints.py")
-    sampling = ("priors/momask.py", "priors/momask_checkpoints.py")
     plain = staticmethod(momask_training.plain_training)
     decoder_alone = staticmethod(momask_training.refinement)
     run = staticmethod(momask_training.train)

@@ -92,8 +92,6 @@ class ReMoDiffuseGenerator(Generator):
     """See the module."""
 
     Sizes = Sizes
-    training = ("priors/remodiffuse_training.py", "priors/retrieval_files.py")
-    sampling = ("priors/remodiffuse_sampling.py", "priors/retrieval_files.py")
 
     def untrained(self, sizes, clips, encoder, seed):
         config = ReMoDiffuseConfig(**sizes.model_dump())

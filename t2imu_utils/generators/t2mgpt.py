@@ -26,8 +26,6 @@ class T2MGPTGenerator(TokenGenerator):
     """See the module."""
 
     Sizes = TokenSizes
-    training = ("priors/t2mgpt_training.py", "priors/t2mgpt_checkpoints.py")
-    sampling = ("priors/t2mgpt.py", "priors/t2mgpt_checkpoints.py")
     plain = staticmethod(t2mgpt_training.plain_training)
     decoder_alone = staticmethod(t2mgpt_training.refinement)
     run = staticmethod(t2mgpt_training.train)

@@ -88,7 +88,7 @@ class Parameter(Section):
     """One number of a sensor model's file, and where it comes from."""
 
     value: float
-    origin: Literal["fitted", "stated"]  # to a recording (`imu.sensor_fit`), or by somebody else
+    origin: Literal["fitted", "stated"]  # to a recording, or by somebody else
     source: Annotated[str, Field(min_length=1)]
 
 

@@ -23,7 +23,7 @@ from t2imu_utils.inputs.headers import (
     npy_shape,
     open_zip,
 )
-from t2imu_utils.inputs.registry import Input, target
+from t2imu_utils.inputs.registry import Input
 
 State = Literal["present", "missing", "incomplete", "wrong"]
 SPLITS = ("train", "val", "test")
@@ -50,17 +50,11 @@ def examine(entry: Input, root: Path) -> Found:
     """Check one input below the data folder `root`."""
     folder = Path(root) / entry.path
     try:
-        found = CHECKS[entry.check](folder, entry.facts)
+        return CHECKS[entry.check](folder, entry.facts)
     except Broken as error:
         return Found("wrong", str(error))
     except UNREADABLE as error:
         return Found("wrong", f"unreadable: {error}")
-    parts = [Path(f"{target(entry, file, root)}.part") for file in entry.files]
-    held = [f"{p.stat().st_size / 1e6:.1f} MB of {p.stem}" for p in parts if p.exists()]
-    if found.state == "present" or not held:
-        return found
-    told = f"{found.why}; a download stopped after {', '.join(held)}: fetch goes on there"
-    return Found(found.state, told)
 
 
 def names_below(folder: Path) -> list[str]:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from t2imu_utils.inputs.checks import Found, examine
-from t2imu_utils.inputs.checksums import differs
+from t2imu_utils.inputs.checks import examine
 from t2imu_utils.inputs.registry import Input, Registry, load_registry, needs_of
 from t2imu_utils.tracks import data_root, load_track
 
@@ -19,7 +18,6 @@ def status(
     track: str,
     root: Path | None = None,
     registry: Registry | None = None,
-    checksums: bool = False,
 ) -> pd.DataFrame:
     """Every input of a track: is it there and right, under which terms, and how to get it.
 
@@ -27,8 +25,6 @@ def status(
         track: name of a track, or the path of a YAML file of one's own.
         root: the data folder; None takes `tracks.data_root`.
         registry: None takes the repository's.
-        checksums: read every file that has a known checksum (gigabytes) instead of those alone
-            that have changed since they were downloaded.
 
     Returns:
         A row for each input: ``input``, ``needed`` ("required", "either, choice 1" and so on, or
@@ -37,7 +33,7 @@ def status(
         or steps by hand, one a line). No rows for a track that needs nothing.
 
     Raises:
-        InputError: no such track, or a damaged registry or record of checksums.
+        InputError: no such track, or a damaged registry.
     """
     root = data_root() if root is None else Path(root)
     registry = registry or load_registry()
@@ -49,19 +45,12 @@ def status(
     rows = []
     for name, needed in listed:
         entry = registry.inputs[name]
-        found = look(entry, root, checksums)
+        found = examine(entry, root)
         rows.append(
             (name, needed, found.state, found.why, entry.what, entry.licence, entry.page)
             + (entry.size, f"{entry.path}/", _how(entry))
         )
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def look(entry: Input, root: Path, checksums: bool = False) -> Found:
-    """State of one input: its content by `checks`, and its downloaded files by checksum."""
-    found = examine(entry, root)
-    changed = differs(entry, root, checksums)
-    return Found("wrong", changed) if changed else found
 
 
 def lacking(table: pd.DataFrame) -> list[str]:

@@ -8,7 +8,6 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from jaxtyping import Float
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.asfamc import bone_positions, parse_amc, parse_asf
 from t2imu_utils.motion.bvh import joint_positions, parse_bvh
-from t2imu_utils.motion.skeleton import JOINTS
+from t2imu_utils.motion.skeleton import both_sides, weighted_joints
 
 FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
 AMC_RATE = 120.0  # Hz; AMC files do not tell
@@ -28,18 +27,9 @@ _MEMBER = re.compile(r"(?:^|/)(?:(?P<trial>\d+_\d+)\.(?P<form>bvh|amc)|(?P<subje
 MAX_BYTES = 2**28  # of one member: a guard against archives that explode
 
 
-def _both_sides(middle: Mapping[str, dict], sides: Mapping[str, dict]) -> dict[str, dict]:
-    """Joint → weights of source joints; ``<>`` stands for the side, ``l`` or ``r``."""
-    mapping = dict(middle)
-    for side in ("left", "right"):
-        for joint, weights in sides.items():
-            mapping[f"{side}_{joint}"] = {n.replace("<>", side[0]): w for n, w in weights.items()}
-    return mapping
-
-
 # Each of the 22 joints as a weighted mean of joints (BVH) or bone ends (ASF). The BVH hip lies
 # below the thighs, so the pelvis is set 0.45 of the way from their middle to the abdomen.
-JOINTS_FROM_BVH = _both_sides(
+JOINTS_FROM_BVH = both_sides(
     {
         "pelvis": {"lThigh": 0.275, "rThigh": 0.275, "abdomen": 0.45},
         "spine1": {"abdomen": 1},
@@ -59,7 +49,7 @@ JOINTS_FROM_BVH = _both_sides(
         "wrist": {"<>Hand": 1},
     },
 )
-JOINTS_FROM_ASF = _both_sides(
+JOINTS_FROM_ASF = both_sides(
     {
         "pelvis": {"root": 1},
         "spine1": {"lowerback": 1},
@@ -176,15 +166,15 @@ def read_trial(sources: Sources, trial: str, form: str) -> Recording:
         raise InputError(f"CMU trial {trial}", f"no {form} file", "one", "Check the archives.")
     if form == "bvh":
         bvh = parse_bvh(source.read(), str(source))
-        joints = _mapped(JOINTS_FROM_BVH, lambda names: joint_positions(bvh, names))
-        return Recording(trial, form, METRES_PER_BVH_UNIT * joints, round(1 / bvh.frame_time, 2))
+        joints = weighted_joints(JOINTS_FROM_BVH, lambda names: joint_positions(bvh, names))
+        return Recording(trial, form, METRES_PER_BVH_UNIT * joints, bvh.rate)
     subject = subject_of(trial)
     if subject not in sources.skeletons:
         raise InputError(str(source), f"no {subject}.asf", "the subject's skeleton", "Fetch it.")
     skeleton_source = sources.skeletons[subject]
     skeleton = parse_asf(skeleton_source.read(), str(skeleton_source))
     motion = parse_amc(source.read(), skeleton, str(source))
-    joints = _mapped(JOINTS_FROM_ASF, lambda names: bone_positions(skeleton, motion, names))
+    joints = weighted_joints(JOINTS_FROM_ASF, lambda names: bone_positions(skeleton, motion, names))
     return Recording(trial, form, joints, AMC_RATE)
 
 
@@ -197,13 +187,3 @@ def trial_order(trial: str) -> tuple[int, int]:
     """Sorting key: by subject, then by number."""
     subject, _, number = trial.partition("_")
     return int(subject), int(number)
-
-
-def _mapped(
-    mapping: Mapping[str, Mapping[str, float]],
-    positions: Callable[[Sequence[str]], Float[np.ndarray, "T N 3"]],
-) -> Float[np.ndarray, "T 22 3"]:
-    """The 22 joints as weighted means of the source's own."""
-    names = sorted({name for weights in mapping.values() for name in weights})
-    weights = np.array([[mapping[joint].get(name, 0.0) for name in names] for joint in JOINTS])
-    return np.einsum("jn,tnc->tjc", weights, positions(names))

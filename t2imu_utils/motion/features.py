@@ -18,11 +18,15 @@ One more is kept always, because it defines the heading that pre-trained models 
 hips and shoulders are subtracted, not added, when the heading is smoothed.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.fft import dct
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
@@ -202,15 +206,27 @@ def processed_to_features(
     return torch.cat(features, dim=1).numpy().astype(np.float32)
 
 
-def features_to_joints(features: Array) -> Array:
+def features_to_joints(features: Array, velocity_weight: ArrayLike = 0.0) -> Array:
     """Joints (..., T, 22, 3) in metres of features (..., T, 263), not normalised.
 
     Differentiable; NumPy in, NumPy out. The path is integrated from the root's velocities and
     starts at x = z = 0 with the *smoothed* heading along +Z, so it differs from the processed
-    joints by a constant turn about Y. Rotations, joint velocities and contacts are not used.
+    joints by a constant turn about Y. Rotations and contacts are not used.
+
+    Features hold every joint twice: where it is, q_t, and its step to the next frame, v_t. In a
+    recording the two agree; in a sampled motion they do not, and independent errors of the
+    positions of neighbouring frames are large accelerations. Joints are the p_t that minimise
+
+        Σ |p_t - q_t|² + w Σ |p_t+1 - p_t - v_t|²
+
+    Args:
+        velocity_weight: w, one number or one a joint (22,), not negative. 0 reads the positions
+            alone, as HumanML3D's code does; the best for a model is the ratio of the error
+            variances of its positions and velocities (`velocity_weights`).
     """
     if isinstance(features, np.ndarray):
-        return features_to_joints(torch.from_numpy(np.ascontiguousarray(features))).numpy()
+        rows = torch.from_numpy(np.ascontiguousarray(features))
+        return features_to_joints(rows, velocity_weight).numpy()
     if features.ndim < 2 or features.shape[-1] != WIDTH:
         raise InputError(
             "features_to_joints: features",
@@ -230,7 +246,56 @@ def features_to_joints(features: Array) -> Array:
     x, y, z = local.unbind(-1)
     body = torch.stack((cos * x - sin * z + root_x, y, sin * x + cos * z + root_z), dim=-1)
     root = torch.stack((root_x, features[..., ROOT_HEIGHT], root_z), dim=-1)
-    return torch.cat((root, body), dim=-2)
+    positions = torch.cat((root, body), dim=-2)
+    if not np.any(velocity_weight):
+        return positions
+    x, y, z = features[..., VELOCITIES].unflatten(-1, (22, 3)).unbind(-1)
+    steps = torch.stack((cos * x - sin * z, y, sin * x + cos * z), dim=-1)
+    return _agreeing(positions, steps, velocity_weight)
+
+
+def _agreeing(
+    positions: Float[Tensor, "*b T 22 3"], steps: Float[Tensor, "*b T 22 3"], weight: ArrayLike
+) -> Float[Tensor, "*b T 22 3"]:
+    """The minimum in `features_to_joints`: p = q + (1 + w DᵀD)⁻¹ w Dᵀ (v - Dq), D the difference
+    of neighbouring frames. Cosines (the DCT-II) are the eigenvectors of DᵀD."""
+    basis, stiffness = _cosines(positions.shape[-3])
+    weight = np.broadcast_to(np.asarray(weight, dtype=np.float64), 22)
+    gain = weight / (1 + weight * stiffness[:, None])
+    gain[0] = 0.0  # steps say nothing of the mean
+    cosines = positions.new_tensor(basis)
+    apart = steps[..., :-1, :, :] - positions.diff(dim=-3)
+    pull = -torch.nn.functional.pad(apart, (0, 0, 0, 0, 1, 1)).diff(dim=-3)
+    change = torch.einsum("kt,...tjc->...kjc", cosines, pull)
+    change = change * positions.new_tensor(gain)[..., None]
+    return positions + torch.einsum("kt,...kjc->...tjc", cosines, change)
+
+
+@lru_cache(maxsize=32)
+def _cosines(frames: int) -> tuple[Float[np.ndarray, "T T"], Float[np.ndarray, "T"]]:
+    """Eigenvectors (rows) and eigenvalues of DᵀD (Strang 1999, The discrete cosine transform)."""
+    return dct(np.eye(frames), axis=0, norm="ortho"), 2 - 2 * np.cos(
+        np.pi * np.arange(frames) / frames
+    )
+
+
+def velocity_weights(
+    predicted: Sequence[Float[np.ndarray, "T 263"]], true: Sequence[Float[np.ndarray, "T 263"]]
+) -> Float[np.ndarray, "22"]:
+    """Error variance of positions by that of velocities, for each joint (`features_to_joints`).
+
+    Both in the facing frame; of the root's position only the height is read, since its path is
+    integrated.
+
+    Args:
+        predicted: a model's guesses of motions, raw features. true: these motions.
+    """
+    square = sum(
+        ((a - b).astype(np.float64) ** 2).sum(0) for a, b in zip(predicted, true, strict=True)
+    )
+    body, steps = square[POSITIONS].reshape(21, 3), square[VELOCITIES].reshape(22, 3)
+    position = np.concatenate((square[ROOT_HEIGHT], body.mean(1)))
+    return position / steps.mean(1)
 
 
 def features_to_all_joints(

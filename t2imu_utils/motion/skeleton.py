@@ -1,5 +1,7 @@
 """The 22-joint skeleton of SMPL and HumanML3D: names, tree, rest directions, left and right."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -119,3 +121,26 @@ def bone_offsets(joints: Float[np.ndarray, "22 3"]) -> Float[np.ndarray, "22 3"]
     `target_offsets` to retarget other people's motion onto this body.
     """
     return RAW_OFFSETS * bone_lengths(joints)[:, None]
+
+
+def both_sides(
+    middle: Mapping[str, dict[str, float]],
+    sides: Mapping[str, dict[str, float]],
+    letters: str = "lr",
+) -> dict[str, dict[str, float]]:
+    """Joint → weights of a source's joints; ``<>`` stands for the letter of the side."""
+    mapping = dict(middle)
+    for side, letter in zip(("left", "right"), letters, strict=True):
+        for joint, weights in sides.items():
+            mapping[f"{side}_{joint}"] = {n.replace("<>", letter): w for n, w in weights.items()}
+    return mapping
+
+
+def weighted_joints(
+    mapping: Mapping[str, Mapping[str, float]],
+    positions: Callable[[Sequence[str]], Float[np.ndarray, "T N 3"]],
+) -> Float[np.ndarray, "T 22 3"]:
+    """The 22 joints as weighted means of the source's own, which `positions` gives by name."""
+    names = sorted({name for weights in mapping.values() for name in weights})
+    weights = np.array([[mapping[joint].get(name, 0.0) for name in names] for joint in JOINTS])
+    return np.einsum("jn,tnc->tjc", weights, positions(names))

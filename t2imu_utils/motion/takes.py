@@ -1,12 +1,35 @@
 """One form for recorded motion of every source, before it becomes a corpus."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.spatial.transform import Rotation
+
+from t2imu_utils.body.smpl import load_body
+from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import JOINTS, MIRROR
 
 # How a motion came about: as recorded, or made from recordings.
 MADE = ("recorded", "mirrored", "reversed", "held", "composed")
+
+# Who stands quietly: nothing but the arms moves faster, legs and trunk lie this close to the
+# vertical (cosine), which leaves out acted stoops.
+STILL_SPEED = 0.3  # m/s
+UPRIGHT = 0.95
+WALKING_SPEEDS = (0.6, 1.8)  # m/s
+MIN_STANDING = 20.0  # s of quiet standing that a source is judged by alone
+
+_HIPS, _SHOULDERS, _KNEES, _ANKLES, _TOES, _COLLARS = (
+    [JOINTS.index(f"{side}_{name}") for side in ("left", "right")]
+    for name in ("hip", "shoulder", "knee", "ankle", "foot", "collar")
+)
+_MIDDLE = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "spine3", "neck", "head")]
+_ARMS = [
+    JOINTS.index(f"{side}_{name}") for name in ("elbow", "wrist") for side in ("left", "right")
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,3 +58,167 @@ class Take:
     rate: float
     made: str = "recorded"
     texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """What sets a source upright; see `upright`."""
+
+    tilt: Float[np.ndarray, "3 3"]
+    shift: Float[np.ndarray, "22 3"]
+    pitch: float
+
+
+def upright(takes: Sequence[Take]) -> list[Take]:
+    """Takes whose people, source by source, stand as the rest pose of the open body stands.
+
+    Sources differ in where they put the joints of the trunk, so that one and the same posture leans
+    in one and not in another. A frame of the trunk (across from the right to the left hip, up from
+    mid-hip to mid-shoulder, made orthogonal to it) is tilted by the constant angle that makes its
+    up vertical in the source's quiet standing. In it pelvis, spine, neck, head and collars are
+    shifted by constants, in units of the take's own trunk length, so that on average over that
+    standing, each subject counting once, they lie as in the rest pose. The shoulders are shifted
+    forwards or backwards and up or down, and the arm with them, unturned, so that collar to
+    shoulder has the direction of the rest pose.
+    Feet are turned by a constant about the axis across the ankle, so that a foot on the ground has
+    the pitch of the rest pose. Hips, knees and ankles stay where they are.
+
+    A source with less than 20 s of quiet standing is judged by its straight walking too; where two
+    forms of one source have other skeletons (AMC and BVH), call this for each.
+
+    Raises:
+        InputError: a source with neither quiet standing nor straight walking.
+    """
+    rest = load_body().rest_joints(np.zeros(10)).double().numpy()[: len(JOINTS)]
+    rest = rest - rest[_HIPS].mean(axis=0)
+    rest = (rest + rest[list(MIRROR)] * [-1, 1, 1]) / 2
+    placements = {
+        source: _placement([take for take in takes if take.source == source], rest)
+        for source in dict.fromkeys(take.source for take in takes)
+    }
+    return [replace(take, joints=_placed(take.joints, placements[take.source])) for take in takes]
+
+
+def standing(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+    """Frames of quiet upright standing on straight legs."""
+    still = _speeds(joints, rate)[:, [*_MIDDLE, *_HIPS, *_KNEES, *_ANKLES]].max(axis=1)
+    bones = [(_HIPS, _KNEES), (_KNEES, _ANKLES), (_SHOULDERS, _HIPS)]
+    steep = np.min([_steepness(joints, *bone) for bone in bones], axis=0)
+    return (still < STILL_SPEED) & (steep > UPRIGHT)
+
+
+def straight_walking(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+    """Frames in the middle of a second of walking straight ahead, about a cycle."""
+    half = round(rate / 2)
+    ahead = _steepness(joints, _SHOULDERS, _HIPS) > UPRIGHT
+    ahead[:half] = ahead[len(joints) - half :] = False
+    if ahead.any():
+        ground = joints[:, _HIPS].mean(axis=1) * [1, 0, 1]
+        before = ground[half:-half] - ground[: -2 * half]
+        after = ground[2 * half :] - ground[half:-half]
+        across = joints[half:-half, _HIPS[0]] - joints[half:-half, _HIPS[1]]
+        speed = np.linalg.norm(before + after, axis=1)
+        ahead[half:-half] &= (
+            (speed > WALKING_SPEEDS[0])
+            & (speed < WALKING_SPEEDS[1])
+            & (_cosine(before, after) > 0.98)
+            & (_cosine(before + after, np.cross(across, [0, 1, 0])) > 0.95)
+        )
+    return ahead
+
+
+def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Placement:
+    chosen = [standing(take.joints, take.rate) for take in takes]
+    if sum(mask.sum() / t.rate for mask, t in zip(chosen, takes, strict=True)) < MIN_STANDING:
+        walks = [straight_walking(take.joints, take.rate) for take in takes]
+        chosen = [mask | walk for mask, walk in zip(chosen, walks, strict=True)]
+    # By subject: joints in the frame of the trunk in units of its length, the vertical in it, and
+    # the pitch of the feet that stand.
+    local, vertical, pitch = defaultdict(list), defaultdict(list), []
+    for take, mask in zip(takes, chosen, strict=True):
+        if mask.any():
+            middle, frame, length = _trunk(take.joints)
+            inside = (take.joints - middle[:, None]) @ frame / length
+            local[take.subject].append(inside[mask])
+            vertical[take.subject].append(frame[mask, 1])
+            planted = _speeds(take.joints, take.rate)[:, _ANKLES] < STILL_SPEED
+            pitch.append(_pitch(take.joints)[planted & mask[:, None]])
+    if not local:
+        raise InputError(
+            f"takes of {takes[0].source}",
+            "neither quiet standing nor straight walking",
+            "some of either, to tell how its people stand",
+            "Add takes of it, or leave the source out.",
+        )
+    mean, up = (
+        np.mean([np.concatenate(parts).mean(axis=0) for parts in subjects.values()], axis=0)
+        for subjects in (local, vertical)
+    )
+    mean = (mean + mean[list(MIRROR)] * [-1, 1, 1]) / 2
+    up = up * [0, 1, 1] / np.linalg.norm(up[1:])
+    tilt = np.column_stack([[1, 0, 0], up, np.cross([1, 0, 0], up)])
+    mean = mean @ tilt
+    goal = rest / np.linalg.norm(rest[_SHOULDERS].mean(axis=0))
+    shift = np.zeros_like(goal)
+    moved = [*_MIDDLE, *_COLLARS]
+    shift[moved] = goal[moved] - mean[moved]
+    bones = goal[_SHOULDERS] - goal[_COLLARS]
+    reach = (mean[_SHOULDERS, :1] - goal[_COLLARS, :1]) / bones[:, :1]
+    shift[_SHOULDERS] = goal[_COLLARS] + reach * bones - mean[_SHOULDERS]
+    shift[_ARMS] = np.tile(shift[_SHOULDERS], (2, 1))
+    flat = np.median(np.concatenate(pitch))
+    return _Placement(tilt, shift, float(_pitch(rest[None]).mean() - flat))
+
+
+def _placed(
+    joints: Float[np.ndarray, "T 22 3"], placement: _Placement
+) -> Float[np.ndarray, "T 22 3"]:
+    _, frame, length = _trunk(joints)
+    placed = joints + length * (placement.shift @ (frame @ placement.tilt).swapaxes(1, 2))
+    feet = joints[:, _TOES] - joints[:, _ANKLES]
+    across = np.cross(joints[:, _ANKLES] - joints[:, _KNEES], feet)
+    across *= placement.pitch / np.linalg.norm(across, axis=-1, keepdims=True)
+    turned = Rotation.from_rotvec(across.reshape(-1, 3)).apply(feet.reshape(-1, 3))
+    placed[:, _TOES] = joints[:, _ANKLES] + turned.reshape(feet.shape)
+    return placed
+
+
+def _trunk(
+    joints: Float[np.ndarray, "T 22 3"],
+) -> tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3 3"], float]:
+    """Mid-hip; axes across, up and forward as columns; the length of the trunk in metres."""
+    middle = joints[:, _HIPS].mean(axis=1)
+    up = joints[:, _SHOULDERS].mean(axis=1) - middle
+    lengths = np.linalg.norm(up, axis=1, keepdims=True)
+    up = up / lengths
+    forward = np.cross(joints[:, _HIPS[0]] - joints[:, _HIPS[1]], up)
+    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    return middle, np.stack([np.cross(up, forward), up, forward], axis=2), float(np.median(lengths))
+
+
+def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarray, "T 22"]:
+    """Speed of each joint in m/s over 0.2 s, which the trembling of a tracker does not reach."""
+    frames = np.arange(len(joints))
+    first = np.maximum(frames - round(0.1 * rate), 0)
+    last = np.minimum(frames + round(0.1 * rate), len(joints) - 1)
+    seconds = np.maximum(last - first, 1) / rate
+    return np.linalg.norm(joints[last] - joints[first], axis=-1) / seconds[:, None]
+
+
+def _pitch(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 2"]:
+    """Angle of both feet, ankle to toe, above the horizontal, in radians."""
+    feet = joints[:, _TOES] - joints[:, _ANKLES]
+    return np.arcsin(feet[..., 1] / np.linalg.norm(feet, axis=-1))
+
+
+def _steepness(
+    joints: Float[np.ndarray, "T 22 3"], upper: list[int], lower: list[int]
+) -> Float[np.ndarray, " T"]:
+    """Cosine to the vertical of the bone of either side that is further from it."""
+    bones = joints[:, upper] - joints[:, lower]
+    return (bones[..., 1] / np.linalg.norm(bones, axis=-1)).min(axis=1)
+
+
+def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, " T"]:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(axis=1) / np.maximum(lengths, 1e-9)

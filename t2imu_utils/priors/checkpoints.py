@@ -31,12 +31,14 @@ class Prior:
     """A text-to-motion prior: network, statistics of its features, its text encoder.
 
     history: one entry for each training that led here (its settings and what it ended with).
+    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
     """
 
     model: MDM
     normaliser: Normaliser
     text_encoder: TextEncoder
     history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
 
     @property
     def config(self) -> MDMConfig:
@@ -104,4 +106,4 @@ def load_prior(
     normaliser = take_statistics(tensors)
     model.load_state_dict(tensors)
     model.to(device).eval()
-    return Prior(model, normaliser, text_encoder, about["history"])
+    return Prior(model, normaliser, text_encoder, about["history"], about["velocity_weight"])

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import item_noise, schedule
-from t2imu_utils.priors.mdm_inference import chosen_precision, guided
+from t2imu_utils.priors.mdm_inference import Precision, guided
 from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.priors.solvers import Solver, sample
 
@@ -27,7 +27,7 @@ def generate(
     device: torch.device | str = "cpu",
     progress: bool = True,
     solver: Solver | None = None,
-    precision: str = "auto",
+    precision: Precision = "float32",
 ) -> list[Float[np.ndarray, "T 263"]]:
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
@@ -35,18 +35,15 @@ def generate(
     length and seed alone, whatever it is sampled with (up to rounding). Items are batched by
     length, so that little padding is computed.
 
-    solver: None is ancestral sampling over all steps. precision: of matrix products, "auto",
-    "float32" or "bfloat16"; "auto" takes bfloat16 only where it is measured to be faster, and a
-    motion then differs by about one percent (`mdm_inference.chosen_precision`).
+    solver: None is ancestral sampling over all steps. precision: of matrix products; with
+    "bfloat16" a motion differs by about one percent.
 
     Raises:
-        InputError: what `check_requests` refuses, more evaluations than the prior has steps, or an
-            unknown precision.
+        InputError: what `check_requests` refuses, or more evaluations than the prior has steps.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     solver = solver or Solver()
     solver.count(prior.config.diffusion_steps)
-    precision = chosen_precision(precision, prior.config, device)
     tokens, valid = prior.condition(prompts)
     scheduler = schedule(prior.config.diffusion_steps)
     model = prior.model.to(device).eval()

@@ -16,66 +16,18 @@ and the step's time vector τ(t):
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.priors import diffusion
-from t2imu_utils.priors.mdm import MDM, Layer, MDMConfig, key_bias
+from t2imu_utils.priors.mdm import MDM, Layer, key_bias
 
 Precision = Literal["float32", "bfloat16"]
-PRECISIONS = ("auto", "float32", "bfloat16")
-# Narrower products are too short for their speed to tell, and nothing is to be gained there.
-NARROW = 256
-# Rows of the product that is timed, and how much faster bfloat16 must be: what it saves in matrix
-# products it must not lose again in conversions.
-ROWS, GAIN = 512, 1.5
-
-
-def chosen_precision(
-    precision: str, config: MDMConfig, device: torch.device | str = "cpu"
-) -> Precision:
-    """What matrix products are computed in; "auto" takes bfloat16 where it is really faster.
-
-    Some processors take bfloat16 and convert it at every step, which is slower than float32; what
-    a processor says of itself does not tell. So one product of the model's own size is timed in
-    both, once for each process, device and size.
-
-    Raises:
-        InputError: a precision other than auto, float32, bfloat16.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(
-            "precision", repr(precision), f"one of {', '.join(PRECISIONS)}", "Leave it at auto."
-        )
-    if precision != "auto":
-        return precision
-    if config.width < NARROW:
-        return "float32"
-    gain = bfloat16_gain(str(torch.device(device)), config.width, config.feedforward)
-    return "bfloat16" if gain >= GAIN else "float32"
-
-
-@cache
-def bfloat16_gain(device: str, width: int, feedforward: int) -> float:
-    """How many times faster than float32 a product of a layer is in bfloat16, measured."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = (torch.ones(n, width, dtype=dtype, device=device) for n in (ROWS, feedforward))
-        timer = Timer("linear(a, b)", globals={"linear": F.linear, "a": a, "b": b},
-                      num_threads=torch.get_num_threads())  # fmt: skip
-        return timer.blocked_autorange(min_run_time=0.02).median
-
-    # In turn, and the best of each: a busy machine slows down either.
-    pairs = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(2)]
-    single, half = (min(times) for times in zip(*pairs, strict=True))
-    return single / half
 
 
 @torch.inference_mode()

@@ -74,7 +74,8 @@ class MoMaskPrior:
     """The networks of MoMask, the statistics of its features, its text encoder.
 
     lengths: the length estimator, where there is one. history: one entry for each training that
-    led here, or for the checkpoint that was read.
+    led here, or for the checkpoint that was read. velocity_weight: with which `features_to_joints`
+    reads its motions, one or one a joint.
     """
 
     config: MoMaskConfig
@@ -85,6 +86,7 @@ class MoMaskPrior:
     text_encoder: TextEncoder
     lengths: LengthEstimator | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
 
     @property
     def text_encoder_name(self) -> str:

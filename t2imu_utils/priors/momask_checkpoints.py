@@ -118,6 +118,7 @@ def load_momask(
         normaliser=normaliser,
         text_encoder=text_encoder,
         history=about["history"],
+        velocity_weight=about["velocity_weight"],
         **empty,
     )
 

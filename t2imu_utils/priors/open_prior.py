@@ -35,7 +35,7 @@ from t2imu_utils.priors.text import TextEncoder
 FORMAT = "t2imu-open-prior-1"
 SUFFIX = ".safetensors"
 LIMIT = 16_000_000  # bytes: what a repository bears
-REMEDY = "Take the file in data/prior again, or write one with `t2imu prior export`."
+REMEDY = "Take the file in data/prior again, or write one with `make prior`."
 
 
 def write_open_prior(
@@ -66,6 +66,7 @@ def write_open_prior(
         "config": asdict(prior.config),
         "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         "history": prior.history,
+        "velocity_weight": prior.velocity_weight,
         "provenance": provenance,
     }
     content = save(tensors, {"t2imu": json.dumps(about, sort_keys=True)})
@@ -109,7 +110,7 @@ def read_open_prior(
     text_encoder = same_encoder(path, about, text_encoder, cache)
     model.load_state_dict(tensors)
     model.to(device).eval()
-    return Prior(model, normaliser, text_encoder, about["history"])
+    return Prior(model, normaliser, text_encoder, about["history"], about["velocity_weight"])
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Trained(Protocol):
     normaliser: Normaliser
     text_encoder: TextEncoder
     history: list[dict[str, Any]]
+    velocity_weight: float | list[float]
 
 
 def write_own(
@@ -58,6 +59,7 @@ def write_own(
         "format": kind,
         "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         "history": prior.history,
+        "velocity_weight": prior.velocity_weight,
     }
     with atomic_write(Path(path)) as temporary:
         save_file(tensors, temporary, {"t2imu": json.dumps(whole, sort_keys=True)})
@@ -90,6 +92,17 @@ def read_own(
         raise InputError(
             f"{path}: metadata", f"no {', '.join(sorted(missing))}", "all of it", REMEDY
         )
+    weight = about.setdefault("velocity_weight", 0.0)
+    try:
+        good = (
+            np.shape(weight) in ((), (22,))
+            and (np.isfinite(weight) & (np.array(weight) >= 0)).all()
+        )
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        expected = "one number or 22, none negative"
+        raise InputError(f"{path}: velocity_weight", repr(weight)[:80], expected, REMEDY)
     return tensors, about
 
 

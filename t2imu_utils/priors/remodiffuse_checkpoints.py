@@ -55,6 +55,7 @@ class ReMoDiffusePrior:
     """A trained network, statistics of its features, its text encoder, what it retrieves from.
 
     history: one entry for each training that led here (its settings and what it ended with).
+    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
 
     Raises:
         InputError: a database of other statistics, or encoded by another text encoder.
@@ -66,6 +67,7 @@ class ReMoDiffusePrior:
     database: Database
     mixture: Mixture = NEUTRAL
     history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
 
     def __post_init__(self):
         check_encoder(self.database, self.text_encoder, "retrieval database")
@@ -160,7 +162,8 @@ def load_remodiffuse(
     model.load_state_dict(tensors)
     model.to(device).eval()
     mixture = Mixture(**mixture | {"fine": tuple(mixture["fine"])})
-    return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture, about["history"])
+    kept = about["history"], about["velocity_weight"]
+    return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture, *kept)
 
 
 def read_remodiffuse(

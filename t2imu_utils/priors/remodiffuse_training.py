@@ -24,7 +24,7 @@ from t2imu_utils.priors.batches import SENTENCES, Batch, Dataset, step_items
 from t2imu_utils.priors.diffusion import add_noise
 from t2imu_utils.priors.early_stopping import kept_row
 from t2imu_utils.priors.loop import CRITERION, LoopConfig, run_loop
-from t2imu_utils.priors.losses import LossWeights, level_weights, motion_losses
+from t2imu_utils.priors.losses import LossWeights, motion_losses
 from t2imu_utils.priors.remodiffuse import Mixture, ReMoDiffuse
 from t2imu_utils.priors.remodiffuse_checkpoints import ReMoDiffusePrior
 from t2imu_utils.priors.remodiffuse_sampling import linear_schedule, timestep_map
@@ -164,9 +164,7 @@ def batch_losses(
     retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
     condition = model.condition(clips.text, clips.text_valid, retrieved)
     x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
-    signal = scheduler.alphas_cumprod.to(x_t.device)
-    levels = level_weights(weights.acc_levels, signal)[clips.t]
-    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms, levels)
+    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
 
 
 def _held_out(prior, data, near, config, timesteps, stream):

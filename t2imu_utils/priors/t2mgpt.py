@@ -228,6 +228,7 @@ class T2MGPTPrior:
     """The networks of T2M-GPT, the statistics of its features, its text encoder.
 
     history: one entry for each training that led here, or for the checkpoint that was read.
+    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
     """
 
     config: T2MGPTConfig
@@ -236,6 +237,7 @@ class T2MGPTPrior:
     normaliser: Normaliser
     text_encoder: TextEncoder
     history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
 
     @property
     def text_encoder_name(self) -> str:

@@ -97,6 +97,7 @@ def load_t2mgpt(
         normaliser=normaliser,
         text_encoder=text_encoder,
         history=about["history"],
+        velocity_weight=about["velocity_weight"],
         **networks,
     )
 

@@ -10,7 +10,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.priors.losses import LossWeights
 
 # Settings that came later: where they have their defaults, nothing is said of them.
-LATER = ("accumulate", "precision", "compile", "early_stopping")
+LATER = ("accumulate", "precision", "compile", "early_stopping", "warmup", "anneal")
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,12 @@ class TrainConfig:
     """Settings of one training; learning rate and dropout of conditions as in MDM.
 
     ema_decay: of the moving average of the weights, which is what `train` returns; it starts lower,
-    min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start;
-    0 returns the last weights. max_frames: longer clips are cropped at random. checkpoint_every,
-    validate_every: in steps; validate_every 0 validates at the end alone. early_stopping: whether
-    the weights with the lowest loss on held-out clips are returned, instead of the last; it needs
-    validate_every.
+    min(ema_decay, (1 + n) / (10 + n)) after n steps, so that short trainings forget their start; 0
+    returns the last weights. warmup: steps over which the learning rate rises linearly to its
+    value. anneal: whether it then falls linearly to zero at the last step. max_frames: longer clips
+    are cropped at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at
+    the end alone. early_stopping: whether the weights with the lowest loss on held-out clips are
+    returned, instead of the last; it needs validate_every.
 
     accumulate: parts in which each process takes its share of a batch, one after the other, to save
     memory; gradients are those of the whole batch. precision: of the network in training; weights,
@@ -46,6 +47,8 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     early_stopping: bool = False
+    warmup: int = 0
+    anneal: bool = False
 
     def __post_init__(self):
         checks = {
@@ -61,6 +64,7 @@ class TrainConfig:
             "validate_every": self.validate_every >= 0,
             "accumulate": 1 <= self.accumulate <= self.batch_size,
             "precision": self.precision in ("float32", "bfloat16"),
+            "warmup": 0 <= self.warmup <= self.steps,
             "early_stopping": not self.early_stopping or self.validate_every >= 1,
         }
         for name, good in checks.items():
@@ -69,6 +73,11 @@ class TrainConfig:
                     f"TrainConfig: {name}", str(getattr(self, name)), "a value in its range",
                     "See the docstring of TrainConfig.",
                 )  # fmt: skip
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step; 0 is the first."""
+        rate = self.learning_rate * min(1.0, (step + 1) / (self.warmup + 1))
+        return rate * (1 - step / self.steps) if self.anneal else rate
 
     def record(self, *left_out: str) -> dict[str, Any]:
         """The settings by name, without those of `LATER` that have their defaults."""

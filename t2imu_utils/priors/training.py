@@ -11,7 +11,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from t2imu_utils.priors.batches import Batch, Dataset, step_items
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.diffusion import add_noise, schedule
 from t2imu_utils.priors.early_stopping import Best, kept_row
-from t2imu_utils.priors.losses import LossWeights, level_weights, motion_losses
+from t2imu_utils.priors.losses import LossWeights, motion_losses
 from t2imu_utils.priors.mdm import MDM, Stack
 from t2imu_utils.priors.parallel import Team, launch
 from t2imu_utils.priors.train_config import TrainConfig, check_early_stopping, check_precision
@@ -77,9 +77,7 @@ def batch_losses(
     """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample."""
     x_t = add_noise(batch.x0, batch.noise, batch.t, scheduler)
     x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    signal = scheduler.alphas_cumprod.to(x_t.device)
-    levels = level_weights(weights.acc_levels, signal)[batch.t]
-    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms, levels)
+    return motion_losses(batch.x0, x0_hat, batch.mask, weights, normaliser, all_terms)
 
 
 @torch.inference_mode()
@@ -200,8 +198,7 @@ def train(
         entry["validation"] = kept_row(state.validated, CRITERION, config.early_stopping)
     if config.early_stopping:
         state.best.restore(state.ema)
-    trained = Prior(state.ema.eval(), prior.normaliser, prior.text_encoder, [*prior.history, entry])
-    return trained, curves
+    return replace(prior, model=state.ema.eval(), history=[*prior.history, entry]), curves
 
 
 @dataclass(frozen=True)
@@ -304,6 +301,8 @@ class _Training:
             stream = [self.config.seed, STEP, self.step, 1]
             stream += [self.team.index] if self.team.index else []
             torch.manual_seed(int(np.random.default_rng(stream).integers(2**63)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
         self.optimiser.zero_grad()
         means: dict[str, Tensor] = {}
         for part, share, last in self._parts(batch):

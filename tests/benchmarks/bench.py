@@ -51,7 +51,7 @@ def write(path: Path, machine: Machine, repeats: int, rows: Sequence[Row]) -> No
     """The table as JSON (all numbers) or as Markdown, by the name's ending."""
     head = header(machine, repeats)
     if path.suffix == ".json":
-        content = {"machine": head, "rates": machine.rates, "copied": machine.copied}
+        content = {"machine": head, "rate": machine.rate, "copied": machine.copied}
         text = json.dumps(content | {"rows": [row.record() for row in rows]}, indent=1)
     else:
         text = "\n".join([*(f"- {line}" for line in head), "", *table(rows)])

@@ -15,8 +15,6 @@ import torch
 # Side of the square matrices that are multiplied, and bytes that are copied.
 SIDES = {"cpu": 1536, "cuda": 8192}
 COPIED = {"cpu": 2**27, "cuda": 2**31}
-PAYS = 1.5  # times the rate of float32
-SLOW = 20.0  # a type that is so many times slower than float32 is computed without its own unit
 
 
 @dataclass(frozen=True)
@@ -25,23 +23,17 @@ class Machine:
 
     Attributes:
         device: of torch, "cpu" or "cuda".
-        rates: operations a second (multiplications and additions) of large matrix products.
+        rate: operations a second (multiplications and additions) of large float32 products.
         copied: bytes a second, read and written, of a copy that fits into no cache.
     """
 
     device: str
-    rates: dict[str, float]
+    rate: float
     copied: float
 
-    @property
-    def fastest(self) -> str:
-        """The type of number to compute in: bfloat16 where it pays for its conversions."""
-        pays = self.rates.get("bfloat16", 0.0) > PAYS * self.rates["float32"]
-        return "bfloat16" if pays else "float32"
-
-    def operations(self, count: float, kind: str | None = None) -> float:
-        """Seconds that so many operations take at least, of the fastest type unless told."""
-        return count / self.rates[kind or self.fastest]
+    def operations(self, count: float) -> float:
+        """Seconds that so many operations take at least."""
+        return count / self.rate
 
     def moves(self, count: float) -> float:
         """Seconds that so many bytes, read and written, take at least."""
@@ -50,14 +42,13 @@ class Machine:
     def lines(self) -> list[str]:
         """The header of a table."""
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        rates = ", ".join(f"{kind} {rate / 1e9:,.0f} GFLOP/s" for kind, rate in self.rates.items())
         on = torch.cuda.get_device_name() if self.device == "cuda" else "not measured"
         return [
             f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
             f"{pages / 2**30:.0f} GB; torch {torch.__version__}; {date.today().isoformat()}",
             f"GPU: {on}",
-            f"on {self.device}, measured in this run: {rates}; copy {self.copied / 1e9:.1f} GB/s",
-            f"bfloat16 pays: {'yes' if self.fastest == 'bfloat16' else 'no'}",
+            f"on {self.device}, measured in this run: {self.rate / 1e9:,.0f} GFLOP/s in float32; "
+            f"copy {self.copied / 1e9:.1f} GB/s",
         ]
 
 
@@ -91,20 +82,13 @@ def _best(run: Callable[[], Any], device: str, times: int = 5) -> float:
 
 def measure_machine(device: str, share: float = 1.0) -> Machine:
     """Rates of this machine, the best of five; `share` shrinks the matrices and the copy."""
-    small, large = int(512 * share), int(SIDES[device] * share)
-    rates = {}
-    for name in ("float32", "bfloat16"):
-        kind = getattr(torch, name)
-        for side in (small, large):
-            a = torch.ones(side, side, dtype=kind, device=device)
-            rates[name] = 2 * side**3 / _best(lambda a=a: a @ a, device)
-            # Without a unit of its own a type is not worth the wait.
-            if rates[name] * SLOW < rates["float32"]:
-                break
+    side = int(SIDES[device] * share)
+    a = torch.ones(side, side, device=device)
+    rate = 2 * side**3 / _best(lambda: a @ a, device)
     source = torch.ones(int(COPIED[device] * share) // 4, device=device)
     target = torch.empty_like(source)
     copied = 2 * 4 * len(source) / _best(lambda: target.copy_(source), device)
-    return Machine(device, rates, copied)
+    return Machine(device, rate, copied)
 
 
 def peak_memory(run: Callable[[], Any], device: str) -> float | None:

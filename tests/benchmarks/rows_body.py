@@ -127,7 +127,7 @@ def imu_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         ours=ours,
         agree=agree,
         reach=">= 50x, flat memory",
-        floor=machine.operations(_skinning(len(joints) * len(shapes), vertices, body), "float32"),
+        floor=machine.operations(_skinning(len(joints) * len(shapes), vertices, body)),
         floor_is=f"the blending of bones for {vertices} vertices in float32",
         memory=True,
     )

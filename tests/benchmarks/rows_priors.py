@@ -13,7 +13,6 @@ from t2imu_utils.priors.batches import CHUNK, Batch, Dataset, step_items
 from t2imu_utils.priors.checkpoints import Prior, new_prior
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.losses import LossWeights
-from t2imu_utils.priors.mdm_inference import chosen_precision
 from t2imu_utils.priors.parallel import Team
 from t2imu_utils.priors.solvers import Solver
 from t2imu_utils.priors.train_config import TrainConfig
@@ -55,7 +54,6 @@ def sampling_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     prior, device = prior_of(sizes), machine.device
     plain = PlainMDM(prior.model)
     task = _task(sizes, device)
-    precision = chosen_precision("auto", prior.config, device)
     steps, shape = prior.config.diffusion_steps, (sizes.items, sizes.frames, TOKENS)
     needed = steps * mdm_guided(prior.config, *shape)
     written = steps * 2 * mdm_pass(prior.config, *shape)
@@ -63,15 +61,14 @@ def sampling_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     return Comparison(
         name="sampling",
         title=f"MDM ({parameters:.1f} M) sampling, {sizes.items} clips of {sizes.frames} frames, "
-        f"{steps} steps, guidance {task.guidance:g}, {precision}",
+        f"{steps} steps, guidance {task.guidance:g}",
         unit="batch",
         reference=lambda: sampling.ancestral(prior, plain, task),
         ours=lambda: _generate(prior, task),
-        agree=lambda a, b: _apart(a, b, 1e-2 if precision == "bfloat16" else 1e-3),
-        reach=">= 3x with bfloat16, sample within 1e-2",
-        floor=machine.operations(needed, precision),
-        floor_is=f"{needed:.2g} operations that are needed ({written:.2g} as it is written down) "
-        f"at the rate of {precision}",
+        agree=lambda a, b: _apart(a, b, 1e-3),
+        reach=">= 3x",
+        floor=machine.operations(needed),
+        floor_is=f"{needed:.2g} operations that are needed ({written:.2g} as it is written down)",
         warm=False,
     )
 
@@ -126,7 +123,7 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     data = Dataset(prior, clips)
     settings = TrainConfig(
         steps=CHUNK, batch_size=sizes.batch, max_frames=sizes.lengths[1],
-        weights=LossWeights(acc=ACC), precision=machine.fastest,
+        weights=LossWeights(acc=ACC),
     )  # fmt: skip
     shown = [step_items(data.lengths, sizes.batch, settings.seed, step) for step in range(CHUNK)]
     # Batches differ in length: those nearest to the mean stand for all.
@@ -162,22 +159,20 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
 
     def agree(reference: list[float], ours: list[float]) -> str:
         apart = max(abs(a / b - 1) for a, b in zip(reference, ours, strict=True))
-        # Dropout draws anew, and bfloat16 rounds.
-        exact = config.dropout == 0 and settings.precision == "float32"
-        return within(apart, 1e-4 if exact else 5e-2, "losses differ by {:.1e}")
+        # Dropout draws anew.
+        return within(apart, 5e-2 if config.dropout else 1e-4, "losses differ by {:.1e}")
 
     return Comparison(
         name="training",
-        title=f"MDM training, {sizes.batch} clips of {lengths.mean():.0f} frames on average, "
-        f"{settings.precision}",
+        title=f"MDM training, {sizes.batch} clips of {lengths.mean():.0f} frames on average",
         unit="step",
         reference=lambda: trainer.run(files, draws),
         ours=ours,
         agree=agree,
-        reach=">= 2x with bfloat16",
-        floor=machine.operations(needed, settings.precision),
+        reach=">= 2x",
+        floor=machine.operations(needed),
         floor_is=f"{needed:.2g} operations on the frames that there are, forward and twice that "
-        f"backward, at the rate of {settings.precision}",
+        "backward",
         reference_units=sizes.steps,
         our_units=sizes.steps,
         note=f"Clips have {sizes.lengths[0]} to {sizes.lengths[1]} frames; the reference pads all "

@@ -180,7 +180,7 @@ def recognition_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         ),
         agree=agree,
         reach=NEAR,
-        floor=machine.operations(needed, "float32"),
+        floor=machine.operations(needed),
         floor_is=f"{needed:.2g} operations, forward and twice that backward, in float32",
         reference_units=config.epochs,
         our_units=config.epochs,

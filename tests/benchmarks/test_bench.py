@@ -19,7 +19,7 @@ from tests.benchmarks.reference.signals import PlainNetwork
 from tests.benchmarks.rows_priors import prior_of
 from tests.benchmarks.sizes import QUICK
 
-MACHINE = Machine("cpu", {"float32": 1e11}, 1e10)
+MACHINE = Machine("cpu", 1e11, 1e10)
 
 
 # Not the notebook: a kernel takes seconds, and tests/test_execute.py runs it.
@@ -108,8 +108,8 @@ def test_the_command_writes_its_table(tmp_path, monkeypatch):
 
 def test_rates_of_the_machine_are_measured():
     machine = measure_machine("cpu", share=0.02)
-    assert machine.copied > 1e6 and all(rate > 1e6 for rate in machine.rates.values())
-    assert machine.operations(machine.rates["float32"], "float32") == pytest.approx(1.0)
+    assert machine.copied > 1e6 and machine.rate > 1e6
+    assert machine.operations(machine.rate) == pytest.approx(1.0)
 
 
 def test_growth_has_the_exponent_of_its_times(tmp_path):

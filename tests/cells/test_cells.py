@@ -20,11 +20,10 @@ from t2imu_utils.cells.losses import measure_losses
 from t2imu_utils.cells.recognition import recognise
 from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.cells.sensing import sense
-from t2imu_utils.cells.validation import REPETITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation import har_runs, readings
+from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
 from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.files import write_table
@@ -116,10 +115,6 @@ def apart(track, tmp_path, monkeypatch):
     monkeypatch.setenv("T2IMU_RUNS", str(tmp_path / "runs"))
 
 
-def stamp(run):
-    return run.path("run.json").stat().st_mtime_ns
-
-
 def outputs(track, model, stage):
     return set(runs.require_run(track.name, model, stage)["outputs"])
 
@@ -141,28 +136,13 @@ def test_motions_and_poses_are_those_of_the_requests(track, fitted):
     assert np.isfinite(fits.arrays["body_pose"]).all() and fitted.metrics
 
 
-def test_what_was_sampled_is_left_as_it_is(track, fitted):
-    before = stamp(fitted)
-    again = sample_and_fit(track, "mdm")
-    assert again.done and again.metrics == fitted.metrics and stamp(again) == before
-
-
-def test_other_requests_prior_or_guidance_are_other_motions(track, fitted, apart):
-    stamps = [stamp(sample_and_fit(track, "mdm"))]
-    run = sample_and_fit(track, "mdm", guidance=1.0)
-    assert runs.require_run(track.name, "mdm", "03_smpl_fitting")["params"]["guidance"] == 1.0
-    stamps.append(stamp(run))
+def test_other_requests_or_guidance_are_other_motions(track, fitted, apart):
+    sample_and_fit(track, "mdm", guidance=1.0)
+    assert runs.load_run(track.name, "mdm", "03_smpl_fitting").params["guidance"] == 1.0
     shared = runs.open_run(track.name, runs.SHARED, "01_prompt_generation", {"other": 1}, {})
     shared.finish({}, [write_table(shared.path("requests.parquet"), REQUESTS[:1])])
-    run = sample_and_fit(track, "mdm", guidance=1.0)
+    sample_and_fit(track, "mdm", guidance=1.0)
     assert len(data.load_sampled(track, "mdm")) == 1
-    stamps.append(stamp(run))
-    training = track.training.model_copy(update={"pretrain_steps": 3})
-    other = track.model_copy(update={"training": training})
-    study = arms.Study(other, "mdm", data.load_motions(track, "train"), [], {})
-    study.make_base(study.start())
-    stamps.append(stamp(sample_and_fit(track, "mdm", guidance=1.0)))
-    assert len(set(stamps)) == 4
 
 
 def test_another_solver_is_another_run_of_those_that_have_a_choice(track, fitted, apart):
@@ -172,12 +152,11 @@ def test_another_solver_is_another_run_of_those_that_have_a_choice(track, fitted
     made = data.load_sampled(track, "mdm").arrays["features"]
     section = track.generators["mdm"].model_copy(update={"solver": "dpm++2m", "evaluations": 3})
     other = track.model_copy(update={"generators": {**track.generators, "mdm": section}})
-    assert stamp(sample_and_fit(other, "mdm")) == stamp(run)
+    sample_and_fit(other, "mdm")
+    np.testing.assert_array_equal(data.load_sampled(track, "mdm").arrays["features"], made)
     sample_and_fit(track, "mdm")
     assert abs(data.load_sampled(track, "mdm").arrays["features"] - made).max() > 1e-3
-    left = sample_and_fit(track, "momask")
-    assert "solver" not in left.params
-    assert stamp(sample_and_fit(track, "momask", solver=short)) == stamp(left)
+    assert "solver" not in sample_and_fit(track, "momask", solver=short).params
 
 
 # ---------------------------------------------------------------- 04
@@ -191,14 +170,11 @@ def test_every_motion_is_sensed_on_every_body(track, fitted, sensed):
     for name in ("acc", "gyro"):
         assert virtual.arrays[name].shape == (frames, len(virtual.meta["sites"]), 3)
         assert np.isfinite(virtual.arrays[name]).all()
-    before = stamp(sensed)
-    assert stamp(sense(track, "mdm")) == before
 
 
 def test_gravity_is_part_of_what_is_sensed(track, sensed, apart):
     before = data.load_imu(track, "mdm").arrays["acc"]
-    run = sense(track, "mdm", gravity=0.0)
-    assert stamp(run) != stamp(sensed)
+    sense(track, "mdm", gravity=0.0)
     after = data.load_imu(track, "mdm").arrays["acc"]
     assert_allclose(np.linalg.norm(before - after, axis=-1), 9.81, rtol=1e-3)
 
@@ -230,19 +206,17 @@ def test_losses_are_measured_at_levels_as_far_along(track, model, levels):
     assert np.isfinite(table[list(TERMS)].to_numpy()).all()
     own = table[table["estimate"] == "model"]
     assert run.metrics["acc"] == pytest.approx(own["acc"].mean())
-    assert stamp(measure_losses(track, model)) == stamp(run)
 
 
 def test_timesteps_and_seed_may_be_chosen(track, apart):
     first = measure_losses(track, "mdm")
-    before = pd.read_parquet(first.path("losses.parquet")), stamp(first)
+    before = pd.read_parquet(first.path("losses.parquet"))
     run = measure_losses(track, "mdm", timesteps=[4])
     assert set(pd.read_parquet(run.path("losses.parquet"))["timestep"]) == {4}
     run = measure_losses(track, "mdm", seed=1)
     after = pd.read_parquet(run.path("losses.parquet"))
-    assert stamp(run) != before[1]
-    assert after["timestep"].tolist() == before[0]["timestep"].tolist()
-    assert not np.allclose(after["acc"], before[0]["acc"], rtol=1e-3)
+    assert after["timestep"].tolist() == before["timestep"].tolist()
+    assert not np.allclose(after["acc"], before["acc"], rtol=1e-3)
 
 
 # ---------------------------------------------------------------- 07
@@ -258,8 +232,6 @@ def test_classifiers_are_tested_on_all_real_windows(track, sensed, model):
     found = run.metrics["balanced_accuracy"]
     assert found["n"] == 2
     assert found["values"] == pytest.approx(har_runs.balanced_accuracy(counts).tolist())
-    before = stamp(run)
-    assert stamp(recognise(track, model)) == before
 
 
 def test_seeds_of_the_classifiers_may_be_chosen(track, sensed, apart):
@@ -279,8 +251,8 @@ def test_a_variant_is_kept_beside_the_default(track, sensed, apart):
         assert run.params["recordings"]["classes"] == ["running", "walking"]
         assert run.params["variant"]["axes"] == "gravity"
         assert set(run.metrics["windows"]) == set(run.metrics["recall"]) == set(counts["truth"])
-    before = stamp(run)
-    assert stamp(recognise(track, runs.REAL, [3], replace(variant, keep=0.5))) == before
+    # Real recordings are not filtered.
+    assert recognise(track, runs.REAL, [3], replace(variant, keep=0.5)).dir == run.dir
     assert recognise(track, "mdm", seeds=[3]).metrics == plain.metrics
 
 
@@ -319,10 +291,8 @@ def call(*arguments):
 
 
 def test_a_cell_is_done_by_its_name(track, fitted, apart):
-    before = stamp(sense(track, "mdm"))
     answer = call("04_imu_synthesis", "--track", str(track.file), "--model", "mdm")
     assert answer.exit_code == 0 and answer.stdout == "mdm, 04_imu_synthesis: done\n"
-    assert stamp(sense(track, "mdm")) == before
     answer = call("05_lacc_analysis", "--track", str(track.file), "--model", "momask")
     assert answer.exit_code == 0
     assert runs.require_run(track.name, "momask", "05_lacc_analysis")["metrics"]["acc"] > 0
@@ -336,7 +306,6 @@ def test_a_cell_is_done_by_its_name(track, fitted, apart):
         (("07_har", "--model", "momask-acc9"), "the finished stage 04_imu_synthesis of momask-acc"),
         (("04_imu_synthesis", "--model", "mdm", "--track", "nowhere"), "track 'nowhere': found no"),
         (("07_har-gravity-tilted", "--model", "mdm"), "variant 'gravity-tilted'"),
-        (("03_validation-loud", "--model", "mdm"), "03_validation-loud"),
     ],
 )
 def test_a_wrong_model_or_track_is_a_message(track, arguments, said):
@@ -353,23 +322,6 @@ def test_a_variant_is_done_by_its_name(track, sensed, apart):
     assert outputs(track, "mdm", "07_har-phone-without_lying") == {"counts.parquet"}
     answer = call("04_imu_synthesis-phone", *asked)
     assert answer.exit_code == 2 and "07_har[-…]" in answer.stderr
-
-
-def test_motions_for_validation_subjects_have_a_part_of_their_own(track, apart):
-    answer = call("03_validation-g1.5", "--track", str(track.file), "--model", "mdm")
-    assert answer.exit_code == 0
-    record = runs.require_run(track.name, "mdm", "03_validation-g1.5")
-    assert record["params"]["guidance"] == 1.5
-    held_out = data.load_motions(track, track.corpus.validation)
-    motions = Clips.load(runs.finished_dir(track.name, "mdm", "03_validation-g1.5") / "motions")
-    assert set(motions.table["clip"]) == {clip.name for clip in held_out}
-    assert len(motions) == REPETITIONS * len(held_out)
-    frames = {clip.name: len(clip.features) for clip in held_out}
-    assert (motions.table["frames"] == motions.table["clip"].map(frames)).all()
-    assert motions.table["seed"].is_unique
-    again = readings.sampled_for_validation(track, "mdm", 1.5)
-    assert len(again) == len(motions) and np.array_equal(again[-1], [*motions.each("features")][-1])
-    assert not runs.read_run(runs.run_dir(track.name, "mdm", "03_validation"))
 
 
 def test_a_wrong_stage_is_a_message(track):

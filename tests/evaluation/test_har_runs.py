@@ -6,7 +6,6 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.metrics import balanced_accuracy_score
 
-from t2imu_utils import runs
 from t2imu_utils.evaluation import har_runs
 from t2imu_utils.evaluation.window_sets import WindowSet
 from t2imu_utils.tracks import HarSection
@@ -158,7 +157,3 @@ def test_the_reference_never_knows_the_subject(monkeypatch):
     table = har_runs.repeat_on_real(test, CLASSES, SECTION, [3], progress=False)
     found = har_runs.balanced_accuracy(table, ["subject"])
     assert found.to_dict() == pytest.approx({0: 1.0, 1: 1 / 3, 2: 1 / 3})
-
-
-def test_code_that_the_tables_depend_on_is_there():
-    assert runs.code_hash(*har_runs.CODE) != runs.code_hash(*har_runs.CODE[1:])

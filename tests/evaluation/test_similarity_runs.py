@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from t2imu_utils import runs
 from t2imu_utils.clips import Clips
 from t2imu_utils.evaluation import similarity_runs
 from t2imu_utils.evaluation.similarity import catch22_features
@@ -152,11 +151,6 @@ def test_every_source_is_cut_and_described_alike():
     for name, part in found.items():
         alone = similarity_runs.describe(labelled_windows(sources[name], section, 5, 0))
         assert_allclose(part.catch24, alone.catch24)
-
-
-def test_the_code_of_notebook_06_is_there():
-    assert all((runs.PACKAGE / name).is_file() for name in similarity_runs.CODE)
-    assert runs.code_hash(*similarity_runs.CODE) != runs.code_hash(*similarity_runs.CODE[1:])
 
 
 def test_real_against_real_is_the_floor():

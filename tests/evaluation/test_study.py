@@ -81,6 +81,18 @@ def test_an_arm_is_held_against_the_control_of_its_own_seed(change):
     assert row(change, "mdm-acc0.1", split="test")["clips"] == 12
 
 
+def test_a_variant_is_held_against_the_control_with_its_other_losses(known):
+    """L_vel alone halves the loss; what L_acc adds to it is a tenth."""
+    base = np.linspace(1, 2, 24)
+    more = {"mdm-ft-vel0.2": table(0.5 * base), "mdm-acc0.1-vel0.2": table(0.45 * base)}
+    change = study.change_over_seeds(known | more, groups(24), draws=50)
+    assert row(change, "mdm-acc0.1-vel0.2")["relative"] == pytest.approx(-0.1)
+    assert row(change, "gaussian")["seeds"] == 3
+    assert "mdm-ft-vel0.2" not in set(change.loc[change["reference"] == "control", "arm"])
+    levels = study.by_timestep(known | more).groupby("arm")["relative"].mean()
+    assert levels["mdm-acc0.1-vel0.2"] == pytest.approx(-0.1)
+
+
 def test_high_is_held_against_low_dynamic(change):
     contrast = row(change, "mdm-acc0.1", group=study.CONTRAST)
     assert_allclose(contrast[["relative", "low", "high"]].astype(float), -0.2, atol=1e-12)

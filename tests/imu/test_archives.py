@@ -5,7 +5,6 @@ import zipfile
 import numpy as np
 import pytest
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.imu import archives
 from t2imu_utils.imu.archives import Entry, Refused, leaves, open_tree, read_columns, read_rows
 
@@ -75,13 +74,6 @@ def test_damaged_archives_are_told_and_the_rest_is_read():
     assert all("damaged" in s.reason for s in skipped)
 
 
-def test_a_root_that_is_no_archive_is_an_input_error(tmp_path):
-    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 not really")
-    for root, word in ((tmp_path / "gone", "nothing"), (tmp_path / "bad.zip", "zip archive")):
-        with pytest.raises(InputError, match=word), open_tree(root, NEVER, []):
-            pass
-
-
 def tree(root, outer, skipped):
     with open_tree(root, re.compile(outer), skipped) as entries:
         return {entry.name: entry.read() for entry in entries}
@@ -141,21 +133,6 @@ def test_single_bad_lines_are_left_out_and_told(line):
     values, told = read_columns(content, ["t", "x"])
     assert len(values) == 399 and not np.isin([200, 999], values[:, 0]).any()
     assert told == "1 of its 400 lines are unreadable"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "no column"),
-        (b"id,t,x\n", "unreadable"),
-        (b"id,time,x\n1,2,3\n", "no column t"),
-        (TABLE.replace(b"0.5", b"1.012.598.156"), "400 of its 400"),
-        (b"\x00\x01\x02" * 100, "no column"),
-    ],
-)
-def test_unreadable_files_are_refused_with_the_reason(content, reason):
-    with pytest.raises(Refused, match=reason):
-        read_columns(content, ["t", "x"])
 
 
 ROWS = b"".join(b"%.2f 4 NaN -1.5 3.6825E-4\n" % (i / 100) for i in range(400))

@@ -103,19 +103,6 @@ def test_wrong_files_are_told(tmp_path, spoil, rate, word):
         read_broad(write(tmp_path / "x.hdf5", arrays, rate))
 
 
-def test_what_is_no_hdf5_and_an_empty_folder_are_told(tmp_path):
-    path = tmp_path / "x.hdf5"
-    path.write_bytes(b"version https://git-lfs")
-    with pytest.raises(InputError, match="no readable hdf5"):
-        read_broad(path)
-    write(path, whole())
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(InputError, match="x.hdf5: found no"):
-        read_broad(path)
-    with pytest.raises(InputError, match=r"no \*.hdf5"):
-        read_broad_folder(tmp_path / "absent")
-
-
 def test_every_sample_of_the_real_trials_is_used_or_counted(real_data):
     for trial in read_broad_folder(real_data / "broad"):
         used = sum(len(piece.acc) for piece in trial.pieces)

@@ -316,17 +316,3 @@ def test_a_file_of_ones_own_has_only_what_it_names(tmp_path):
     assert read_sensor_model(str(path)) == SensorModel(acc_range=78.5)
     with pytest.raises(InputError, match="phone"):
         read_sensor_model("tricorder")
-
-
-def test_recordings_that_cannot_be_measured_are_told():
-    clips = recordings()
-    without = Clips(clips.table.drop(columns="motion"), clips.arrays, clips.meta)
-    with pytest.raises(InputError, match="motion"):
-        measured(without, PHONE)
-    with pytest.raises(InputError, match="gyro"):
-        measured(Clips(clips.table, {"acc": clips.arrays["acc"]}, clips.meta), PHONE)
-    with pytest.raises(InputError, match="2 frames"):
-        measured(recordings(frames=(20, 2)), PHONE)
-    clips.arrays["gyro"][7] = np.nan
-    with pytest.raises(InputError, match="not finite"):
-        measured(clips, PHONE)

@@ -27,7 +27,7 @@ ROOT base
   }
   JOINT other
   {
-    OFFSET 0 0 -4
+    OFFSET 7 0 -4
     CHANNELS 2 Yrotation Xposition
     End Site
     {
@@ -58,16 +58,17 @@ def test_hierarchy_is_read_whole():
         [0, 10, 0],
         [5, 0, 0],
         [2, 0, 0],
-        [0, 0, -4],
+        [7, 0, -4],
         [0, 0, -1],
     ]
     assert bvh.channels[4] == ("Yrotation", "Xposition") and bvh.channels[3] == ()
     assert bvh.frame_time == 0.025 and bvh.values.shape == (3, 12)
 
 
-def test_rest_pose_adds_offsets():
+def test_positions_take_the_place_of_offsets():
+    # The root lists all three, "other" only x; the joints of the arm list none.
     got = joint_positions(parse_bvh(ARM, "arm"))[0]
-    want = [[1, 2, 3], [1, 12, 3], [6, 12, 3], [8, 12, 3], [1, 2, -1], [1, 2, -2]]
+    want = [[0, 0, 0], [0, 10, 0], [5, 10, 0], [7, 10, 0], [0, 0, -4], [0, 0, -5]]
     np.testing.assert_allclose(got, want, atol=1e-12)
 
 
@@ -75,7 +76,7 @@ def test_right_angles_by_hand():
     # Root turned 90 deg about Z: +Y becomes -X and +X becomes +Y; lower turned 90 deg about its own
     # Y, which is now the world's -X: its end, along X, goes where -Z points.
     got = joint_positions(parse_bvh(ARM, "arm"))[1]
-    root = np.array([5, 7, 9])
+    root = np.array([4, 5, 6])
     want = [root, root + [-10, 0, 0], root + [-10, 5, 0], root + [-10, 5, -2]]
     np.testing.assert_allclose(got[:4], want, atol=1e-12)
 
@@ -85,7 +86,7 @@ def test_channels_apply_in_their_own_order():
         return Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
 
     got = joint_positions(parse_bvh(ARM, "arm"))[2]
-    root = np.array([2.0, 3, 4])
+    root = np.array([1.0, 1, 1])
     base = turn("z", 10) @ turn("y", 20) @ turn("x", 30)
     upper = root + base @ [0, 10, 0]
     upper_turn = base @ turn("z", 40) @ turn("x", 50) @ turn("y", 60)
@@ -111,12 +112,29 @@ def test_some_joints_equal_all_joints():
         joint_positions(bvh, ["knee"])
 
 
-def test_layout_of_lines_does_not_matter():
-    compact = ARM.replace("\n  JOINT other\n  {", "\n  JOINT other {").replace(
-        "Frames: 3", "Frames:\t3"
+def test_layout_does_not_matter():
+    text = ARM.replace("\n  JOINT other\n  {", "\n  JOINT other {").replace("MOTION", "MOTION\n\n")
+    for word in ("HIERARCHY", "ROOT", "JOINT", "End Site", "OFFSET", "MOTION", "Frame Time"):
+        text = text.replace(word, word.lower())
+    text = text.replace("  ", "\t").replace("Frames: 3", "# made by hand\nframes:\t3")
+    other, bvh = (
+        parse_bvh("\ufeff" + text.replace("\n", "\r\n") + "\r\n", "arm"),
+        parse_bvh(ARM, "arm"),
     )
-    compact = compact.replace("\n", "\r\n") + "\r\n\r\n"
-    np.testing.assert_array_equal(parse_bvh(compact, "arm").values, parse_bvh(ARM, "arm").values)
+    assert other.names == bvh.names and other.channels == bvh.channels
+    np.testing.assert_array_equal(other.values, bvh.values)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate"),
+    [
+        ("0.0333333", 30), ("0.033", 30.303), ("0.0333667", 29.97), ("0.041667", 24),
+        ("0.008333", 120), ("0.05", 20), ("0.001", 1000), ("0.0125", 80),
+    ],
+)  # fmt: skip
+def test_rounded_frame_times_stand_for_common_rates(seconds, rate):
+    bvh = parse_bvh(arm("Frame Time: 0.025", f"Frame Time: {seconds}"), "arm")
+    assert bvh.rate == pytest.approx(rate, rel=1e-5)
 
 
 def test_no_frames_is_no_error():
@@ -131,7 +149,9 @@ def test_no_frames_is_no_error():
         (arm("HIERARCHY", "SKELETON"), "HIERARCHY, line 1", "'SKELETON'"),
         (arm("Frames: 3\n"), "Frames, line 30", "Frame Time"),
         (arm("Frames: 3", "Frames: many"), "Frames, line 30", "many"),
-        (arm("Frame Time: 0.025", "Frame Time: 0"), "Frame Time, line 31", "0.0"),
+        (arm("Frame Time: 0.025", "Frame Time: 0"), "Frame Time, line 31", "0 s"),
+        (arm("Frame Time: 0.025", "Frame Time: 0.0526"), "Frame Time, line 31", "19.01 frames/s"),
+        (arm("Frame Time: 0.025", "Frame Time: 0.0005"), "Frame Time, line 31", "2000 frames/s"),
         (arm("Frames: 3", "Frames: 4"), "MOTION, line 34", "3 frames"),
         (arm("4 5 6 90 0 0 0 0 0 90 0 0\n"), "MOTION, line 33", "2 frames"),
         (ARM[:-12], "frame 2, line 34", "8 values"),

@@ -1,5 +1,7 @@
 """The 263-d representation: analytic motions, golden vectors, a published clip."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from t2imu_utils.motion.features import (
     process_joints,
     processed_to_features,
     uniform_skeleton,
+    velocity_weights,
 )
 from t2imu_utils.motion.skeleton import MIRROR, RAW_OFFSETS, bone_lengths, bone_offsets
 
@@ -189,12 +192,51 @@ def test_published_clip_from_all_its_frames(real_data):
 def test_joints_are_differentiable_and_batched(turning_motion):
     features = torch.from_numpy(joints_to_features(turning_motion[:8])).double()
     features = features[:6].clone().requires_grad_()
-    assert torch.autograd.gradcheck(features_to_joints, features, fast_mode=True)
     batch = torch.stack([features.detach(), features.detach().flip(0)])
-    joints = features_to_joints(batch[:, None])
-    assert joints.shape == (2, 1, 6, 22, 3)
-    torch.testing.assert_close(joints[1, 0], features_to_joints(batch[1]))
+    for weight in (0.0, np.linspace(0, 20, 22)):
+        read = partial(features_to_joints, velocity_weight=weight)
+        assert torch.autograd.gradcheck(read, features, fast_mode=True)
+        joints = read(batch[:, None])
+        assert joints.shape == (2, 1, 6, 22, 3)
+        torch.testing.assert_close(joints[1, 0], read(batch[1]))
     assert features_to_joints(batch.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("weight", [0.3, 10.0, 1e6, np.geomspace(0.01, 1e4, 22)])
+def test_positions_and_velocities_of_a_recording_agree(turning_motion, real_data, weight):
+    published = np.load(real_data / "humanml3d" / "new_joint_vecs" / "012314.npy")
+    for features in (joints_to_features(turning_motion, convention="clean"), published):
+        joints = features_to_joints(features, weight)
+        np.testing.assert_allclose(joints, features_to_joints(features), atol=1e-5)
+
+
+def test_joints_are_the_least_squares_solution(turning_motion):
+    rng = np.random.default_rng(0)
+    features = joints_to_features(turning_motion[:31], convention="clean").astype(np.float64)
+    true = features_to_joints(features)
+    features[:, POSITIONS] += rng.normal(0, 0.01, (30, 63))
+    weight = np.where(np.arange(22) == 5, 0.0, 4.0)
+    found, noisy = features_to_joints(features, weight), features_to_joints(features)
+    np.testing.assert_array_equal(found[:, 5], noisy[:, 5])
+    np.testing.assert_allclose(found[:, 0], true[:, 0], atol=1e-5)  # its readings have no noise
+    difference = np.diff(np.eye(30), axis=0)
+    pull = 4.0 * difference.T @ np.diff(true[:, 8], axis=0)
+    solved = np.linalg.solve(np.eye(30) + 4.0 * difference.T @ difference, noisy[:, 8] + pull)
+    np.testing.assert_allclose(found[:, 8], solved, atol=1e-5)
+    # Velocities alone: their sum, with the mean of the positions.
+    stiff = features_to_joints(features, 1e9)
+    expected = true + (noisy - true).mean(0)
+    np.testing.assert_allclose(stiff, expected, atol=1e-5)
+
+
+def test_weight_of_velocities_is_the_ratio_of_error_variances():
+    rng = np.random.default_rng(0)
+    true = [rng.normal(size=(1000, 263)) for _ in range(4)]
+    scale = np.ones(263)
+    scale[VELOCITIES] = np.repeat(np.linspace(0.1, 1.0, 22), 3)
+    predicted = [x + scale * rng.normal(size=x.shape) for x in true]
+    ratio = velocity_weights(predicted, true)
+    np.testing.assert_allclose(ratio, np.linspace(0.1, 1.0, 22) ** -2.0, rtol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,3 @@ def test_unusable_clips_are_named(prior, clips, change, message):
     clips[3] = replace(clips[3], **change)
     with pytest.raises(InputError, match=message):
         Dataset(prior, clips)
-
-
-def test_no_clips_are_refused(prior):
-    with pytest.raises(InputError, match="clips"):
-        Dataset(prior, [])

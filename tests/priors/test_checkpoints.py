@@ -57,17 +57,6 @@ def test_a_decoder_is_told_token_states_and_an_encoder_one_pooled_vector(prior, 
     assert torch.equal(pooled[:, 0], encoder.encode_pooled(texts))
 
 
-def test_another_text_encoder_is_refused(saved, encoder):
-    encoder.fingerprint = "0" * 64
-    with pytest.raises(InputError, match="text_encoder.*ffffffffffff"):
-        load_prior(saved, encoder)
-
-
-def test_without_an_encoder_the_named_one_is_loaded(saved):
-    with pytest.raises(InputError, match="'words'.*minilm"):
-        load_prior(saved)
-
-
 def test_all_parameters_that_do_not_fit_are_listed(saved, encoder):
     def change(tensors, about):
         del tensors["embed_text.bias"]
@@ -89,44 +78,3 @@ def test_all_parameters_that_do_not_fit_are_listed(saved, encoder):
         "normaliser.mean is float32 (262,)",
     ):
         assert part in str(error.value)
-
-
-def test_a_file_of_another_size_of_model_is_refused(saved, encoder):
-    rewrite(saved, lambda tensors, about: about["config"].update(layers=3))
-    with pytest.raises(InputError, match="layers.2.*missing"):
-        load_prior(saved, encoder)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda _, about: about.update(format="other"),
-        lambda _, about: about["config"].update(rotary=True),
-        lambda _, about: about["config"].pop("width"),
-        lambda _, about: about["config"].update(arch="gru"),
-        lambda _, about: about.pop("history"),
-    ],
-)
-def test_metadata_that_is_not_ours_is_refused(saved, encoder, change):
-    rewrite(saved, change)
-    with pytest.raises(InputError):
-        load_prior(saved, encoder)
-
-
-def test_other_safetensors_files_are_refused(saved, encoder):
-    save_file({"x": torch.zeros(3)}, saved)
-    with pytest.raises(InputError, match="format"):
-        load_prior(saved, encoder)
-
-
-@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
-def test_a_truncated_file_is_named(saved, encoder, keep):
-    content = saved.read_bytes()
-    saved.write_bytes(content[:keep])
-    with pytest.raises(InputError, match="prior.safetensors"):
-        load_prior(saved, encoder)
-
-
-def test_an_absent_file_is_named(tmp_path, encoder):
-    with pytest.raises(InputError, match="nothing.safetensors.*no such file"):
-        load_prior(tmp_path / "nothing.safetensors", encoder)

@@ -109,11 +109,6 @@ def test_noise_of_an_item_does_not_depend_on_its_neighbours():
     assert not torch.equal(next(alone), one)
 
 
-def test_noise_needs_a_generator_an_item():
-    with pytest.raises(InputError, match="one for each of 2"):
-        next(item_noise([5, 6], generators(1), 4))
-
-
 def test_a_schedule_needs_steps():
     with pytest.raises(InputError):
         schedule(1)

@@ -55,11 +55,6 @@ def test_lengths_are_learnt(estimator, tmp_path):
     assert drawn.count([60, 120]) > 15
 
 
-def test_training_without_clips_is_refused(estimator, tmp_path):
-    with pytest.raises(InputError, match="0 and 1 of them"):
-        train_lengths(estimator, [], [60], LoopConfig(1), tmp_path / "x.pt", "data")
-
-
 def test_too_few_classes_are_refused():
     with pytest.raises(InputError, match="classes: found 10; expected more than 10"):
         LengthEstimator(6, 10)

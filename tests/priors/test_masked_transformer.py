@@ -134,13 +134,6 @@ def test_initial_weights_are_small_and_follow_the_seed():
     assert not torch.equal(model.token_emb.weight, other.token_emb.weight)
 
 
-@pytest.mark.parametrize("kind", ["mask", "residual"])
-def test_more_tokens_than_the_model_has_places_for_are_refused(kind):
-    model = make(kind)
-    with pytest.raises(InputError, match="tokens: found 16; expected at most 8"):
-        run(model, CODES.repeat(1, 2, 1), valid=VALID.repeat(1, 2))
-
-
 def test_impossible_sizes_are_refused():
     with pytest.raises(InputError, match="levels: found 1; expected 2 to 6"):
         replace(CONFIG, levels=1)

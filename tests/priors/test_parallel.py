@@ -181,10 +181,3 @@ def test_more_processes_than_devices_are_refused(work, monkeypatch):
         launch(work, {}, 6, "cuda")
     with pytest.raises(InputError, match="mps.*cpu or cuda"):
         launch(work, {}, 2, "mps")
-
-
-@pytest.mark.parametrize(("processes", "accumulate"), [(0, 1), (6, 1), (3, 2)])
-def test_each_part_needs_a_clip(prior, clips, tmp_path, processes, accumulate):
-    config = replace(CONFIG, accumulate=accumulate)
-    with pytest.raises(InputError, match="processes.*num_processes, accumulate or batch_size"):
-        train(prior, clips, config, tmp_path, progress=False, processes=processes)

@@ -45,23 +45,6 @@ def test_bad_prompts_are_named(tmp_path, change, message):
     assert "mine.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no file"),
-        (b"walking: [The person goes to the caf\xe9.]", "no valid YAML in UTF-8"),
-        (b"walking: [", "no valid YAML"),
-        (b"", "no mapping"),
-    ],
-)
-def test_bad_files_are_named(tmp_path, content, message):
-    path = tmp_path / "mine.yaml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=f"mine.yaml: found {message}"):
-        load_prompts(str(path))
-
-
 def test_requests_do_not_depend_on_one_another():
     prompts = load_prompts()
     all_of_them = draw_requests(prompts, 2, (4.0, 6.0), 20.0)

@@ -55,36 +55,6 @@ def generator(request, prior, clips, encoder):
     return prior if build is None else build(clips, prior.normaliser, encoder), generate
 
 
-IMPOSSIBLE = {
-    "no prompts": ({"prompts": [], "frames": [], "seeds": []}, "prompts: found an empty list"),
-    "a bare text": ({"prompts": "run"}, "prompts: found one text; expected a list"),
-    "an empty prompt": ({"prompts": ["runs", "", "sits"]}, r"prompts\[1\]: found ''"),
-    "a blank prompt": ({"prompts": ["runs", "sits", " \n"]}, r"prompts\[2\]: found ' \\n'"),
-    "no text": ({"prompts": ["runs", None, "sits"]}, r"prompts\[1\]: found None"),
-    "few lengths": ({"frames": [9, 20]}, "found 3, 2 and 3 of them; expected one length and one"),
-    "few seeds": ({"seeds": [1]}, "found 3, 3 and 1 of them"),
-    "length 0": ({"frames": [9, 0, 14]}, r"frames\[1\]: found 0; expected 3 to 24 frames"),
-    "too short": ({"frames": [2, 9, 14]}, r"frames\[0\]: found 2; expected 3 to 24 frames"),
-    "too long": ({"frames": [9, 14, 25]}, r"frames\[2\]: found 25; expected 3 to 24 frames"),
-    "half a frame": ({"frames": [9, 14, 9.5]}, r"frames\[2\]: found 9.5; expected 3 to 24"),
-    "batches of none": ({"batch_size": 0}, "batch_size: found 0; expected at least 1"),
-    "300 words": (
-        {"prompts": ["runs", "walk " * 300, "sits"]},
-        r"prompts\[1\]: found 300 words, 300 tokens; expected at most 60 tokens, the most that "
-        "words reads. Shorten",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", IMPOSSIBLE)
-def test_impossible_requests_are_refused_by_every_generator(generator, case):
-    prior, generate = generator
-    change, message = IMPOSSIBLE[case]
-    asked = {"prompts": ["runs", "walks slowly", "sits"], "frames": [9, 24, 3], "seeds": [1, 2, 3]}
-    with pytest.raises(InputError, match=message):
-        generate(prior, **asked | change, progress=False)
-
-
 def test_what_is_just_possible_is_made_by_every_generator(generator):
     prior, generate = generator
     prompts = ["walk " * 60, "runs"]

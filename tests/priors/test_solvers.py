@@ -161,8 +161,3 @@ def test_what_is_no_solver_is_refused(arguments, told):
     with pytest.raises(InputError) as error:
         Solver(*arguments)
     assert told in str(error.value)
-
-
-def test_more_evaluations_than_steps_are_refused():
-    with pytest.raises(InputError, match="found 51; expected at most 50, the diffusion steps"):
-        sample(None, iter([]), schedule(50), Solver("dpm++2m", 51))

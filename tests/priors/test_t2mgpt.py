@@ -291,22 +291,3 @@ def test_guidance_is_refused(made):
     assert np.array_equal(plain, one)
     with pytest.raises(InputError, match="guidance: found 2.5; expected None or 1. T2M-GPT has no"):
         run(made, ["runs"], [20], [1], guidance=2.5)
-
-
-def test_without_lengths_prompts_and_seeds_are_counted(made):
-    with pytest.raises(InputError, match="prompts, seeds: found 2 and 1 of them"):
-        run(made, ["walks", "runs"], None, [1])
-
-
-@pytest.mark.parametrize(
-    "change", [{"heads": 3}, {"width": 12, "heads": 5}, {"dropout": 1.0}, {"max_tokens": 0}]
-)
-def test_impossible_sizes_are_refused(change):
-    name = "width" if "heads" in change else next(iter(change))
-    with pytest.raises(InputError, match=f"GPTConfig: {name}"):
-        replace(SIZES, **change)
-
-
-def test_more_than_one_codebook_is_refused():
-    with pytest.raises(InputError, match="rvq.levels: found 6; expected 1"):
-        T2MGPTConfig(rvq=RVQConfig())

@@ -69,7 +69,7 @@ def test_a_killed_training_of_the_sweep_ends_as_if_nothing_had_been(
 ):
     environment = {**cluster, "T2IMU_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
     folder, log = tmp_path / "runs" / "mini", tmp_path / "snakemake.log"
-    targets = [str(folder / arm / STAGE / "executed.json") for arm in ARMS]
+    targets = [str(folder / arm / STAGE / "run.json") for arm in ARMS]
     command = [sys.executable, "-m", "snakemake", *targets, "--profile", str(profile), "--nolock"]
     command += ["--snakefile", "workflow/Snakefile", "--rerun-triggers", "mtime"]
     command += ["--config", f"track={track}", "lambda_acc=0 0.5", "seeds=0 1"]

@@ -6,7 +6,6 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.priors.remodiffuse import (
-    Mixture,
     ReMoDiffuseConfig,
     Retrieved,
     linear_attention,
@@ -176,12 +175,6 @@ def test_conditions_are_repeated_item_after_item():
     assert torch.equal(twice.text_valid[2:], text[1])
 
 
-def test_longer_motions_than_the_model_has_positions_for_are_refused(shaken):
-    motion, text, shown = inputs(frames=25)
-    with pytest.raises(InputError, match="found 25; expected at most 24"):
-        run(shaken.model, motion, text, shown)
-
-
 @pytest.mark.parametrize(
     "change",
     [{"width": 15}, {"text_width": 17}, {"text_latent": 13}, {"layers": 0}, {"diffusion_steps": 1},
@@ -190,8 +183,3 @@ def test_longer_motions_than_the_model_has_positions_for_are_refused(shaken):
 def test_impossible_sizes_are_refused(prior, change):
     with pytest.raises(InputError, match=next(iter(change))):
         replace(prior.config, **change)
-
-
-def test_an_impossible_mixture_is_refused():
-    with pytest.raises(InputError, match="three finite weights"):
-        Mixture(fine=(1.0, 0.0))
