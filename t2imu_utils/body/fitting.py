@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from t2imu_utils.body.pose_solver import OFFSET_SPREAD, calibrate, solve_pose
+from t2imu_utils.body.pose_solver import calibrate, solve_pose
 from t2imu_utils.body.smpl import Body, Shape
 from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.body.table1 import BETA_LIMIT, betas_of
@@ -30,6 +30,7 @@ RIGID = ((1, 2), (1, 3), (2, 3), (13, 14), (12, 13), (12, 14))
 PAIRS = np.array([(j, PARENTS[j]) for j in range(1, N)] + list(RIGID))
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)  # joints from the hips to the feet, parents first
 BETA_SPREAD = 0.003  # m of bone length that one unit of beta must earn
+FOREIGN_SPREAD = 0.03  # m: the same for a skeleton that no shape has
 STANDARD = 0.008  # m: a skeleton whose distances some shape has so closely needs no offsets
 MOST = 96  # frames from which a skeleton is estimated
 NO_TURN = 1e-6  # rad: a smaller rotation of float32 has no axis of its own but noise
@@ -304,7 +305,7 @@ def _skeletons(
     rest = body.rest_joints(torch.from_numpy(betas))[:, :N].numpy()
     misfit = np.sqrt(((_distances(rest, PAIRS) - lengths) ** 2).mean(1))
     foreign = np.flatnonzero(misfit > STANDARD)
-    betas[foreign] = solve_shape(lengths[foreign], PAIRS, body, OFFSET_SPREAD)
+    betas[foreign] = solve_shape(lengths[foreign], PAIRS, body, FOREIGN_SPREAD)
     rest = body.rest_joints(torch.from_numpy(betas))[:, :N].float()
     found = torch.stack((rest, 0 * rest, 0 * rest), dim=1)
     for group in foreign:

@@ -36,9 +36,9 @@ CHILD |= {16: 18, 17: 19, 18: 20, 19: 21}
 LIMBS = {1: (7, (0, 0, -1)), 2: (8, (0, 0, -1)), 16: (20, (0, 0, 1)), 17: (21, (0, 0, 1))}
 
 POSITION_SPREAD = 0.0015  # m: what one radian of prior spread is weighed against
-TIME_SPREAD = 0.15  # rad between a frame and the mean of the SMOOTHING around it
+TIME_SPREAD = 0.3  # rad between a frame and the mean of the SMOOTHING around it
 SMOOTHING = 0.08  # s: standard deviation of that mean's Gaussian weights
-OFFSET_SPREAD = 0.03  # m: how far joints of another skeleton lie from ours
+OFFSET_SPREAD = 0.06  # m: how far joints of another skeleton may lie from ours
 UPRIGHT = 0.03  # share of the height by which a person who stands may be lower than stretched out
 STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person who stands
 LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
@@ -83,7 +83,7 @@ BELOW[ACTIVE, range(len(ACTIVE))] = 0
 
 
 def calibrate(
-    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 5
+    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 10
 ) -> Float[Tensor, "3 22 3"]:
     """The skeleton behind frames of one person, as `solve_pose` takes it.
 
@@ -110,25 +110,37 @@ def calibrate(
     toward_rest, time = _weights(target)
     toward_rest = (toward_rest / LOOSE**2).repeat(frames, 1, 1)
     toward_rest[:, 1:11] += stands[:, None, None] * (POSITION_SPREAD / STANDING_SPREAD) ** 2
-    for _ in range(steps):
+    damping, priors = 1e-3, (toward_rest, 0 * time, local[:, ACTIVE])
+
+    def posed(local: Tensor, root: Tensor, constants: Tensor) -> tuple[tuple[Tensor, ...], float]:
         skeleton = base + torch.einsum("uks,ux->ksx", shifts, constants)
         state = _state(local, root, skeleton.expand(frames, -1, -1, -1))
-        priors = toward_rest, 0 * time, local[:, ACTIVE]
+        cost = _cost(target, local, state[2], *priors).sum() + weight * (constants**2).sum()
+        return state, float(cost)
+
+    state, cost = posed(local, root, constants)
+    for _ in range(steps):
         jacobian, residual, normal, gradient = _equations(target, local, state, *priors)
-        torch.diagonal(normal, dim1=1, dim2=2).add_(1e-6)
+        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+        diagonal += damping * diagonal + 1e-6
         turned = state[0][:, FRAME_OF]
         effect = torch.einsum("us,fuxy->fsxuy", shifts.sum(1), turned).flatten(3).flatten(1, 2)
         factor = torch.linalg.cholesky(normal)
         cross = torch.linalg.solve_triangular(factor, jacobian.mT @ effect, upper=False)
         force = torch.linalg.solve_triangular(factor, gradient[..., None], upper=False)
         flat, through = effect.flatten(0, 1), cross.flatten(0, 1)
-        normal = flat.mT @ flat - through.mT @ through
-        torch.diagonal(normal).add_(weight)
+        normal = flat.mT @ flat
+        diagonal = torch.diagonal(normal)
+        diagonal += damping * diagonal + weight
         gradient = flat.mT @ residual.flatten() - through.mT @ force.flatten()
+        normal -= through.mT @ through
         change = torch.linalg.solve(normal, gradient - weight * constants.flatten())
-        constants = constants + change.view_as(constants)
         step = torch.linalg.solve_triangular(factor.mT, force - cross @ change[:, None], upper=True)
-        local, root = _moved(local, root, state[0], step[..., 0])
+        new = (*_moved(local, root, state[0], step[..., 0]), constants + change.view_as(constants))
+        there, less = posed(*new)
+        damping *= 0.3 if less < cost else 10
+        if less < cost:
+            (local, root, constants), state, cost = new, there, less
     return base + torch.einsum("uks,ux->ksx", shifts, constants)
 
 
@@ -153,6 +165,9 @@ def solve_pose(
     target = target - centre
     local = _analytic_start(target, skeleton[:, 0])
     root = target[:, 0] - skeleton[:, 0, 0]
+    if skeleton[:, 1:].any():  # start again from where that pose puts the centres
+        _, centres, given, _ = _state(local, root, skeleton)
+        local = _analytic_start(target - given + centres, skeleton[:, 0])
     damping = torch.full((len(target),), 1e-6).to(target)
     blocks = torch.arange(len(target), device=target.device).split(BLOCK)
     rest, time = _weights(target)
