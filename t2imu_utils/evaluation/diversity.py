@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist, pdist
 
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser
 
 
 def describe(

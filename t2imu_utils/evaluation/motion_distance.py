@@ -17,8 +17,7 @@ from scipy.spatial.distance import cdist
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.evaluation.kinematics import FPS, power_spectrum, spectral_distance
-from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser, features_to_joints
 
 PARTS = {
     "legs": (1, 2, 4, 5, 7, 8, 10, 11),

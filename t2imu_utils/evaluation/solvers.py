@@ -22,8 +22,7 @@ from t2imu_utils.evaluation.motion_distance import (
     excess,
     kinetics,
 )
-from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser, features_to_joints
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.solvers import Solver

@@ -31,8 +31,7 @@ from t2imu_utils.evaluation.similarity_runs import SPLITS
 from t2imu_utils.evaluation.spectra import ALL, FEWEST, TAILS
 from t2imu_utils.evaluation.study import Losses, arm_of
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import statistics
+from t2imu_utils.motion.features import features_to_joints, statistics
 from t2imu_utils.palette import label
 from t2imu_utils.tracks import Track
 

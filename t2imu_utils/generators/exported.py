@@ -211,7 +211,8 @@ def _with_prompts(clips: Clips, folder: Path, file: Path) -> Clips:
             file, "prompts for motions that carry their own", "either", "Leave out prompts."
         )
     try:
-        lines = [_LENGTH.sub("", line).strip() for line in file.read_text("utf-8").splitlines()]
+        text = file.read_text("utf-8-sig").rstrip("\n")
+        lines = [_LENGTH.sub("", line).strip() for line in text.split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             file, f"nothing readable ({error})", "a text file, a prompt a line", "Check the path."

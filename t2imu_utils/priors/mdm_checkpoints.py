@@ -25,9 +25,9 @@ from t2imu_utils.motion.features import (
     ROTATIONS,
     VELOCITIES,
     WIDTH,
+    Normaliser,
 )
 from t2imu_utils.motion.humanml3d import found_statistics
-from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.priors.checkpoints import Prior, condition_width
 from t2imu_utils.priors.mdm import MDMConfig, new_mdm, sinusoids
 from t2imu_utils.priors.prior_files import check_parameters, read_checkpoint, read_statistics

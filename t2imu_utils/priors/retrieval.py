@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.motion.normalise import check_features
+from t2imu_utils.motion.features import check_features
 from t2imu_utils.priors.text import ROWS, TextEncoder
 
 # Queries scored at a time.

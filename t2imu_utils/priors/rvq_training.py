@@ -15,8 +15,7 @@ from torch import Tensor
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.motion.features import POSITIONS
-from t2imu_utils.motion.normalise import check_features
+from t2imu_utils.motion.features import POSITIONS, check_features
 from t2imu_utils.priors.batches import step_items
 from t2imu_utils.priors.loop import LoopConfig, Rows, run_loop
 from t2imu_utils.priors.losses import LossWeights, motion_losses

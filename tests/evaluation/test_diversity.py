@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from t2imu_utils.evaluation import diversity
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser
 
 
 def test_identical_motions_have_no_diversity():

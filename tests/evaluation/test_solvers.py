@@ -9,8 +9,7 @@ from t2imu_utils.evaluation import solvers
 from t2imu_utils.evaluation.kinematics import mean_spectrum, spectral_distance
 from t2imu_utils.evaluation.similarity import two_sample_distance
 from t2imu_utils.evaluation.solvers import FULL, REAL, Sampled, kinetics, trade_off
-from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser, features_to_joints
 from t2imu_utils.priors.solvers import Solver
 
 NORMALISER = Normaliser(np.full(263, 0.1, np.float32), np.full(263, 0.7, np.float32))

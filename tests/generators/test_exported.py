@@ -141,7 +141,7 @@ def test_plain_joints_with_what_the_track_says_of_them(root, body):
         joints = 100 * joints_of(body, moving(40.0, seconds))[:, :22] @ Z_UP.T
         # Names in the order of their numbers, not of their letters.
         np.save(root / "theirs" / f"take{(2, 10, 1)[i]}.npy", joints)
-    (root / "theirs" / "prompts.txt").write_text("a person runs\nA person walks\n\n")
+    (root / "theirs" / "prompts.txt").write_text("\ufeffa person runs\nA person walks\n\n", "utf-8")
     given = {"rate": 40, "up": "z", "scale": 0.01, "made_by": "lab"}
     study = study_of(root, prompts="theirs/prompts.txt", **given)
     found, fits, run = sampled(study)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion.features import Normaliser
 from t2imu_utils.motion.humanml3d import write_statistics
-from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.priors.checkpoints import Prior, load_prior, save_prior
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.mdm import MDMConfig, new_mdm, sinusoids

@@ -7,7 +7,7 @@ import torch
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.motion.normalise import statistics
+from t2imu_utils.motion.features import statistics
 from t2imu_utils.priors import loop
 from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.priors.masked_transformer import TokenTransformerConfig
