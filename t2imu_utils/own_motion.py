@@ -88,7 +88,7 @@ def _checked(joints: Float[np.ndarray, "T 22 3"], body: Body, path: Path) -> flo
     """The height (m) of a body with such bones, after it was compared with that of people."""
     lengths = bone_lengths(joints)
     low, middle, high = np.percentile(lengths, (5, 50, 95), axis=0)
-    change = ((high - low) / middle)[LIMBS]
+    change = (high - low)[LIMBS] / middle[LIMBS]
     if change.max() > MOST_CHANGE:
         raise InputError(
             f"{path}: bones",

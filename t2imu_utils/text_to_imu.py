@@ -23,14 +23,14 @@ from t2imu_utils.body.smpl import load_body
 from t2imu_utils.body.table1 import MEAN, PEOPLE, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, output_file, sha256
+from t2imu_utils.files import output_file, sha256
 from t2imu_utils.generators.mdm import GUIDANCE
 from t2imu_utils.imu.differentiation import DEFAULT
 from t2imu_utils.imu.sensors import GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
-from t2imu_utils.own_motion import CHANNELS
+from t2imu_utils.own_motion import CHANNELS, UNITS, write_readings
 from t2imu_utils.priors.checkpoints import Prior
 from t2imu_utils.priors.generate import generate
 from t2imu_utils.priors.open_prior import longest_frames, read_open_prior
@@ -100,10 +100,9 @@ class GeneratedMotion:
         if self.acc is None:
             del fields["sites"]
         else:
-            fields["channels"] = CHANNELS
-        with atomic_write(output_file(path, ".npz", force=True)) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, **{name: np.asarray(x) for name, x in fields.items()})
-        return Path(path)
+            fields |= {"channels": CHANNELS, "units": UNITS}
+        fields = {name: np.asarray(value) for name, value in fields.items()}
+        return write_readings(output_file(path, ".npz", force=True), fields)
 
     def picture(self) -> Figure:
         """A film strip of the motion, over the signals of its sensors if it has any."""

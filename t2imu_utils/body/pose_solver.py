@@ -42,6 +42,8 @@ OFFSET_SPREAD = 0.06  # m: how far joints of another skeleton may lie from ours
 UPRIGHT = 0.03  # share of the height by which a person who stands may be lower than stretched out
 STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person who stands
 LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
+CONVERGED = 0.003  # of the cost: a step that lowers it by less is the last
+DOUBTFUL = 3.0  # times the median error: a frame that is tried again from the frames around it
 BLOCK = 256  # frames solved together: some 30 MB
 # Prior spread (rad) of each rotation vector's x, y, z around rest; axes are SMPL's, X to the left.
 SPREAD = {
@@ -83,7 +85,7 @@ BELOW[ACTIVE, range(len(ACTIVE))] = 0
 
 
 def calibrate(
-    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 10
+    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 30
 ) -> Float[Tensor, "3 22 3"]:
     """The skeleton behind frames of one person, as `solve_pose` takes it.
 
@@ -140,7 +142,10 @@ def calibrate(
         there, less = posed(*new)
         damping *= 0.3 if less < cost else 10
         if less < cost:
+            ended = cost - less < CONVERGED * cost
             (local, root, constants), state, cost = new, there, less
+            if ended:
+                break
     return base + torch.einsum("uks,ux->ksx", shifts, constants)
 
 
@@ -169,38 +174,66 @@ def solve_pose(
         _, centres, given, _ = _state(local, root, skeleton)
         local = _analytic_start(target - given + centres, skeleton[:, 0])
     damping = torch.full((len(target),), 1e-6).to(target)
-    blocks = torch.arange(len(target), device=target.device).split(BLOCK)
     rest, time = _weights(target)
+
+    def step(rows: Tensor, mean: Tensor, time: Tensor) -> None:
+        goal, bones, near = target[rows], skeleton[rows], (rest, time, mean[rows])
+        state = _state(local[rows], root[rows], bones)
+        _, _, normal, gradient = _equations(goal, local[rows], state, *near)
+        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+        diagonal += damping[rows, None] * diagonal + 1e-7
+        factor, failed = torch.linalg.cholesky_ex(normal)
+        change = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+        change = torch.where((failed == 0)[:, None], change, torch.zeros_like(change))
+        new = _moved(local[rows], root[rows], state[0], change)
+        before = _cost(goal, local[rows], state[2], *near)
+        better = _cost(goal, new[0], _state(*new, bones)[2], *near) <= before
+        damping[rows] *= torch.where(better, 0.1, 30.0)
+        local[rows[better]], root[rows[better]] = new[0][better], new[1][better]
+
+    def errors(rows: Tensor) -> Tensor:
+        given = [_state(local[r], root[r], skeleton[r])[2] for r in rows.split(BLOCK)]
+        return (torch.cat(given) - target[rows]).norm(dim=-1).mean(1)
+
+    every = torch.arange(len(target), device=target.device)
     for count in range(iterations):
         # Neighbours hold each other back from what the prior prefers, so they join in half way.
         close = time if 2 * count >= iterations else 0 * time
         mean = _smooth(local[:, ACTIVE], clip, rate)
-        for rows in blocks:
-            goal, bones, near = target[rows], skeleton[rows], (rest, close, mean[rows])
-            state = _state(local[rows], root[rows], bones)
-            _, _, normal, gradient = _equations(goal, local[rows], state, *near)
-            diagonal = torch.diagonal(normal, dim1=1, dim2=2)
-            diagonal += damping[rows, None] * diagonal + 1e-7
-            factor, failed = torch.linalg.cholesky_ex(normal)
-            step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-            step = torch.where((failed == 0)[:, None], step, torch.zeros_like(step))
-            new = _moved(local[rows], root[rows], state[0], step)
-            before = _cost(goal, local[rows], state[2], *near)
-            better = _cost(goal, new[0], _state(*new, bones)[2], *near) <= before
-            damping[rows] *= torch.where(better, 0.1, 30.0)
-            local[rows[better]], root[rows[better]] = new[0][better], new[1][better]
-    given = torch.cat([_state(local[r], root[r], skeleton[r])[2] for r in blocks])
-    error = (given - target).norm(dim=-1).mean(1)
+        for rows in every.split(BLOCK):
+            step(rows, mean, close)
+    error = errors(every)
+    doubtful = torch.nonzero(error > DOUBTFUL * error.median())[:, 0]
+    if len(doubtful):
+        mean = _smooth(local[:, ACTIVE], clip, rate, error)
+        kept = local[doubtful], root[doubtful]
+        local[doubtful[:, None], ACTIVE] = mean[doubtful]
+        damping[doubtful] = 1e-6
+        for _ in range(iterations):
+            for rows in doubtful.split(BLOCK):
+                step(rows, mean, time)
+        again = errors(doubtful)
+        worse = again > error[doubtful]
+        local[doubtful[worse]], root[doubtful[worse]] = (x[worse] for x in kept)
+        error[doubtful] = torch.minimum(again, error[doubtful])
     pelvis = root + skeleton[:, 0, 0] + centre[:, 0]
     return quat_to_matrix(matrix_to_quat(local)), pelvis, error
 
 
 def _smooth(
-    local: Float[Tensor, "F 17 3 3"], clip: Int[Tensor, "F"], rate: float
+    local: Float[Tensor, "F 17 3 3"],
+    clip: Int[Tensor, "F"],
+    rate: float,
+    error: Float[Tensor, "F"] | None = None,
 ) -> Float[Tensor, "F 17 3 3"]:
-    """Mean rotations over the frames around, of the same clip, with Gaussian weights."""
+    """Mean rotations over the frames around, of the same clip, with Gaussian weights.
+
+    error: weigh frames by its inverse square as well.
+    """
     width = SMOOTHING * rate
     quats = matrix_to_quat(local)
+    if error is not None:
+        quats = quats / (error[:, None, None] + 1e-6) ** 2
     total = quats.clone()
     for lag in range(1, min(math.ceil(3 * width), len(clip) - 1) + 1):
         weight = math.exp(-0.5 * (lag / width) ** 2) * (clip[lag:] == clip[:-lag])

@@ -23,7 +23,6 @@ import zipfile
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +43,7 @@ from t2imu_utils.motion.bvh import (
 )
 from t2imu_utils.motion.cmu import JOINTS_FROM_BVH
 from t2imu_utils.motion.features import MIN_FRAMES
-from t2imu_utils.motion.resample import MAX_DENOMINATOR, RATE_TOLERANCE, resample, resample_at
+from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import (
     RATE,
     bone_lengths,
@@ -301,7 +300,7 @@ def at_rate(
     """`x` at `to` fps, resampled without aliasing; None leaves it.
 
     Raises:
-        InputError: a rate below 20 fps or above `MAX_RATE`, or a higher one asked for than there is.
+        InputError: a rate below 20 fps or above `MAX_RATE`, or a higher one is asked for.
     """
     to = to or native
     if not RATE <= native <= MAX_RATE:
@@ -315,11 +314,7 @@ def at_rate(
     if not RATE <= to <= native:
         expected = f"{RATE:g} to the {native:g} of the motion"
         raise InputError(f"{where}: rate asked for", f"{to:g}", expected, "Ask for another.")
-    ratio = Fraction(to / native).limit_denominator(MAX_DENOMINATOR)
-    if abs(native * ratio / to - 1) < RATE_TOLERANCE:
-        return resample(x, native, to)
-    times = np.arange(len(x)) / native
-    return resample_at(x, times, np.arange(int(times[-1] * to) + 1) / to)
+    return resample(x, native, to)
 
 
 def _in_order(name: str) -> list[str | int]:
