@@ -352,7 +352,7 @@ def sense(
     names = sites.split(",") if sites else None
     readings = sense_motion(motion, rate, person, names, resample, up, scale, number)
     write_readings(out, readings)
-    meta = json.loads(readings["meta"])
+    meta = json.loads(str(readings["meta"]))
     frames, sensors = readings["acc"].shape[:2]
     click.echo(f"{frames} readings at {readings['fps']:g} a second of {sensors} sensors")
     click.echo(f"a body of {meta['height_m']:.2f} m, joints met to {meta['joint_error_mm']:g} mm")
