@@ -294,7 +294,7 @@ def generate(
     """
     # Reads networks and body models: too slow a start for the other commands.
     from t2imu_utils.files import output_file
-    from t2imu_utils.priors.solvers import Solver
+    from t2imu_utils.models.diffusion import Solver
     from t2imu_utils.text_to_imu import generate_motion
     from t2imu_utils.tracks import OPEN_PRIOR
 

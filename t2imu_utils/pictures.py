@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import CHAINS
-from t2imu_utils.palette import INK, QUIET, colour, is_known, label
+from t2imu_utils.style import AXES, INK, QUIET, colour, is_known, label
 
 # Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
 LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
 SKIN = "#c9ced5"
-AXES = ("#d55e00", "#009e73", "#0072b2")  # x, y, z of a sensor
 LIGHT = np.array([0.35, 0.55, 0.75])
 
 
@@ -230,8 +229,8 @@ def motion_with_signals(
     times = np.arange(len(joints)) / fps
     for column, (name, values) in zip(axes.T, signals.items(), strict=True):
         for ax, readings in zip(column, np.moveaxis(values, 1, 0), strict=True):
-            for axis, hue, part in zip("xyz", AXES, readings.T, strict=True):
-                ax.plot(times, part, color=hue, linewidth=1.1, label=axis)
+            for axis, part in zip(AXES, readings.T, strict=True):
+                ax.plot(times, part, color=AXES[axis], linewidth=1.1, label=axis)
             ax.margins(x=0)
             ax.tick_params(labelsize=8)
         column[0].set_title(name)

@@ -24,8 +24,8 @@ import pandas as pd
 from t2imu_utils.activities import ACTIVITIES, SITES
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import plain, read_json, sha256, write_json
+from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.priors.prompts import draw_requests
 from t2imu_utils.runs import record_hash
 
 SIZE, OVERLAP = 40, 0.5  # of a window: frames, and the share that the next one repeats
@@ -138,7 +138,7 @@ class Plan:
         return self.shards[job - 1 :: jobs]
 
     def requests(self, shard: Shard) -> pd.DataFrame:
-        """One row for every motion of a shard: `priors.prompts.draw_requests`, and its number."""
+        """One row for every motion of a shard: `models.prompts.draw_requests`, and its number."""
         own = range(shard.first, shard.stop)
         prompts = {shard.activity: [shard.prompt]}
         table = draw_requests(prompts, own, self.seconds, RATE, self.seed)

@@ -31,12 +31,11 @@ from t2imu_utils.body.table1 import shapes_of, solve_table
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write
-from t2imu_utils.generators import Generator, generator_of
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import Site, sensor_sites
 from t2imu_utils.imu.windows import windows
+from t2imu_utils.models.generator import Generator, check_requests, generator_of
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.runs import compute_device
 from t2imu_utils.shards import COLUMNS, OVERLAP, SIZE, Plan, Shard
 from t2imu_utils.tracks import Track
@@ -96,7 +95,7 @@ def check_plan(tools: Tools, plan: Plan) -> None:
     """Refuse what the prior cannot make, before anything is computed.
 
     Raises:
-        InputError: see `priors.requests.check_requests`.
+        InputError: see `models.generator.check_requests`.
     """
     texts = [text for _, text in plan.sentences]
     longest = [round(plan.seconds[1] * RATE)] * len(texts)

@@ -19,8 +19,8 @@ from t2imu_utils.arm_names import base_of
 from t2imu_utils.arms import STAGE as TRAINING
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import sha256
-from t2imu_utils.generators import section_of
-from t2imu_utils.priors.prompts import load_prompts
+from t2imu_utils.models.generator import section_of
+from t2imu_utils.models.prompts import load_prompts
 from t2imu_utils.runs import provenance
 from t2imu_utils.shards import NOTHING, Plan, Shard, Store, open_store, remove_leftovers
 from t2imu_utils.synthesis import STAGES, Tools, check_plan, make_shard, tools_of

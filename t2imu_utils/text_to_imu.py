@@ -17,26 +17,23 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from t2imu_utils import palette, pictures, plots
+from t2imu_utils import pictures, plots, style
 from t2imu_utils.body.fitting import fit, pose_body
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.body.table1 import MEAN, PEOPLE, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import output_file, sha256
-from t2imu_utils.generators.mdm import GUIDANCE
 from t2imu_utils.imu.differentiation import DEFAULT
 from t2imu_utils.imu.sensors import GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.generator import check_requests
+from t2imu_utils.models.mdm import GUIDANCE, Prior, generate, load_prior, longest_frames
+from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
 from t2imu_utils.own_motion import CHANNELS, UNITS, write_readings
-from t2imu_utils.priors.checkpoints import Prior
-from t2imu_utils.priors.generate import generate
-from t2imu_utils.priors.open_prior import longest_frames, read_open_prior
-from t2imu_utils.priors.requests import check_requests
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.text import TextEncoder
 from t2imu_utils.runs import provenance
 from t2imu_utils.synthesis import one_thread
 from t2imu_utils.tracks import OPEN_PRIOR
@@ -108,7 +105,7 @@ class GeneratedMotion:
         """A film strip of the motion, over the signals of its sensors if it has any."""
         title = textwrap.fill(self.prompt, 110).replace("$", r"\$")  # no formula
         with plt.rc_context():
-            palette.style()
+            style.use()
             if self.acc is None:
                 return pictures.film_strip({title: self.joints}, fps=self.fps)
             signals = {"acceleration (m/s²)": self.acc, "angular velocity (rad/s)": self.gyro}
@@ -138,7 +135,7 @@ def generate_motion(
 
     Args:
         seconds: length, at 20 frames a second.
-        prior: a file of `priors.open_prior`.
+        prior: a file of `models.mdm`.
         person: one of `PEOPLE`: the open body's mean shape, or a body of Table I.
         imu: whether to make the sensors.
         guidance: scale of the text; 1 is none, 2.5 is that of MDM's authors.
@@ -166,7 +163,7 @@ def generate_motion(
         raise InputError("prompt", ascii(prompt), "a sentence", 'Say "a person walks".')
     solver = solver or Solver(SOLVER)
     with one_thread():
-        model = read_open_prior(prior)
+        model = load_prior(prior)
         frames = _frames(model, seconds)
         check_requests(model, [prompt], [frames], [seed], 1)
         activity, similarity = asked_for(prompt, model.text_encoder, Path(prior))

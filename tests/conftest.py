@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import GeneratorSection, Track, load_track
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -140,7 +140,7 @@ def windows_tools():
     """What shards of windows are made with: a prior without training, and two of the bodies."""
     from t2imu_utils.body.smpl import load_bodies
     from t2imu_utils.demo.corpus import build_corpus
-    from t2imu_utils.generators import family
+    from t2imu_utils.models.generator import family
     from t2imu_utils.synthesis import with_bodies
 
     torch.set_num_threads(1)

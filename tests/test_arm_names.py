@@ -14,7 +14,7 @@ from t2imu_utils.arm_names import (
     model_order,
     parse,
 )
-from t2imu_utils.priors.losses import VARIANTS
+from t2imu_utils.models.losses import VARIANTS
 
 
 @pytest.mark.parametrize(

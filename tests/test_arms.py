@@ -11,9 +11,9 @@ import torch
 from t2imu_utils import arms, runs
 from t2imu_utils.arms import Study
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import family
+from t2imu_utils.models.generator import family
+from t2imu_utils.models.losses import TERMS, LossWeights
 from t2imu_utils.motion.corpus import statistics
-from t2imu_utils.priors.losses import TERMS, LossWeights
 
 REFINED = LossWeights(acc=0.5)
 

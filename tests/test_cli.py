@@ -10,10 +10,8 @@ from click.testing import CliRunner
 from t2imu_utils import cli, inputs, runs
 from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
+from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.open_prior import write_open_prior
 from tests.body.test_amass import BUILT, REASONS, write_inputs
 
 

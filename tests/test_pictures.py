@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from t2imu_utils import palette, pictures
+from t2imu_utils import pictures, style
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import CHAINS
 
@@ -95,7 +95,7 @@ def test_traces_are_in_seconds():
     np.testing.assert_allclose(line.get_xdata(), np.arange(10) / 20)
     np.testing.assert_allclose(line.get_ydata(), signal[:, 2])
     hues = [to_hex(line.get_color()) for line in figure.axes[2].lines]
-    assert hues[0] == palette.colour("mdm") != hues[1]
+    assert hues[0] == style.colour("mdm") != hues[1]
 
 
 def test_signals_stand_under_the_strip_one_row_a_site():

@@ -9,7 +9,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.priors.prompts import draw_requests
+from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.shards import (
     NOTHING,
     STALE,

@@ -3,11 +3,11 @@
 import pytest
 
 from t2imu_utils import study_arms
+from t2imu_utils.analysis.har import parse_variant
 from t2imu_utils.arm_names import parse
 from t2imu_utils.arms import arm_name
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.recognition_variants import parse_variant
-from t2imu_utils.priors.losses import LossWeights
+from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.tracks import Variant, load_track
 
 

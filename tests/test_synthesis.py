@@ -11,14 +11,14 @@ import torch
 from numpy.testing import assert_array_equal
 
 from t2imu_utils.activities import SITES
+from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.window_sets import labelled_windows
 from t2imu_utils.files import sha256
-from t2imu_utils.generators import family
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.windows import windows
-from t2imu_utils.priors.prompts import draw_requests
+from t2imu_utils.models.generator import family
+from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.runs import PACKAGE
 from t2imu_utils.shards import COLUMNS, SIZE, Plan
 from t2imu_utils.synthesis import SCHEMA, STAGES, check_plan, make_shard, tools_of
@@ -223,7 +223,7 @@ def test_no_published_result_depends_on_it():
             for path in Path(PACKAGE).rglob("*.py")
             if f"t2imu_utils.{name} import" in path.read_text(encoding="utf-8")
         ]
-        allowed = {"cli.py", "synthesis.py", "synthesis_runs.py", "evaluation/window_files.py"}
+        allowed = {"cli.py", "synthesis.py", "synthesis_runs.py"}
         if name == "synthesis":  # whose rows of windows the other command makes too
             allowed |= {"text_to_imu.py"}
         assert set(users) <= allowed

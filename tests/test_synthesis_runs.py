@@ -14,14 +14,13 @@ from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 
 from t2imu_utils import arms, cli, data, runs, synthesis, synthesis_runs
-from t2imu_utils.cells.recognition import synthetic_windows
+from t2imu_utils.analysis.har import synthetic_windows
 from t2imu_utils.cells.sampling import sample_and_fit
 from t2imu_utils.cells.sensing import sense
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation.window_files import read_windows
 from t2imu_utils.files import sha256, write_table
-from t2imu_utils.priors.prompts import draw_requests
-from t2imu_utils.priors.text import TEXT_ENCODERS
+from t2imu_utils.models.prompts import draw_requests
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.shards import Plan, load_store
 from t2imu_utils.synthesis_runs import plan_of, processors, run_shards, summary_text
 from t2imu_utils.tracks import load_track
@@ -246,13 +245,13 @@ def test_the_command_makes_the_windows_of_the_paper(track, tmp_path):
     assert "mdm on small: 6 motions in 3 shards, of which 0 were there already" in told
     for word in ("windows", "rows", "MB in", "sampling", "fitting", "sensors", "writing"):
         assert word in told
-    found = read_windows(tmp_path / "out", track.recordings, None, 0)
-    assert found.x.shape == expected.x.shape == (96, 40, 3 * len(track.recordings.sites))
-    assert np.median(np.abs(found.x - expected.x)) < 1e-3 * expected.x.std()
-    assert_array_equal(found.labels, expected.labels)
-    assert_array_equal(found.subjects, expected.subjects)
-    # Other numbers, the same motions.
-    assert_array_equal(found.groups % 3 * 2 + found.groups // 3, expected.groups)
+    site = track.recordings.sites[0]
+    table = pd.concat(map(pd.read_parquet, sorted((tmp_path / "out").rglob("*.parquet"))))
+    table = table[table["site"] == site]
+    found = np.stack([np.reshape(acc, (40, 3)) for acc in table["acc"]])
+    assert found.shape == expected.x[..., :3].shape == (96, 40, 3)
+    assert np.median(np.abs(found - expected.x[..., :3])) < 1e-3 * expected.x.std()
+    assert_array_equal(table["body"], expected.subjects)
     assert "of which 3 were there already" in command(track, tmp_path / "out", *asked)
     # A model that was trained again makes other motions.
     base = arms.STAGE

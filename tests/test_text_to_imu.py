@@ -14,14 +14,12 @@ from t2imu_utils.activities import SITES
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.cmu import TARGET_OFFSETS
 from t2imu_utils.motion.features import Normaliser, features_to_joints, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS, bone_lengths
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.open_prior import write_open_prior
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.text_to_imu import CHANNELS, PEOPLE, asked_for, generate_motion
 from t2imu_utils.tracks import OPEN_PRIOR
 from tests.conftest import WordEncoder

@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 from t2imu_utils import study_arms
 from t2imu_utils.arms import arm_name
 from t2imu_utils.cells.__main__ import CELLS, main
+from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.parameters import resolve_parameters
-from t2imu_utils.priors.losses import LossWeights
 from t2imu_utils.runs import PARTS, ROOT, STAGES
 from t2imu_utils.tracks import load_track
 
@@ -280,7 +280,7 @@ CHANGED = {
         set(everything(*MODELS)) - {(DATA, "shared"), (PROMPTS, "shared"), (HAR, "real")}
     ),
     "workflow/tracks/demo.yaml": everything(*MODELS),
-    "t2imu_utils/priors/losses.py": [],
+    "t2imu_utils/models/losses.py": [],
 }
 
 
@@ -372,7 +372,7 @@ def test_a_track_of_ones_own_is_given_as_a_file(made, tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"TRACK": "nowhere"}, "expected one of cmu, cmu_prior, demo"),
+        ({"TRACK": "nowhere"}, "expected one of cmu, demo, open"),
         ({"LAMBDA_ACC": "much"}, "expected weights of at least 0"),
         ({"LAMBDA_ACC": "0.1 inf"}, "expected weights of at least 0"),
         ({"SEEDS": "0 -1"}, "seeds='0 -1': expected weights of at least 0 and whole numbers"),

@@ -14,17 +14,13 @@ import numpy as np
 import torch
 
 from t2imu_utils.files import write_table
-from t2imu_utils.generators import fitted_velocity_weight
-from t2imu_utils.generators.mdm import MDMDenoiser
+from t2imu_utils.models.generator import fitted_velocity_weight
+from t2imu_utils.models.mdm import MDMConfig, MDMDenoiser, new_prior, train, write_open_prior
+from t2imu_utils.models.text import TextEncoder, load_text_encoder
+from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import read_corpus, read_statistics, write_corpus
 from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.motion.sentences import grammar_sentences
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.open_prior import write_open_prior
-from t2imu_utils.priors.text import TextEncoder, load_text_encoder
-from t2imu_utils.priors.train_config import TrainConfig
-from t2imu_utils.priors.training import train
 from t2imu_utils.tracks import OPEN_PRIOR, data_root
 
 STEPS, ANNEAL = 18_000, 3_000

@@ -14,7 +14,7 @@ from t2imu_utils.tracks import load_track
 
 def _recognition(slug: str) -> dict[str, Any]:
     # Reads body models and sensors: too slow a start for the other cells.
-    from t2imu_utils.evaluation.recognition_variants import parse_variant
+    from t2imu_utils.analysis.har import parse_variant
 
     return {"variant": parse_variant(slug)}
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from t2imu_utils import arms, data, runs
+from t2imu_utils.analysis import lacc
 from t2imu_utils.arm_names import BASE, base_of
-from t2imu_utils.evaluation import lacc
 from t2imu_utils.files import write_table
-from t2imu_utils.generators import generator_of, section_of
+from t2imu_utils.models.generator import generator_of, section_of
 from t2imu_utils.tracks import Track
 
 STAGE = "05_lacc_analysis"

@@ -3,20 +3,14 @@
 from collections.abc import Sequence
 
 from t2imu_utils import runs
-from t2imu_utils.evaluation import har_runs
-from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
-from t2imu_utils.evaluation.recognition_windows import (
-    PAPER,
-    SENSORS,
-    real_windows,
-    recordings_section,
-    synthetic_windows,
-)
+from t2imu_utils.analysis import har
+from t2imu_utils.analysis.har import PAPER, SENSORS, RecognitionVariant
 from t2imu_utils.files import write_table
 from t2imu_utils.study_arms import classifier_seeds
 from t2imu_utils.tracks import Track
 
 MOTIONS, STAGE = "03_smpl_fitting", PAPER.stage
+CODE = ["imu/windows.py", "imu/sensor_model.py", "analysis/har.py", "analysis/windows.py"]
 
 
 def recognise(
@@ -32,12 +26,12 @@ def recognise(
     variant: what is done otherwise than in the paper, kept in a folder of its own; for real
     recordings only what applies to them (`RecognitionVariant.of`).
 
-    Metrics are those of `har_runs.metrics`, and "windows": how many there are to train on, by
+    Metrics are those of `har.metrics`, and "windows": how many there are to train on, by
     class.
     """
     variant = variant.of(model)
     seeds = list(seeds or classifier_seeds(track, model, variant.slug))
-    section = recordings_section(track, variant)
+    section = har.recordings_section(track, variant)
     params = {"har": track.har.model_dump(), "recordings": section.model_dump(), "seeds": seeds}
     params |= variant.params()
     inputs = {"recordings": runs.input_hash(track.name, runs.SHARED, "00_data")}
@@ -47,12 +41,9 @@ def recognise(
         inputs["motions"] = runs.input_hash(track.name, model, MOTIONS)
     run = runs.open_run(track.name, model, variant.stage, params, inputs)
     device = runs.compute_device()
-    train = real = real_windows(track, variant)
-    if model == runs.REAL:
-        table = har_runs.repeat_on_real(real, section.classes, track.har, seeds, device)
-    else:
-        train = synthetic_windows(track, model, variant)
-        table = har_runs.repeat(train, real, section.classes, track.har, seeds, device)
+    real = har.real_windows(track, variant)
+    train = None if model == runs.REAL else har.synthetic_windows(track, model, variant)
+    table = har.repeat(train, real, section.classes, track.har, seeds, device)
     counts = write_table(run.path("counts.parquet"), table)
-    used = {"windows": train.counts().to_dict()}
-    return run.finish(har_runs.metrics(table) | used, [counts])
+    used = {"windows": (train or real).counts().to_dict()}
+    return run.finish(har.metrics(table) | used, [counts])

@@ -3,8 +3,8 @@
 from t2imu_utils import arms, data, runs
 from t2imu_utils.arm_names import base_of
 from t2imu_utils.body.fitting import fit_summary
-from t2imu_utils.generators import generator_of, section_of
-from t2imu_utils.priors.solvers import Solver
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.generator import generator_of, section_of
 from t2imu_utils.tracks import Track
 
 STAGE = "03_smpl_fitting"

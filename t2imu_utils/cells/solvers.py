@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from t2imu_utils import arms, data, runs
+from t2imu_utils.analysis.solvers import sample_solvers, trade_off
 from t2imu_utils.arm_names import BASE, base_of
-from t2imu_utils.evaluation.solvers import sample_solvers, trade_off
 from t2imu_utils.files import write_table
-from t2imu_utils.generators import section_of
-from t2imu_utils.generators.mdm import GUIDANCE
-from t2imu_utils.priors.solvers import Solver
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.generator import section_of
+from t2imu_utils.models.mdm import GUIDANCE
 from t2imu_utils.tracks import Track
 
 STAGE = "03_solvers"
@@ -24,7 +24,7 @@ def compare_solvers(
     guidance: float | None = None,
     seed: int = 0,
 ) -> runs.Run:
-    """MDM sampled by each solver, beside real motion and full sampling: ``trade_off.parquet``.
+    """MDM sampled by each solver, beside real motion: ``trade_off.parquet``.
 
     prompts: of the requests at most so many, evenly taken. guidance: None takes the track's.
     """
@@ -44,5 +44,5 @@ def compare_solvers(
     sampled = sample_solvers(prior, requests, solvers, scale, batch, device)
     clips, about = data.test_clips(track)
     real = [clip.features for clip in clips]
-    table = trade_off(sampled, real, about["unit"], prior.normaliser, seed)
+    table = trade_off(sampled, requests["prompt"], real, about["unit"], prior.normaliser, seed)
     return run.finish({}, [write_table(run.path("trade_off.parquet"), table)])

@@ -28,6 +28,8 @@ ALIKE = 0.08  # m on average over joints, and over what they move in 0.1 s
 # is slowed when played backwards: a body that fell would rise.
 CALM = 4.0
 CADENCE = (70.0, 95.0)  # steps a minute on stairs
+RUNNING = (1.9, 7.0)  # m/s
+STRIDE = (0.5, 1.3)  # s of two steps
 STILL = 0.5  # s of standing, sitting or lying at least on either side of a transition
 BRIEF = 0.1  # s of lying still, where there is no more
 PERIOD = 2.6  # times the length of a still part: once there and back through it
@@ -236,6 +238,42 @@ def make_jumps(takes: Sequence[Take]) -> list[Take]:
     return made
 
 
+def make_runs(takes: Sequence[Take], minutes: float, seed: int) -> list[Take]:
+    """Long straight runs: recordings of running last two or three seconds, in which one stride is
+    repeated. Without them a prior learns that what lasts longer is slower.
+
+    A stride lies between the two frames that are most alike, as in `make_jumps`; the rest of the
+    difference is spread over it. The length is drawn from 4 s to the end of `HELD`.
+    """
+    rng = np.random.default_rng(seed)
+    parts = straight_walks(takes, 1.0, RUNNING)
+    made: list[Take] = []
+    frames = 0
+    for number, i in enumerate(np.tile(rng.permutation(len(parts)), 3)):
+        if frames >= minutes * 60 * RATE:
+            break
+        joints, longest = parts[i].joints, rng.uniform(4.0, HELD[1]) * FINE
+        posed = joints - joints[:, :1] * _LEVEL
+        state = np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+        lag = np.arange(len(joints)) - np.arange(len(joints))[:, None]
+        apart = np.linalg.norm(state[:, None] - state, axis=-1).mean(axis=-1)
+        apart[(lag < STRIDE[0] * FINE) | (lag > STRIDE[1] * FINE)] = np.inf
+        first, last = np.unravel_index(apart.argmin(), apart.shape)
+        if apart[first, last] > ALIKE:
+            continue
+        step = (joints[last, 0] - joints[first, 0]) * _LEVEL
+        share = np.linspace(0, 1, last - first, endpoint=False)[:, None, None]
+        cycle = joints[first:last] + share * (joints[first] + step - joints[last])
+        times = max(0, round((longest - len(joints)) / len(cycle)))
+        cycles = [cycle + k * step for k in range(times)]
+        joined = np.concatenate([joints[:first], *cycles, joints[first:] + times * step])
+        joined = resample(joined, FINE, RATE)[: round(HELD[1] * RATE)]
+        trial = f"{parts[i].trial}_r{number:03d}"
+        made.append(replace(parts[i], trial=trial, joints=joined, rate=RATE, made="composed"))
+        frames += len(joined)
+    return made
+
+
 # --- stairs ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Plant:
@@ -246,15 +284,17 @@ class _Plant:
     stop: int
 
 
-def straight_walks(takes: Sequence[Take], least: float = 2.0) -> list[Take]:
-    """The parts of takes that walk straight on for `least` seconds, at 60 Hz, walking along +Z."""
+def straight_walks(
+    takes: Sequence[Take], least: float = 2.0, speeds: tuple[float, float] = (0.5, 1.9)
+) -> list[Take]:
+    """The parts of takes that go straight on for `least` s at `speeds` m/s, at 60 Hz, along +Z."""
     walks = []
     for take in takes:
         joints = resample(take.joints, take.rate, FINE)
         velocity = np.gradient(gaussian_filter1d(joints[:, 0], 0.3 * FINE, axis=0), axis=0) * FINE
         speed = np.linalg.norm(velocity[:, [0, 2]], axis=1)
         turning = np.gradient(np.unwrap(np.arctan2(velocity[:, 0], velocity[:, 2]))) * FINE
-        onwards = (speed > 0.5) & (speed < 1.9) & (np.abs(turning) < 0.5)
+        onwards = (speed > speeds[0]) & (speed < speeds[1]) & (np.abs(turning) < 0.5)
         for number, run in enumerate(_runs(onwards, least * FINE)):
             part = joints[run]
             way = (part[-1, 0] - part[0, 0]) * _LEVEL

@@ -29,7 +29,7 @@ from t2imu_utils.motion.cmu import (
     subject_of,
     trial_order,
 )
-from t2imu_utils.motion.composed import make_jumps, make_postures, make_stairs
+from t2imu_utils.motion.composed import make_jumps, make_postures, make_runs, make_stairs
 from t2imu_utils.motion.corpus import MotionClip, mirror_caption
 from t2imu_utils.motion.deepmimic import read_deepmimic
 from t2imu_utils.motion.features import (
@@ -71,6 +71,7 @@ DUPLICATES = ("14_36",)  # the same recording as 14_31
 
 CAPPED = {"gesture": 25.0, "standing": 25.0}  # minutes of recorded motion in training
 STAIRS_MINUTES = 15.0
+RUNS_MINUTES = 15.0
 # Minutes of training that an activity is brought to by playing it at other speeds as well.
 WANTED = {"jumping": 10.0, "sit down": 8.0, "stand up": 8.0, "lie down": 8.0, "get up": 8.0}
 SPEEDS = (1.0, 0.9, 1.1, 0.95, 1.05, 0.85, 1.15, 0.925, 1.075)
@@ -179,7 +180,10 @@ def open_takes(root: Path, seed: int = 0) -> tuple[list[Take], list[Skipped]]:
     takes = [half for take in takes for half in _halves(take)]
     postures = [take for take in takes if _holds_posture(take)]
     made = make_postures(postures, seed)
-    made += make_jumps([take for take in takes if split_of(take) == "train"])
+    training = [take for take in takes if split_of(take) == "train"]
+    made += make_jumps(training)
+    running = [take for take in training if activity_of(take) == "running"]
+    made += make_runs(running, RUNS_MINUTES, seed)
     for split, minutes in (("train", STAIRS_MINUTES), ("val", 1.0)):
         walks = [take for take in takes if split_of(take) == split]
         for direction in ("up", "down"):

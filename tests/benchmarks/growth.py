@@ -19,15 +19,15 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from t2imu_utils import palette, plots
+from t2imu_utils import plots, style
+from t2imu_utils.analysis.har import HarConfig, train_classifier
+from t2imu_utils.analysis.signals import tsne
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import load_bodies
 from t2imu_utils.clips import Clips
-from t2imu_utils.evaluation.har import HarConfig, train_classifier
-from t2imu_utils.evaluation.similarity import tsne
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import sensor_sites
-from t2imu_utils.priors.generate import generate
+from t2imu_utils.models.mdm import generate
 from tests.benchmarks.machine import processor, seconds
 from tests.benchmarks.rows_body import motions, on_device, people
 from tests.benchmarks.rows_priors import prior_of
@@ -128,13 +128,13 @@ def exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
 
 def picture(found: Sequence[tuple[Growth, list[float]]], told: str) -> Figure:
     """A panel for each kind of work; `told` stands below."""
-    palette.style()
+    style.use()
     figure = plt.figure(figsize=(9.5, 5.5))
     for axes, (growth, times) in zip(figure.subplots(2, 3).flat, found, strict=True):
         slope, sizes = exponent(growth.sizes, times), np.array(growth.sizes)
         middle = np.exp(np.log(times).mean() - slope * np.log(sizes).mean())
-        axes.loglog(sizes, middle * sizes**slope, color=palette.COLOURS["mdm"])
-        axes.loglog(sizes, times, "o", color=palette.INK, markersize=4)
+        axes.loglog(sizes, middle * sizes**slope, color=style.COLOURS["mdm"])
+        axes.loglog(sizes, times, "o", color=style.INK, markersize=4)
         axes.set(title=f"{growth.title}: {slope:.2f}", xlabel=growth.axis, ylabel="seconds")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

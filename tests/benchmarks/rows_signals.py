@@ -16,10 +16,10 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 from t2imu_utils.activities import POSITIONS
+from t2imu_utils.analysis import har
+from t2imu_utils.analysis.har import DeepConvLSTM
+from t2imu_utils.analysis.signals import SHAPE, catch24
 from t2imu_utils.demo.recordings import write_recordings
-from t2imu_utils.evaluation import har
-from t2imu_utils.evaluation.deepconvlstm import DeepConvLSTM
-from t2imu_utils.evaluation.similarity import Features, catch22_features
 from t2imu_utils.execute import KERNEL
 from t2imu_utils.imu.realworld import read_realworld
 from t2imu_utils.parameters import TAG
@@ -45,8 +45,8 @@ def features_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     windows = rng.standard_normal((sizes.windows, SAMPLES, 3)).cumsum(1)
     series = [axis.tolist() for window in windows for axis in window.T]
 
-    def agree(reference, ours: Features) -> str:
-        apart = np.abs(reference.to_numpy() - ours.values).max()
+    def agree(reference, ours: np.ndarray) -> str:
+        apart = np.abs(reference.to_numpy() - ours[:, SHAPE]).max()
         return within(float(apart), 1e-9, "features differ by {:.1e}")
 
     return Comparison(
@@ -54,7 +54,7 @@ def features_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         title="catch22, windows of three axes",
         unit="window",
         reference=lambda: signals.catch22_table(windows),
-        ours=lambda: catch22_features(windows),
+        ours=lambda: catch24(windows),
         agree=agree,
         reach=NEAR,
         floor=_fastest(lambda: [pycatch22.catch22_all(one) for one in series]) / sizes.windows,

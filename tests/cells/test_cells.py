@@ -15,6 +15,9 @@ from numpy.testing import assert_allclose
 
 from t2imu_utils import arms, data, runs
 from t2imu_utils.activities import POSITIONS, SITES
+from t2imu_utils.analysis import har
+from t2imu_utils.analysis.har import RecognitionVariant
+from t2imu_utils.analysis.lacc import ESTIMATES, TERMS
 from t2imu_utils.cells.__main__ import CELLS, main
 from t2imu_utils.cells.losses import measure_losses
 from t2imu_utils.cells.recognition import recognise
@@ -23,15 +26,12 @@ from t2imu_utils.cells.sensing import sense
 from t2imu_utils.clips import Clips
 from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
-from t2imu_utils.evaluation import har_runs
-from t2imu_utils.evaluation.lacc import ESTIMATES, TERMS
-from t2imu_utils.evaluation.recognition_variants import RecognitionVariant
 from t2imu_utils.files import write_table
 from t2imu_utils.imu.sensor_model import read_sensor_model
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.corpus import write_corpus
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import load_track
 from tests.conftest import WordEncoder
 
@@ -225,13 +225,13 @@ def test_classifiers_are_tested_on_all_real_windows(track, sensed, model):
     run = recognise(track, model)
     assert outputs(track, model, "07_har") == {"counts.parquet"}
     counts = pd.read_parquet(run.path("counts.parquet"))
-    assert set(har_runs.COLUMNS) <= set(counts) and set(counts["truth"]) == set(CLASSES)
+    assert set(har.COLUMNS) <= set(counts) and set(counts["truth"]) == set(CLASSES)
     # Twelve windows of each class at most, once for each of the track's seeds.
     assert counts.groupby(["seed", "truth"])["windows"].sum().tolist() == [12] * 6
     assert sorted(set(counts["seed"])) == [3, 5] and set(counts["subject"]) <= {1, 2, 3, 4}
     found = run.metrics["balanced_accuracy"]
     assert found["n"] == 2
-    assert found["values"] == pytest.approx(har_runs.balanced_accuracy(counts).tolist())
+    assert found["values"] == pytest.approx(har.balanced_accuracy(counts).tolist())
 
 
 def test_seeds_of_the_classifiers_may_be_chosen(track, sensed, apart):
@@ -257,7 +257,7 @@ def test_a_variant_is_kept_beside_the_default(track, sensed, apart):
 
 
 def test_a_filter_depends_on_the_motions_that_it_judges(track, sensed, apart, monkeypatch):
-    monkeypatch.setattr(har_runs, "repeat", counted_for_nothing)
+    monkeypatch.setattr(har, "repeat", counted_for_nothing)
     motions = runs.input_hash(track.name, "mdm", "03_smpl_fitting")
     half = recognise(track, "mdm", variant=RecognitionVariant(keep=0.5))
     assert half.inputs["motions"] == motions and half.params["variant"]["keep"] == 0.5

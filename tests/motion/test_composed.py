@@ -5,10 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from t2imu_utils.motion.bandai import read_bandai
 
 from t2imu_utils.motion import composed
-from t2imu_utils.motion.composed import FINE, climb, make_jumps, make_postures, make_stairs
+from t2imu_utils.motion.bvh import read_bandai
+from t2imu_utils.motion.composed import (
+    FINE,
+    climb,
+    make_jumps,
+    make_postures,
+    make_runs,
+    make_stairs,
+)
 from t2imu_utils.motion.quality import measures
 from t2imu_utils.motion.skeleton import MIRROR, RATE, bone_lengths
 from t2imu_utils.motion.takes import Take
@@ -149,3 +156,12 @@ def test_stairs_of_recorded_walks_are_calm(real_data, tmp_path, direction):
         found = measures(clip.joints - [0, clip.joints[..., 1].min(), 0])
         assert found["acceleration"] <= composed.CALM and found["flight_s"] < 0.2
         assert (found["rise"] > 0.5) if direction == "up" else (found["rise"] < -0.5)
+
+
+def test_a_run_goes_on_for_as_long_as_is_asked_at_its_own_pace(walk):
+    (run,) = make_runs([take(walk, "run", 2 * FINE)], 0.05, 0)  # twice as fast
+    assert 4.0 * RATE <= len(run.joints) <= 9.8 * RATE and run.made == "composed"
+    speed = np.diff(run.joints[:, 0, 2]) * RATE
+    np.testing.assert_allclose(speed, STRIDE / STEP * 2 * FINE, rtol=0.05)
+    swing = run.joints[:, 7, 2] - run.joints[:, 0, 2]
+    assert np.abs(swing[11:] - swing[:-11]).max() < 0.1 and np.ptp(swing) > 0.5  # 0.55 s later

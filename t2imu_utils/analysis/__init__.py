@@ -1,0 +1,1 @@
+"""What is measured: losses, motions, spectra, signals, recognition, and a grid of them."""

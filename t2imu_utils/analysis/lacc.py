@@ -1,0 +1,271 @@
+"""L_acc of every clip before and after refinement, with references and intervals (Fig. 1).
+
+All models see the same noise: what is drawn for a clip at a timestep depends on the clip's name,
+the timestep and the seed alone, so differences between models are paired.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from t2imu_utils.activities import CATEGORIES, HIGH_DYNAMIC
+from t2imu_utils.analysis.stats import FEWEST, bootstrap_means, over_seeds, stream
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.generator import Denoiser
+from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+
+MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
+ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)
+TERMS = ("simple", "pos", "foot", "vel", "acc", "acc_joints")
+HIGH, LOW, ALL = "high-dynamic", "low-dynamic", "all"
+CONTRAST = f"{HIGH} minus {LOW}"
+SHOWN = ["simple", "acc", "acc_joints"]
+RELATIVE = ("relative", "sd", "low", "high")
+REFERENCES = {GAUSSIAN: "x̂₀ of {} through a Gaussian, σ = 1 frame", CONSTANT: "x̂₀ of {}, frozen"}
+
+
+def common_noise(
+    name: str, timestep: int, seed: int, frames: int, channels: int = 263
+) -> Float[np.ndarray, "T C"]:
+    """Standard normal noise of one clip at one timestep: the same for every model and batch."""
+    rng = np.random.default_rng([seed, timestep, zlib.crc32(name.encode())])
+    return rng.standard_normal((frames, channels), dtype=np.float32)
+
+
+def smooth_in_time(
+    x: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"], sigma: float = 1.0
+) -> Float[Tensor, "B T C"]:
+    """Gaussian of `sigma` frames along time; at the ends its weights are those within the clip."""
+    reach = int(np.ceil(4 * sigma))
+    taps = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (taps / sigma) ** 2)[None, None]
+    valid = mask[:, None].to(x.dtype)
+    series = (x * mask[..., None]).transpose(1, 2).flatten(0, 1)[:, None]
+    total = torch.conv1d(series, kernel, padding=reach).view(len(x), -1, x.shape[1])
+    weight = torch.conv1d(valid, kernel, padding=reach).clamp(min=1e-6)
+    return (total / weight).transpose(1, 2)
+
+
+def freeze_in_time(x: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+    """Every frame replaced by the clip's mean frame: no second difference in any channel."""
+    weight = mask[..., None].to(x.dtype)
+    return ((x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)).expand_as(x)
+
+
+def levels_of(timesteps: Sequence[int], steps: int, levels: int) -> list[int]:
+    """Noise levels as far along as `timesteps` of `steps`, for a model that has `levels`."""
+    return sorted({t * levels // steps for t in timesteps})
+
+
+def clip_losses(
+    denoise: Denoiser,
+    clips: Sequence[MotionClip],
+    timesteps: Sequence[int],
+    seed: int,
+    batch_size: int = 32,
+    references: bool = False,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Losses of x̂_0 for every clip and timestep, one noise each, text given, no guidance.
+
+    A clip is conditioned on its first caption, and one longer than the model takes is evaluated on
+    its first frames (`frames` tells how many).
+
+    Args:
+        denoise: what a model makes of a noisy motion (`Generator.denoiser`); of a tokeniser, what
+            decoding leaves of it, with the single timestep 0.
+        timesteps: 0 ... noise levels - 1.
+        references: also evaluate two things that are no better motion: the model's own x̂_0
+            smoothed by a Gaussian of one frame ("gaussian"), and frozen at its mean ("constant").
+
+    Returns:
+        One row for each clip, timestep and estimate: ``clip``, ``timestep``, ``estimate``,
+        ``frames`` and the losses. ``simple``, ``vel`` and ``acc`` are of
+        normalised features, ``pos`` and ``foot`` in m², ``acc_joints`` in (m/s²)².
+    """
+    names = [clip.name for clip in clips]
+    if len(set(names)) < len(names):
+        raise InputError("clips", "two of one name", "names of their own", "Noise goes by name.")
+    pairs = [(clip, t) for clip in sorted(clips, key=lambda c: len(c.features)) for t in timesteps]
+    batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+    rows = []
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="losses", mininterval=2, disable=not progress):
+            x0, noise, mask = (x.to(device) for x in _pad(denoise, batch, seed))
+            t = torch.tensor([timestep for _, timestep in batch], device=device)
+            x0_hat = denoise([clip for clip, _ in batch], x0, mask, t, noise)
+            for estimate, guess in _estimates(x0_hat, mask, references):
+                losses = _losses(x0, guess, mask, denoise.normaliser)
+                rows += [
+                    {"clip": clip.name, "timestep": timestep, "estimate": estimate,
+                     "frames": int(frames), **dict(zip(TERMS, values, strict=True))}
+                    for (clip, timestep), frames, values in zip(
+                        batch, mask.sum(1).tolist(), losses, strict=True
+                    )
+                ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["estimate"] = pd.Categorical(table["estimate"], ESTIMATES)
+    return table.sort_values(["clip", "timestep", "estimate"], ignore_index=True)
+
+
+def _pad(
+    denoise: Denoiser, batch: list[tuple[MotionClip, int]], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    ends = [min(len(clip.features), denoise.max_frames) for clip, _ in batch]
+    ends = [end // denoise.stride * denoise.stride for end in ends]
+    x0 = [
+        torch.as_tensor(clip.features[:end], dtype=torch.float32)
+        for (clip, _), end in zip(batch, ends, strict=True)
+    ]
+    noise = [
+        torch.from_numpy(common_noise(clip.name, t, seed, len(x)))
+        for (clip, t), x in zip(batch, x0, strict=True)
+    ]
+    lengths = torch.tensor([len(x) for x in x0])
+    normal = [denoise.normaliser.normalise(x) for x in x0]
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return pad_sequence(normal, batch_first=True), pad_sequence(noise, batch_first=True), mask
+
+
+def _estimates(
+    x0_hat: Tensor, mask: Tensor, references: bool
+) -> Iterator[tuple[str, Float[Tensor, "B T C"]]]:
+    yield MODEL, x0_hat
+    if references:
+        yield GAUSSIAN, smooth_in_time(x0_hat, mask)
+        yield CONSTANT, freeze_in_time(x0_hat, mask)
+
+
+def _losses(
+    x0: Tensor, x0_hat: Tensor, mask: Tensor, normaliser: Normaliser
+) -> Float[np.ndarray, "B L"]:
+    terms = motion_losses(x0, x0_hat, mask, LossWeights(), normaliser, all_terms=True)
+    joints = LossWeights(acc=1.0, acc_variant="joints")
+    terms["acc_joints"] = motion_losses(x0, x0_hat, mask, joints, normaliser)["acc"]
+    return torch.stack([terms[name] for name in TERMS], 1).double().cpu().numpy()
+
+
+def groups_of(category: pd.Series) -> dict[str, np.ndarray]:
+    """Masks of the categories that there are, then of high-dynamic, low-dynamic and all clips."""
+    high = category.isin(HIGH_DYNAMIC).to_numpy()
+    found = {name: (category == name).to_numpy() for name in CATEGORIES}
+    found |= {HIGH: high, LOW: ~high, ALL: np.ones(len(category), bool)}
+    return {name: rows for name, rows in found.items() if rows.any()}
+
+
+def paired_difference(
+    before: pd.DataFrame | Sequence[pd.DataFrame],
+    after: pd.DataFrame | Sequence[pd.DataFrame],
+    groups: pd.DataFrame,
+    value: str = "acc",
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Change of a loss from one model to another, per category, with 95 % intervals.
+
+    A clip's loss is its mean over timesteps; a group's is the mean over its clips. Intervals are of
+    a paired bootstrap over units and, where there are several, over seeds (`stats.over_seeds`).
+
+    Args:
+        before, after: rows of one estimate of `clip_losses`, for the same clips and timesteps; or
+            one such table for each seed, in the same order.
+        groups: ``clip``, ``category`` and ``unit`` (the trial that a clip was cut from); only the
+            clips in it count.
+        value: the column to compare.
+
+    Returns:
+        Rows: `groups_of`, and `CONTRAST`: how much more, in shares, the loss changed in high- than
+        in low-dynamic clips. Columns: ``group``; numbers of ``clips``, ``units`` and ``seeds``;
+        ``before``, ``after`` and ``delta``, means over seeds, with ``delta_low``, ``delta_high``;
+        ``relative`` (delta / before), its ``sd`` over seeds, ``low`` and ``high``; ``median``, over
+        units, of a unit's own relative change, which one wild trial cannot sway as it does the
+        mean; and ``effect_size``, Cohen's d_z (Lakens 2013, doi:10.3389/fpsyg.2013.00863): mean /
+        standard deviation of the units' changes. Fewer than `FEWEST` units have no interval and no
+        effect size.
+    """
+    tables = [[x] if isinstance(x, pd.DataFrame) else list(x) for x in (before, after)]
+    means = [t.groupby("clip")[value].mean() for t in [*tables[0], *tables[1]]]
+    if not all(mean.index.equals(means[0].index) for mean in means):
+        raise InputError(
+            "before, after", "other clips in one than in the other", "the same clips",
+            "Evaluate all models on the same clips: run notebook 05 for them again.",
+        )  # fmt: skip
+    table = groups[groups["clip"].isin(means[0].index)]
+    values = pd.concat(means, axis=1).loc[table["clip"]].to_numpy()
+    count, rows, shares = len(tables[0]), [], {}
+    for name, chosen in groups_of(table["category"]).items():
+        own, unit = values[chosen], table["unit"].to_numpy()[chosen]
+        of_units = pd.DataFrame(own).groupby(unit).mean().to_numpy()
+        enough = len(of_units) >= FEWEST
+        drawn = bootstrap_means(own, unit, draws if enough else 0, stream(seed, name))
+        old, new = drawn[:, :count], drawn[:, count:]
+        shares[name] = new / old - 1
+        first, second = of_units[:, :count], of_units[:, count:]
+        moved = (second - first).mean(1)
+        delta, _, delta_low, delta_high = over_seeds(new - old, seed)
+        row = {"group": name, "clips": len(own), "units": len(of_units), "seeds": count}
+        row |= {"before": old[0].mean(), "after": new[0].mean()}
+        row |= {"delta": delta, "delta_low": delta_low, "delta_high": delta_high}
+        row |= dict(zip(RELATIVE, over_seeds(shares[name], seed), strict=True))
+        row["median"] = np.median((second / first - 1).mean(1))
+        spread = moved.std(ddof=1) if enough else 0.0
+        rows.append(row | {"effect_size": moved.mean() / spread if spread > 0 else np.nan})
+    if HIGH in shares and LOW in shares:
+        fewer = min(len(shares[HIGH]), len(shares[LOW]))  # one row where either has few units
+        contrast = over_seeds(shares[HIGH][:fewer] - shares[LOW][:fewer], seed)
+        row = {"group": CONTRAST, "clips": len(table), "units": table["unit"].nunique()}
+        rows.append(row | {"seeds": count} | dict(zip(RELATIVE, contrast, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def with_references(losses: Mapping[str, pd.DataFrame], base: str) -> pd.DataFrame:
+    """Mean losses of each model, and of what a filter and a frozen pose make of the base's x̂₀.
+
+    Args:
+        losses: tables of `clip_losses` with references, by model.
+        base: the model whose predictions the references are made of.
+    """
+    chosen = {model: (table, MODEL) for model, table in losses.items()}
+    chosen |= {name.format(base): (losses[base], kind) for kind, name in REFERENCES.items()}
+    rows = {
+        name: table.loc[table["estimate"] == estimate, SHOWN].mean()
+        for name, (table, estimate) in chosen.items()
+    }
+    table = pd.DataFrame(rows).T
+    return table.assign(acc_against_base=table["acc"] / table.loc[base, "acc"] - 1)
+
+
+def as_metrics(
+    losses: pd.DataFrame,
+    changes: Mapping[str, pd.DataFrame],
+    against: Mapping[str, pd.DataFrame],
+    moving: pd.DataFrame,
+) -> dict:
+    """What `run.json` and `results.json` keep: changes from base and control, sampled motion.
+
+    Args:
+        losses: `with_references`.
+        changes: from the base to each other model (`paired_difference`).
+        against: from the control to each refined model.
+        moving: `motions.compare`.
+    """
+    everything = moving[moving["category"] == ALL].set_index("model").drop(columns="category")
+    return {
+        "losses": losses.astype(float).to_dict("index"),
+        "from_base": {model: _records(table) for model, table in changes.items()},
+        "from_control": {model: _records(table) for model, table in against.items()},
+        "sampled": everything.astype(float).to_dict("index"),
+    }
+
+
+def _records(table: pd.DataFrame) -> dict:
+    return table.set_index("group").astype(float).to_dict("index")

@@ -1,1 +1,0 @@
-"""Floor 4: L_acc per category, motion and signal measures, recognition, tables (Sec. III-D)."""

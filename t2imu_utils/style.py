@@ -1,0 +1,140 @@
+"""One style, one colour and one name for each model, one order of activities."""
+
+import re
+from collections.abc import Sequence
+from math import log10
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+
+from t2imu_utils.arm_names import BASE, ArmName, parse
+
+INK, QUIET, FAINT = "#1f2328", "#6b7480", "#e3e6ea"
+# Told apart with any colour vision (after Okabe & Ito); what is not a model is grey or black.
+COLOURS = {
+    "real": "#1f2328",
+    "mdm": "#8d97a5",
+    "momask": "#cc79a7",
+    "remodiffuse": "#009e73",
+    "t2mgpt": "#b8860b",
+    "gaussian": "#c9ced5",
+    "constant": "#dfe3e8",
+}
+CONTROL = "#e69f00"
+REFINED = LinearSegmentedColormap.from_list("refined", ["#9ecbe8", "#0072b2", "#08264d"])
+# Weights of L_acc that the lightest and the darkest blue stand for.
+LIGHTEST, DARKEST = 1e-2, 1e1
+DPI = 110
+WIDEST = 11  # inches: what a notebook's page shows without making it smaller
+UPRIGHT = 6  # names of models that fit upright under a figure of that width
+AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}  # of a sensor
+OTHER_MODELS = ("#d55e00", "#7b61a8", "#56b4e9", "#a6761d")
+LABELS = {
+    "real": "real",
+    "mdm": "MDM",
+    "momask": "MoMask",
+    "remodiffuse": "ReMoDiffuse",
+    "t2mgpt": "T2M-GPT",
+    "gaussian": "MDM, smoothed (σ = 1 frame)",
+    "constant": "constant pose",
+}
+ORDER = (
+    "dancing", "jumping", "running", "climbing up", "climbing down", "stair climbing", "walking",
+    "standing", "sitting", "lying", "other",
+)  # fmt: skip
+
+
+def use() -> None:
+    """Set matplotlib's defaults; call it once at the top of a notebook."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": DPI,
+            "figure.constrained_layout.use": True,
+            "font.family": "DejaVu Sans",
+            "font.size": 10,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": QUIET,
+            "axes.titlesize": 10.5,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "axes.axisbelow": True,
+            "grid.color": FAINT,
+            "grid.linewidth": 0.8,
+            "xtick.color": QUIET,
+            "ytick.color": QUIET,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+        }
+    )
+
+
+def colour(model: str) -> str:
+    """The colour of a model everywhere.
+
+    MDM is grey, its control orange, its refined arms blue, darker for a larger lambda. Of another
+    generator the control is a lighter and the refined arm a darker shade of its own colour. One of
+    another name gets one of a few spare colours, the same in every figure.
+    """
+    name = parse(model) or ArmName(model)
+    own = COLOURS.get(name.generator)
+    if own is None:
+        own = OTHER_MODELS[sum(name.generator.encode()) % len(OTHER_MODELS)]
+    if name.weight is None:
+        return own
+    if name.generator == BASE:
+        return to_hex(REFINED(_darkness(name.weight))) if name.refined else CONTROL
+    shades = LinearSegmentedColormap.from_list("shades", ["white", own, "black"])
+    return to_hex(shades(0.55 + 0.4 * _darkness(name.weight) if name.refined else 0.28))
+
+
+def is_known(name: str) -> bool:
+    """Whether it is a model of a known generator, or another name that has a colour."""
+    return (parse(name) or ArmName(name)).generator in COLOURS
+
+
+def _darkness(weight: float) -> float:
+    span = log10(DARKEST) - log10(LIGHTEST)
+    return min(max((log10(max(weight, 1e-12)) - log10(LIGHTEST)) / span, 0.0), 1.0)
+
+
+def label(model: str) -> str:
+    """The name of a model for a legend: ``mdm-acc0.1`` becomes "MDM, λ = 0.1"."""
+    name = parse(model) or ArmName(model)
+    parts = [LABELS.get(name.generator, name.generator)]
+    if name.weight is not None:
+        parts.append(f"λ = {name.weight:g}" if name.refined else "control")
+    parts += re.split(r"-(?=[a-z])", name.options) if name.options else []
+    parts += [f"seed {name.seed}"] if name.seed else []
+    return ", ".join(parts)
+
+
+def name_models(axes: Axes, models: Sequence[str]) -> None:
+    """Write the names of models under the places 0, 1, …, aslant where many must fit."""
+    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    given = slant if len(models) > UPRIGHT else {}
+    axes.set_xticks(range(len(models)), [label(model) for model in models], **given)
+
+
+def legend_above(figure: Figure, axes: Axes, most: int = 5) -> None:
+    """One legend over all panels, of what `axes` shows: at most so many columns, equally long."""
+    handles, names = axes.get_legend_handles_labels()
+    rows = -(-len(names) // most)
+    columns = -(-len(names) // max(rows, 1))
+    figure.legend(handles, names, loc="outside upper right", ncols=columns)
+
+
+def ordered(names: Sequence[str]) -> list[str]:
+    """Activities or categories from the most to the least dynamic; unknown ones last."""
+    place = {name: index for index, name in enumerate(ORDER)}
+    return sorted(dict.fromkeys(names), key=lambda name: (place.get(name, len(place)), name))

@@ -1,0 +1,205 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.ndimage import gaussian_filter1d
+
+from t2imu_utils.analysis import lacc
+from t2imu_utils.analysis.lacc import (
+    ESTIMATES,
+    TERMS,
+    clip_losses,
+    common_noise,
+    freeze_in_time,
+    levels_of,
+    paired_difference,
+    smooth_in_time,
+)
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import schedule
+from t2imu_utils.models.generator import family
+
+STEPS = [1, 10, 19]
+
+
+def losses(prior, clips, **settings):
+    settings = {"timesteps": STEPS, "seed": 0, **settings}
+    return clip_losses(family("mdm").denoiser(prior, "cpu"), clips, **settings, progress=False)
+
+
+class Repeats:
+    """A denoiser without noise whose guess is what it was shown; writes down what that was."""
+
+    max_frames, stride, levels = 24, 4, 1
+
+    def __init__(self, normaliser):
+        self.normaliser, self.shown = normaliser, {}
+
+    def __call__(self, clips, x0, mask, level, noise):
+        for clip, row, valid in zip(clips, x0, mask, strict=True):
+            self.shown[clip.name] = row[valid].numpy()
+        return x0
+
+
+def test_noise_depends_on_clip_timestep_and_seed_alone():
+    noise = common_noise("a", 3, 0, 20)
+    assert_allclose(noise[:9], common_noise("a", 3, 0, 9))
+    for other in (("b", 3, 0), ("a", 4, 0), ("a", 3, 1)):
+        assert abs(np.corrcoef(noise.ravel(), common_noise(*other, 20).ravel())[0, 1]) < 0.1
+    assert noise.std() == pytest.approx(1, abs=0.05)
+
+
+def test_batches_change_nothing(prior, clips):
+    whole = losses(prior, clips, batch_size=32)
+    single = losses(prior, clips[::-1], batch_size=1)
+    assert_allclose(whole[list(TERMS)], single[list(TERMS)], rtol=1e-4)
+    assert not np.allclose(whole["acc"], losses(prior, clips, seed=1)["acc"], rtol=1e-3)
+    # The prior takes 24 frames; the clip of 30 is cut, and its row says so.
+    assert whole.groupby("clip")["frames"].first().tolist() == [24, 9, 17, 12, 24]
+
+
+def test_losses_are_those_of_the_definition(prior, clips):
+    clip, t = clips[2], 10
+    x0 = prior.normaliser.normalise(clip.features)
+    noise = common_noise(clip.name, t, 0, len(x0))
+    alpha = schedule(20).alphas_cumprod[t].item()
+    x_t = torch.tensor(np.sqrt(alpha) * x0 + np.sqrt(1 - alpha) * noise)[None].float()
+    text, valid = prior.text_encoder.encode(clip.captions[:1])
+    with torch.inference_mode():
+        mask = torch.ones(1, len(x0), dtype=bool)
+        x0_hat = prior.model.eval()(x_t, torch.tensor([t]), text, valid, mask)[0].numpy()
+    error = np.diff(x0 - x0_hat, n=2, axis=0) ** 2
+    row = losses(prior, [clip], timesteps=[t]).iloc[0]
+    assert row["simple"] == pytest.approx(((x0 - x0_hat) ** 2).mean(), rel=1e-4)
+    assert row["acc"] == pytest.approx(error.mean(1).sum() / (len(x0) - 1), rel=1e-4)
+
+
+def test_references_of_the_same_pass(prior, clips):
+    table = losses(prior, clips, references=True)
+    model = table[table["estimate"] == "model"].reset_index(drop=True)
+    assert_allclose(model[list(TERMS)], losses(prior, clips)[list(TERMS)])
+    constant = table[table["estimate"] == "constant"].set_index(["clip", "timestep"])
+    # A frozen estimate errs by the truth's own second difference, at every timestep the same.
+    x0 = prior.normaliser.normalise(clips[2].features)
+    own = (np.diff(x0, n=2, axis=0) ** 2).mean(1).sum() / (len(x0) - 1)
+    assert_allclose(constant.loc["clip2", "acc"], own, rtol=1e-4)
+
+
+def test_a_denoiser_is_shown_normalised_clips_of_its_own_lengths(prior, clips):
+    denoise = Repeats(prior.normaliser)
+    table = clip_losses(denoise, clips, [0], seed=0, batch_size=2, progress=False)
+    # 30 frames are more than it takes, 9 and 17 are no multiples of 4.
+    assert table["frames"].tolist() == [24, 8, 16, 12, 24]
+    for clip, frames in zip(clips, table["frames"], strict=True):
+        expected = prior.normaliser.normalise(clip.features[:frames])
+        assert_allclose(denoise.shown[clip.name], expected, rtol=1e-5, atol=1e-6)
+    # Feet that slide do so in the truth as well: all other terms are errors.
+    assert (table[[term for term in TERMS if term != "foot"]] == 0).all(axis=None)
+    with pytest.raises(InputError, match="two of one name"):
+        clip_losses(denoise, [clips[0], clips[0]], [0], seed=0)
+
+
+def test_levels_are_as_far_along_as_the_timesteps():
+    assert levels_of([2, 12, 42], 50, 1000) == [40, 240, 840]
+    assert levels_of([42, 2], 50, 10) == [0, 8]
+    # A tokeniser has one level: asked once.
+    assert levels_of([2, 12, 42], 50, 1) == [0]
+
+
+def test_smoothing_is_a_gaussian_within_the_clip():
+    x = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 40, dtype=bool)
+    mask[1, 25:] = False
+    smooth = smooth_in_time(x, mask, sigma=1.0)
+    wanted = gaussian_filter1d(x[0].numpy(), 1.0, axis=0)
+    assert_allclose(smooth[0, 4:-4].numpy(), wanted[4:-4], atol=2e-6)
+    x[1, 25:] = 1e6
+    assert_allclose(smooth_in_time(x, mask)[1, :25].numpy(), smooth[1, :25].numpy())
+    frozen = freeze_in_time(torch.arange(40.0)[None, :, None].repeat(2, 1, 3), mask)
+    assert_allclose(frozen[:, :, 0].numpy(), [[19.5] * 40, [12.0] * 40])
+
+
+def made(delta, clips=40, seed=0):
+    """A table before and one after, with a known change for each clip and noise in common."""
+    rng = np.random.default_rng(seed)
+    names = [f"c{i:03d}" for i in range(clips)]
+    level = rng.uniform(0.05, 0.15, (clips, 3))
+    keys = [(n, t) for n in names for t in STEPS]
+    before = pd.DataFrame(keys, columns=["clip", "timestep"]).assign(acc=level.ravel())
+    change = np.broadcast_to(np.asarray(delta, dtype=float), clips)
+    groups = pd.DataFrame({"clip": names, "category": "walking", "unit": names})
+    return before, before.assign(acc=(level + change[:, None]).ravel()), groups
+
+
+def test_a_known_change_is_found():
+    before, after, groups = made(np.repeat([-0.02, -0.005], [10, 30]))
+    groups["category"] = ["running"] * 10 + ["walking"] * 30
+    found = paired_difference(before, after.sample(frac=1, random_state=0), groups)
+    table = found.set_index("group")
+    assert table.index[-1] == lacc.CONTRAST
+    relative = table["relative"]
+    expected = relative["high-dynamic"] - relative["low-dynamic"]
+    assert relative[lacc.CONTRAST] == pytest.approx(expected)
+    table = table.iloc[:-1]
+    assert table.index.tolist() == ["running", "walking", "high-dynamic", "low-dynamic", "all"]
+    assert table["clips"].tolist() == [10, 30, 10, 30, 40]
+    assert_allclose(table["delta"], [-0.02, -0.005, -0.02, -0.005, -0.00875])
+    # Common random numbers: whatever differs between clips cancels where the change is one.
+    assert_allclose(table.loc["running", ["delta_low", "delta_high"]].astype(float), -0.02)
+    assert_allclose(table["relative"], table["delta"] / table["before"])
+    # Of one split alone.
+    part = paired_difference(before, after, groups[:10]).set_index("group")
+    assert part.loc["all", "clips"] == 10 and part.loc["all", "delta"] == pytest.approx(-0.02)
+    with pytest.raises(InputError, match="same clips"):
+        paired_difference(before, after[3:], groups)
+
+
+def test_trials_are_resampled_whole_and_measure_the_effect():
+    trial = np.repeat(np.arange(8), 5)
+    shift = np.random.default_rng(2).normal(0, 0.02, 8)
+    before, after, groups = made(shift[trial])
+    alone = paired_difference(before, after, groups).iloc[0]
+    together = paired_difference(before, after, groups.assign(unit=trial)).iloc[0]
+    assert (alone["units"], together["units"]) == (40, 8)
+    width = [r["delta_high"] - r["delta_low"] for r in (alone, together)]
+    assert width[1] > 1.6 * width[0]
+    assert together["effect_size"] == pytest.approx(shift.mean() / shift.std(ddof=1))
+    of_unit = [t.assign(unit=np.repeat(trial, 3)).groupby("unit")["acc"].mean()
+               for t in (before, after)]  # fmt: skip
+    assert together["median"] == pytest.approx((of_unit[1] / of_unit[0] - 1).median())
+    single = paired_difference(before, after, groups.assign(unit="only")).iloc[0]
+    assert single[["delta_low", "effect_size"]].isna().all()
+
+
+def test_seeds_are_paired_and_their_spread_enters_the_interval():
+    before, after, groups = made(-0.02)
+    # Each seed halves what is left of its own control, whatever that is.
+    controls = [before.assign(acc=level * before["acc"]) for level in (0.5, 1.0, 2.0)]
+    halved = [x.assign(acc=x["acc"] / 2) for x in controls]
+    row = paired_difference(controls, halved, groups).set_index("group").loc["all"]
+    assert row["seeds"] == 3
+    assert_allclose(row[["relative", "sd", "low", "high"]].astype(float), [-0.5, 0, -0.5, -0.5])
+    row = paired_difference([before] * 3, halved, groups).set_index("group").loc["all"]
+    assert row["sd"] == pytest.approx(np.std([-0.75, -0.5, 0], ddof=1))
+    assert row["low"] < -0.75 and row["high"] > 0
+
+
+def estimates(scale):
+    """Two clips; an estimate's acc is `scale` times 1, 2 (model), 3, 4 (gaussian), 5, 6."""
+    table = pd.DataFrame({"clip": ["a", "b"] * 3, "estimate": np.repeat(ESTIMATES, 2)})
+    acc = scale * np.arange(1.0, 7.0)
+    return table.assign(simple=10 * acc, acc=acc, acc_joints=acc + 1)
+
+
+def test_references_are_those_of_the_base():
+    table = lacc.with_references({"mdm": estimates(1.0), "mdm-acc1": estimates(0.8)}, "mdm")
+    assert_allclose(table["acc"], [1.5, 1.2, 3.5, 5.5])
+    assert_allclose(table["simple"], [15, 12, 35, 55])
+    assert_allclose(table["acc_against_base"], [0, -0.2, 2 / 1.5, 4 / 1.5], atol=1e-12)
+    # Of sampled motion the summary over categories is kept, not a single category.
+    moving = pd.DataFrame({"model": ["mdm"] * 2, "category": ["walking", "all"], "n": [2, 5]})
+    step = paired_difference(*made(-0.01))
+    found = lacc.as_metrics(table, {"mdm-acc1": step}, {}, moving)
+    assert found["sampled"] == {"mdm": {"n": 5.0}} and found["losses"]["mdm"]["acc"] == 1.5
+    assert found["from_base"]["mdm-acc1"]["all"]["delta"] == pytest.approx(-0.01)

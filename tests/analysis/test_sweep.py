@@ -1,0 +1,294 @@
+"""Changes over seeds, what they cost, and every number of the grid from where stages write it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from t2imu_utils import data, runs
+from t2imu_utils.analysis import har, lacc, motions, signals, sweep
+from t2imu_utils.analysis.motions import PARTS
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.files import write_table
+from t2imu_utils.tracks import load_track
+
+CATEGORY = pd.Series({"a": "walking", "b": "jumping", "c": "sitting"})
+
+
+def finish(track, model, stage, metrics, outputs=()):
+    return runs.open_run(track.name, model, stage, {}, {}).finish(metrics, outputs)
+
+
+@pytest.fixture
+def grid(tiny, runs_folder, monkeypatch):
+    """A base with all stages, its control with its training alone, motions from elsewhere; metrics
+    are made by the functions that the notebooks call."""
+    monkeypatch.setattr(data, "load_categories", lambda track: CATEGORY)
+    for model, level in (("mdm", 1.0), ("mdm-ft-s1", 2.0)):
+        validation = {"acc": level, "simple": 10 * level}
+        finish(tiny, model, "02_finetuning", {"validation": validation})
+    staged = {"rvq": {"acc": 4.0, "simple": 5.0}, "transformer": {"accuracy": 6.0}}
+    finish(tiny, "momask", "02_finetuning", {"validation": staged})
+    finish(tiny, "elsewhere", "02_finetuning", {"validation": {}})
+    acc = np.array([0.5, 1.0, 3.0, 99.0])
+    table = pd.DataFrame({"clip": list("abcc"), "estimate": ["model"] * 3 + ["gaussian"]})
+    table = table.assign(acc=acc, simple=acc, acc_joints=acc)
+    run = runs.open_run(tiny.name, "mdm", sweep.LOSSES, {}, {})
+    run.finish({"acc": 3.0}, [write_table(run.path("losses.parquet"), table)])
+    moved = pd.DataFrame({"model": ["mdm"], "category": "all", "n": 3})
+    moved["mean_abs_acceleration"] = 3.5
+    means = pd.DataFrame({"mdm": {"acc": 1.0}}).T
+    finish(tiny, runs.COMPARE, sweep.LOSSES, lacc.as_metrics(means, {}, {}, moved))
+    row = {"model": "mdm", "classes": "all", "measure": "distance", "low": 0, "high": 1}
+    found = signals.as_metrics(pd.DataFrame([row | {"value": 0.6}]))
+    finish(tiny, runs.COMPARE, "06_tsne", {"similarity": found, "spectra": {}})
+    counts = pd.DataFrame(
+        [(seed, "p", truth, found, n) for seed in (0, 1) for truth, found, n in
+         (("walking", "walking", 3), ("walking", "running", 1), ("running", "running", 4))],
+        columns=[*har.COLUMNS, "windows"],
+    )  # fmt: skip
+    finish(tiny, "mdm", "07_har", har.metrics(counts))
+    return tiny
+
+
+def test_every_measure_is_filled_and_what_was_not_run_is_empty(grid):
+    table = sweep.finished_cells(grid).set_index("model")
+    expected = (1.0, 10.0, 1.5, 1.0, 1.75, 3.5, 0.6, 87.5)
+    assert_allclose(table.loc["mdm", list(sweep.MEASURES)].astype(float), expected)
+    arm = table.loc["mdm-ft-s1"]
+    assert arm[list(sweep.MEASURES)].notna().tolist() == [True] * 2 + [False] * 6
+    assert (arm["lambda_acc"], arm["seed"]) == (0, 1) and np.isnan(table.loc["mdm", "lambda_acc"])
+    assert table.loc["momask", list(sweep.CHOOSABLE)].tolist() == [4, 5]
+    assert table.loc["elsewhere", list(sweep.MEASURES)].isna().all()
+
+
+def test_the_best_weight_is_chosen_on_validation_subjects():
+    values = {(0, 0): 0.1, (0.1, 0): 0.9, (0.1, 1): 0.7, (1, 0): 0.75, (1, 1): 0.95}
+    rows = [
+        {"generator": "mdm", "lambda_acc": weight, "options": "", "validation_acc": value}
+        for (weight, _), value in values.items()
+    ]
+    table = pd.DataFrame([*rows, rows[1] | {"options": "joints", "validation_acc": 0.01}])
+    # λ = 0.1 has the lower mean, λ = 0 is no choice, and options stand apart.
+    assert sweep.best_weight(table, "mdm") == 0.1
+    with pytest.raises(InputError, match="never chosen on what is reported"):
+        sweep.best_weight(table, "mdm", "balanced_accuracy")
+
+
+def table(acc, smoothed=0.5):
+    """Losses of clips 0, 1, … at two timesteps, 10 % below and above their mean; a filter and a
+    frozen pose take shares of them."""
+    acc = np.asarray(acc, dtype=float)
+    shares = {"model": 1.0, "gaussian": smoothed, "constant": 0.25}
+    clips = [f"c{i:02d}" for i in range(len(acc))]
+    parts = [
+        pd.DataFrame({"clip": clips, "timestep": t, "estimate": name, "acc": level * share * acc})
+        for name, share in shares.items()
+        for t, level in ((2, 0.9), (7, 1.1))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def groups(count, per_trial=1):
+    kinds = ["jumping", "walking", "sitting"]
+    trial = np.arange(count) // per_trial
+    return pd.DataFrame(
+        {
+            "clip": [f"c{i:02d}" for i in range(count)],
+            "split": np.where(trial % 2, "test_trials", "test"),
+            "category": [kinds[i % 3] for i in trial],
+            "unit": [f"t{i}" for i in trial],
+        }
+    )
+
+
+def row(change, arm, reference="control", split="all", group="all"):
+    keys = {"arm": arm, "reference": reference, "split": split, "group": group}
+    found = change[(change[list(keys)] == pd.Series(keys)).all(axis=1)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Base; controls 10 % below it; arms 20 % below the controls of their own seed, 40 % for
+    jumping. Seeds shift control and arm together."""
+    base = np.linspace(1, 2, 24)
+    share = np.where(groups(24)["category"] == "jumping", 0.6, 0.8)
+    losses = {"mdm": table(base)}
+    for seed, level in ((0, 1.0), (1, 1.3), (2, 0.7)):
+        ending = f"-s{seed}" if seed else ""
+        losses[f"mdm-ft{ending}"] = table(0.9 * level * base)
+        losses[f"mdm-acc0.1{ending}"] = table(0.9 * level * base * share)
+    return losses
+
+
+@pytest.fixture(scope="module")
+def change(known):
+    return sweep.change_over_seeds(known, groups(24), draws=200)
+
+
+def test_an_arm_is_held_against_the_control_of_its_own_seed(change):
+    for group, expected in (("jumping", -0.4), ("high-dynamic", -0.4), ("low-dynamic", -0.2),
+                            (lacc.CONTRAST, -0.2)):  # fmt: skip
+        found = row(change, "mdm-acc0.1", group=group)
+        assert_allclose(found[["relative", "low", "high"]].astype(float), expected, atol=1e-12)
+    assert tuple(row(change, "mdm-acc0.1")[["clips", "units", "seeds"]]) == (24, 24, 3)
+    # Against the base the seeds differ: levels 1, 1.3 and 0.7 of nine tenths.
+    control = row(change, "mdm-ft", "base")
+    assert control["relative"] == pytest.approx(-0.1)
+    assert control["sd"] == pytest.approx(np.std([0.9, 1.17, 0.63], ddof=1))
+    assert control["low"] < -0.1 - 0.2 and control["high"] > -0.1 + 0.2
+    assert row(change, "mdm-acc0.1", split="test")["clips"] == 12
+
+
+def test_a_variant_is_held_against_the_control_with_its_other_losses(known):
+    """L_vel alone halves the loss; what L_acc adds to it is a tenth."""
+    base = np.linspace(1, 2, 24)
+    more = {"mdm-ft-vel0.2": table(0.5 * base), "mdm-acc0.1-vel0.2": table(0.45 * base)}
+    change = sweep.change_over_seeds(known | more, groups(24), draws=50)
+    assert row(change, "mdm-acc0.1-vel0.2")["relative"] == pytest.approx(-0.1)
+    assert row(change, "gaussian")["seeds"] == 3
+    assert "mdm-ft-vel0.2" not in set(change.loc[change["reference"] == "control", "arm"])
+    levels = sweep.by_timestep(known | more).groupby("arm")["relative"].mean()
+    assert levels["mdm-acc0.1-vel0.2"] == pytest.approx(-0.1)
+
+
+def test_trivial_changes_are_those_of_the_reference(change):
+    for reference, seeds in (("control", 3), ("base", 1)):
+        for name, expected in (("gaussian", -0.5), ("constant", -0.75)):
+            found = row(change, name, reference)
+            assert found["relative"] == pytest.approx(expected) and found["seeds"] == seeds
+
+
+def test_each_seed_by_itself(known):
+    found = sweep.changes_by_seed(known, groups(24))
+    found = found[(found["split"] == "all") & (found["group"] == "all")]
+    own = found[(found["arm"] == "mdm-ft") & (found["reference"] == "base")]
+    assert_allclose(own.set_index("seed").loc[[0, 1, 2], "relative"], [-0.1, 0.17, -0.37])
+
+
+def test_arms_without_a_control_and_of_other_generators_stand_apart(known):
+    losses = {name: part for name, part in known.items() if name != "mdm-ft-s1"}
+    losses |= {"mdm-acc0.1-joints-s2": table(np.ones(24)), "momask": table(np.ones(24))}
+    losses |= {"momask-ft-s2": table(np.full(24, 0.5))}
+    change = sweep.change_over_seeds(losses, groups(24), draws=20)
+    assert row(change, "mdm-acc0.1")["seeds"] == 2
+    assert row(change, "mdm-acc0.1", "base")["seeds"] == 3
+    assert row(change, "mdm-acc0.1-joints")["seeds"] == 1
+    other = change[change["generator"] == "momask"]
+    assert set(other["arm"]) == {"momask-ft", "gaussian", "constant"}
+    shorter = known | {"mdm-acc0.1-s2": known["mdm-acc0.1-s2"].query("clip != 'c03'")}
+    with pytest.raises(InputError, match="the same clips"):
+        sweep.change_over_seeds(shorter, groups(24))
+
+
+def test_losses_by_timestep(known):
+    found = sweep.by_timestep(known).set_index(["arm", "timestep"])
+    assert found.loc[("mdm", 2), "mean"] == pytest.approx(0.9 * 1.5)
+    assert found.loc[("gaussian", 7), "mean"] == pytest.approx(0.55 * 1.5)
+    control, arm = found.loc[("mdm-ft", 7)], found.loc[("mdm-acc0.1", 7)]
+    assert control["sd"] == pytest.approx(1.1 * 0.9 * 1.5 * 0.3) and control["seeds"] == 3
+    assert arm["relative_sd"] == pytest.approx(0, abs=1e-12) and -0.4 < arm["relative"] < -0.2
+    assert np.isnan(control["relative"])
+
+
+SCALE = {"mdm": 1.0, "mdm-ft": 0.5, "mdm-ft-s1": 0.5, "mdm-acc1": 0.25, "mdm-acc1-s1": 0.2}
+
+
+@pytest.fixture(scope="module")
+def moved():
+    """Real motion of two categories, models whose whole motion is a share of it, and one that
+    lacks a category."""
+    rng = np.random.default_rng(0)
+    own = [(0.05 * rng.normal(size=(60 + i, 22, 3))).cumsum(0) for i in range(4)]
+    kinds, units = ["running"] + 3 * ["walking"], list("abcd")
+    parts = [
+        motions.measure(name, [share * x for x in own], kinds, units)
+        for name, share in ({"real": 1.0} | SCALE).items()
+    ]
+    return pd.concat([*parts, motions.measure("momask", own[1:], kinds[1:], units[1:])])
+
+
+@pytest.fixture(scope="module")
+def costs(moved):
+    losses = {
+        name: pd.DataFrame(
+            {"clip": ["a", "b", "b"], "estimate": ["model", "model", "gaussian"],
+             "simple": [s, 3 * s, 99], "acc": [2 * s, 4 * s, 99]}
+        )
+        for name, s in SCALE.items()
+    }  # fmt: skip
+    rows = [
+        (m, label, site, measure, v)
+        for m, v in (("real", 2.0), ("mdm", 7.0))
+        for label, site, measure in (("all", "all", "distance"), ("all", "all", "level"))
+    ]
+    sensors = pd.DataFrame(rows, columns=["model", "label", "site", "measure", "value"])
+    return sweep.costs(losses, moved, sensors)
+
+
+def test_costs_of_a_share_of_the_motion(costs):
+    own = costs.set_index("model")
+    for model, share in SCALE.items():
+        assert_allclose(own.loc[model, list(PARTS)].astype(float), 20 * np.log10(share), atol=1e-6)
+        ratio = own.loc[model, "mean_abs_jerk"] / own.loc["real", "mean_abs_jerk"]
+        assert ratio == pytest.approx(share)
+        assert own.loc[model, "spectral_distance"] == pytest.approx(-20 * np.log10(share), abs=1e-6)
+    # Four trials are too few for halves of both categories.
+    assert np.isnan(own.loc["real", "spectral_distance"])
+    assert own.loc["mdm-acc1", ["simple", "acc"]].tolist() == [0.5, 0.75]
+    assert own["sensor_distance"].dropna().to_dict() == {"real": 2, "mdm": 7}
+    assert list(own.loc["mdm-acc1-s1", ["arm", "seed"]]) == ["mdm-acc1", 1]
+    assert own.loc["momask", list(sweep.COSTS)].isna().all()
+
+
+def test_changes_are_from_the_control_of_the_same_seed(costs):
+    change = sweep.against_control(costs).set_index(["arm", "cost"])
+    assert set(change.index.get_level_values("arm")) == {"mdm-acc1"}
+    found = change.loc[("mdm-acc1", "acc")]
+    # 3 × (0.25 - 0.5) and 3 × (0.2 - 0.5); Student's quantile of one degree of freedom: 12.706.
+    assert found["change"] == pytest.approx(-0.825) and found["seeds"] == 2
+    assert found["high"] - found["change"] == pytest.approx(12.706 * 0.075, rel=1e-3)
+    assert ("mdm-acc1", "sensor_distance") not in change.index  # notebook 06 has not seen them
+    alone = sweep.against_control(costs[costs["seed"] == 0]).set_index(["arm", "cost"])
+    assert alone.loc[("mdm-acc1", "acc"), ["sd", "low", "high"]].isna().all()
+    spread = sweep.over_seeds(costs)
+    assert spread.index[0] == "real"
+    assert_allclose(spread.loc["mdm-acc1", "acc"], [0.675, 0.15 / np.sqrt(2), 2])
+
+
+def test_spectra_of_arms_have_a_band(moved):
+    found = sweep.spectra_over_seeds(motions.motion_spectra(moved))
+    walking = found[found["category"] == "walking"].set_index("arm")
+    real, arm = walking.loc["real"], walking.loc["mdm-acc1"]
+    assert_allclose(arm["density"] / real["density"].to_numpy(), 0.25 * 0.2, rtol=1e-6)
+    spread = np.exp(np.std(np.log([0.25**2, 0.2**2]), ddof=1))
+    assert_allclose(arm["high"] / arm["density"], spread, rtol=1e-6)
+    assert real["low"].isna().all() and set(arm["seeds"]) == {2}
+
+
+def test_motions_are_read_with_their_variety(clips, monkeypatch):
+    track = load_track("demo")
+    category = pd.Series({c.name: ["walking", "running"][i % 2] for i, c in enumerate(clips)})
+    splits = {track.corpus.train: clips[:6], **{s: clips[6:] for s in track.corpus.test}}
+    monkeypatch.setattr(data, "load_motions", lambda track, split: splits[split])
+    monkeypatch.setattr(data, "load_categories", lambda track: category)
+    monkeypatch.setattr(data, "IMPLAUSIBLE", np.inf)  # these are noise
+    same = {"activity": "walking", "prompt": "a person walks"}
+    rows = [same, same, same | {"activity": "running", "prompt": "a person runs"}]
+    joints = [np.random.default_rng(i).normal(size=(8, 22, 3)) for i in range(3)]
+    features = [clips[0].features[:8]] * 2 + [clips[1].features[:8]]
+    made = Clips.from_list(rows, {"joints": joints, "features": features})
+    bare = Clips(made.table, {"joints": made.arrays["joints"]})
+    monkeypatch.setattr(data, "load_sampled", lambda track, m: made if m == "mdm" else bare)
+    found = sweep.read_motions(track, ["mdm", "elsewhere"])
+    kinds = found[found["model"] == "mdm"].groupby("category").size()
+    assert kinds.to_dict() == {"running": 1, "walking": 2}
+    variety = motions.variety(found)
+    # The two of one prompt are the same motion; real motions have no prompt.
+    assert variety.loc["mdm", "multimodality"] == 0
+    assert variety.loc["mdm", "diversity"] > 0 and variety.loc["real", "diversity"] > 0
+    assert np.isnan(variety.loc["real", "multimodality"])
+    assert list(variety.index) == ["real", "mdm"]  # motions without features have none
