@@ -30,7 +30,7 @@ from t2imu_utils.runs import provenance
 OWN = "own"
 HEIGHTS = (1.4, 2.1)  # m
 LIMBS = [4, 5, 7, 8, 18, 19, 20, 21]  # knees, ankles, elbows, wrists
-MOST_CHANGE = 0.15  # of a limb's length, between the 5th and the 95th percentile of the frames
+MOST_CHANGE = 0.25  # of a limb's length, between the 5th and the 95th percentile of the frames
 # What the last axis of acc and gyro is: the frame of `imu.sites`.
 CHANNELS = (
     "x: completes a right-handed frame",
