@@ -280,6 +280,7 @@ def synthesise(
 @click.option("--solver", default="sde-dpm++2m", show_default=True, help="Or ancestral, ddim, ...")
 @click.option("--evaluations", type=int, help="By default 10; of ancestral all steps.")
 @click.option("--strict", is_flag=True, help="Fail where it would warn.")
+@click.option("--force", is_flag=True, help="Write over files that are there.")
 def generate(
     prompt: str,
     seconds: float,
@@ -293,6 +294,7 @@ def generate(
     solver: str,
     evaluations: int | None,
     strict: bool,
+    force: bool,
 ) -> None:
     """Make a motion of one English sentence, on the CPU and without a network.
 
@@ -307,7 +309,8 @@ def generate(
     from t2imu_utils.text_to_imu import generate_motion
     from t2imu_utils.tracks import OPEN_PRIOR
 
-    files = [output_file(out, ".npz"), *([output_file(picture, ".png")] if picture else [])]
+    files = [output_file(out, ".npz", force)]
+    files += [output_file(picture, ".png", force)] if picture else []
     motion = generate_motion(
         prompt, seconds, seed, prior or OPEN_PRIOR, person, imu, guidance,
         Solver(solver, evaluations), strict,
@@ -321,6 +324,50 @@ def generate(
     click.echo(f"{len(motion.joints)} frames at {motion.fps:g} a second{sensors}")
     for file in files:
         click.echo(f"{file}: {file.stat().st_size / 1e3:.0f} kB")
+
+
+@main.command("sense")
+@click.argument("motion", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz file.")
+@click.option("--rate", type=float, help="Frames a second of files that state none.")
+@click.option("--person", default="own", show_default=True, help='Or mean, "male tall", ...')
+@click.option("--sites", help="Names with commas between them; by default all nine.")
+@click.option("--resample", type=float, help="Sense at so many frames a second: 20 as the paper.")
+@click.option("--up", type=click.Choice(["y", "z"]), help="Up axis of joints (y), AMASS (z).")
+@click.option("--scale", default=1.0, show_default=True, help="Metres a unit of the file.")
+@click.option("--number", default=0, show_default=True, help="Of a file with many motions, which.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def sense(
+    motion: Path,
+    out: Path,
+    rate: float | None,
+    person: str,
+    sites: str | None,
+    resample: float | None,
+    up: str | None,
+    scale: float,
+    number: int,
+    force: bool,
+) -> None:
+    """Tell what sensors on a body would read that moves as in the file MOTION.
+
+    MOTION is a .npy of joints (T, 22, 3) in metres, an .npz of AMASS or Kimodo, a .bvh, or what MDM
+    or MoMask wrote. Read OUT with numpy.load: acc (m/s²) and gyro (rad/s), (T, S, 3), of sites, at
+    fps readings a second, in the sensors' own axes, which channels tells. meta is JSON.
+    """
+    # Reads body models: too slow a start for the other commands.
+    from t2imu_utils.files import output_file
+    from t2imu_utils.own_motion import sense_motion, write_readings
+
+    output_file(out, ".npz", force, motion)
+    names = sites.split(",") if sites else None
+    readings = sense_motion(motion, rate, person, names, resample, up, scale, number)
+    write_readings(out, readings)
+    meta = json.loads(str(readings["meta"]))
+    frames, sensors = readings["acc"].shape[:2]
+    click.echo(f"{frames} readings at {readings['fps']:g} a second of {sensors} sensors")
+    click.echo(f"a body of {meta['height_m']:.2f} m, joints met to {meta['joint_error_mm']:g} mm")
+    click.echo(f"{out}: {out.stat().st_size / 1e3:.0f} kB")
 
 
 def _get(entry: Input, dry_run: bool, progress: bool) -> bool:

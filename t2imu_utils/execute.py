@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 import t2imu_utils
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import output_file
 from t2imu_utils.parameters import read_notebook, resolve_parameters
 from t2imu_utils.runs import ROOT
 
@@ -230,6 +231,7 @@ def execute(
     """
     notebook, out = Path(notebook), Path(out).resolve()
     node = read_notebook(notebook)
+    output_file(out, ".ipynb", force=True, source=notebook)
     given, resolved = resolve_parameters(node, parameters, notebook)
     if resolved.get("model"):
         node.cells = [c for c in node.cells if COMPARE not in c.metadata.get("tags", [])]
@@ -240,7 +242,6 @@ def execute(
         "parameters": resolved,
         "version": t2imu_utils.__version__,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = out.with_suffix(".partial.ipynb"), out.with_suffix(".failed.ipynb")
     titles = headings(node)
 

@@ -92,21 +92,38 @@ def sha256(source: Path | bytes) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def output_file(path: Path, suffix: str) -> Path:
-    """A path that a person chose for a file, before anything is computed for it.
+def output_file(path: Path, suffix: str, force: bool = False, source: Path | None = None) -> Path:
+    """A path that a person chose for a file, before anything is computed for it; makes its folder.
+
+    Args:
+        suffix: the ending that the file must have.
+        force: whether it may be written over.
+        source: a file that is read for it, which it must not be.
 
     Raises:
-        InputError: another ending than `suffix`, a folder, or a place below a file.
+        InputError: another ending, a folder, the source, a file that is there without `force`, or
+            a place or a name that the system refuses.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
         found = f"the ending {path.suffix}" if path.suffix else "no ending"
         raise InputError(path, found, suffix, f"Name it {path.with_suffix(suffix).name}.")
-    if path.is_dir():
-        raise InputError(path, "a folder", "the name of a file", "Choose a name that is free.")
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    if not there.is_dir():
-        raise InputError(path, f"{there.name}, which is a file", "a folder", "Choose another.")
+    try:
+        if path.is_dir():
+            raise InputError(path, "a folder", "the name of a file", "Choose a name that is free.")
+        if path.exists() and source is not None and path.samefile(source):
+            raise InputError(path, "the file that is read", "another", "Choose another name.")
+        if path.exists() and not force:
+            remedy = "Choose another, or write over it with --force."
+            raise InputError(path, "a file that is there already", "a free name", remedy)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = beside(path, "tmp")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        remedy = "Choose another folder, or a shorter name."
+        found = (error.strerror or str(error)).lower()
+        raise InputError(path, found, "a place that can be written", remedy) from error
     return path
 
 

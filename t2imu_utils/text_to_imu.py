@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 
 from t2imu_utils import pictures, plots, style
 from t2imu_utils.body.fitting import fit, pose_body
-from t2imu_utils.body.smpl import Body, Shape, load_body
-from t2imu_utils.body.smpl_files import BETAS
-from t2imu_utils.body.table1 import BODIES, solve_betas
+from t2imu_utils.body.smpl import load_body
+from t2imu_utils.body.table1 import MEAN, PEOPLE, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, output_file, sha256
+from t2imu_utils.files import output_file, sha256
 from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.models.diffusion import Solver
@@ -33,21 +32,14 @@ from t2imu_utils.models.mdm import GUIDANCE, Prior, generate, load_prior, longes
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
+from t2imu_utils.own_motion import CHANNELS, UNITS, write_readings
 from t2imu_utils.runs import provenance
 from t2imu_utils.synthesis import one_thread
 from t2imu_utils.tracks import OPEN_PRIOR
 
-MEAN = "mean"
-PEOPLE = (MEAN, *(target.name for target in BODIES))
 SOLVER = "sde-dpm++2m"
 SEEDS = 2**63
 GUIDANCES = (0.0, 25.0)  # beyond, a motion is nothing but its overshoot
-# What the last axis of acc and gyro is: the frame of `imu.sites`.
-CHANNELS = (
-    "x: completes a right-handed frame",
-    "y: along the bone, towards the head end",
-    "z: out of the skin",
-)
 PICTURE_LIMIT = 600_000  # bytes
 # Cosine to the nearest training sentence below which a prompt is far from all: of the prompts in
 # held_out.yaml 97 % lie above, of sentences in other languages and of deeds never seen, none.
@@ -104,10 +96,9 @@ class GeneratedMotion:
         if self.acc is None:
             del fields["sites"]
         else:
-            fields["channels"] = CHANNELS
-        with atomic_write(output_file(path, ".npz")) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, **{name: np.asarray(x) for name, x in fields.items()})
-        return Path(path)
+            fields |= {"channels": CHANNELS, "units": UNITS}
+        fields = {name: np.asarray(value) for name, value in fields.items()}
+        return write_readings(output_file(path, ".npz", force=True), fields)
 
     def picture(self) -> Figure:
         """A film strip of the motion, over the signals of its sensors if it has any."""
@@ -125,7 +116,7 @@ class GeneratedMotion:
         Raises:
             InputError: the path has another ending or is a folder.
         """
-        return plots.save(self.picture(), output_file(path, ".png"), PICTURE_LIMIT)
+        return plots.save(self.picture(), output_file(path, ".png", force=True), PICTURE_LIMIT)
 
 
 def generate_motion(
@@ -203,7 +194,7 @@ def generate_motion(
             if strict:
                 raise InputError("motion", warnings[-1], "none of it", "Try another seed.")
         body = load_body()
-        shape = _shape(person, body)
+        shape = shape_of(person, body)
         clip = Clips.from_list([{"name": prompt}], {"joints": [joints]}, {"rate": RATE})
         fits = fit(clip, body, progress=False)
         readings: dict[str, Any] = {"acc": None, "gyro": None, "sites": ()}
@@ -289,12 +280,3 @@ def _frames(prior: Prior, seconds: float) -> int:
             "The prior has seen no other lengths; make several motions.",
         )  # fmt: skip
     return frames
-
-
-def _shape(person: str, body: Body) -> Shape:
-    """The mean shape, or that of a row of Table I."""
-    if person == MEAN:
-        return Shape(body, np.zeros(BETAS))
-    target = next(target for target in BODIES if target.name == person)
-    height, weight = target.height_cm / 100, target.weight_kg
-    return Shape(body, solve_betas(body, target.gender, height, weight))

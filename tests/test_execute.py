@@ -166,4 +166,7 @@ def test_command_line_refusals(tmp_path):
         answer = CliRunner().invoke(main, [str(path), str(tmp_path / "out.ipynb"), *extra])
         assert answer.exit_code == 2
         assert answer.stderr.startswith("Error: ")
+    before = path.read_bytes()
+    answer = CliRunner().invoke(main, [str(path), str(path)])
+    assert answer.exit_code == 2 and path.read_bytes() == before
     assert not list(tmp_path.glob("out*"))

@@ -109,14 +109,18 @@ def test_json_holds_plain_numbers(tmp_path):
 
 
 def test_a_path_for_an_output_is_checked_before_the_work(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file.npz").write_text("")
     (tmp_path / "folder.npz").mkdir()
     assert files.output_file(tmp_path / "new" / "A.NPZ", ".npz") == tmp_path / "new" / "A.NPZ"
+    assert not list((tmp_path / "new").iterdir())
     for name, found in {
         "a": "no ending", "a.txt": "the ending .txt", "folder.npz": "a folder",
-        "file/a.npz": "file, which is a file",
+        "file.npz/a.npz": "", "file.npz": "a file that is there", "a" * 250 + ".npz": "file name",
+        "/proc/a.npz": "",
     }.items():  # fmt: skip
         with pytest.raises(InputError, match=f"found {found}"):
             files.output_file(tmp_path / name, ".npz")
-    with pytest.raises(InputError, match="Name it walk.npz"):
-        files.output_file(tmp_path / "walk.bvh", ".npz")
+    there = tmp_path / "file.npz"
+    assert files.output_file(there, ".npz", force=True) == there
+    with pytest.raises(InputError, match="that is read"):
+        files.output_file(there, ".npz", force=True, source=there)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 
 from t2imu_utils.body.amass import SmplH
-from t2imu_utils.body.fitting import RIGID, N, solve_shape, without_jumps
+from t2imu_utils.body.fitting import PAIRS, N, solve_shape, without_jumps
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.clips import Clips
@@ -39,11 +39,10 @@ from t2imu_utils.motion.rotations import (
     quat_multiply,
     quat_to_axis_angle,
 )
-from t2imu_utils.motion.skeleton import PARENTS, RATE
+from t2imu_utils.motion.skeleton import RATE
 
 # Whose parameters the columns of ``poses`` are, by how many there are.
 WIDTHS = {72: "smpl", 156: "smplh", 165: "smplx"}
-PAIRS = np.array([(j, PARENTS[j]) for j in range(1, N)] + list(RIGID))
 
 _RATES = ("mocap_framerate", "mocap_frame_rate")
 _FIELDS = ("poses", "root_orient", "pose_body", "trans", "betas", *_RATES)
@@ -58,8 +57,9 @@ def read_poses(
     up: Up = "z",
     shape: Literal["mean", "file"] | Mapping[str, SmplH] = "mean",
     made_by: str = "amass",
+    to: float | None = RATE,
 ) -> tuple[Clips, list[Skipped]]:
-    """Read pose parameters as `fitting.fit` leaves its own, at 20 fps and Y up.
+    """Read pose parameters as `fitting.fit` leaves its own, with Y up.
 
     Rotations are resampled without aliasing as quaternions of one sign, which are then brought to
     length 1. (x, y, z) with Z up becomes (-x, z, y). Motions below 20 fps are left out.
@@ -82,6 +82,7 @@ def read_poses(
         up: up axis of the files; AMASS has Z.
         shape: see above.
         made_by: what to call the project.
+        to: frames a second of the result; None keeps the rate of the file.
 
     Returns:
         Clips with the arrays of `fitting.fit` (``joint_error`` is 0: nothing was fitted), meta
@@ -101,7 +102,7 @@ def read_poses(
     rows, parts, skipped = [], [], []
     for path, file in export_files(source):
         try:
-            row, arrays = _read(path, file, body, rate, up, shape)
+            row, arrays = _read(path, file, body, rate, up, shape, to)
         except InputError as error:
             skipped.append(Skipped(file, str(error)))
             continue
@@ -111,7 +112,11 @@ def read_poses(
     if not rows:
         raise nothing_usable(source, skipped)
     arrays = {name: [part[name] for part in parts] for name in parts[0]}
-    meta = {"rate": RATE, "smoothed": {made_by: NOT_KNOWN}, "body": body.path.name}
+    meta = {
+        "rate": to or rows[0]["native_rate"],
+        "smoothed": {made_by: NOT_KNOWN},
+        "body": body.path.name,
+    }
     return Clips.from_list(rows, arrays, meta), skipped
 
 
@@ -122,6 +127,7 @@ def _read(
     rate: float | None,
     up: Up,
     shape: Literal["mean", "file"] | Mapping[str, SmplH],
+    to: float | None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """The row and the arrays of one file."""
     if path.suffix.lower() != ".npz":
@@ -141,13 +147,18 @@ def _read(
         quats[:, 0] = quat_multiply(matrix_to_quat(turn).expand(len(quats), 4), quats[:, 0])
         root = root @ Z_UP_TO_Y_UP.T
     quats = _one_sign(quats.numpy())
-    both = at_rate(np.concatenate([quats.reshape(len(quats), -1), root], axis=1), native, file)
-    _check_length(path, both, f" at {RATE:g} frames a second")
+    both = at_rate(np.concatenate([quats.reshape(len(quats), -1), root], axis=1), native, file, to)
+    _check_length(path, both, f" at {to or native:g} frames a second")
     quats = both[:, :-3].reshape(-1, N, 4)
     quats = quats / np.linalg.norm(quats, axis=-1, keepdims=True)
     rotations = np.zeros((len(both), BONES, 3), np.float32)
     rotations[:, :N] = without_jumps(quat_to_axis_angle(torch.from_numpy(quats)).numpy())
-    row = {"native_rate": native, "resampled": native != RATE, "smoothed": NOT_KNOWN, **facts}
+    row = {
+        "native_rate": native,
+        "resampled": native != (to or native),
+        "smoothed": NOT_KNOWN,
+        **facts,
+    }
     row |= {"shape": how, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
     return row, {
         "global_orient": rotations[:, 0],

@@ -15,20 +15,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from t2imu_utils.body.pose_solver import solve_pose
+from t2imu_utils.body.pose_solver import calibrate, solve_pose
 from t2imu_utils.body.smpl import Body, Shape
 from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.body.table1 import BETA_LIMIT, betas_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.rotations import matrix_to_axis_angle
-from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS
+from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS, RATE
 
 N = len(JOINTS)
 # Distances that a skeleton keeps although no bone spans them: pelvis and chest are rigid.
 RIGID = ((1, 2), (1, 3), (2, 3), (13, 14), (12, 13), (12, 14))
+PAIRS = np.array([(j, PARENTS[j]) for j in range(1, N)] + list(RIGID))
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)  # joints from the hips to the feet, parents first
 BETA_SPREAD = 0.003  # m of bone length that one unit of beta must earn
+FOREIGN_SPREAD = 0.03  # m: the same for a skeleton that no shape has
+STANDARD = 0.008  # m: a skeleton whose distances some shape has so closely needs no offsets
+MOST = 96  # frames from which a skeleton is estimated
 NO_TURN = 1e-6  # rad: a smaller rotation of float32 has no axis of its own but noise
 
 
@@ -61,8 +65,9 @@ def fit(
     """
     joints = _checked(clips)
     bounds = clips.bounds
-    betas = _shapes(clips, joints, body, skeleton)
-    rest = body.rest_joints(torch.from_numpy(betas)).float()[:, :N].to(device)
+    betas, skeletons = (x.to(device) for x in _skeletons(clips, joints, body, skeleton))
+    rest = body.rest_joints(betas)[:, 0].float().to(device)
+    betas, rate = betas.cpu().numpy(), clips.meta.get("rate", RATE)
     owner = np.repeat(np.arange(len(clips)), np.diff(bounds))
     rotations = np.zeros((len(joints), BONES, 3), np.float32)
     transl = np.zeros((len(joints), 3), np.float32)
@@ -71,11 +76,11 @@ def fit(
     def solve(start: int, stop: int) -> int:
         clip = torch.from_numpy(owner[start:stop]).to(device)
         target = torch.from_numpy(joints[start:stop]).to(device)
-        local, shift, distance = solve_pose(target, rest[clip], clip, iterations)
+        local, pelvis, distance = solve_pose(target, skeletons[clip], clip, rate, iterations)
         vectors = matrix_to_axis_angle(local).cpu().numpy()
         first = np.flatnonzero(np.diff(owner[start:stop], prepend=-1))
         rotations[start:stop, :N] = without_jumps(vectors, first)
-        transl[start:stop] = shift.cpu().numpy()
+        transl[start:stop] = (pelvis - rest[clip]).cpu().numpy()
         error[start:stop] = distance.cpu().numpy()
         return stop - start
 
@@ -192,7 +197,11 @@ def pose_bodies(fit: Clips, body: Body, shapes: Sequence[Shape]) -> Float[np.nda
 
 
 def solve_shape(
-    lengths: Float[np.ndarray, "n P"], pairs: Int[np.ndarray, "P 2"], body: Body, steps: int = 15
+    lengths: Float[np.ndarray, "n P"],
+    pairs: Int[np.ndarray, "P 2"],
+    body: Body,
+    spread: float = BETA_SPREAD,
+    steps: int = 15,
 ) -> Float[np.ndarray, "n 10"]:
     """Betas whose distances in metres between pairs of rest joints come nearest to the given ones.
 
@@ -205,13 +214,13 @@ def solve_shape(
     a, b = torch.as_tensor(pairs).T
     bone, slope = mean[a] - mean[b], (change[:, a] - change[:, b]).permute(1, 2, 0)
     betas = zero.repeat(len(goal), 1)
-    damping = BETA_SPREAD**2 * torch.eye(BETAS, dtype=torch.float64)
+    damping = spread**2 * torch.eye(BETAS, dtype=torch.float64)
     for _ in range(steps):
         vector = bone + torch.einsum("pxb,nb->npx", slope, betas)
         length = vector.norm(dim=-1)
         jacobian = torch.einsum("npx,pxb->npb", vector / length[..., None], slope)
         normal = jacobian.mT @ jacobian + damping
-        gradient = (jacobian.mT @ (goal - length)[..., None])[..., 0] - BETA_SPREAD**2 * betas
+        gradient = (jacobian.mT @ (goal - length)[..., None])[..., 0] - spread**2 * betas
         betas = betas + torch.linalg.solve(normal, gradient)
         betas = betas.clamp(-BETA_LIMIT + 1e-3, BETA_LIMIT - 1e-3)
     return betas.numpy()
@@ -278,21 +287,37 @@ def _name(clips: Clips, index: int) -> str:
     return f"clip {row['name'] if 'name' in clips.table else index}"
 
 
-def _shapes(clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None) -> np.ndarray:
-    """Betas (n, 10), one shape for each skeleton, from median distances over its frames."""
-    pairs = np.array([(j, PARENTS[j]) for j in range(1, N)] + list(RIGID))
+def _skeletons(
+    clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None
+) -> tuple[Float[Tensor, "n 10"], Float[Tensor, "n 3 22 3"]]:
+    """Betas and skeleton (`pose_solver.solve_pose`) of every clip, from all frames of its skeleton.
+
+    Betas follow median distances between joints. Where no shape has them, the joints are another
+    skeleton's: the shape follows as far as people differ, and offsets are estimated.
+    """
     groups = np.arange(len(clips))
     if skeleton is not None:
         groups = clips.table[skeleton].factorize()[0]
     per_frame = np.repeat(groups, clips.table["frames"])
-    order = np.argsort(per_frame, kind="stable")
-    borders = np.searchsorted(per_frame[order], np.arange(groups.max() + 2))
-    lengths = []
-    for start, stop in zip(borders[:-1], borders[1:], strict=True):
-        some = joints[order[start:stop]]
-        distance = np.linalg.norm(some[:, pairs[:, 0]] - some[:, pairs[:, 1]], axis=-1)
-        lengths.append(np.median(distance, axis=0))
-    return solve_shape(np.stack(lengths), pairs, body)[groups]
+    frames = np.split(np.argsort(per_frame, kind="stable"), np.cumsum(np.bincount(per_frame))[:-1])
+    lengths = np.stack([np.median(_distances(joints[f], PAIRS), axis=0) for f in frames])
+    betas = solve_shape(lengths, PAIRS, body)
+    rest = body.rest_joints(torch.from_numpy(betas))[:, :N].numpy()
+    misfit = np.sqrt(((_distances(rest, PAIRS) - lengths) ** 2).mean(1))
+    foreign = np.flatnonzero(misfit > STANDARD)
+    betas[foreign] = solve_shape(lengths[foreign], PAIRS, body, FOREIGN_SPREAD)
+    rest = body.rest_joints(torch.from_numpy(betas))[:, :N].float()
+    found = torch.stack((rest, 0 * rest, 0 * rest), dim=1)
+    for group in foreign:
+        own = frames[group]
+        count = min(max(len(own) // 4, MOST // 4), MOST, len(own))
+        own = own[np.linspace(0, len(own) - 1, count).astype(int)]
+        found[group] = calibrate(torch.from_numpy(joints[own]), rest[group])
+    return torch.from_numpy(betas)[groups], found[groups]
+
+
+def _distances(joints: Float[np.ndarray, "F 22 3"], pairs: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(joints[:, pairs[:, 0]] - joints[:, pairs[:, 1]], axis=-1)
 
 
 def _chunks(bounds: np.ndarray, frames: int) -> list[tuple[int, int]]:

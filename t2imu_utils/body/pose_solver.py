@@ -1,9 +1,10 @@
-"""The pose of a skeleton from its joints: an analytic start and Levenberg-Marquardt steps.
+"""The pose of a skeleton from its joints, and what that skeleton is, from its motion.
 
-The start swings every bone onto its joint. The steps refine all frames together; their normal
-equations are written down from the kinematic tree, so neither a graph nor a Jacobian is built.
-Where joints alone leave a rotation open (twist about a straight limb) a mild prior decides: knees
-and elbows are hinges, everything else prefers rest, and neighbouring frames prefer each other.
+Gauss-Newton steps on rotations, damped (Levenberg-Marquardt). What joints leave open (twist about a
+straight limb) a mild prior decides: knees and elbows are hinges, everything else prefers rest and
+what it does shortly before and after. `calibrate` estimates with the poses what stays constant:
+bones, and how far each given joint lies from the centre about which the body turns, as biomechanics
+does for markers (Reinbolt et al. 2005, doi:10.1016/j.jbiomech.2004.05.040).
 """
 
 import math
@@ -35,7 +36,15 @@ CHILD |= {16: 18, 17: 19, 18: 20, 19: 21}
 LIMBS = {1: (7, (0, 0, -1)), 2: (8, (0, 0, -1)), 16: (20, (0, 0, 1)), 17: (21, (0, 0, 1))}
 
 POSITION_SPREAD = 0.0015  # m: what one radian of prior spread is weighed against
-TIME_SPREAD = 0.15  # rad between a frame and the mean of its neighbours
+TIME_SPREAD = 0.3  # rad between a frame and the mean of the SMOOTHING around it
+SMOOTHING = 0.08  # s: standard deviation of that mean's Gaussian weights
+OFFSET_SPREAD = 0.06  # m: how far joints of another skeleton may lie from ours
+UPRIGHT = 0.03  # share of the height by which a person who stands may be lower than stretched out
+STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person who stands
+LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
+CONVERGED = 0.003  # of the cost: a step that lowers it by less is the last
+DOUBTFUL = 3.0  # times the median error: a frame that is tried again from the frames around it
+BLOCK = 256  # frames solved together: some 30 MB
 # Prior spread (rad) of each rotation vector's x, y, z around rest; axes are SMPL's, X to the left.
 SPREAD = {
     "hip": (2.0, 0.5, 2.0),  # y: twist
@@ -47,153 +56,293 @@ SPREAD = {
     "shoulder": (0.5, 2.0, 2.0),  # x: twist
     "elbow": (0.4, 4.0, 0.15),  # y: the hinge
 }
+UP = [max(parent, 0) for parent in PARENTS]
+
+
+def _constants() -> tuple[list[int], Float[Tensor, "54 3 22"]]:
+    """What may differ in a skeleton: in which bone's frame each vector is, and what it shifts.
+
+    First the bones, each of which shifts all joints after it. Then, of joints inside a chain, how
+    far the given joint lies from the centre: in the frame of the bone above, and of the own bone.
+    """
+    single = torch.eye(N)
+    after = single.clone()
+    for joint in range(N - 1, 0, -1):
+        after[PARENTS[joint]] += after[joint]
+    parts = [(0, UP[joint], after[joint]) for joint in range(1, N)]
+    parts += [(1, UP[joint], single[joint]) for joint in ACTIVE[1:]]
+    parts += [(2, joint, single[joint]) for joint in ACTIVE]
+    shifts = torch.zeros(len(parts), 3, N)
+    for row, (kind, _, joints) in enumerate(parts):
+        shifts[row, kind] = joints
+    return [bone for _, bone, _ in parts], shifts
+
+
+FRAME_OF, SHIFTS = _constants()
+# (22, 17, 1): 1 where a joint hangs below an active bone; all hang below the pelvis.
+BELOW = torch.cat((torch.ones(1, N), SHIFTS[: N - 1, 0]))[list(ACTIVE)].T[..., None].clone()
+BELOW[ACTIVE, range(len(ACTIVE))] = 0
+
+
+def calibrate(
+    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 30
+) -> Float[Tensor, "3 22 3"]:
+    """The skeleton behind frames of one person, as `solve_pose` takes it.
+
+    Gauss-Newton on its constants and all poses at once, the poses eliminated frame by frame (Schur
+    complement). Joints alone cannot tell a constant lean from another place of the joints. So
+    constants are drawn to zero, and trunk and legs to rest in the frames that show a person who
+    stands, as the static trial of a gait laboratory does.
+
+    Args:
+        target: joints in metres, Y up.
+        rest: rest joints of the body, in metres.
+    """
+    frames, shifts = len(target), SHIFTS.to(target)
+    base = torch.stack((rest, 0 * rest, 0 * rest))
+    centre = target[:, :1]
+    target = target - centre
+    alone = torch.arange(frames, device=target.device)
+    local, root, _ = solve_pose(target, base.expand(frames, -1, -1, -1), alone, 1.0, 3)
+    root = root - rest[0]
+    constants = torch.zeros(len(shifts), 3).to(target)
+    weight = frames * (POSITION_SPREAD / OFFSET_SPREAD) ** 2
+    stands = _standing(target)
+    stands = stands / stands.mean().clamp(min=0.05)
+    toward_rest, time = _weights(target)
+    toward_rest = (toward_rest / LOOSE**2).repeat(frames, 1, 1)
+    toward_rest[:, 1:11] += stands[:, None, None] * (POSITION_SPREAD / STANDING_SPREAD) ** 2
+    damping, priors = 1e-3, (toward_rest, 0 * time, local[:, ACTIVE])
+
+    def posed(local: Tensor, root: Tensor, constants: Tensor) -> tuple[tuple[Tensor, ...], float]:
+        skeleton = base + torch.einsum("uks,ux->ksx", shifts, constants)
+        state = _state(local, root, skeleton.expand(frames, -1, -1, -1))
+        cost = _cost(target, local, state[2], *priors).sum() + weight * (constants**2).sum()
+        return state, float(cost)
+
+    state, cost = posed(local, root, constants)
+    for _ in range(steps):
+        jacobian, residual, normal, gradient = _equations(target, local, state, *priors)
+        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+        diagonal += damping * diagonal + 1e-6
+        turned = state[0][:, FRAME_OF]
+        effect = torch.einsum("us,fuxy->fsxuy", shifts.sum(1), turned).flatten(3).flatten(1, 2)
+        factor = torch.linalg.cholesky(normal)
+        cross = torch.linalg.solve_triangular(factor, jacobian.mT @ effect, upper=False)
+        force = torch.linalg.solve_triangular(factor, gradient[..., None], upper=False)
+        flat, through = effect.flatten(0, 1), cross.flatten(0, 1)
+        normal = flat.mT @ flat
+        diagonal = torch.diagonal(normal)
+        diagonal += damping * diagonal + weight
+        gradient = flat.mT @ residual.flatten() - through.mT @ force.flatten()
+        normal -= through.mT @ through
+        change = torch.linalg.solve(normal, gradient - weight * constants.flatten())
+        step = torch.linalg.solve_triangular(factor.mT, force - cross @ change[:, None], upper=True)
+        new = (*_moved(local, root, state[0], step[..., 0]), constants + change.view_as(constants))
+        there, less = posed(*new)
+        damping *= 0.3 if less < cost else 10
+        if less < cost:
+            ended = cost - less < CONVERGED * cost
+            (local, root, constants), state, cost = new, there, less
+            if ended:
+                break
+    return base + torch.einsum("uks,ux->ksx", shifts, constants)
 
 
 def solve_pose(
     target: Float[Tensor, "F 22 3"],
-    rest: Float[Tensor, "F 22 3"],
+    skeleton: Float[Tensor, "F 3 22 3"],
     clip: Int[Tensor, "F"],
+    rate: float,
     iterations: int,
 ) -> tuple[Float[Tensor, "F 22 3 3"], Float[Tensor, "F 3"], Float[Tensor, "F"]]:
-    """Local rotations, SMPL translation (m) and mean joint error (m) of every frame.
+    """Local rotations, position of the pelvis (m) and mean joint error (m) of every frame.
 
     Args:
         target: joints to reach, in metres.
-        rest: rest joints of the body that each frame shows.
+        skeleton: for each frame rest joints, and offsets (m) of the given joints from them in the
+            frame of the bone above and of the joint's own bone.
         clip: number of the clip of each frame; frames of one clip follow each other.
+        rate: frames per second.
         iterations: steps at most; a step that does not lower a frame's cost is not taken.
     """
-    frames, device = len(target), target.device
-    active = torch.tensor(ACTIVE, device=device)
-    parent = torch.tensor([PARENTS[j] for j in ACTIVE], device=device)
-    toward_rest, between_frames = _spreads(target)
-    below = _subtrees(target)
-    index = torch.arange(frames, device=device)
-    before, after = (index - 1).clamp(min=0), (index + 1).clamp(max=frames - 1)
-    before = torch.where(clip[before] == clip, before, index)
-    after = torch.where(clip[after] == clip, after, index)
-
     centre = target[:, :1]  # sums of squares lose digits far from the origin
     target = target - centre
-    local = _analytic_start(target, rest)
-    root = target[:, 0] - rest[:, 0]
-    damping = torch.full((frames,), 1e-6).to(target)
-    eye = torch.eye(3).to(target)
+    local = _analytic_start(target, skeleton[:, 0])
+    root = target[:, 0] - skeleton[:, 0, 0]
+    if skeleton[:, 1:].any():  # start again from where that pose puts the centres
+        _, centres, given, _ = _state(local, root, skeleton)
+        local = _analytic_start(target - given + centres, skeleton[:, 0])
+    damping = torch.full((len(target),), 1e-6).to(target)
+    rest, time = _weights(target)
 
-    def state(local: Tensor, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rotations, joints = forward_kinematics(local, rest, PARENTS)
-        return rotations, joints + root[:, None], matrix_to_axis_angle(local[:, active])
+    def step(rows: Tensor, mean: Tensor, time: Tensor) -> None:
+        goal, bones, near = target[rows], skeleton[rows], (rest, time, mean[rows])
+        state = _state(local[rows], root[rows], bones)
+        _, _, normal, gradient = _equations(goal, local[rows], state, *near)
+        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+        diagonal += damping[rows, None] * diagonal + 1e-7
+        factor, failed = torch.linalg.cholesky_ex(normal)
+        change = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+        change = torch.where((failed == 0)[:, None], change, torch.zeros_like(change))
+        new = _moved(local[rows], root[rows], state[0], change)
+        before = _cost(goal, local[rows], state[2], *near)
+        better = _cost(goal, new[0], _state(*new, bones)[2], *near) <= before
+        damping[rows] *= torch.where(better, 0.1, 30.0)
+        local[rows[better]], root[rows[better]] = new[0][better], new[1][better]
 
-    def cost(joints: Tensor, vectors: Tensor, mean: Tensor, toward_mean: Tensor) -> Tensor:
-        prior = toward_rest * vectors**2 + toward_mean * (vectors - mean) ** 2
-        return ((target - joints) ** 2).sum((1, 2)) + prior.sum((1, 2))
+    def errors(rows: Tensor) -> Tensor:
+        given = [_state(local[r], root[r], skeleton[r])[2] for r in rows.split(BLOCK)]
+        return (torch.cat(given) - target[rows]).norm(dim=-1).mean(1)
 
-    rotations, joints, vectors = state(local, root)
+    every = torch.arange(len(target), device=target.device)
     for count in range(iterations):
         # Neighbours hold each other back from what the prior prefers, so they join in half way.
-        toward_mean = between_frames if 2 * count >= iterations else 0 * between_frames
-        # Half way to the neighbours' mean, at twice the weight: all frames move at once, and
-        # aiming at the mean itself would let odd and even frames swap places for ever.
-        mean = 0.5 * vectors + 0.25 * (vectors[before] + vectors[after])
-        frame = rotations[:, parent]
-        frame[:, 0] = eye
-        normal, gradient = _normal_equations(joints, target, below)
-        # A small turn d of the world turns the rotation vector by inverse_jacobian @ frame^T d.
-        slope = _inverse_jacobian(vectors) @ frame.mT
-        weight = toward_rest + toward_mean
-        blocks = slope.mT @ (weight[..., None] * slope)
-        pull = toward_mean * (mean - vectors) - toward_rest * vectors
-        gradient[:, 3:] += (slope.mT @ pull[..., None]).flatten(1)
-        rows = 3 + torch.arange(3 * len(ACTIVE), device=device).view(-1, 3)
-        normal[:, rows[:, :, None], rows[:, None, :]] += blocks
-        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
-        diagonal += damping[:, None] * diagonal + 1e-7
-        factor, failed = torch.linalg.cholesky_ex(normal)
-        step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-        step = torch.where((failed == 0)[:, None], step, torch.zeros_like(step))
-        turn = step[:, 3:].view(frames, -1, 3)
-        turn = turn / (turn.norm(dim=-1, keepdim=True) / 0.8).clamp(min=1)
-        new_local = local.clone()
-        turn = (frame.mT @ turn[..., None])[..., 0]
-        new_local[:, active] = axis_angle_to_matrix(turn) @ local[:, active]
-        new_root = root + step[:, :3]
-        new = state(new_local, new_root)
-        before_step = cost(joints, vectors, mean, toward_mean)
-        better = cost(new[1], new[2], mean, toward_mean) <= before_step
-        damping = torch.where(better, damping / 10, damping * 30)
-        root = torch.where(better[:, None], new_root, root)
-        local = torch.where(better[:, None, None, None], new_local, local)
-        rotations = torch.where(better[:, None, None, None], new[0], rotations)
-        joints = torch.where(better[:, None, None], new[1], joints)
-        vectors = torch.where(better[:, None, None], new[2], vectors)
-    error = (joints - target).norm(dim=-1).mean(1)
-    return quat_to_matrix(matrix_to_quat(local)), root + centre[:, 0], error
+        close = time if 2 * count >= iterations else 0 * time
+        mean = _smooth(local[:, ACTIVE], clip, rate)
+        for rows in every.split(BLOCK):
+            step(rows, mean, close)
+    error = errors(every)
+    doubtful = torch.nonzero(error > DOUBTFUL * error.median())[:, 0]
+    if len(doubtful):
+        mean = _smooth(local[:, ACTIVE], clip, rate, error)
+        kept = local[doubtful], root[doubtful]
+        local[doubtful[:, None], ACTIVE] = mean[doubtful]
+        damping[doubtful] = 1e-6
+        for _ in range(iterations):
+            for rows in doubtful.split(BLOCK):
+                step(rows, mean, time)
+        again = errors(doubtful)
+        worse = again > error[doubtful]
+        local[doubtful[worse]], root[doubtful[worse]] = (x[worse] for x in kept)
+        error[doubtful] = torch.minimum(again, error[doubtful])
+    pelvis = root + skeleton[:, 0, 0] + centre[:, 0]
+    return quat_to_matrix(matrix_to_quat(local)), pelvis, error
 
 
-def _spreads(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Prior weights (17, 3) toward rest, and (17, 1) between neighbouring frames; 0 for pelvis."""
-    rows = [(float("inf"),) * 3]
-    for bone in ACTIVE[1:]:
-        rows.append(SPREAD[JOINTS[bone].split("_")[-1].rstrip("123")])
-    rest = (POSITION_SPREAD / torch.tensor(rows).to(like)) ** 2
+def _smooth(
+    local: Float[Tensor, "F 17 3 3"],
+    clip: Int[Tensor, "F"],
+    rate: float,
+    error: Float[Tensor, "F"] | None = None,
+) -> Float[Tensor, "F 17 3 3"]:
+    """Mean rotations over the frames around, of the same clip, with Gaussian weights.
+
+    error: weigh frames by its inverse square as well.
+    """
+    width = SMOOTHING * rate
+    quats = matrix_to_quat(local)
+    if error is not None:
+        quats = quats / (error[:, None, None] + 1e-6) ** 2
+    total = quats.clone()
+    for lag in range(1, min(math.ceil(3 * width), len(clip) - 1) + 1):
+        weight = math.exp(-0.5 * (lag / width) ** 2) * (clip[lag:] == clip[:-lag])
+        early, late = quats[:-lag], quats[lag:]
+        weight = weight[:, None, None] * (early * late).sum(-1, keepdim=True).sign()
+        total[lag:] += weight * early
+        total[:-lag] += weight * late
+    return quat_to_matrix(total)
+
+
+def _state(
+    local: Float[Tensor, "F 22 3 3"],
+    root: Float[Tensor, "F 3"],
+    skeleton: Float[Tensor, "F 3 22 3"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rotations of the bones, their centres, the given joints, and their offset by the own bone."""
+    rest, above, own = skeleton.unbind(1)
+    rotations, centres = forward_kinematics(local, rest, PARENTS)
+    centres = centres + root[:, None]
+    own = (rotations @ own[..., None])[..., 0]
+    return rotations, centres, centres + (rotations[:, UP] @ above[..., None])[..., 0] + own, own
+
+
+def _moved(
+    local: Tensor, root: Tensor, rotations: Tensor, step: Float[Tensor, "F 54"]
+) -> tuple[Tensor, Tensor]:
+    """Pose after a step: translation, then a small rotation of each active bone in world axes."""
+    turn = step[:, 3:].unflatten(1, (-1, 3))
+    turn = turn / (turn.norm(dim=-1, keepdim=True) / 0.8).clamp(min=1)
+    turn = (_frames(rotations).mT @ turn[..., None])[..., 0]
+    local = local.clone()
+    local[:, ACTIVE] = axis_angle_to_matrix(turn) @ local[:, ACTIVE]
+    return local, root + step[:, :3]
+
+
+def _frames(rotations: Tensor) -> Float[Tensor, "F 17 3 3"]:
+    """The frame that each active bone turns in: that of the bone above, and the world."""
+    frames = rotations[:, [UP[bone] for bone in ACTIVE]]
+    frames[:, 0] = torch.eye(3).to(frames)
+    return frames
+
+
+def _weights(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Prior weights (17, 3) toward rest and (17, 1) toward the frames around; 0 of the pelvis."""
+    rows = [SPREAD[JOINTS[bone].split("_")[-1].rstrip("123")] for bone in ACTIVE[1:]]
+    rest = (POSITION_SPREAD / torch.tensor([(math.inf,) * 3, *rows]).to(like)) ** 2
     time = torch.full((len(ACTIVE), 1), 2 * (POSITION_SPREAD / TIME_SPREAD) ** 2).to(like)
     time[0] = 0
     return rest, time
 
 
-def _subtrees(like: Tensor) -> Float[Tensor, "17 22"]:
-    """1 where a joint hangs below an active bone (or is its own)."""
-    below = torch.zeros(len(ACTIVE), N).to(like)
-    for joint in range(N):
-        ancestor = joint
-        while ancestor >= 0:
-            if ancestor in ACTIVE:
-                below[ACTIVE.index(ancestor), joint] = 1
-            ancestor = PARENTS[ancestor]
-    return below
+def _standing(joints: Float[Tensor, "F 22 3"]) -> Float[Tensor, "F"]:
+    """How nearly each frame, 0 to 1, shows a person as high as trunk and legs are long."""
+    legs = (joints[:, (4, 5, 7, 8)] - joints[:, (1, 2, 4, 5)]).norm(dim=-1).sum(1) / 2
+    trunk = (joints[:, 12] - joints[:, (1, 2)].mean(1)).norm(dim=-1)
+    height = joints[:, 12, 1] - joints[:, (7, 8), 1].mean(1)
+    return torch.exp(-(((1 - height / (trunk + legs)) / UPRIGHT) ** 2))
 
 
-def _normal_equations(
-    joints: Float[Tensor, "F 22 3"], target: Float[Tensor, "F 22 3"], below: Tensor
-) -> tuple[Float[Tensor, "F 54 54"], Float[Tensor, "F 54"]]:
-    """J^T J (lower half) and J^T r of the joint positions, without forming J.
+def _cost(
+    target: Tensor, local: Tensor, given: Tensor, rest: Tensor, time: Tensor, mean: Tensor
+) -> Float[Tensor, "F"]:
+    vectors = matrix_to_axis_angle(local[:, ACTIVE])
+    away = _small_turn(mean @ local[:, ACTIVE].mT)
+    prior = rest * vectors**2 + time * away**2
+    return ((target - given) ** 2).sum((1, 2)) + prior.sum((1, 2))
 
-    Unknowns: translation, then for each active bone a small rotation of all below it about its
-    joint, in world axes. With v = joint - pivot the block of pivots a above b is the sum below b of
-    (v_a . v_b) 1 - v_a v_b^T, which follows from three moments of the subtree: count, sum, and
-    sum of outer products.
+
+def _equations(
+    target: Tensor,
+    local: Tensor,
+    state: tuple[Tensor, ...],
+    rest: Tensor,
+    time: Tensor,
+    mean: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Jacobian (F, 66, 54) of the given joints, residual (F, 66), J^T J and J^T r with the priors.
+
+    Unknowns: translation, then for each active bone a small rotation in world axes about its
+    centre.
     """
-    frames, device = len(joints), joints.device
-    pivots = joints[:, ACTIVE]
-    residual = target - joints
-    count = below.sum(1)
-    first = torch.einsum("ak,fkx->fax", below, joints)
-    outer = (joints[..., None] * joints[..., None, :]).flatten(2)
-    second = torch.einsum("ak,fkm->fam", below, outer).unflatten(-1, (3, 3))
+    rotations, centres, given, own = state
+    arm = BELOW.to(target) * (given[:, :, None] - centres[:, None, ACTIVE])
+    arm[:, ACTIVE, range(len(ACTIVE))] = own[:, ACTIVE]
+    jacobian = torch.empty(len(target), N, 3, 1 + len(ACTIVE), 3).to(target)
+    jacobian[..., 0, :] = torch.eye(3).to(target)
+    jacobian[..., 1:, :] = _cross_matrix(arm).permute(0, 1, 4, 2, 3)
+    jacobian = jacobian.flatten(3).flatten(1, 2)
+    residual = (target - given).flatten(1)
+    normal = jacobian.mT @ jacobian
+    gradient = (jacobian.mT @ residual[..., None])[..., 0]
 
-    pairs = [(a, b) for b in range(len(ACTIVE)) for a in range(b + 1) if below[a, ACTIVE[b]]]
-    a, b = torch.tensor(pairs, device=device).T
-    pa, pb, sb = pivots[:, a], pivots[:, b], first[:, b]
-    reach = count[b][:, None] * pb - sb
-    moment = second[:, b] - sb[..., None] * pb[..., None, :] + pa[..., None] * reach[..., None, :]
-    blocks = -moment
-    torch.diagonal(blocks, dim1=-2, dim2=-1).add_(
-        torch.diagonal(moment, dim1=-2, dim2=-1).sum(-1, keepdim=True)
-    )
-    size = 3 + 3 * len(ACTIVE)
-    normal = torch.zeros(frames, size, size, dtype=joints.dtype, device=device)
-    axis = torch.arange(3, device=device)
-    normal[:, (3 + 3 * b)[:, None, None] + axis[:, None], (3 + 3 * a)[:, None, None] + axis] = (
-        blocks
-    )
-    arm = first - count[:, None] * pivots
-    normal[:, 3:, :3] = _cross_matrix(arm).flatten(1, 2)
-    torch.diagonal(normal, dim1=1, dim2=2)[:, :3] = N
+    # A small turn d of the world turns the rotation vector by inverse_jacobian @ frame^T d.
+    vectors = matrix_to_axis_angle(local[:, ACTIVE])
+    frames = _frames(rotations).mT
+    slope = _inverse_jacobian(vectors) @ frames
+    away = _small_turn(mean @ local[:, ACTIVE].mT)
+    blocks = slope.mT @ (rest[..., None] * slope) + torch.diag_embed(time.expand(-1, 3))
+    pull = frames.mT @ (time * away)[..., None] - slope.mT @ (rest * vectors)[..., None]
+    gradient[:, 3:] += pull.flatten(1)
+    rows = 3 + torch.arange(3 * len(ACTIVE), device=target.device).view(-1, 3)
+    normal[:, rows[:, :, None], rows[:, None, :]] += blocks
+    return jacobian, residual, normal, gradient
 
-    force = torch.einsum("ak,fkx->fax", below, residual)
-    torque = torch.einsum("ak,fkx->fax", below, torch.linalg.cross(joints, residual))
-    torque = torque - torch.linalg.cross(pivots, force)
-    return normal, torch.cat((residual.sum(1), torque.flatten(1)), dim=1)
+
+def _small_turn(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
+    """The rotation vector of a small rotation (of any, its axis times the sine of its angle)."""
+    odd = 0.5 * (matrix - matrix.mT)
+    return torch.stack((odd[..., 2, 1], odd[..., 0, 2], odd[..., 1, 0]), dim=-1)
 
 
 def _cross_matrix(v: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:

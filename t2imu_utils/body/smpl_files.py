@@ -19,7 +19,7 @@ from t2imu_utils.pickles import ARRAYS, NUMPY, Inert, decode_array, read_pickle
 BONES, BETAS = 24, 10
 TREE = (*PARENTS, 20, 21)  # the skeleton's joints and two hands
 KEYS = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
-REMEDY = "Rebuild it with `python -m t2imu_utils.body.build_open_body`, or check the download."
+REMEDY = "Rebuild it with `python -m tools.build_open_body`, or check the download."
 DOWNLOAD = "Sign in at smpl.is.tue.mpg.de and download it again."
 CLEANED = "Take a release without chumpy objects, or convert it with smplx's tools/clean_ch.py."
 
@@ -86,7 +86,7 @@ def read_model(path: Path, cache: Path | None = None) -> dict[str, np.ndarray]:
             "nothing",
             "an SMPL-format body (.npz or .pkl)",
             "The licensed one comes from smpl.is.tue.mpg.de; the open one from "
-            "`python -m t2imu_utils.body.build_open_body`.",
+            "`python -m tools.build_open_body`.",
         )
     if path.suffix.lower() != ".pkl":
         return _checked(path, _read_npz(path))

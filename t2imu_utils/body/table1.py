@@ -39,6 +39,10 @@ BODIES = (
 )
 
 
+MEAN = "mean"
+PEOPLE = (MEAN, *(target.name for target in BODIES))
+
+
 def measure(body: Body, betas: Float[np.ndarray, "10"]) -> tuple[float, float]:
     """Height in metres (vertical extent of the unposed mesh) and mass in kg (volume x density)."""
     height, mass = _measure(body, torch.tensor(np.asarray(betas, float)))
@@ -122,6 +126,15 @@ def shapes_of(table: pd.DataFrame, bodies: Bodies) -> dict[str, Shape]:
     """The people of a solved table by name, each on the model of the own gender."""
     rows = zip(table["name"], table["gender"], betas_of(table), strict=True)
     return {name: Shape(bodies.of(gender), betas) for name, gender, betas in rows}
+
+
+def shape_of(person: str, body: Body) -> Shape:
+    """One of `PEOPLE`: the mean shape of a body, or the person of a row of Table I."""
+    if person == MEAN:
+        return Shape(body, np.zeros(BETAS))
+    target = next(target for target in BODIES if target.name == person)
+    betas = solve_betas(body, target.gender, target.height_cm / 100, target.weight_kg)
+    return Shape(body, betas)
 
 
 def betas_of(table: pd.DataFrame) -> Float[np.ndarray, "N 10"]:

@@ -11,6 +11,8 @@ What is read, as each project writes it:
 - Kimodo (nv-tlabs/kimodo): ``.npz`` with ``posed_joints`` (T, J, 3), on 77 joints of its SOMA
   skeleton (30 in older files) or on the 22 of SMPL-X. The files hold no rate; the models make 30
   frames a second. SOMA's joints are taken by their names and lie near those of SMPL, not on them.
+- BVH, whose skeleton is told by the names of its joints (`BVH_JOINTS`); the format states neither
+  unit nor up axis.
 - any other (T, 22, 3) ``.npy`` whose rate and up axis the caller states.
 
 Pose parameters, as AMASS has them, need no fit: `body.exports` reads those.
@@ -20,7 +22,8 @@ import re
 import zipfile
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +34,23 @@ from jaxtyping import Float
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import read_json
+from t2imu_utils.motion.bvh import (
+    JOINTS_FROM_BANDAI,
+    JOINTS_FROM_REACTIDLE,
+    MAX_RATE,
+    joint_positions,
+    parse_bvh,
+)
+from t2imu_utils.motion.cmu import JOINTS_FROM_BVH
 from t2imu_utils.motion.features import MIN_FRAMES
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import RATE, bone_lengths, check_joints
+from t2imu_utils.motion.skeleton import (
+    RATE,
+    bone_lengths,
+    both_sides,
+    check_joints,
+    weighted_joints,
+)
 from t2imu_utils.pickles import Inert, decode_array, read_pickle
 
 Up = Literal["y", "z"]
@@ -61,6 +78,34 @@ KIMODO_JOINTS = {
     77: (0, 67, 72, 1, 68, 73, 2, 69, 74, 3, 70, 75, 4, 11, 39, 6, 12, 40, 13, 41, 14, 42),
     30: (0, 22, 26, 1, 23, 27, 2, 24, 28, 3, 25, 29, 4, 10, 16, 6, 11, 17, 12, 18, 13, 19),
     22: tuple(range(22)),
+}
+
+# Skeletons of BVH files; the last is that of Mixamo, LaFAN1 and many game engines.
+BVH_JOINTS = {
+    "CMU": JOINTS_FROM_BVH,
+    "Bandai-Namco": JOINTS_FROM_BANDAI,
+    "ReActIdle": JOINTS_FROM_REACTIDLE,
+    "Mixamo": both_sides(
+        {
+            "pelvis": {"Hips": 1},
+            "spine1": {"Spine": 1},
+            "spine2": {"Spine1": 1},
+            "spine3": {"Spine2": 1},
+            "neck": {"Neck": 1},
+            "head": {"Head": 1},
+        },
+        {
+            "hip": {"<>UpLeg": 1},
+            "knee": {"<>Leg": 1},
+            "ankle": {"<>Foot": 1},
+            "foot": {"<>ToeBase": 1},
+            "collar": {"<>Shoulder": 1},
+            "shoulder": {"<>Arm": 1},
+            "elbow": {"<>ForeArm": 1},
+            "wrist": {"<>Hand": 1},
+        },
+        ("Left", "Right"),
+    ),
 }
 
 LEGS = (0.4, 1.3)  # m from hip to ankle along the bones, from children to the tallest
@@ -94,11 +139,12 @@ def read_exports(
     made_by: str = "joints",
     scale: float = 1.0,
     foot_locked: bool = False,
+    to: float | None = RATE,
 ) -> tuple[Clips, list[Skipped]]:
     """Read motions that other projects wrote as joints; the module names the formats.
 
-    Motions at a higher rate than 20 fps are resampled without aliasing (`motion.resample`). Those
-    at a lower rate are left out: what they lack above half their rate is what accelerations are
+    Motions at a higher rate than `to` are resampled without aliasing (`motion.resample`). Those
+    below 20 fps are left out: what they lack above half their rate is what accelerations are
     made of, so they cannot be compared. No motion is smoothed, cut or set on the floor.
 
     Args:
@@ -109,9 +155,10 @@ def read_exports(
             name only.
         scale: metres a unit of the files.
         foot_locked: of MoMask's two files for a motion take that with locked feet.
+        to: frames a second of the result; None keeps the rate of the file.
 
     Returns:
-        Clips with one array ``joints`` (F, 22, 3), float32, meta ``rate`` 20 and ``smoothed``,
+        Clips with one array ``joints`` (F, 22, 3), float32, meta ``rate`` and ``smoothed``,
         what is known by project; and all files and motions that were left out. The table has:
         ``name``; ``project``; ``file``; ``prompt``, empty where the format carries none; ``sample``
         and ``repetition``, the project's own numbers; ``native_rate`` (Hz); ``resampled``;
@@ -132,8 +179,8 @@ def read_exports(
             try:
                 native = native_rate(motion.rate, rate, motion.usual, name)
                 joints = _checked(motion, up, scale, name)
-                joints = at_rate(joints, native, name).astype(np.float32)
-                check_joints(joints, f"{name}, at {RATE:g} frames a second", MIN_FRAMES)
+                joints = at_rate(joints, native, name, to).astype(np.float32)
+                check_joints(joints, f"{name}, at {to or native:g} frames a second", MIN_FRAMES)
             except InputError as error:
                 skipped.append(Skipped(name, str(error)))
                 continue
@@ -141,11 +188,14 @@ def read_exports(
             facts = {"name": name, "project": motion.project, "file": file}
             facts |= {"prompt": motion.prompt, "sample": motion.sample}
             facts |= {"repetition": motion.repetition, "native_rate": native}
-            rows.append(facts | {"resampled": native != RATE, "smoothed": motion.smoothed})
+            rows.append(
+                facts | {"resampled": native != (to or native), "smoothed": motion.smoothed}
+            )
     if not rows:
         raise nothing_usable(source, skipped)
     smoothed = {row["project"]: row["smoothed"] for row in rows}
-    return Clips.from_list(rows, {"joints": arrays}, {"rate": RATE, "smoothed": smoothed}), skipped
+    meta = {"rate": to or rows[0]["native_rate"], "smoothed": smoothed}
+    return Clips.from_list(rows, {"joints": arrays}, meta), skipped
 
 
 def as_sampled(clips: Clips, requests: pd.DataFrame) -> tuple[Clips, list[Skipped]]:
@@ -244,16 +294,27 @@ def native_rate(
     return float(found)
 
 
-def at_rate(x: Float[np.ndarray, "T ..."], native: float, where: str) -> Float[np.ndarray, "N ..."]:
-    """`x` at 20 fps, resampled without aliasing; raises `InputError` for a rate below that."""
-    if not RATE <= native < np.inf:
+def at_rate(
+    x: Float[np.ndarray, "T ..."], native: float, where: str, to: float | None = RATE
+) -> Float[np.ndarray, "N ..."]:
+    """`x` at `to` fps, resampled without aliasing; None leaves it.
+
+    Raises:
+        InputError: a rate below 20 fps or above `MAX_RATE`, or a higher one is asked for.
+    """
+    to = to or native
+    if not RATE <= native <= MAX_RATE:
         raise InputError(
             f"{where}: rate",
-            f"{native:g} frames a second, so nothing above {native / 2:g} Hz",
-            f"at least {RATE:g}",
+            f"{native:g} frames a second"
+            + f", so nothing above {native / 2:g} Hz" * (native < RATE),
+            f"{RATE:g} to {MAX_RATE:g}",
             "Left out, not stretched: the missing band would pass for smooth motion.",
         )
-    return resample(x, native, RATE)
+    if not RATE <= to <= native:
+        expected = f"{RATE:g} to the {native:g} of the motion"
+        raise InputError(f"{where}: rate asked for", f"{to:g}", expected, "Ask for another.")
+    return resample(x, native, to)
 
 
 def _in_order(name: str) -> list[str | int]:
@@ -295,8 +356,10 @@ def _read(path: Path, made_by: str, foot_locked: bool) -> list[_Motion]:
     """All motions of one file; `InputError` where it is none of the known formats."""
     if path.suffix.lower() == ".npz":
         return _read_kimodo(path)
+    if path.suffix.lower() == ".bvh":
+        return [_read_bvh(path)]
     if path.suffix.lower() != ".npy":
-        raise InputError(path, f"a file {path.suffix}", "a .npy or .npz", "Leave it out.")
+        raise InputError(path, f"a file {path.suffix}", "a .npy, .npz or .bvh", "Leave it out.")
     array = read_npy(path)
     if isinstance(array, list):
         return _read_mdm(path, array)
@@ -305,6 +368,21 @@ def _read(path: Path, made_by: str, foot_locked: bool) -> list[_Motion]:
     if made_by == REMODIFFUSE:
         return [_Motion(array, made_by, SMOOTHED[made_by], RATE, "y")]
     return [_Motion(array, made_by, NOT_KNOWN, None, None)]
+
+
+def _read_bvh(path: Path) -> _Motion:
+    bvh = parse_bvh(path.read_text(encoding="utf-8", errors="replace"), path)
+    # "mixamorig:LeftToeBase", and "LeftToe" of LaFAN1
+    names = [re.sub(r"Toe$", "ToeBase", name.rpartition(":")[2]) for name in bvh.names]
+    bvh = replace(bvh, names=tuple(names))
+    for mapping in BVH_JOINTS.values():
+        if all(name in names for weights in mapping.values() for name in weights):
+            joints = weighted_joints(mapping, partial(joint_positions, bvh))
+            return _Motion(joints, "bvh", NOT_KNOWN, bvh.rate, None)
+    raise InputError(
+        f"{path}: HIERARCHY", f"joints {', '.join(bvh.names)}",
+        f"the names of {', '.join(BVH_JOINTS)}", "Map it onto the 22 joints and save a .npy.",
+    )  # fmt: skip
 
 
 def _read_kimodo(path: Path) -> list[_Motion]:

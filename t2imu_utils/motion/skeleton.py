@@ -126,7 +126,7 @@ def bone_offsets(joints: Float[np.ndarray, "22 3"]) -> Float[np.ndarray, "22 3"]
 def both_sides(
     middle: Mapping[str, dict[str, float]],
     sides: Mapping[str, dict[str, float]],
-    letters: str = "lr",
+    letters: Sequence[str] = "lr",
 ) -> dict[str, dict[str, float]]:
     """Joint → weights of a source's joints; ``<>`` stands for the letter of the side."""
     mapping = dict(middle)

@@ -1,0 +1,169 @@
+"""A recorded or generated motion of one's own, and what sensors on a body that moves so would read.
+
+Joints are fitted (`body.fitting`), pose parameters taken as they are; the body that moves so wears
+the sensors of notebook 04, which are read once a frame.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from t2imu_utils.body.exports import read_poses
+from t2imu_utils.body.fitting import fit
+from t2imu_utils.body.smpl import Body, Shape, load_body
+from t2imu_utils.body.smpl_files import BETAS
+from t2imu_utils.body.table1 import PEOPLE, betas_of, measure, shape_of
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write, sha256
+from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
+from t2imu_utils.imu.sites import sensor_sites
+from t2imu_utils.motion.exports import Up, read_exports, read_npz
+from t2imu_utils.motion.skeleton import bone_lengths
+from t2imu_utils.runs import provenance
+
+OWN = "own"
+HEIGHTS = (1.4, 2.1)  # m
+LIMBS = [4, 5, 7, 8, 18, 19, 20, 21]  # knees, ankles, elbows, wrists
+MOST_CHANGE = 0.25  # of a limb's length, between the 5th and the 95th percentile of the frames
+# What the last axis of acc and gyro is: the frame of `imu.sites`.
+CHANNELS = (
+    "x: completes a right-handed frame",
+    "y: along the bone, towards the head end",
+    "z: out of the skin",
+)
+UNITS = ("acc: m/s²", "gyro: rad/s")
+
+
+def read_motion(
+    path: Path,
+    body: Body,
+    rate: float | None = None,
+    resample: float | None = None,
+    up: Up | None = None,
+    scale: float = 1.0,
+    number: int = 0,
+) -> tuple[Clips, float]:
+    """One motion of a file, fitted to a body, and the height in metres of who moves.
+
+    Args:
+        path: what `motion.exports` or `body.exports` reads.
+        rate: frames a second of files that state none.
+        resample: frames a second of the result; None keeps the rate of the file.
+        up: up axis; by default Y for joints and Z for pose parameters.
+        scale: metres a unit of the file.
+        number: of a file with many motions, which one, from 0.
+
+    Raises:
+        InputError: nothing that can be read; a rate below 20 or above 1000 frames a second; joints
+            of a body that is not 1.4 to 2.1 m tall, whose bones change their length or that lies
+            on one axis throughout.
+    """
+    path = Path(path)
+    keys = ("poses", "root_orient")
+    if path.suffix.lower() == ".npz" and read_npz(path, keys):
+        fits, _ = read_poses(path, body, rate, up or "z", to=resample)
+        return fits, measure(body, np.zeros(BETAS))[0]
+    motions, _ = read_exports(path, rate, up or "y", scale=scale, to=resample)
+    if not 0 <= number < len(motions):
+        remedy = "Numbers count from 0."
+        raise InputError(f"{path}: number", f"{number}", f"0 to {len(motions) - 1}", remedy)
+    motion = motions.select([number])
+    joints = motion.arrays["joints"]
+    height = _checked(joints, body, path)
+    trunk = np.abs((joints[:, 12] - joints[:, 0]).mean(0))
+    if up is None and trunk[2] > 3 * trunk[1]:
+        raise InputError(
+            f"{path}: up axis", "trunks along Z", "Y up", "Pass --up z, or --up y if they lie."
+        )
+    return fit(motion, body, progress=False), height
+
+
+def _checked(joints: Float[np.ndarray, "T 22 3"], body: Body, path: Path) -> float:
+    """The height (m) of a body with such bones, after it was compared with that of people."""
+    lengths = bone_lengths(joints)
+    low, middle, high = np.percentile(lengths, (5, 50, 95), axis=0)
+    change = (high - low)[LIMBS] / middle[LIMBS]
+    if change.max() > MOST_CHANGE:
+        raise InputError(
+            f"{path}: bones",
+            f"a limb that changes its length by {change.max():.0%}",
+            f"less than {MOST_CHANGE:.0%}",
+            "These are no joints of one body: check the order of joints and axes.",
+        )
+    mean = bone_lengths(body.rest_joints(torch.zeros(BETAS))[:22].numpy())
+    # Both legs and twice the trunk up to the head.
+    upright = [4, 5, 7, 8, *2 * (3, 6, 9, 12, 15)]
+    size = middle[upright].sum() / mean[upright].sum()
+    height = float(size * measure(body, np.zeros(BETAS))[0])
+    if not HEIGHTS[0] <= height <= HEIGHTS[1]:
+        raise InputError(
+            f"{path}: joints",
+            f"a body of {height:.2f} m",
+            f"{HEIGHTS[0]} to {HEIGHTS[1]} m",
+            "Pass --scale, metres a unit.",
+        )
+    return height
+
+
+def sense_motion(
+    path: Path,
+    rate: float | None = None,
+    person: str = OWN,
+    sites: Sequence[str] | None = None,
+    resample: float | None = None,
+    up: Up | None = None,
+    scale: float = 1.0,
+    number: int = 0,
+) -> dict[str, np.ndarray]:
+    """Readings of virtual sensors on a person who moves as in a file; arguments of `read_motion`.
+
+    Args:
+        person: "own", the open body in the shape that the joints tell, or one of
+            `body.table1.PEOPLE`.
+        sites: names of sensors; None takes all nine.
+
+    Returns:
+        ``acc`` (T, S, 3) in m/s², +9.81 along the upward axis at rest, and ``gyro`` (T, S, 3) in
+        rad/s, in the sensors' own axes (``channels``); ``sites`` (S,), ``fps``, ``units``, and
+        ``meta``, JSON.
+    """
+    if person not in (OWN, *PEOPLE):
+        expected = f"one of {', '.join((OWN, *PEOPLE))}"
+        raise InputError("person", repr(person), expected, "Choose one.")
+    body = load_body()
+    every = {site.name: site for site in sensor_sites(body)}
+    names = list(every) if sites is None else [name.strip() for name in sites]
+    if unknown := [name for name in names if name not in every]:
+        raise InputError("sites", ", ".join(unknown), ", ".join(every), "Choose among these.")
+    fits, height = read_motion(path, body, rate, resample, up, scale, number)
+    own = Shape(body, betas_of(fits.table)[0])
+    shape = own if person == OWN else shape_of(person, body)
+    virtual = synthesise(fits, body, {person: shape}, [every[n] for n in names], progress=False)
+    facts = fits.table.iloc[0]
+    meta = {
+        "file": Path(path).name,
+        "sha256": sha256(Path(path)),
+        "native_rate": float(facts["native_rate"]),
+        "person": person,
+        "height_m": round(height, 3),
+        "body": body.path.name,
+        "joint_error_mm": round(1000 * float(fits.arrays["joint_error"].mean()), 2),
+        "gravity": GRAVITY,
+        "differentiation": DEFAULT,
+        "versions": provenance()["versions"],
+    }
+    fields = {"sites": names, "fps": virtual.meta["rate"], "channels": CHANNELS, "units": UNITS}
+    fields |= {"meta": json.dumps(meta, sort_keys=True)}
+    return virtual[0] | {name: np.asarray(value) for name, value in fields.items()}
+
+
+def write_readings(path: Path, readings: dict[str, np.ndarray]) -> Path:
+    """Write what `sense_motion` returns as an ``.npz`` without pickles."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **readings)
+    return Path(path)
