@@ -115,24 +115,12 @@ class MDMConfig:
     diffusion_steps: int = 50
 
     def __post_init__(self):
-        if self.arch not in ("trans_dec", "trans_enc"):
+        if self.arch not in ("trans_dec", "trans_enc") or self.width % 2 or self.width % self.heads:
             raise InputError(
-                "MDMConfig: arch",
-                repr(self.arch),
-                "trans_dec or trans_enc",
-                "choose one of the two",
-            )
-        if self.width % 2 or self.width % self.heads:
-            raise InputError(
-                "MDMConfig: width",
-                f"{self.width} with {self.heads} heads",
-                "an even number divisible by the number of heads",
-                "change width or heads",
-            )
-        if not 0 <= self.dropout < 1:
-            raise InputError(
-                "MDMConfig: dropout", str(self.dropout), "0 <= dropout < 1", "change it"
-            )
+                "MDMConfig: arch, width", f"{self.arch!r}, {self.width} with {self.heads} heads",
+                "trans_dec or trans_enc; an even width divisible by the number of heads",
+                "Change them.",
+            )  # fmt: skip
 
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
@@ -462,11 +450,6 @@ class Prior:
     def config(self) -> MDMConfig:
         """Sizes of the network."""
         return self.model.config
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """What the network is told of texts, and which of it is no padding.

@@ -92,14 +92,6 @@ class TokenTransformerConfig:
     dropout: float = 0.2
     max_tokens: int = 49
 
-    def __post_init__(self):
-        if not 2 <= self.levels <= 6:
-            raise InputError(
-                "TokenTransformerConfig: levels", str(self.levels), "2 to 6",
-                "The residual transformer needs a level above the first.",
-            )  # fmt: skip
-        self.stack()
-
     def stack(self) -> MDMConfig:
         """Sizes of the transformer itself, checked: it has the layers of MDM's encoder."""
         return MDMConfig(
@@ -319,13 +311,6 @@ class MoMaskConfig:
     residual_guidance: float = 5.0
     top: float = 0.1
 
-    def __post_init__(self):
-        if self.iterations < 1 or not 0 < self.top <= 1:
-            raise InputError(
-                "MoMaskConfig: iterations, top", f"{self.iterations}, {self.top}",
-                "at least 1, and a share of 0 to 1", "MoMask uses 10 and 0.1.",
-            )  # fmt: skip
-
     @property
     def max_frames(self) -> int:
         """The longest motion the model is asked for (20 fps)."""
@@ -355,11 +340,6 @@ class MoMaskPrior:
     lengths: LengthEstimator | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     velocity_weight: float | list[float] = 0.0
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
 
 def new_momask(

@@ -196,8 +196,9 @@ def write_prompts(
             )  # fmt: skip
     sampling = {"temperature": temperature, "seed": seed}
     sampling = {name: value for name, value in sampling.items() if value is not None}
+    key = os.environ.get(api_key_variable, "").strip() or "none"
     client = openai.OpenAI(
-        api_key=os.environ.get(api_key_variable, "").strip() or "none",
+        api_key=key,
         base_url=base_url,
         timeout=timeout,
         max_retries=retries,
@@ -232,7 +233,7 @@ def write_prompts(
             left -= 1
             exchange = {"activity": activity, "date": _now(), "base_url": base_url}
             exchange |= {"model": answer.model or model, "messages": messages}
-            exchange |= {"answer": choice.message.content or ""}
+            exchange |= {"answer": (choice.message.content or "").replace(key, "[key]")}
             exchange |= {"finish_reason": choice.finish_reason}
             record["exchanges"].append(exchange)
             prompts, faults = _follow(record)

@@ -108,29 +108,13 @@ class ReMoDiffuseConfig:
     diffusion_steps: int = 1000
 
     def __post_init__(self):
-        divisible = {
-            "width": self.width % 2 == 0 and self.width % self.heads == 0,
-            "text_width": self.text_width % self.heads == 0,
-            "text_latent": self.text_latent % self.text_heads == 0,
-        }
-        for name, good in divisible.items():
-            if not good:
-                raise InputError(
-                    f"ReMoDiffuseConfig: {name}", str(getattr(self, name)),
-                    "a number divisible by its heads (width: also even)", "Change it or the heads.",
-                )  # fmt: skip
-        counts = ("layers", "text_layers", "retrieval_layers", "retrieved", "stride", "max_frames")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"ReMoDiffuseConfig: {name}", str(getattr(self, name)), "at least 1",
-                    "Change it.",
-                )  # fmt: skip
-        if self.diffusion_steps < 2 or not 0 <= self.length_weight < math.inf:
+        pairs = ((self.width, self.heads), (self.text_width, self.heads))
+        pairs += ((self.width, 2), (self.text_latent, self.text_heads))
+        if any(size % parts for size, parts in pairs):
             raise InputError(
-                "ReMoDiffuseConfig: diffusion_steps, length_weight",
-                f"{self.diffusion_steps}, {self.length_weight}", "at least 2, and at least 0",
-                "The official ones are 1000 and 0.1.",
+                "ReMoDiffuseConfig: width, text_width, text_latent",
+                f"{self.width}, {self.text_width}, {self.text_latent}",
+                "numbers divisible by their heads (width: also even)", "Change them or the heads.",
             )  # fmt: skip
 
 
@@ -149,13 +133,6 @@ class Mixture:
     fine: tuple[float, float, float] = (0.52351, -0.28419, 2.39872)
     fine_until: int = 100
     average: bool = False
-
-    def __post_init__(self):
-        if len(self.fine) != 3 or not all(map(math.isfinite, (*self.fine, self.coarse_scale))):
-            raise InputError(
-                "Mixture", f"coarse_scale {self.coarse_scale}, fine {self.fine}",
-                "a finite scale and three finite weights", "Start from Mixture().",
-            )  # fmt: skip
 
 
 NEUTRAL = Mixture(coarse_scale=1.5, fine=(1.0, 0.0, 0.0))
@@ -490,11 +467,6 @@ class ReMoDiffusePrior:
     def config(self) -> ReMoDiffuseConfig:
         """Sizes of the network."""
         return self.model.config
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """What the network is told of texts, and which of it is no padding."""

@@ -76,19 +76,6 @@ class GPTConfig:
     dropout: float = 0.1
     max_tokens: int = 50
 
-    def __post_init__(self):
-        sizes = ("codes", "text_width", "layers", "heads", "feedforward", "max_tokens")
-        checks = {name: getattr(self, name) >= 1 for name in sizes} | {
-            "width": self.width >= 2 and self.width % 2 == 0 and self.width % self.heads == 0,
-            "dropout": 0 <= self.dropout < 1,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"GPTConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "width is even and divisible by the number of heads; sizes are at least 1.",
-                )  # fmt: skip
-
 
 class _Attention(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -237,13 +224,6 @@ class T2MGPTConfig:
     rvq: RVQConfig = field(default_factory=_one_level)
     transformer: GPTConfig = field(default_factory=GPTConfig)
 
-    def __post_init__(self):
-        if self.rvq.levels != 1:
-            raise InputError(
-                "T2MGPTConfig: rvq.levels", str(self.rvq.levels), "1",
-                "T2M-GPT has one codebook: use RVQConfig(levels=1, dropout=0, temperature=0).",
-            )  # fmt: skip
-
     @property
     def max_frames(self) -> int:
         """The longest motion the model is asked for (20 fps)."""
@@ -270,11 +250,6 @@ class T2MGPTPrior:
     text_encoder: TextEncoder
     history: list[dict[str, Any]] = field(default_factory=list)
     velocity_weight: float | list[float] = 0.0
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
 
 def new_t2mgpt(

@@ -65,21 +65,6 @@ class RVQConfig:
     temperature: float = 0.5
     ema_decay: float = 0.99
 
-    def __post_init__(self):
-        sizes = ("channels", "width", "code_width", "codes")
-        checks = {name: getattr(self, name) >= 1 for name in sizes} | {
-            "levels": 1 <= self.levels <= 6,
-            "dropout": 0 <= self.dropout < 1,
-            "temperature": self.temperature >= 0,
-            "ema_decay": 0 <= self.ema_decay < 1,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"RVQConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "levels is 1 to 6; sizes are at least 1; see the docstring of RVQConfig.",
-                )  # fmt: skip
-
 
 class _ResidualBlock(nn.Module):
     def __init__(self, width: int, dilation: int, dropout: float):

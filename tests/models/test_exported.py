@@ -91,21 +91,6 @@ def test_results_of_mdm_answer_the_requests(root, motions):
     assert told["request 1"] == "no motion left of “a person sits”"
 
 
-def test_a_base_is_named_by_its_files_and_options(root, motions):
-    path = root / "theirs" / "results.npy"
-    write_mdm(path, motions, PROMPTS[:2], each=2)
-    study = study_of(root)
-    first = study.make_base(study.start())
-    again = study.make_base(study.start())
-    assert (again.metrics, again.inputs) == (first.metrics, first.inputs)
-    write_mdm(path, motions[:1], PROMPTS[:1], each=1)
-    changed = study.make_base(study.start())
-    assert changed.metrics["motions"] == 1 and changed.inputs != first.inputs
-    # Options of the reading count too.
-    other = study_of(root, foot_locked=True)
-    assert other.make_base(other.start()).params != first.params
-
-
 def write_amass(root, body, count=2):
     for i in range(count):
         motion = moving(60.0, 3.0 + i)
@@ -169,24 +154,6 @@ def test_momask_numbers_its_motions_by_the_lines_of_its_prompts(root, motions):
         study_of(root, prompts="prompts.txt").start()
 
 
-def test_what_is_left_out_is_told_and_kept(root, motions):
-    write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
-    np.save(root / "theirs" / "flat.npy", motions[0])  # of no known rate
-    study = study_of(root)
-    prior = study.start()
-    table = arms.settings_table(study, prior, None)["value"]
-    assert table["left out"].startswith("flat.npy: flat.npy: rate")
-    assert (table["motions"], table["made by"]) == (2, "mdm")
-    assert table["frames a second"] == "20; read at 20"
-    run = study.make_base(prior)
-    assert run.metrics["left out"] == 1
-    kept = pd.read_parquet(run.path("left_out.parquet"))
-    assert kept["name"].tolist() == ["flat.npy"]
-    again = arms.load_model(study.track, "kimodo")
-    assert again.skipped == prior.skipped
-    pd.testing.assert_frame_equal(again.clips.table, prior.clips.table)
-
-
 def test_there_is_no_model_to_train_or_to_examine(root, motions):
     write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
     study = study_of(root)
@@ -204,19 +171,6 @@ def test_there_is_no_model_to_train_or_to_examine(root, motions):
     corpus.finish({}, [])
     run = measure_losses(study.track, "kimodo")
     assert run.metrics == {} and list(run.dir.iterdir()) == [run.path("run.json")]
-
-
-def test_the_budget_counts_those_that_were_trained(root, motions):
-    write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
-    study = study_of(root)
-    study.make_base(study.start())
-    params = {"training": {"steps": 700}}
-    trained = runs.open_run("mine", "mdm", arms.STAGE, params, {})
-    trained.finish({"clips": 5, "parameters": 2_400_000}, [])
-    table = arms.budget_table(study.track, ["mdm", "kimodo"])
-    assert table.loc["kimodo", ["parameters (M)", "clips", "steps"]].tolist() == [0, 0, 0]
-    said = arms.budget(study.track, ["mdm", "kimodo"])
-    assert said == "Parameters (M): MDM 2.4 (700 steps); 16 clips a step."
 
 
 @pytest.mark.parametrize(
