@@ -381,9 +381,6 @@ def generate(
     the motion is cut. seeds: one an item; an item's motion is made by its prompt, length and seed
     alone, whatever it is sampled with (up to rounding). guidance: of both transformers; None takes
     those of the prior's configuration.
-
-    Raises:
-        InputError: what `check_requests` refuses.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     text = prior.text_encoder.encode_pooled(prompts)
@@ -654,10 +651,6 @@ def read_momask(
     text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
     ones. Mean and standard deviation are those beside the weights. `history` names the files by
     their hashes and epochs.
-
-    Raises:
-        InputError: a file that is missing, damaged or holds code, or parameters of other names and
-            shapes (all are listed, by file).
     """
     folder = Path(folder)
     text_encoder = checkpoints.official_encoder(folder, text_encoder)
@@ -689,9 +682,6 @@ def write_momask(folder: Path, prior: MoMaskPrior) -> Path:
 
     Running sums of the codebooks have no place in it. The options (``opt.txt``) that the official
     code asks for beside them are not written.
-
-    Raises:
-        InputError: the folder already holds such files.
     """
     folder = Path(folder)
     checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
@@ -747,13 +737,9 @@ class MoMaskGenerator(TokenGenerator):
     def save(self, path, prior):
         return [save_momask(path, prior)]
 
-    def load(self, path, encoder=None):
-        return load_momask(path, encoder)
+    load = staticmethod(load_momask)
 
-    def generate(
-        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
-    ):  # fmt: skip
-        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+    generate = staticmethod(generate)
 
 
 GENERATOR = MoMaskGenerator()

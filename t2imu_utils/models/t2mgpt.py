@@ -289,9 +289,6 @@ def generate(
     frames: length of each motion, or None. seeds: one an item; an item's motion is made by its
     prompt, length and seed alone, whatever it is sampled with (up to rounding). guidance: None or
     1, since T2M-GPT is not trained without texts and has none.
-
-    Raises:
-        InputError: what `check_requests` refuses, or a guidance.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     if guidance is not None and guidance != 1:
@@ -478,10 +475,6 @@ def read_t2mgpt(
     text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
     ones. Mean and standard deviation are read, never computed. `history` names the files by their
     hashes.
-
-    Raises:
-        InputError: a file that is missing, damaged or holds code, or parameters of other names and
-            shapes (all are listed, by file).
     """
     folder = Path(folder)
     text_encoder = checkpoints.official_encoder(folder, text_encoder)
@@ -505,9 +498,6 @@ def write_t2mgpt(folder: Path, prior: T2MGPTPrior) -> Path:
     """Write weights and statistics in the official layout; returns the folder.
 
     Running sums of the codebook have no place in it.
-
-    Raises:
-        InputError: the folder already holds such files.
     """
     folder = Path(folder)
     checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
@@ -557,13 +547,9 @@ class T2MGPTGenerator(TokenGenerator):
     def save(self, path, prior):
         return [save_t2mgpt(path, prior)]
 
-    def load(self, path, encoder=None):
-        return load_t2mgpt(path, encoder)
+    load = staticmethod(load_t2mgpt)
 
-    def generate(
-        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
-    ):  # fmt: skip
-        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+    generate = staticmethod(generate)
 
 
 GENERATOR = T2MGPTGenerator()

@@ -342,11 +342,7 @@ TokenBatch = tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W
 def normalised_motions(
     normaliser: Normaliser, clips: Sequence[MotionClip]
 ) -> list[Float[Tensor, "T 263"]]:
-    """Normalised features of clips, float32.
-
-    Raises:
-        InputError: no clips, or one that is not finite, of another shape, or shorter than a token.
-    """
+    """Normalised features of clips, float32."""
     if not clips:
         raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
     for clip in clips:
@@ -680,25 +676,18 @@ class TokenGenerator(Generator):
 
     def train(
         self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
+        motion_loss=motion_losses, stages=None,
     ):  # fmt: skip
         refuse_processes(type(self).__name__, processes)
         return train_stages(
-            prior, clips, settings, self.stages, type(self).task, folder, held_out, device=device,
-            level_dropout=self.level_dropout, motion_loss=motion_loss,
-        )  # fmt: skip
-
-    def refine(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
-    ):  # fmt: skip
-        """The decoder alone: tokens keep their meaning, and the transformers still fit."""
-        refuse_processes(type(self).__name__, processes)
-        return train_stages(
-            prior, clips, settings, (Stage(RVQ_STAGE, 1.0),), type(self).task, folder, held_out,
-            device=device, level_dropout=self.level_dropout, decoder_only=True,
+            prior, clips, settings, stages or self.stages, type(self).task, folder, held_out,
+            device=device, level_dropout=self.level_dropout, decoder_only=stages is not None,
             motion_loss=motion_loss,
         )  # fmt: skip
+
+    def refine(self, *arguments, **named):
+        """The decoder alone: tokens keep their meaning, and the transformers still fit."""
+        return self.train(*arguments, **named, stages=(Stage(RVQ_STAGE, 1.0),))
 
     def validation(self, prior, held_out, settings, device):
         motions = normalised_motions(prior.normaliser, held_out)
