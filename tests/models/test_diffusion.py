@@ -103,16 +103,6 @@ def test_guidance_extrapolates_from_without_to_with_text_in_one_batch():
     assert calls == [4, 2]
 
 
-def test_noise_of_an_item_does_not_depend_on_its_neighbours():
-    together = item_noise([5, 9, 7], generators(1, 2, 3), 4)
-    alone = item_noise([5], generators(1), 4)
-    for _ in range(3):
-        both, one = next(together), next(alone)
-        assert torch.equal(both[0, :5], one[0])
-        assert not both[0, 5:].any() and both[1].all()
-    assert not torch.equal(next(alone), one)
-
-
 MEAN, SPREAD = 2.0, 0.5
 
 

@@ -1,7 +1,6 @@
 """Every family behind the one interface: made, trained, kept, sampled, examined, published."""
 
 import copy
-import shutil
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -122,27 +121,6 @@ def test_training_moves_the_weights_and_tells_its_losses(study, trained, setting
     assert np.isfinite(validated[list(TERMS)].to_numpy(dtype=float)).all()
 
 
-def test_the_weights_that_did_best_on_held_out_clips_are_returned(study, settings, tmp_path):
-    """Others than the last, since steps are far too long."""
-    held_out = [replace(clip, features=-clip.features) for clip in study.held_out]
-    settings = replace(
-        settings, steps=16, learning_rate=0.1, early_stopping=True, validate_every=2, ema_decay=0.0
-    )
-    prior, curves = study.generator.train(
-        study.start(), study.clips, settings, tmp_path, held_out, "cpu"
-    )
-    checks = curves[curves["split"] == "validation"]
-    if "stage" in checks:
-        checks = checks[checks["stage"] == "rvq"]
-    best = checks.loc[checks["total" if "stage" in checks else "simple"].idxmin()]
-    assert best["step"] < checks["step"].max()
-    found = study.generator.validation(prior, held_out, settings, "cpu")
-    for term in TERMS:
-        assert found[term] == pytest.approx(best[term], rel=1e-5)
-    with pytest.raises(InputError, match="early_stopping: found no held-out clips"):
-        study.generator.train(study.start(), study.clips, settings, tmp_path, [], "cpu")
-
-
 def test_what_is_kept_comes_back_as_it_was(study, prior, words):
     run = runs.open_run(study.track.name, study.name, arms.STAGE, {}, {})
     prior.velocity_weight = [float(joint) for joint in range(22)]
@@ -159,25 +137,6 @@ def test_what_is_kept_comes_back_as_it_was(study, prior, words):
     # Written over, as an arm that is trained again.
     study.generator.save(run.path(arms.PRIOR), study.start())
     assert differing(study.generator.load(run.path(arms.PRIOR)), prior)
-
-
-@pytest.mark.parametrize("name", ["remodiffuse"])
-@pytest.mark.parametrize("links", [True, False])
-def test_what_is_retrieved_from_is_kept_once_for_all_arms(study, prior, monkeypatch, links):
-    def no_link(*_):
-        raise PermissionError("not on this file system")
-
-    if not links:
-        monkeypatch.setattr("os.link", no_link)
-    folders = [runs.run_dir("demo", model, arms.STAGE) for model in ("a", "b")]
-    for folder in folders:
-        study.generator.save(folder / arms.PRIOR, prior)
-    first, second = (folder / "database.npz" for folder in folders)
-    assert first.samefile(second) == links and first.read_bytes() == second.read_bytes()
-    # One arm may go, or all that can be computed again, without the others.
-    shutil.rmtree(folders[0])
-    shutil.rmtree(runs.cache_dir("retrieval"))
-    assert len(study.generator.load(folders[1] / arms.PRIOR).database) == len(study.clips)
 
 
 def test_motions_are_as_long_as_was_asked_and_follow_their_seed(study, prior):

