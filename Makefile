@@ -60,11 +60,9 @@ sweep: $(STAMP)
 		$(BIN)/python -m t2imu_utils.execute notebooks/08_sweep.ipynb $(COMPARED) \
 			-p track "$(TRACK)"; exit $$status; }
 
-# `cmu` starts from it.
+# The open prior, from raw recordings: hours, and it goes on where it was interrupted.
 prior: $(STAMP)
-	$(MAKE) paper TRACK=cmu_prior GENERATORS=mdm STUDY=0 \
-		ONLY="$(or $(T2IMU_RUNS),data/runs)/cmu_prior/mdm/02_finetuning/run.json"
-	$(BIN)/python -m tools.export_prior
+	$(BIN)/python -m tools.make_prior
 
 # One thread each: two of one worker would wait for another's. One worker more than cores, since
 # some tests wait for a cluster or a kernel.

@@ -14,11 +14,18 @@ import pandas as pd
 import yaml
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.inputs.checks import examine
-from t2imu_utils.inputs.downloads import fetch as fetch_input
-from t2imu_utils.inputs.downloads import plan
-from t2imu_utils.inputs.registry import Input, find_input, load_registry
-from t2imu_utils.inputs.status import as_text, lacking, status, to_fetch
+from t2imu_utils.inputs import (
+    Input,
+    as_text,
+    examine,
+    find_input,
+    lacking,
+    load_registry,
+    plan,
+    status,
+    to_fetch,
+)
+from t2imu_utils.inputs import fetch as fetch_input
 from t2imu_utils.runs import differences, find_record, leaves, load_records, output_hash
 from t2imu_utils.tracks import data_root
 
@@ -272,6 +279,7 @@ def synthesise(
 @click.option("--guidance", default=2.5, show_default=True, help="Scale of the text.")
 @click.option("--solver", default="sde-dpm++2m", show_default=True, help="Or ancestral, ddim, ...")
 @click.option("--evaluations", type=int, help="By default 10; of ancestral all steps.")
+@click.option("--strict", is_flag=True, help="Fail where it would warn.")
 def generate(
     prompt: str,
     seconds: float,
@@ -284,6 +292,7 @@ def generate(
     guidance: float,
     solver: str,
     evaluations: int | None,
+    strict: bool,
 ) -> None:
     """Make a motion of one English sentence, on the CPU and without a network.
 
@@ -294,15 +303,17 @@ def generate(
     """
     # Reads networks and body models: too slow a start for the other commands.
     from t2imu_utils.files import output_file
-    from t2imu_utils.priors.solvers import Solver
+    from t2imu_utils.models.diffusion import Solver
     from t2imu_utils.text_to_imu import generate_motion
     from t2imu_utils.tracks import OPEN_PRIOR
 
     files = [output_file(out, ".npz"), *([output_file(picture, ".png")] if picture else [])]
     motion = generate_motion(
         prompt, seconds, seed, prior or OPEN_PRIOR, person, imu, guidance,
-        Solver(solver, evaluations),
+        Solver(solver, evaluations), strict,
     )  # fmt: skip
+    for warning in motion.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     motion.save(out)
     if picture:
         motion.draw(picture)
@@ -317,9 +328,9 @@ def _get(entry: Input, dry_run: bool, progress: bool) -> bool:
     root = data_root()
     click.echo(f"{entry.name}: {entry.what} ({entry.size})")
     click.echo(f"  terms: {entry.licence}\n  from:  {entry.page}")
-    found = examine(entry, root)
-    if found.state == "present":
-        click.echo(f"  there already: {found.why}")
+    state, why = examine(entry, root)
+    if state == "present":
+        click.echo(f"  there already: {why}")
         return True
     if not entry.files:
         for number, step in enumerate(entry.steps, 1):
@@ -327,19 +338,19 @@ def _get(entry: Input, dry_run: bool, progress: bool) -> bool:
         click.echo(f"  Its place: {root / entry.path}")
         return True
     if dry_run:
-        for file in plan(entry, root):
-            click.echo(f"  would download {file.url}\n    to {file.path}")
+        for url, path in plan(entry, root):
+            click.echo(f"  would download {url}\n    to {path}")
         return True
     try:
         fetch_input(entry, root, progress)
     except InputError as error:
         click.echo(f"  Error: {error}", err=True)
         return False
-    found = examine(entry, root)
-    click.echo(f"  {found.state}: {found.why}")
-    if found.state != "present":
+    state, why = examine(entry, root)
+    click.echo(f"  {state}: {why}")
+    if state != "present":
         click.echo(f"  Move what is in {root / entry.path} away and fetch again.", err=True)
-    return found.state == "present"
+    return state == "present"
 
 
 if __name__ == "__main__":

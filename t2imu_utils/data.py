@@ -23,8 +23,9 @@ from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
+from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir, open_run
-from t2imu_utils.tracks import OPEN_BODY, Track, data_set
+from t2imu_utils.tracks import OPEN_BODY, Track, data_root, data_set
 
 STAGE = "00_data"
 READERS: dict[str, Callable[[Path], tuple[Clips, list[Skipped]]]] = {
@@ -82,6 +83,9 @@ def _motions(
     if track.corpus.reader == "cmu":
         corpus = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
         return corpus.clips, corpus.splits, corpus.census, corpus.skipped
+    if track.corpus.reader == "open":
+        built = build_open(data_root())
+        return built.clips, built.splits, built.census, built.skipped
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
     # Only the made-up corpus needs the generator, so only it loads one.

@@ -12,12 +12,12 @@ import torch
 from t2imu_utils import data
 from t2imu_utils.arms import TRAINING, Arm, base_of, is_base
 from t2imu_utils.files import sha256, write_json
-from t2imu_utils.generators import Generator, Trained, generator_of, section_of, sizes_of
+from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
+from t2imu_utils.models.losses import TERMS, LossWeights
+from t2imu_utils.models.mdm import load_prior
+from t2imu_utils.models.text import TextEncoder, load_text_encoder
+from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.priors.losses import TERMS, LossWeights
-from t2imu_utils.priors.open_prior import read_open_prior
-from t2imu_utils.priors.text import TextEncoder, load_text_encoder
-from t2imu_utils.priors.training import TrainConfig
 from t2imu_utils.runs import (
     Run,
     cache_dir,
@@ -78,7 +78,7 @@ class Study:
         if self.generator.ready_made:
             return self.generator.read(sizes, data.bodies(self.track).neutral)
         if section.checkpoint == SHIPPED:
-            return read_open_prior(OPEN_PRIOR, self.encoder)
+            return load_prior(OPEN_PRIOR, self.encoder)
         if section.checkpoint is not None:
             return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
         return self.generator.untrained(sizes, self.clips, self.encoder, seed)

@@ -6,7 +6,6 @@ Every function returns a figure and shows nothing; `save` writes it small and re
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from IPython.display import Image as DisplayedImage
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -23,7 +22,7 @@ from PIL import Image
 
 from t2imu_utils.activities import HIGH_DYNAMIC, category_of
 from t2imu_utils.arms import arm as model_of
-from t2imu_utils.arms import base_of, control_of, is_base, is_refined, model_order
+from t2imu_utils.arms import base_of, control_of, is_refined, model_order
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write
@@ -52,6 +51,7 @@ SPLIT_NAMES = {"test": "unseen subjects", "test_trials": "unseen trials"}
 TRIVIAL = {"gaussian": "Gaussian over x̂₀, σ = 1 frame", "constant": "x̂₀ frozen"}
 DASHES = {"gaussian": (0, (4, 2)), "constant": (0, (1, 1.5))}
 REAL, ALL, POOLED = "real", "all", ("high-dynamic", "low-dynamic", "all")
+CONTRAST = "high-dynamic minus low-dynamic"
 TOP = 8.0  # Hz up to which spectra of sensors are compared
 END = 5  # frames of a clip that do not count as its inside
 ACC = "power of the acceleration ((m/s²)²/Hz)"
@@ -323,41 +323,36 @@ def loss_curves(
 
 # ---------------------------------------------------------------- 03 and 04: bodies and sensors
 def solver_trade_off(table: pd.DataFrame) -> Figure:
-    """Distances to real motion (above) and to full sampling (below) against evaluations.
+    """Distances of each solver's motions to real motion against evaluations of the model.
 
-    A line for each solver, with 95 % intervals of its difference to full sampling; dashed: full
-    sampling itself (above), or a second full sample with other seeds (below), with the interval
-    of two full samples' difference as a band around it (above).
+    A line for each solver, with 95 % intervals of its difference to full sampling. Dashed: full
+    sampling itself; the band around it is the difference of a second full sample.
 
     Args:
         table: of `analysis.solvers.trade_off`.
     """
-    measures, references = table["measure"].unique(), table["to"].unique()
-    figure, axes = _panels(2 * len(measures), len(measures), 11, 3, sharex=True)
-    parts = table.groupby(["to", "measure"], sort=False)
-    places = [(to, measure) for to in references for measure in measures]
-    for ax, (to, measure) in zip(axes, places, strict=True):
-        part = parts.get_group((to, measure))
+    measures = table["measure"].unique()
+    figure, axes = _panels(len(measures), len(measures), 11, 3, sharex=True)
+    for ax, measure in zip(axes, measures, strict=True):
+        part = table[table["measure"] == measure]
         again, same = (part[part["seeds"] == name] for name in ("other", "same"))
         count, excess = again["evaluations"].iloc[0], again["excess"].iloc[0]
         full = same[(same["solver"] == "ancestral") & (same["evaluations"] == count)]
-        level = (full if to == REAL else again)["value"].iloc[0]
-        if to == REAL:
-            ends = (level + again[name].iloc[0] - excess for name in ("low", "high"))
-            ax.axhspan(*ends, color=FAINT, zorder=0)
+        level = full["value"].iloc[0]
+        ax.axhspan(*(level + again[x].iloc[0] - excess for x in ("low", "high")), color=FAINT)
         ax.axhline(level, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="full sampling")
         for solver, line in same.groupby("solver", sort=False):
             line, (hue, name, apart) = line.sort_values("evaluations"), SOLVERS[solver]
             reach = line["excess"] - line["low"], line["high"] - line["excess"]
             drawn = {"color": hue, "label": name, "marker": "o", "ms": 3.5, "capsize": 2}
             ax.errorbar(line["evaluations"] * apart, line["value"], reach, lw=1.4, **drawn)
-        ax.set_xscale("log")
         shown = sorted(part["evaluations"].unique())
+        ax.set(
+            xscale="log", title=measure, ylabel="dB" if measure == "spectrum" else "energy distance"
+        )
         ax.xaxis.set_major_locator(FixedLocator(shown))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticklabels([f"{n:g}" for n in shown])
-        ax.set_title(f"{measure}, to {to}", fontsize=9.5)
-        ax.set_ylabel("dB" if measure == "spectrum" else "energy distance")
     _name_x(axes, len(measures), "evaluations of the model")
     legend_above(figure, axes[0], most=3)
     return figure
@@ -511,7 +506,7 @@ def fig1_lacc(differences: Mapping[str, pd.DataFrame]) -> Figure:
     tables = {model: table.set_index("group") for model, table in differences.items()}
     first = next(iter(tables.values()))
     pooled = [name for name in POOLED if name in first.index]
-    single = ordered([name for name in first.index if name not in pooled])
+    single = ordered([name for name in first.index if name not in (*pooled, CONTRAST)])
     ratios = [max(2, len(single)), len(pooled) + 0.5]
     figure, axes = _panels(2, 2, 10, 4.1, sharey=True, width_ratios=ratios)
     for ax, names in zip(axes, (single, pooled), strict=True):
@@ -529,31 +524,14 @@ def fig1_lacc(differences: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def bars(values: pd.DataFrame, ylabel: str, log: bool = False) -> Figure:
+def bars(values: pd.DataFrame, ylabel: str) -> Figure:
     """`grouped_bars` as a figure of its own: a measure of motion per category and model."""
     rows = ordered(list(values.index))
     figure, ax = plt.subplots(figsize=(10, 3.6))
     grouped_bars(ax, values.loc[rows])
     shade_high_dynamic(ax, rows)
     ax.set_ylabel(ylabel)
-    if log:
-        ax.set_yscale("log")
-        plain_log(ax)
     legend_above(figure, ax)
-    return figure
-
-
-def lines(series: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str) -> Figure:
-    """One line a model on a logarithmic axis: a loss against the timestep."""
-    aside = len(series) > 5  # a legend that would hide lines
-    figure, ax = plt.subplots(figsize=(8 if aside else 6, 3.5))
-    for model, (x, y) in series.items():
-        marker = "" if len(x) > 15 else "o"
-        ax.plot(x, y, marker=marker, markersize=4, color=colour(model), label=label(model))
-    ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
-    plain_log(ax)
-    place = {"loc": "outside right upper"} if aside else {}
-    (figure if aside else ax).legend(fontsize=8.5, **place)
     return figure
 
 
@@ -584,33 +562,23 @@ def joint_spectra(table: pd.DataFrame, generator: str | None = None) -> Figure:
 
 
 # ---------------------------------------------------------------- 06: signals
-@dataclass(frozen=True)
-class Panel:
-    """One panel of Fig. 2: an embedding, which points are real, and the model."""
+def fig2_tsne(panels: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> Figure:
+    """Fig. 2: real and synthetic windows in one plane, lettered panels, two in a row.
 
-    title: str
-    points: Float[np.ndarray, "n 2"]
-    real: Bool[np.ndarray, "n"]
-    model: str
-
-
-def fig2_tsne(panels: Sequence[Panel]) -> Figure:
-    """Fig. 2: real and synthetic windows in one plane, lettered panels, two in a row."""
+    Args:
+        panels: title, model, points (n, 2), and which of them are real (n,).
+    """
     figure, axes = _panels(len(panels), 2, 9, 4.1)
-    for letter, ax, panel in zip("ABCDEFGHIJ", axes, panels, strict=False):
-        size = 16 if len(panel.points) < 1500 else 9
-        order = np.random.default_rng(0).permutation(len(panel.points))
-        hues = np.where(panel.real, COLOURS[REAL], colour(panel.model))
-        dots = {"s": size, "alpha": 0.65, "linewidths": 0, "rasterized": True}
-        ax.scatter(*panel.points[order].T, c=hues[order], **dots)
-        for name, shown in ((REAL, panel.real), (panel.model, ~panel.real)):
-            text = f"{label(name)} (n = {shown.sum()})"
-            ax.scatter([], [], s=28, color=colour(name), label=text)
+    for letter, ax, (title, model, points, real) in zip("ABCDEFGH", axes, panels, strict=False):
+        order = np.random.default_rng(0).permutation(len(points))
+        hues = np.where(real, COLOURS[REAL], colour(model))
+        dots = {"s": 16 if len(points) < 1500 else 9, "alpha": 0.65, "linewidths": 0}
+        ax.scatter(*points[order].T, c=hues[order], rasterized=True, **dots)
+        for name, count in ((REAL, real.sum()), (model, (~real).sum())):
+            ax.scatter([], [], s=28, color=colour(name), label=f"{label(name)} (n = {count})")
         ax.legend(loc="upper right", fontsize=8, handletextpad=0.1, borderaxespad=0)
-        ax.set_title(f"{letter}  {panel.title}")
-        ax.set(xticks=[], yticks=[])
-        ax.spines[["top", "right"]].set_visible(True)
-        ax.spines[:].set_color(FAINT)
+        ax.set(title=f"{letter}  {title}", xticks=[], yticks=[])
+        ax.spines[:].set(visible=True, color=FAINT)
         ax.margins(0.08)
         ax.set_aspect("equal", adjustable="datalim")
     return figure
@@ -662,16 +630,9 @@ def spectra_by_site(means: Mapping[str, pd.DataFrame], numbers: pd.DataFrame) ->
         edge = {"xycoords": "axes fraction", "textcoords": "offset points", "weight": "bold"}
         for place, model in enumerate(reversed(models)):
             value = told.get((site, kind, model), np.nan)
-            ax.annotate(
-                f"{value:.1f}" if np.isfinite(value) else "–",
-                (1, 1),
-                (-24 * place, 0),
-                ha="right",
-                va="bottom",
-                fontsize=8.5,
-                color=colour(model),
-                **edge,
-            )
+            text, hue = f"{value:.1f}" if np.isfinite(value) else "–", colour(model)
+            at = {"xy": (1, 1), "xytext": (-24 * place, 0), "ha": "right", "va": "bottom"}
+            ax.annotate(text, **at, fontsize=8.5, color=hue, **edge)
         if site == sites[0]:
             ax.set_title(kind, pad=16, fontsize=10.5 if len(classes) <= 6 else 8.5)
         if kind == classes[0]:
@@ -773,20 +734,6 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def by_subject(accuracy: Mapping[str, pd.Series]) -> Figure:
-    """Balanced accuracy (%) of each subject, one column of dots a generator, means as bars."""
-    size = (min(1.6 * len(accuracy) + 1.5, WIDEST), 3.4 if len(accuracy) <= UPRIGHT else 4.0)
-    figure, ax = plt.subplots(figsize=size)
-    for at, (model, values) in enumerate(accuracy.items()):
-        x = at + _shifts(len(values), 0.2)
-        ax.scatter(x, 100 * values, s=26, color=colour(model), alpha=0.85)
-        ax.hlines(100 * values.mean(), at - 0.32, at + 0.32, color=INK, linewidth=1.6)
-    name_models(ax, list(accuracy))
-    ax.set(ylabel="balanced accuracy (%)", ylim=(0, 100))
-    ax.tick_params(axis="x", labelcolor=QUIET)
-    return figure
-
-
 # ---------------------------------------------------------------- 08: the grid
 def against_weight(table: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
     """Each measure against lambda_acc: means as lines, bars of ± one standard deviation over
@@ -842,7 +789,7 @@ def change_by_category(
             "change", f"no arm of {generator} against its {reference}", "at least one",
             "Train some: `make sweep LAMBDA_ACC=\"0.1 1\"`.",
         )  # fmt: skip
-    there = [name for name in own.loc[own["split"] == ALL, "group"].unique() if "minus" not in name]
+    there = [name for name in own.loc[own["split"] == ALL, "group"].unique() if name != CONTRAST]
     pooled = [(ALL, name) for name in POOLED if name in there]
     pooled += [(split, ALL) for split in dict.fromkeys(own["split"]) if split != ALL]
     single = [(ALL, name) for name in ordered([name for name in there if name not in POOLED])]
@@ -855,14 +802,9 @@ def change_by_category(
         for at, (split, group) in enumerate(places):
             for shift, arm in zip(_shifts(len(arms)), arms, strict=True):
                 row, hue, x = rows.loc[(arm, split, group)], colour(arm), at + shift
-                ax.plot(
-                    [x, x],
-                    [100 * row["low"], 100 * row["high"]],
-                    color=hue,
-                    linewidth=1.8,
-                    alpha=0.7,
-                )
-                ax.plot(x, 100 * row["relative"], "_", color=hue, ms=9, mew=3, zorder=3)
+                low, mean, high = (100 * row[name] for name in ("low", "relative", "high"))
+                ax.plot([x, x], [low, high], color=hue, linewidth=1.8, alpha=0.7)
+                ax.plot(x, mean, "_", color=hue, markersize=9, markeredgewidth=3, zorder=3)
                 dots = 100 * each.loc[[(arm, split, group)], "relative"]
                 if len(dots) > 1:
                     _dots(ax, x, dots, hue, 0.3 / len(arms))
@@ -909,70 +851,30 @@ def by_timestep(table: pd.DataFrame, generator: str) -> Figure:
     return figure
 
 
-def cost_trade_off(
-    by_seed: pd.DataFrame, costs: pd.DataFrame, generator: str, measures: Mapping[str, str]
-) -> Figure:
-    """What a lower L_acc buys in sampled motion: a dot a seed, a panel a measure, real as a line.
+def cost_trade_off(costs: pd.DataFrame, generator: str, measures: Mapping[str, str]) -> Figure:
+    """What a lower L_acc buys in sampled motion: a dot a seed, a diamond their mean, a panel a
+    measure, real motion as a line.
 
     Args:
-        by_seed: `sweep.changes_by_seed`; the control stands at 0. costs: `sweep.costs`.
-        measures: some of `sweep.COSTS`; one that no model has gets no panel.
-    """
-    shown, control = _shown(costs["arm"].unique(), generator), control_of(generator)
-    whole = by_seed[(by_seed["split"] == ALL) & (by_seed["group"] == ALL)]
-    change = whole.set_index(["reference", "arm", "seed"])["relative"].sort_index()
-
-    def moved(arm: str, seeds: Sequence[int]) -> list[float]:
-        if arm == generator:  # from the control back to the base, mean over the controls
-            there = change.get(("base", control))
-            return [np.nan if there is None else 100 * float((1 / (1 + there) - 1).mean())]
-        at_zero = 0.0 if arm == control else np.nan
-        return [100 * change.get(("control", arm, seed), at_zero) for seed in seeds]
-
-    models = costs[costs["arm"].isin(shown)]
-    measures = {name: text for name, text in measures.items() if models[name].notna().any()}
-    figure, axes = _panels(len(measures), len(measures), min(3.9 * len(measures), WIDEST), 3.7)
-    real = costs[costs["model"] == REAL].iloc[0]
-    for ax, (measure, text) in zip(axes, measures.items(), strict=True):
-        means = {}
-        for arm in shown:
-            own = models[models["arm"] == arm]
-            x = moved(arm, own["seed"])
-            ax.scatter(x, own[measure], s=22, color=colour(arm), alpha=0.6, linewidths=0)
-            means[arm] = np.nanmean(x), own[measure].mean()
-            ax.plot(*means[arm], "D", color=colour(arm), markersize=7, markeredgecolor="white")
-        path = [at for arm, at in means.items() if arm != generator]
-        ax.plot(*zip(*path, strict=True), color=QUIET, linewidth=0.8, zorder=0)
-        ax.axhline(real[measure], color=colour(REAL), linewidth=1.4)
-        ax.annotate("real", (0.01, real[measure]), (0, 3), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", fontsize=8.5, color=colour(REAL))  # fmt: skip
-        name, _, unit = text.partition(" (")
-        ax.set_title(name.replace(", ", "\n"), fontsize=9.5)
-        ax.set_ylabel(unit.rstrip(")"))
-        ax.set_xlabel(f"{CHANGE} against the control (%)")
-        if measure.endswith("distance"):
-            ax.set_ylim(min(0, ax.get_ylim()[0]), None)
-    _legend(figure, shown)
-    return figure
-
-
-def power_by_part(costs: pd.DataFrame, generator: str, parts: Sequence[str]) -> Figure:
-    """Power of the acceleration of parts of the body against real (dB): a dot a seed.
-
-    Args:
-        costs: `sweep.costs`. parts: its columns to show.
+        costs: `sweep.costs`. measures: some of `sweep.COSTS`; one that no model has gets no panel.
     """
     shown = _shown(costs["arm"].unique(), generator)
-    figure, ax = plt.subplots(figsize=(7, 3.4))
-    for at, part in enumerate(parts):
-        for shift, arm in zip(_shifts(len(shown)), shown, strict=True):
-            values = costs.loc[costs["arm"] == arm, part]
-            ax.bar(at + shift, values.mean(), 0.5 / len(shown), color=colour(arm), alpha=0.85)
-            if not is_base(arm) and len(values) > 1:
-                _dots(ax, at + shift, values, INK, 0.3 / len(shown))
-    ax.axhline(0, color=colour(REAL), linewidth=1.4)
-    ax.set_xticks(range(len(parts)), list(parts))
-    ax.set_ylabel("power against real (dB)")
-    ax.set_xlim(-0.6, len(parts) - 0.4)
-    _legend(figure, shown, dots=costs["seed"].nunique() > 1)
+    models, real = costs[costs["arm"].isin(shown)], costs[costs["model"] == REAL].iloc[0]
+    measures = {name: text for name, text in measures.items() if models[name].notna().any()}
+    figure, axes = _panels(len(measures), len(measures), min(3.9 * len(measures), WIDEST), 3.7)
+    for ax, (measure, text) in zip(axes, measures.items(), strict=True):
+        known = models.dropna(subset=["acc", measure])
+        means = known.groupby("arm")[["acc", measure]].mean().reindex(shown).dropna()
+        for arm, mean in means.iterrows():
+            own, hue = known[known["arm"] == arm], colour(arm)
+            ax.scatter(own["acc"], own[measure], s=22, color=hue, alpha=0.6, linewidths=0)
+            ax.plot(*mean, "D", color=hue, markersize=7, markeredgecolor="white")
+        ax.plot(*means.drop(generator, errors="ignore").T.to_numpy(), color=QUIET, lw=0.8, zorder=0)
+        ax.axhline(real[measure], color=colour(REAL), linewidth=1.4)
+        name, _, unit = text.partition(" (")
+        ax.set_title(name.replace(", ", "\n"), fontsize=9.5)
+        ax.set(xlabel="$L_\\mathrm{acc}$ of held-out clips", ylabel=unit.rstrip(")"))
+        if measure.endswith("distance"):
+            ax.set_ylim(min(0, ax.get_ylim()[0]), None)
+    _legend(figure, [REAL, *shown])
     return figure

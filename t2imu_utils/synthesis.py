@@ -47,13 +47,12 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, plain, read_json, sha256, write_json
 from t2imu_utils.finetuning import load_model
-from t2imu_utils.generators import Generator, generator_of, section_of
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import Site, sensor_sites
 from t2imu_utils.imu.windows import windows
+from t2imu_utils.models.generator import Generator, check_requests, generator_of, section_of
+from t2imu_utils.models.prompts import draw_requests, load_prompts
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.priors.prompts import draw_requests, load_prompts
-from t2imu_utils.priors.requests import check_requests
 from t2imu_utils.runs import compute_device, provenance, record_hash
 from t2imu_utils.tracks import PROMPTS, Track
 
@@ -402,7 +401,7 @@ def check_plan(tools: Tools, plan: Plan) -> None:
     """Refuse what the prior cannot make, before anything is computed.
 
     Raises:
-        InputError: see `priors.requests.check_requests`.
+        InputError: see `models.generator.check_requests`.
     """
     texts = [text for _, text in plan.sentences]
     longest = [round(plan.seconds[1] * RATE)] * len(texts)

@@ -46,7 +46,7 @@ class Section(BaseModel):
 class CorpusSection(Section):
     """Motion and text that the prior is trained on."""
 
-    reader: Literal["demo", "cmu", "humanml3d"]
+    reader: Literal["demo", "cmu", "open", "humanml3d"]
     train: str  # name of the split to train on
     validation: str  # unseen subjects, for every choice that is made
     test: list[str]  # splits that are only reported
@@ -70,20 +70,20 @@ class GeneratorSection(Section):
     """A generator of motions: where it comes from, and whether L_acc is tried on it.
 
     Whatever else an entry has are sizes of its network and options of its own, which the module
-    of its family checks (`t2imu_utils.generators`). Motions that other projects made are an entry
-    with ``family: exported``, whose options are those of `generators.exported.Options`.
+    of its family checks (`models.generator`). Motions that other projects made are an entry
+    with ``family: exported``, whose options are those of `models.exported.Options`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    family: str | None = None  # the module in t2imu_utils/generators; by default the entry's name
+    family: str | None = None  # the module in t2imu_utils/models; by default the entry's name
     # Published weights, taken as they are: a folder below T2IMU_DATA, or `SHIPPED`.
     checkpoint: str | None = None
     text_encoder: str | None = None  # by default the track's
     pretrain_steps: Count | None = None  # by default the track's
     refined: bool = False  # whether there are a control and refined models of it
     guidance: Positive | None = None  # scale of the text; by default the family's own
-    solver: str | None = None  # of a diffusion: `priors.solvers`; by default as its authors sample
+    solver: str | None = None  # of a diffusion (`models.diffusion`); by default as its authors do
     evaluations: Count | None = None  # of the model for one motion; by default the solver's own
     # Of a diffusion's matrix products in sampling.
     precision: Literal["float32", "bfloat16"] = "float32"

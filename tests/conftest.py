@@ -12,8 +12,8 @@ import torch
 
 from t2imu_utils import arms
 from t2imu_utils.arms import Arm
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.priors.text import TEXT_ENCODERS
 from t2imu_utils.tracks import GeneratorSection, Track, load_track
 
 # Models that tests speak of by their names.
@@ -149,7 +149,7 @@ def windows_tools():
     """What shards of windows are made with: a prior without training, and two of the bodies."""
     from t2imu_utils.body.smpl import load_bodies
     from t2imu_utils.demo.corpus import build_corpus
-    from t2imu_utils.generators import family
+    from t2imu_utils.models.generator import family
     from t2imu_utils.synthesis import with_bodies
 
     torch.set_num_threads(1)

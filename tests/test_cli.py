@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from t2imu_utils import cli, runs
+from t2imu_utils import cli, inputs, runs
 from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
-from t2imu_utils.inputs import downloads
-from t2imu_utils.motion.normalise import Normaliser
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.open_prior import write_open_prior
+from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
+from t2imu_utils.motion.features import Normaliser
 from tests.body.test_amass import BUILT, REASONS, write_inputs
 
 
@@ -26,7 +23,7 @@ def folder(tmp_path, monkeypatch):
         raise AssertionError("a test asked a server")
 
     monkeypatch.setenv("T2IMU_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(downloads.pooch, "retrieve", no_network)
+    monkeypatch.setattr(inputs.pooch, "retrieve", no_network)
     return tmp_path / "data"
 
 
@@ -73,7 +70,7 @@ def test_status_exits_with_zero_when_all_is_there(folder):
         archive.writestr("subjects/01/01_01.amc", "")
     name = "UMAFall_Subject_01_ADL_Walking_1_2017-04-14_23-38-23.csv"
     (folder / "umafall" / name).write_text("")
-    assert "requires is there" in run("data", "status", "--track", "cmu").output
+    assert "Track cmu can run." in run("data", "status", "--track", "cmu").output
 
 
 def test_bad_input_is_a_message_and_exit_code_two(folder):
@@ -129,7 +126,7 @@ def test_what_is_in_the_way_of_a_download_is_told(folder, monkeypatch):
     (folder / "mhealth").mkdir(parents=True)
     (folder / "mhealth" / "mhealth+dataset.zip").write_bytes(b"PK\x03\x04 cut off")
     answer = run("data", "fetch", "mhealth", code=2)
-    assert "wrong: mhealth+dataset.zip is no whole zip archive" in answer.stdout
+    assert "wrong: mhealth+dataset.zip is no whole archive" in answer.stdout
     assert f"Move what is in {folder}/mhealth away and fetch again." in answer.stderr
 
 
@@ -218,6 +215,13 @@ def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
         (["walk", "--out", "w.npz", "--picture", "w.jpg"], "found the ending .jpg; expected .png"),
         (["", "--out", "w.npz"], "prompt: found ''; expected a sentence"),
         (["walk", "--out", "w.npz", "--seconds", "9"], "seconds: found 9; expected 0.15 to 1.2"),
+        (["walk", "--out", "w.npz", "--seconds", "nan"], "seconds: found nan"),
+        (
+            ["walk", "--out", "w.npz", "--guidance", "1e9"],
+            "guidance: found 1e+09; expected 0 to",
+        ),
+        (["walk", "--out", "w.npz", "--guidance", "nan"], "guidance: found nan"),
+        (["\udce9", "--out", "w.npz"], "prompt: found '\\udce9'; expected a sentence"),
         (["walk", "--out", "w.npz", "--person", "giant"], "expected one of mean, male tall"),
         (["walk", "--out", "w.npz", "--solver", "euler"], "solver: found 'euler'"),
         (["walk", "--out", "w.npz", "--prior", "none"], "none: found no such file"),

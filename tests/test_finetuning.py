@@ -11,8 +11,8 @@ import torch
 from t2imu_utils import finetuning, runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.finetuning import Study
+from t2imu_utils.models.losses import TERMS, LossWeights
 from t2imu_utils.motion.corpus import statistics
-from t2imu_utils.priors.losses import TERMS, LossWeights
 
 REFINED = LossWeights(acc=0.5)
 

@@ -62,6 +62,11 @@ def test_text_is_cast_to_the_declared_type(tmp_path):
     [
         {"lambda_acc": "much"},
         {"steps": "1.5"},
+        {"lambda_acc": "1:30"},  # 90 to a reader of YAML
+        {"sizes": "[1:30]"},
+        {"lambda_acc": "nan"},
+        {"track": "\udcff"},
+        {"stride": 1},
         {"models": "mdm"},
         {"contacts": "perhaps"},
         {"lambda_acc": None},
@@ -69,24 +74,24 @@ def test_text_is_cast_to_the_declared_type(tmp_path):
     ],
 )
 def test_values_of_another_type_are_refused(tmp_path, given):
-    with pytest.raises(InputError, match=f"parameter {next(iter(given))}: found"):
+    with pytest.raises(InputError, match=f"parameter {next(iter(given))}"):
         resolve(tmp_path, **given)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "found"),
+    "parameters",
     [
-        (None, "0 cells tagged"),
-        ("import os", "import os"),
-        ("n: int = 1\nm: int = n + 1", "n [+] 1"),
-        ("n = 1", "n = 1"),
-        ("n: int = 'one'", "parameter n: found 'one'"),
-        ("n: Path = 'one'", "type Path"),
-        ("n: int = (", "was never closed"),
+        None,
+        "import os",
+        "n: int = 1\nm: int = n + 1",
+        "n = 1",
+        "n: int = 'one'",
+        "n: Path = 'one'",
+        "n: int = (",
     ],
 )
-def test_parameters_cell_must_be_plain(tmp_path, parameters, found):
+def test_parameters_cell_must_be_plain(tmp_path, parameters):
     path = notebook(tmp_path / "nb.ipynb", parameters=parameters)
-    with pytest.raises(InputError, match=found):
+    with pytest.raises(InputError, match="nb.ipynb: "):
         execute(path, tmp_path / "out.ipynb", {})
     assert not list(tmp_path.glob("out*"))

@@ -15,9 +15,8 @@ from t2imu_utils.analysis import lacc
 from t2imu_utils.analysis.motions import categorise
 from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.files import read_json
-from t2imu_utils.generators.mdm import MDMDenoiser
+from t2imu_utils.models.mdm import MDMDenoiser, load_prior
 from t2imu_utils.motion.cmu import build_cmu
-from t2imu_utils.priors.open_prior import read_open_prior
 from t2imu_utils.runs import ROOT
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
 
@@ -45,7 +44,7 @@ def test_losses_of_the_shipped_prior_are_those_that_were_published(track, publis
     corpus = build_cmu(real_data, sum(TRIALS.values(), []), progress=False)
     clips = [clip for clip in corpus.clips if clip.name in corpus.splits["test"]]
     kinds = categorise([clip.captions for clip in clips])["category"]
-    prior = read_open_prior(OPEN_PRIOR)
+    prior = load_prior(OPEN_PRIOR)
     times = track.analysis.timesteps
     table = lacc.clip_losses(MDMDenoiser(prior, "cpu"), clips, times, seed=0, progress=False)
     of_clip = table.groupby("clip")["acc"].mean()

@@ -18,7 +18,7 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import synthesise
-from t2imu_utils.priors.prompts import draw_requests
+from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.synthesis import (
     COLUMNS,
     SCHEMA,

@@ -14,16 +14,13 @@ from t2imu_utils.activities import SITES
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
+from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.cmu import TARGET_OFFSETS
-from t2imu_utils.motion.features import features_to_joints, joints_to_features
-from t2imu_utils.motion.normalise import Normaliser
+from t2imu_utils.motion.features import Normaliser, features_to_joints, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS, bone_lengths
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.open_prior import write_open_prior
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.text import TEXT_ENCODERS
-from t2imu_utils.text_to_imu import CHANNELS, PEOPLE, generate_motion
+from t2imu_utils.text_to_imu import CHANNELS, PEOPLE, asked_for, generate_motion
 from t2imu_utils.tracks import OPEN_PRIOR
 from tests.conftest import WordEncoder
 
@@ -97,7 +94,8 @@ def test_the_file_holds_no_pickles_and_says_what_it_is(motion, tmp_path):
             assert_array_equal(stored[name], value)
     assert stored["prompt"] == PROMPT and stored["seed"] == 7 and stored["fps"] == 20
     assert tuple(stored["sites"]) == SITES and tuple(stored["channels"]) == CHANNELS
-    assert json.loads(str(stored["meta"])) == motion.meta
+    told = json.loads(str(stored["meta"]))
+    assert tuple(told.pop("warnings")) == motion.warnings and told == motion.meta
     assert [p.name for p in path.parent.iterdir()] == ["walk.npz"]
     bare = replace(motion, acc=None, gyro=None, sites=())
     with np.load(bare.save(tmp_path / "bare.npz"), allow_pickle=False) as file:
@@ -136,6 +134,44 @@ def test_bad_requests_are_told_before_anything_is_made(prior, monkeypatch, asked
     with pytest.raises(InputError) as error:
         generate_motion(**{"prompt": PROMPT, "seconds": 1.0, "prior": prior, **asked})
     assert told in str(error.value)
+
+
+def test_a_motion_with_faults_is_sampled_again_and_never_returned_in_silence(prior, monkeypatch):
+    kept = []
+
+    def judged(joints, activity):  # the third is good
+        kept.append(joints)
+        return {} if len(kept) == 3 else {"slip": 1.0}
+
+    monkeypatch.setattr("t2imu_utils.text_to_imu.wrong_with", judged)
+    good = generate_motion(PROMPT, 1.0, 7, prior, imu=False)
+    assert not good.warnings and good.meta["rejected"] == 2
+    assert_array_equal(good.joints, kept[2].astype(np.float32))
+    bad = generate_motion(PROMPT, 1.0, 7, prior, imu=False)
+    assert len(kept) == 7 and bad.meta["rejected"] == 4 and "slip" in bad.warnings[0]
+    assert_array_equal(bad.joints, kept[0].astype(np.float32))
+    with pytest.raises(InputError, match="slip"):
+        generate_motion(PROMPT, 1.0, 7, prior, imu=False, strict=True)
+    monkeypatch.setattr("t2imu_utils.text_to_imu.wrong_with", lambda *_: {"not finite": 3.0})
+    with pytest.raises(InputError, match="finite"):
+        generate_motion(PROMPT, 1.0, 7, prior, imu=False)
+
+
+def test_a_prompt_far_from_all_training_sentences_warns_or_fails(tmp_path, prior):
+    own = tmp_path / prior.name
+    own.write_bytes(prior.read_bytes())
+    encoder = WordEncoder()
+    vectors = encoder.encode_pooled(["a person walks", "a person sits down"]).numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.savez(
+        own.with_suffix(".prompts.npz"), embeddings=vectors, activities=["walking", "sit down"]
+    )
+    assert asked_for("a person walks", encoder, own) == ("walking", pytest.approx(1))
+    assert asked_for("a person sits down", encoder, own)[0] in ("walking", "sitting")
+    np.savez(own.with_suffix(".prompts.npz"), embeddings=-vectors, activities=["walking", "other"])
+    assert "unlike" in generate_motion(PROMPT, 1.0, 7, own, imu=False).warnings[0]
+    with pytest.raises(InputError, match="prompt"):
+        generate_motion(PROMPT, 1.0, 7, own, imu=False, strict=True)
 
 
 def test_people_are_those_of_table_one():

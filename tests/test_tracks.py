@@ -4,7 +4,7 @@ import pytest
 
 from t2imu_utils.activities import ACTIVITIES, CATEGORIES, SITES
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import family, sizes_of
+from t2imu_utils.models.generator import family, sizes_of
 from t2imu_utils.tracks import TRACKS, load_track
 
 

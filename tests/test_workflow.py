@@ -237,7 +237,7 @@ CHANGED = {
         set(everything(*MODELS)) - {(DATA, "shared"), (PROMPTS, "shared"), (HAR, "real")}
     ),
     "workflow/tracks/demo.yaml": everything(*MODELS),
-    "t2imu_utils/priors/losses.py": [],
+    "t2imu_utils/models/losses.py": [],
 }
 
 
@@ -328,7 +328,7 @@ def test_a_track_of_ones_own_is_given_as_a_file(made, tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"TRACK": "nowhere"}, "expected one of cmu, cmu_prior, demo"),
+        ({"TRACK": "nowhere"}, "expected one of cmu, demo, open"),
         ({"LAMBDA_ACC": "0.1 inf"}, "expected numbers of at least 0"),
         ({"SEEDS": "0 -1"}, "expected numbers of at least 0"),
         ({"GENERATORS": "mdm gan"}, "generators=gan: not on track demo"),

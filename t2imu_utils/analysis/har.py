@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from t2imu_utils import data, runs
-from t2imu_utils.analysis.motions import best, fit_reference, score_motions
+from t2imu_utils.analysis.motions import best, score_motions
 from t2imu_utils.analysis.stats import summary_of
 from t2imu_utils.analysis.windows import (
     FRAMES,
@@ -49,8 +49,6 @@ from t2imu_utils.tracks import HarSection, RecordingsSection, Track
 
 STAGE, SENSORS = "07_har", "04_imu_synthesis"
 COLUMNS = ["seed", "subject", "truth", "found"]
-# What a class is made of, by the column of the virtual recordings that tells one from another.
-COUNTED = {"prompts": "prompt", "motions": "motion", "bodies": "body"}
 
 
 # ---------------------------------------------------------------- the classifier
@@ -104,14 +102,13 @@ class HarConfig:
 
 def har_config(section: HarSection, seed: int) -> HarConfig:
     """The track's classifier with one seed."""
-    told = section.model_dump().items()
-    known = {name: value for name, value in told if name in HarConfig.__dataclass_fields__}
-    return HarConfig(**known, seed=seed)
+    names = set(HarConfig.__dataclass_fields__) & set(HarSection.model_fields)
+    return HarConfig(**section.model_dump(include=names), seed=seed)
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network with the standardisation of its training windows.
+    """A trained network with the mean and deviation of its training windows by channel.
 
     `history` has one row an epoch: ``epoch``, ``train_loss``, ``validation_loss``.
     """
@@ -121,10 +118,6 @@ class Classifier:
     std: Float[np.ndarray, "C"]
     classes: tuple[str, ...]
     history: pd.DataFrame
-
-    def standardise(self, x: Windows) -> Float[Tensor, "n T C"]:
-        """Per channel, by the training windows."""
-        return torch.from_numpy((np.asarray(x, dtype=np.float32) - self.mean) / self.std)
 
 
 def balanced_rows(
@@ -169,19 +162,45 @@ def train_classifier(
     """
     x = np.asarray(x, dtype=np.float32)
     target = pd.Categorical(y, categories=list(classes)).codes.astype(np.int64)
-    rng = np.random.default_rng(config.seed)
+    rng, device = np.random.default_rng(config.seed), torch.device(device)
     parts = np.arange(len(x)) if groups is None else np.asarray(groups)
     fit, held = _hold_out(target, parts, config)
     mean, std = x[fit].mean((0, 1)), x[fit].std((0, 1))
     std = np.where(std > 0, std, 1).astype(np.float32)
-    device = torch.device(device)
+    signal, truth = torch.from_numpy((x - mean) / std), torch.from_numpy(target)
+    # Each class counts the same in validation too, whatever the split left of it.
+    share = np.bincount(target[held], minlength=len(classes))
+    weight = torch.from_numpy(1.0 / np.maximum(share, 1)).float()
+    per_class = config.windows_per_class or max(1, len(fit) // len(classes))
+    rows: list[tuple[int, float, float]] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         sizes = config.filters, config.units, config.dropout
-        made = network(x.shape[2], len(classes), *sizes).to(device)
-        start = Classifier(made, mean, std, tuple(classes), pd.DataFrame())
-        history = _optimise(start, x, target, fit, held, config, rng, device, progress)
-    return replace(start, history=history)
+        network = network(x.shape[2], len(classes), *sizes).to(device)
+        optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
+        best_state, best_loss, waited = network.state_dict(), float("inf"), 0
+        bar = tqdm(range(config.epochs), desc="DeepConvLSTM", mininterval=2, disable=not progress)
+        for epoch in bar:
+            network.train()
+            losses = []
+            order = fit[balanced_rows(target[fit], per_class, rng)]
+            for batch in np.array_split(order, -(-len(order) // config.batch_size)):
+                scores = network(signal[batch].to(device))
+                loss = nn.functional.cross_entropy(scores, truth[batch].to(device))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                losses.append(loss.item())
+            scores = _scores(network, signal[held], device)
+            held_loss = float(nn.functional.cross_entropy(scores, truth[held], weight=weight))
+            rows.append((epoch, float(np.mean(losses)), held_loss))
+            if held_loss < best_loss:
+                best_state, best_loss, waited = copy.deepcopy(network.state_dict()), held_loss, 0
+            elif (waited := waited + 1) >= config.patience:
+                break
+    network.load_state_dict(best_state)
+    history = pd.DataFrame(rows, columns=["epoch", "train_loss", "validation_loss"])
+    return Classifier(network, mean, std, tuple(classes), history)
 
 
 def _hold_out(
@@ -210,55 +229,11 @@ def _hold_out(
     return np.concatenate([fit, held[~kept[best]]]), held[kept[best]]
 
 
-def _optimise(
-    classifier: Classifier,
-    x: np.ndarray,
-    target: np.ndarray,
-    fit: np.ndarray,
-    held: np.ndarray,
-    config: HarConfig,
-    rng: np.random.Generator,
-    device: torch.device,
-    progress: bool,
-) -> pd.DataFrame:
-    """Run the epochs and leave the best one's weights in the network."""
-    network, count = classifier.network, len(classifier.classes)
-    signal, truth = classifier.standardise(x), torch.from_numpy(target)
-    optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
-    # Each class counts the same in validation too, whatever the split left of it.
-    share = np.bincount(target[held], minlength=count)
-    weight = torch.from_numpy(1.0 / np.maximum(share, 1)).float()
-    per_class = config.windows_per_class or max(1, len(fit) // count)
-    best, best_loss, rows = copy.deepcopy(network.state_dict()), float("inf"), []
-    bar = tqdm(range(config.epochs), desc="DeepConvLSTM", mininterval=2, disable=not progress)
-    for epoch in bar:
-        network.train()
-        losses = []
-        order = fit[balanced_rows(target[fit], per_class, rng)]
-        for batch in np.array_split(order, -(-len(order) // config.batch_size)):
-            scores = network(signal[batch].to(device))
-            loss = nn.functional.cross_entropy(scores, truth[batch].to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.item())
-        scores = _scores(network, signal[held], device)
-        held_loss = float(nn.functional.cross_entropy(scores, truth[held], weight=weight))
-        rows.append((epoch, float(np.mean(losses)), held_loss))
-        if held_loss < best_loss:
-            best, best_loss, waited = copy.deepcopy(network.state_dict()), held_loss, 0
-        else:
-            waited += 1
-            if waited >= config.patience:
-                break
-    network.load_state_dict(best)
-    return pd.DataFrame(rows, columns=["epoch", "train_loss", "validation_loss"])
-
-
 def predict(classifier: Classifier, x: Windows) -> np.ndarray:
     """Class of each window, (n,) strings."""
     device = next(classifier.network.parameters()).device
-    scores = _scores(classifier.network, classifier.standardise(x), device)
+    signal = torch.from_numpy((np.float32(x) - classifier.mean) / classifier.std)
+    scores = _scores(classifier.network, signal, device)
     return np.asarray(classifier.classes)[scores.argmax(1).numpy()]
 
 
@@ -359,25 +334,21 @@ def metrics(counts: pd.DataFrame) -> dict:
 
 
 # ---------------------------------------------------------------- other ways than the paper's
-def sensor_models() -> list[str]:
-    """The sensor models that come with the package."""
-    return sorted(path.name.removesuffix(SUFFIX) for path in FOLDER.glob(f"*{SUFFIX}"))
-
-
 @dataclass(frozen=True)
 class RecognitionVariant:
     """What is done otherwise than in the paper; the default is as there.
 
-    Its name, such as "gravity-keep0.5", is what its results are kept under.
+    Its name, such as "gravity-keep0.5", is what its results are kept under; `parse_variant` checks
+    and reads it.
 
     Attributes:
-        axes: of the sensors (`axes`), for training and for test.
+        axes: of the sensors (`windows.axes`), for training and for test.
         keep: share of the motions of each activity that are trained on, the best by
             `motions.score_motions`; of two decimals.
         sensor_model: whose errors the virtual sensors get (`imu.sensor_model`), such as "phone";
             None leaves them ideal.
-        placement: whether virtual sensors are worn at random (`random_placement`).
-        without: classes that are left out of training and of test; kept in order of the alphabet.
+        without: classes that are left out of training and of test, in order of the alphabet.
+        placement: whether virtual sensors are worn at random (`windows.random_placement`).
     """
 
     axes: Frame = RAW
@@ -386,19 +357,9 @@ class RecognitionVariant:
     without: tuple[str, ...] = ()
     placement: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "without", tuple(sorted(set(self.without))))
-        known = self.axes in FRAMES and self.sensor_model in (None, *sensor_models())
-        if not known or not 0 < self.keep <= 1 or round(self.keep, 2) != self.keep:
-            raise InputError(
-                "variant", f"axes {self.axes}, keep {self.keep}, sensor model {self.sensor_model}",
-                f"axes of {', '.join(FRAMES)}; a share up to 1 of two decimals; None or a sensor "
-                f"model of {', '.join(sensor_models())}", "Choose others.",
-            )  # fmt: skip
-
     @property
     def slug(self) -> str:
-        """Its name: "" of the default, else words with dashes between; `parse_variant` reads it."""
+        """Its name: "" of the default, else words with dashes between."""
         words = [self.axes] * (self.axes != RAW) + [f"keep{self.keep:g}"] * (self.keep < 1)
         words += [self.sensor_model] if self.sensor_model else []
         words += ["placement"] * self.placement
@@ -413,16 +374,6 @@ class RecognitionVariant:
         """What of it applies to a model: real recordings are taken as they are."""
         plain = {"keep": 1.0, "sensor_model": None, "placement": False}
         return replace(self, **plain) if model == runs.REAL else self
-
-    def classes(self, classes: Sequence[str]) -> list[str]:
-        """The classes of a track that are told apart; chance is one over their number."""
-        left = [name for name in classes if name not in self.without]
-        if len(left) != len(classes) - len(self.without) or len(left) < 2:
-            raise InputError(
-                "variant: without", ", ".join(self.without),
-                f"some of {', '.join(classes)}, so that two are left", "Check their spelling.",
-            )  # fmt: skip
-        return left
 
     def params(self) -> dict[str, Any]:
         """What `run.json` says of it, with the sensor model's numbers; nothing of the default."""
@@ -440,21 +391,21 @@ PAPER = RecognitionVariant()
 
 def parse_variant(slug: str) -> RecognitionVariant:
     """The variant of a name: the reverse of `RecognitionVariant.slug`."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"without": ()}
     for word in slug.split("-"):
         if word in FRAMES:
             found["axes"] = word
-        elif share := re.fullmatch(r"keep(\d*\.?\d+)", word):
+        elif share := re.fullmatch(r"keep(0\.\d\d?)", word):
             found["keep"] = float(share[1])
-        elif word in sensor_models():
+        elif (FOLDER / f"{word}{SUFFIX}").is_file():
             found["sensor_model"] = word
         elif word == "placement":
             found["placement"] = True
         elif word.startswith("without_"):
             name = word.removeprefix("without_").replace("_", " ")
-            found["without"] = (*found.get("without", ()), name)
+            found["without"] = tuple(sorted({*found["without"], name}))
     variant = RecognitionVariant(**found)
-    if variant.slug != slug:
+    if variant.slug != slug or variant.keep == 0:
         raise InputError(
             f"variant {slug!r}", "unknown words, or another order", repr(variant.slug),
             "Such as gravity, person, keep0.5, phone, placement, without_stair_climbing, or "
@@ -466,7 +417,13 @@ def parse_variant(slug: str) -> RecognitionVariant:
 # ---------------------------------------------------------------- windows of a track
 def recordings_section(track: Track, variant: RecognitionVariant = PAPER) -> RecordingsSection:
     """The track's classes, channels and sites, without what the variant leaves out."""
-    classes = variant.classes(track.recordings.classes)
+    every = track.recordings.classes
+    classes = [name for name in every if name not in variant.without]
+    if len(classes) != len(every) - len(variant.without) or len(classes) < 2:
+        raise InputError(
+            "variant: without", ", ".join(variant.without),
+            f"some of {', '.join(every)}, so that two are left", "Check their spelling.",
+        )  # fmt: skip
     return track.recordings.model_copy(update={"classes": classes})
 
 
@@ -480,19 +437,12 @@ def real_windows(track: Track, variant: RecognitionVariant = PAPER) -> WindowSet
 def synthetic_windows(
     track: Track, model: str, variant: RecognitionVariant = PAPER, seed: int = 0
 ) -> WindowSet:
-    """All windows of a model's virtual sensors. seed: of their placement, where it is random."""
-    clips, section = _virtual(track, model, variant), recordings_section(track, variant)
-    placement = seed if variant.placement else None
-    return labelled_windows(clips, section, None, 0, variant.axes, placement)
-
-
-def _virtual(track: Track, model: str, variant: RecognitionVariant) -> Clips:
-    """A model's virtual recordings, of the motions and with the errors that the variant asks for.
+    """All windows of a model's virtual sensors. seed: of their placement, where it is random.
 
     Raises:
         InputError: the variant adds a sensor's errors to sensors that have some already.
     """
-    clips = data.load_imu(track, model)
+    clips, section = data.load_imu(track, model), recordings_section(track, variant)
     if variant.keep < 1:
         table = scored_motions(track, model, variant)
         kept = table.loc[best(table, variant.keep), "motion"]
@@ -505,37 +455,31 @@ def _virtual(track: Track, model: str, variant: RecognitionVariant) -> Clips:
                 "Run notebook 04 again with sensor_model = None.",
             )  # fmt: skip
         clips = measured(clips, read_sensor_model(variant.sensor_model))
-    return clips
+    placement = seed if variant.placement else None
+    return labelled_windows(clips, section, None, 0, variant.axes, placement)
 
 
 def scored_motions(track: Track, model: str, variant: RecognitionVariant = PAPER) -> pd.DataFrame:
     """How usual the motions of a model are that it is trained on (`motions.score_motions`)."""
     section, motions = recordings_section(track, variant), data.load_sampled(track, model)
-    training = data.load_motions(track, track.corpus.train)
-    reference = fit_reference(training, data.load_categories(track))
     # Numbered before some are left out, as the virtual sensors are.
     number = motions.table.get("motion", pd.Series(range(len(motions))))
     motions = Clips(motions.table.assign(motion=number), motions.arrays, motions.meta)
     wanted = labels_of(motions.table["activity"], section).isin(section.classes)
-    return score_motions(motions.select(wanted), reference)
+    training = data.load_motions(track, track.corpus.train)
+    return score_motions(motions.select(wanted), training, data.load_categories(track))
 
 
-def what_was_used(
-    track: Track, models: Sequence[str], variant: RecognitionVariant = PAPER
-) -> pd.DataFrame:
-    """What the classifiers of each model are trained on, counted.
-
-    Returns:
-        A row for each class and model (index): ``prompts``, ``motions``, ``bodies`` that differ
-        from each other, and ``windows``.
-    """
-    section, parts = recordings_section(track, variant), {}
+def what_was_used(track: Track, models: Sequence[str]) -> pd.DataFrame:
+    """What the classifiers of each model are trained on: a row for each class and model (index)
+    with the numbers of different ``prompts``, ``motions`` and ``bodies``, and of ``windows``."""
+    section, parts = track.recordings, {}
     for model in models:
-        clips = _virtual(track, model, variant)
-        windows = labelled_windows(clips, section, None, 0).counts()
+        clips = data.load_imu(track, model)
         by_class = clips.table.groupby(labels_of(clips.table["activity"], section).to_numpy())
-        counts = {name: by_class[column].nunique() for name, column in COUNTED.items()}
-        parts[model] = pd.DataFrame(counts).loc[section.classes].assign(windows=windows)
+        counts = by_class[["prompt", "motion", "body"]].nunique()
+        counts.columns = ["prompts", "motions", "bodies"]
+        windows = labelled_windows(clips, section, None, 0).counts()
+        parts[model] = counts.loc[section.classes].assign(windows=windows)
     table = pd.concat(parts, names=["model", "class"]).swaplevel()
-    order = [(name, model) for name in section.classes for model in models]
-    return table.loc[order].astype(int)
+    return table.loc[[(name, model) for name in section.classes for model in models]]

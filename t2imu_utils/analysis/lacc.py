@@ -16,17 +16,19 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from t2imu_utils.activities import CATEGORIES, HIGH_DYNAMIC
-from t2imu_utils.analysis.stats import bootstrap_means, interval, stream
+from t2imu_utils.analysis.stats import FEWEST, bootstrap_means, over_seeds, stream
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import Denoiser
+from t2imu_utils.models.generator import Denoiser
+from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.priors.losses import LossWeights, motion_losses
 
 MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
 ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)
 TERMS = ("simple", "pos", "foot", "vel", "acc", "acc_joints")
 HIGH, LOW, ALL = "high-dynamic", "low-dynamic", "all"
-READINGS = ["simple", "acc", "acc_joints"]
+CONTRAST = f"{HIGH} minus {LOW}"
+SHOWN = ["simple", "acc", "acc_joints"]
+RELATIVE = ("relative", "sd", "low", "high")
 REFERENCES = {GAUSSIAN: "x̂₀ of {} through a Gaussian, σ = 1 frame", CONSTANT: "x̂₀ of {}, frozen"}
 
 
@@ -161,8 +163,8 @@ def groups_of(category: pd.Series) -> dict[str, np.ndarray]:
 
 
 def paired_difference(
-    before: pd.DataFrame,
-    after: pd.DataFrame,
+    before: pd.DataFrame | Sequence[pd.DataFrame],
+    after: pd.DataFrame | Sequence[pd.DataFrame],
     groups: pd.DataFrame,
     value: str = "acc",
     draws: int = 2000,
@@ -170,54 +172,58 @@ def paired_difference(
 ) -> pd.DataFrame:
     """Change of a loss from one model to another, per category, with 95 % intervals.
 
-    A clip's loss is its mean over timesteps; a group's is the mean over its clips. Intervals are
-    percentiles of a paired bootstrap over units.
+    A clip's loss is its mean over timesteps; a group's is the mean over its clips. Intervals are of
+    a paired bootstrap over units and, where there are several, over seeds (`stats.over_seeds`).
 
     Args:
-        before, after: rows of one estimate of `clip_losses`, for the same clips and timesteps.
+        before, after: rows of one estimate of `clip_losses`, for the same clips and timesteps; or
+            one such table for each seed, in the same order.
         groups: ``clip``, ``category`` and ``unit`` (the trial that a clip was cut from); only the
             clips in it count.
         value: the column to compare.
 
     Returns:
-        Rows: `groups_of`. Columns: ``group``, ``clips``, ``units``, ``before``, ``after``,
-        ``delta`` with ``delta_low`` and ``delta_high``, ``relative`` (delta / before) with its
-        interval, and ``effect_size`` (Cohen's d_z: mean / standard deviation of the units' mean
-        changes). Intervals and effect size are NaN for a single unit.
+        Rows: `groups_of`, and `CONTRAST`: how much more, in shares, the loss changed in high- than
+        in low-dynamic clips. Columns: ``group``; numbers of ``clips``, ``units`` and ``seeds``;
+        ``before``, ``after`` and ``delta``, means over seeds, with ``delta_low``, ``delta_high``;
+        ``relative`` (delta / before), its ``sd`` over seeds, ``low`` and ``high``; ``median``, over
+        units, of a unit's own relative change, which one wild trial cannot sway as it does the
+        mean; and ``effect_size``, Cohen's d_z (Lakens 2013, doi:10.3389/fpsyg.2013.00863): mean /
+        standard deviation of the units' changes. Fewer than `FEWEST` units have no interval and no
+        effect size.
     """
-    means = [table.groupby("clip")[value].mean() for table in (before, after)]
-    if not means[0].index.equals(means[1].index):
+    tables = [[x] if isinstance(x, pd.DataFrame) else list(x) for x in (before, after)]
+    means = [t.groupby("clip")[value].mean() for t in [*tables[0], *tables[1]]]
+    if not all(mean.index.equals(means[0].index) for mean in means):
         raise InputError(
             "before, after", "other clips in one than in the other", "the same clips",
-            "Evaluate both models on the same clips.",
+            "Evaluate all models on the same clips: run notebook 05 for them again.",
         )  # fmt: skip
-    table = pd.DataFrame(dict(zip(("before", "after"), means, strict=True)))
-    table = table.reset_index().merge(groups, on="clip").assign(delta=lambda t: t.after - t.before)
-    rows = []
+    table = groups[groups["clip"].isin(means[0].index)]
+    values = pd.concat(means, axis=1).loc[table["clip"]].to_numpy()
+    count, rows, shares = len(tables[0]), [], {}
     for name, chosen in groups_of(table["category"]).items():
-        own = table[chosen]
-        of_units = own.groupby("unit")["delta"].mean()
-        columns = own[["delta", "before"]].to_numpy()
-        drawn = bootstrap_means(columns, own["unit"], draws, stream(seed, name))
-        drawn = np.column_stack([drawn[:, 0], drawn[:, 0] / drawn[:, 1]])
-        low, high = interval(drawn) if len(of_units) > 1 else np.full((2, 2), np.nan)
-        spread = of_units.std()
-        rows.append(
-            {
-                "group": name,
-                "clips": len(own),
-                "units": len(of_units),
-                "before": own["before"].mean(),
-                "after": own["after"].mean(),
-                "delta": drawn[0, 0],
-                "delta_low": low[0],
-                "delta_high": high[0],
-                "relative": drawn[0, 1],
-                "relative_low": low[1],
-                "relative_high": high[1],
-                "effect_size": of_units.mean() / spread if spread > 0 else np.nan,
-            }
-        )
+        own, unit = values[chosen], table["unit"].to_numpy()[chosen]
+        of_units = pd.DataFrame(own).groupby(unit).mean().to_numpy()
+        enough = len(of_units) >= FEWEST
+        drawn = bootstrap_means(own, unit, draws if enough else 0, stream(seed, name))
+        old, new = drawn[:, :count], drawn[:, count:]
+        shares[name] = new / old - 1
+        first, second = of_units[:, :count], of_units[:, count:]
+        moved = (second - first).mean(1)
+        delta, _, delta_low, delta_high = over_seeds(new - old, seed)
+        row = {"group": name, "clips": len(own), "units": len(of_units), "seeds": count}
+        row |= {"before": old[0].mean(), "after": new[0].mean()}
+        row |= {"delta": delta, "delta_low": delta_low, "delta_high": delta_high}
+        row |= dict(zip(RELATIVE, over_seeds(shares[name], seed), strict=True))
+        row["median"] = np.median((second / first - 1).mean(1))
+        spread = moved.std(ddof=1) if enough else 0.0
+        rows.append(row | {"effect_size": moved.mean() / spread if spread > 0 else np.nan})
+    if HIGH in shares and LOW in shares:
+        fewer = min(len(shares[HIGH]), len(shares[LOW]))  # one row where either has few units
+        contrast = over_seeds(shares[HIGH][:fewer] - shares[LOW][:fewer], seed)
+        row = {"group": CONTRAST, "clips": len(table), "units": table["unit"].nunique()}
+        rows.append(row | {"seeds": count} | dict(zip(RELATIVE, contrast, strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -231,7 +237,7 @@ def with_references(losses: Mapping[str, pd.DataFrame], base: str) -> pd.DataFra
     chosen = {model: (table, MODEL) for model, table in losses.items()}
     chosen |= {name.format(base): (losses[base], kind) for kind, name in REFERENCES.items()}
     rows = {
-        name: table.loc[table["estimate"] == estimate, READINGS].mean()
+        name: table.loc[table["estimate"] == estimate, SHOWN].mean()
         for name, (table, estimate) in chosen.items()
     }
     table = pd.DataFrame(rows).T

@@ -1,12 +1,10 @@
-"""Do sampled motions move like real ones? Categories, kinematics, variety and a score of quality.
+"""Do sampled motions move like real ones? Categories, kinematics, variety, quality.
 
 Joints are (T, 22, 3) in metres, Y up, 20 fps. Differences are over single frames, so the second
 passes ``sinc(f / fps)**2`` of a sine's true acceleration: compare only motions of one frame rate.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,20 +13,18 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn.covariance import LedoitWolf
 
 from t2imu_utils.activities import CATEGORIES, CATEGORY_THRESHOLD, HIGH_DYNAMIC, category_of
-from t2imu_utils.analysis.spectra import ALL, FPS, mean_spectrum, power_spectrum, spectral_distance
-from t2imu_utils.analysis.stats import FEWEST
+from t2imu_utils.analysis.spectra import ALL, FPS, joint_spectra, power_spectrum, spectral_distance
+from t2imu_utils.analysis.stats import FEWEST, SPLITS, codes, halves
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.models.text import sentence_embeddings
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
 from t2imu_utils.motion.skeleton import FEET
-from t2imu_utils.priors.text import sentence_embeddings
 from t2imu_utils.runs import REAL
 
 OTHER = "other"
 NAMED = tuple(name for name in CATEGORIES if name != OTHER)
-SHORTEST = 4  # frames, for a third difference
 CONTACT_HEIGHT = 0.03  # m over the lowest point of the clip: a foot joint is on the ground
 MEASURES = ("mean_abs_acceleration", "mean_abs_jerk", "foot_skate")
 PARTS = {
@@ -39,7 +35,7 @@ PARTS = {
 # Below this (m/s and its derivatives) a body stands still; a logarithm would make much of nothing.
 STILL = 1e-3
 
-Motions = dict[str, list[np.ndarray]]  # joints of each motion, by category
+Features = Sequence[Float[np.ndarray, "T 263"]]
 Embed = Callable[[list[str]], Float[np.ndarray, "B W"]]
 
 
@@ -129,103 +125,117 @@ def kinetics(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "9"]:
 
 
 # ---------------------------------------------------------------- sets of motions by category
-def real_motions(clips: Sequence[MotionClip], category: pd.Series) -> Motions:
-    """Joints of corpus clips by category; `category` is indexed by clip name."""
-    return _by_category(
-        [category[clip.name] for clip in clips], (features_to_joints(c.features) for c in clips)
-    )
+def statistics(motions: Features, normaliser: Normaliser) -> Float[np.ndarray, "n 526"]:
+    """Mean and standard deviation over frames of each motion's normalised features."""
+    scaled = [normaliser.normalise(np.asarray(x, dtype=np.float64)) for x in motions]
+    return np.stack([np.concatenate([x.mean(0), x.std(0)]) for x in scaled])
 
 
-def sampled_motions(motions: Clips) -> Motions:
-    """Joints of sampled motions by the category of the activity that was asked for."""
-    return _by_category(map(category_of, motions.table["activity"]), motions.each("joints"))
-
-
-def _by_category(categories, joints) -> Motions:
-    found: Motions = defaultdict(list)
-    for category, own in zip(categories, joints, strict=True):
-        found[category].append(own)
-    return {name: found[name] for name in CATEGORIES if name in found}
-
-
-def shared(sets: dict[str, Motions]) -> dict[str, Motions]:
-    """The categories that real motion and any model have, of each set those that it has.
-
-    A model that was asked for fewer of them, as motions of another project may have been, takes
-    none away from the others.
-    """
-    asked = {c for name, motions in sets.items() if name != REAL for c in motions}
-    names = [c for c in CATEGORIES if c in asked and c in sets[REAL]]
-    return {name: {c: motions[c] for c in names if c in motions} for name, motions in sets.items()}
-
-
-def missing(sets: dict[str, Motions]) -> dict[str, list[str]]:
-    """The categories that each incomplete set of `shared` has no motion of."""
-    absent = {name: [c for c in sets[REAL] if c not in own] for name, own in sets.items()}
-    return {name: categories for name, categories in absent.items() if categories}
-
-
-def compare(sets: dict[str, Motions]) -> pd.DataFrame:
-    """A row for each set and category: n, the three measures, distance of the spectrum to real.
-
-    In "all" each category counts the same, since prompts and corpus weigh them differently. A set
-    that lacks some has no means there: they would tell which categories it has, and not how it
-    moves.
+def measure(
+    model: str,
+    joints: Iterable[Float[np.ndarray, "T 22 3"]],
+    category: Sequence[str],
+    unit: Sequence[str],
+    features: Features | None = None,
+    normaliser: Normaliser | None = None,
+) -> pd.DataFrame:
+    """A row for each motion of a model, or of `REAL`: what all comparisons are made of.
 
     Args:
-        sets: "real" and any number of models, as `shared` leaves them.
+        unit: the trial that a real motion was cut from, or the prompt of a sampled one.
+        features: of the same motions, with `normaliser`; None for motions without any.
+
+    Returns:
+        Columns ``model``, ``category``, ``unit``, ``frames``, those of `MEASURES`, ``spectrum``
+        (power of the acceleration of all joints and of `PARTS`, (4, F)) and ``statistics`` (526,)
+        or None.
+    """
+    rows = []
+    for x in joints:
+        power = joint_spectra(x)[1]
+        parts = [power.mean(0), *(power[list(part)].mean(0) for part in PARTS.values())]
+        rows.append((len(x), mean_abs_acceleration(x), mean_abs_jerk(x), foot_skate(x), parts))
+    table = pd.DataFrame(rows, columns=["frames", *MEASURES, "spectrum"])
+    found = [None] * len(rows) if features is None else list(statistics(features, normaliser))
+    more = {"category": list(category), "unit": list(unit), "statistics": found}
+    return table.assign(model=model, **more)
+
+
+def shared(motions: pd.DataFrame) -> pd.DataFrame:
+    """The motions (`measure`) of categories that real motion and any model have."""
+    is_real = motions["model"] == REAL
+    names = [set(motions.loc[rows, "category"]) for rows in (is_real, ~is_real)]
+    return motions[motions["category"].isin(names[0] & names[1])]
+
+
+def _mean_spectra(motions: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "4 F"]]:
+    """By model and category, each motion counting by its length."""
+    return {
+        key: np.average(np.stack(own["spectrum"]), axis=0, weights=own["frames"])
+        for key, own in motions.groupby(["model", "category"], sort=False)
+    }
+
+
+def compare(motions: pd.DataFrame) -> pd.DataFrame:
+    """A row for each model and category: n, the three measures, distance of the spectrum to real.
+
+    In "all" each category counts the same, since prompts and corpus weigh them differently; NaN
+    for a model that lacks some: its mean would tell which categories it has, not how it moves.
+
+    Args:
+        motions: of `measure`, "real" among them, as `shared` leaves them.
 
     Returns:
         Columns ``model``, ``category``, ``n``, those of `MEASURES` and ``spectral_distance`` (dB,
-        0 for real motion itself); in "all" NaN for the sets in `missing`.
+        0 for real motion itself).
     """
-    functions = dict(zip(MEASURES, (mean_abs_acceleration, mean_abs_jerk, foot_skate), strict=True))
-    rows = []
-    for model, motions in sets.items():
-        for category, joints in motions.items():
-            spectra = mean_spectrum(joints)[1], mean_spectrum(sets[REAL][category])[1]
-            row = {"model": model, "category": category, "n": len(joints)}
-            for name, measure in functions.items():
-                row[name] = pd.Series([measure(each) for each in joints]).mean()
-            rows.append(row | {"spectral_distance": float(spectral_distance(*spectra))})
-    table, measures = pd.DataFrame(rows), [*MEASURES, "spectral_distance"]
-    total = table.groupby("model", sort=False).agg({"n": "sum"} | dict.fromkeys(measures, "mean"))
-    total = total.reindex(pd.Index(sets, name="model"))
-    total["n"] = total["n"].fillna(0).astype(int)
-    total.loc[list(missing(sets)), measures] = np.nan
-    return pd.concat([table, total.reset_index().assign(category=ALL)], ignore_index=True)
+    grouped = motions.groupby(["model", "category"], sort=False)
+    power = _mean_spectra(motions)
+    table = grouped[list(MEASURES)].mean()
+    table.insert(0, "n", grouped.size())
+    table["spectral_distance"] = [
+        float(spectral_distance(power[key][0], power[REAL, key[1]][0])) for key in table.index
+    ]
+    apart = {name: table[name].unstack("category") for name in table}
+    whole = pd.DataFrame({name: part.mean(axis=1, skipna=False) for name, part in apart.items()})
+    whole = whole.assign(n=apart["n"].sum(axis=1).astype(int), category=ALL)
+    whole = whole.loc[motions["model"].unique()].reset_index()
+    return pd.concat([table.reset_index(), whole], ignore_index=True)
 
 
-def motion_spectra(sets: dict[str, Motions]) -> pd.DataFrame:
+def motion_spectra(motions: pd.DataFrame) -> pd.DataFrame:
     """Power of the joints' acceleration by frequency, for all joints and for `PARTS` of them.
 
     Returns:
         Columns ``model``, ``category``, ``part`` ("all" or one of `PARTS`), ``frequency`` (Hz,
         without 0) and ``density`` ((m/s²)²/Hz).
     """
-    rows, total = [], sum(len(joints) for joints in PARTS.values())
-    for model, motions in sets.items():
-        for category, own in motions.items():
-            whole = 0.0
-            for part, joints in PARTS.items():
-                frequency, density = mean_spectrum([x[:, list(joints)] for x in own])
-                whole = whole + density * len(joints) / total
-                rows.append((model, category, part, frequency[1:], density[1:]))
-            rows.append((model, category, ALL, frequency[1:], whole[1:]))
+    rows = [
+        (*key, part, np.arange(1, len(density)) * FPS / 2 / (len(density) - 1), density[1:])
+        for key, mean in _mean_spectra(motions).items()
+        for part, density in zip((ALL, *PARTS), mean, strict=True)
+    ]
     table = pd.DataFrame(rows, columns=["model", "category", "part", "frequency", "density"])
     numbers = {"frequency": float, "density": float}
     return table.explode(list(numbers), ignore_index=True).astype(numbers)
 
 
+def distance_between_halves(motions: pd.DataFrame, seed: int = 0) -> float:
+    """Spectral distance (dB) of one half of the real trials to the other, the split-half reference:
+    mean over categories with at least `FEWEST` trials and over `SPLITS` ways to halve them."""
+    rng, found = np.random.default_rng(seed), []
+    for _, own in motions[motions["model"] == REAL].groupby("category", sort=False):
+        code = codes(own["unit"])
+        if code.max() + 1 >= FEWEST:
+            frames = own["frames"].to_numpy()
+            power = frames[:, None] * np.stack([x[0] for x in own["spectrum"]])
+            sides = halves(rng, SPLITS, code)[1:]
+            means = ((rows @ power) / (rows @ frames)[:, None] for rows in (sides, 1 - sides))
+            found.append(spectral_distance(*means).mean())
+    return float(np.mean(found)) if found else np.nan
+
+
 # ---------------------------------------------------------------- variety
-def statistics(
-    motions: Sequence[Float[np.ndarray, "T 263"]], normaliser: Normaliser
-) -> Float[np.ndarray, "n 526"]:
-    """Mean and standard deviation over frames of each motion's normalised features."""
-    scaled = [normaliser.normalise(np.asarray(x, dtype=np.float64)) for x in motions]
-    return np.stack([np.concatenate([x.mean(0), x.std(0)]) for x in scaled])
-
-
 def diversity(x: Float[np.ndarray, "n D"], category: Sequence[str]) -> float:
     """Mean distance between two different motions, their categories drawn evenly.
 
@@ -239,22 +249,29 @@ def diversity(x: Float[np.ndarray, "n D"], category: Sequence[str]) -> float:
     return float(pd.Series(means).mean())
 
 
-def diversity_within(x: Float[np.ndarray, "n D"], label: Sequence) -> float:
-    """Mean distance between two motions of one label, all labels with two or more alike.
-
-    With prompts for labels it is multimodality as for texts (Guo et al. 2022), with categories as
-    Action2Motion has it. NaN where no label has two motions.
-    """
-    return float(pd.Series([_within(part) for part in _parts(x, label)]).mean())
+def multimodality(x: Float[np.ndarray, "n D"], prompt: Sequence[str]) -> float:
+    """Mean distance between two motions for one prompt (Guo et al. 2022), all prompts with two or
+    more alike; NaN where there is none."""
+    return float(pd.Series([_within(part) for part in _parts(x, prompt)]).mean())
 
 
-def _parts(x: Float[np.ndarray, "n D"], label: Sequence) -> list[np.ndarray]:
-    label = np.asarray(label)
-    return [x[label == name] for name in dict.fromkeys(label.tolist())]
+def _parts(x: Float[np.ndarray, "n D"], label: Sequence[str]) -> list[np.ndarray]:
+    return [x[rows] for rows in pd.Series(list(label)).groupby(list(label)).indices.values()]
 
 
 def _within(part: np.ndarray) -> float:
     return float(pdist(part).mean()) if len(part) > 1 else np.nan
+
+
+def variety(motions: pd.DataFrame) -> pd.DataFrame:
+    """`diversity` and `multimodality` of each model whose motions have features; real motions have
+    no prompt, and so no multimodality."""
+    rows = {}
+    for model, own in motions[motions["statistics"].notna()].groupby("model", sort=False):
+        x = np.stack(own["statistics"])
+        several = np.nan if model == REAL else multimodality(x, own["unit"])
+        rows[model] = {"diversity": diversity(x, own["category"]), "multimodality": several}
+    return pd.DataFrame(rows, index=["diversity", "multimodality"]).T
 
 
 # ---------------------------------------------------------------- quality
@@ -276,42 +293,31 @@ def quality_features(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "
     return np.log(np.concatenate([rates, np.maximum(bands, QUIET)]))
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """Where real training motions lie: the median of each category, a robust scale within them,
-    and the inverse covariance of scaled deviations."""
+def score_motions(
+    motions: Clips, clips: Sequence[MotionClip], category: pd.Series, seed: int = 0
+) -> pd.DataFrame:
+    """How far each motion lies from real ones of its category; about 1 for real motions.
 
-    centre: dict[str, Float[np.ndarray, "P"]]
-    scale: Float[np.ndarray, "P"]
-    precision: Float[np.ndarray, "P P"]
-
-    def score(self, features: Float[np.ndarray, "n P"], category: str) -> Float[np.ndarray, "n"]:
-        """Mahalanobis distances to a category, about 1 for real motions; to the nearest one where
-        training has no such category. An unknown number (NaN) says neither good nor bad."""
-        names, apart = [category] if category in self.centre else list(self.centre), []
-        for name in names:
-            known = np.nan_to_num((features - self.centre[name]) / self.scale)
-            squared = np.einsum("np,pq,nq->n", known, self.precision, known)
-            apart.append(np.sqrt(squared / len(self.scale)))
-        return np.min(apart, axis=0)
-
-
-def fit_reference(clips: Sequence[MotionClip], category: pd.Series, seed: int = 0) -> Reference:
-    """Learn where real motions lie, as for the detection of what a network has not been trained on
-    (Lee et al., NeurIPS 2018): one covariance for all categories, since some have too few clips,
-    by Ledoit & Wolf (2004), of deviations that are cut off at `FARTHEST`.
+    A Mahalanobis distance, as for the detection of what a network has not been trained on (Lee et
+    al., NeurIPS 2018): one covariance for all categories, since some have too few clips, by Ledoit
+    & Wolf (2004), of deviations that are cut off at `FARTHEST`. A category without real motions
+    takes the nearest other one. An unknown number (NaN) says neither good nor bad.
 
     Args:
+        motions: array ``joints`` (F, 22, 3) in metres; columns ``activity`` and ``motion``.
         clips: of the training split, and of nothing else: no recording of a sensor takes part, so
             the score cannot be fitted to what a classifier is tested on.
         category: by clip name. seed: of the choice of clips where a category has more than `MOST`.
+
+    Returns:
+        A row a motion, in order: ``motion``, ``activity``, ``category``, ``score``.
     """
     found: dict[str, list[np.ndarray]] = {}
     for index in np.random.default_rng(seed).permutation(len(clips)):
         found.setdefault(category[clips[index].name], []).append(clips[index].features)
     described = {
-        name: np.stack([quality_features(p) for x in motions[:MOST] for p in _pieces(x)])
-        for name, motions in sorted(found.items())
+        name: np.stack([quality_features(piece) for x in own[:MOST] for piece in _pieces(x)])
+        for name, own in sorted(found.items())
     }
     if sum(map(len, described.values())) < FEWEST:
         raise InputError(
@@ -323,31 +329,20 @@ def fit_reference(clips: Sequence[MotionClip], category: pd.Series, seed: int = 
     scale = TO_SD * np.nanmedian(np.abs(apart), axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     near = np.clip(np.nan_to_num(apart / scale), -FARTHEST, FARTHEST)
-    return Reference(centre, scale, LedoitWolf(assume_centered=True).fit(near).precision_)
+    model = LedoitWolf(assume_centered=True).fit(near)
+    table = motions.table[["motion", "activity"]].reset_index(drop=True)
+    table["category"] = table["activity"].map(category_of)
+    scores = []
+    for name, joints in zip(table["category"], motions.each("joints"), strict=True):
+        centres = [centre[name]] if name in centre else list(centre.values())
+        away = np.nan_to_num((quality_features(joints) - centres) / scale)
+        scores.append(np.sqrt(model.mahalanobis(away).min() / len(scale)))
+    return table.assign(score=scores)
 
 
 def _pieces(features: Float[np.ndarray, "T 263"]) -> list[Float[np.ndarray, "t 22 3"]]:
     joints = features_to_joints(features)
-    pieces = np.array_split(joints, max(1, round(len(joints) / PIECE)))
-    return [piece for piece in pieces if len(piece) >= SHORTEST]
-
-
-def score_motions(motions: Clips, reference: Reference) -> pd.DataFrame:
-    """The score of every motion; the lower, the more like real motion of its category.
-
-    Args:
-        motions: array ``joints`` (F, 22, 3) in metres; columns ``activity`` and ``motion``.
-
-    Returns:
-        A row a motion, in order: ``motion``, ``activity``, ``category``, ``score``.
-    """
-    table = motions.table[["motion", "activity"]].reset_index(drop=True)
-    table["category"] = table["activity"].map(category_of)
-    features = np.stack([quality_features(joints) for joints in motions.each("joints")])
-    table["score"] = np.nan
-    for name, rows in table.groupby("category").indices.items():
-        table.loc[rows, "score"] = reference.score(features[rows], name)
-    return table
+    return np.array_split(joints, max(1, round(len(joints) / PIECE)))
 
 
 def best(scores: pd.DataFrame, share: float) -> Bool[np.ndarray, "n"]:

@@ -49,39 +49,23 @@ def measured_values(
 
 
 def what_differs(track: Track, refined: str) -> dict[str, str]:
-    """In a sentence for each kind of quantity: how this run differs from the paper's.
+    """How this run differs from the paper's, for each kind of quantity.
 
     refined: the model that stands for the paper's refined one.
     """
-    base, training, har, real = (
-        track.generators[BASE], track.training, track.har, track.recordings
-    )  # fmt: skip
-    splits = ", ".join(track.corpus.test)
-    differences = [f"held-out clips ({splits}) instead of the training clips of HumanML3D"]
-    if base.checkpoint == SHIPPED:
-        differences.append(
-            f"the project's own small prior + {training.finetune_steps} steps instead of the "
-            "official checkpoint"
-        )
-    if base.checkpoint is None:
-        sizes = base.model_extra or {}
-        differences.append(
-            f"{sizes.get('layers')} layers of width {sizes.get('width')}, trained here for "
-            f"{training.pretrain_steps} + {training.finetune_steps} steps instead of the official "
-            f"checkpoint"
-        )
-    differences.append("L_acc of z-scored features, its scale is not stated in the paper")
-    differences.append(f"refined: {label(refined)}, where the paper states no λ")
-    lacc = f"{track.title}: {'; '.join(differences)}"
-    theirs = real.reader == "realworld" and not track.synthetic
-    data = "" if theirs else ", instead of RealWorld's 8 classes"
-    seeds = f"{len(har.seeds)} seeds" + ("" if len(har.seeds) == 10 else " instead of 10")
-    recognition = (
-        f"{track.title}: {len(real.classes)} classes, {'+'.join(real.channels)} at "
-        f"{len(real.sites)} sites{data}; DeepConvLSTM with "
-        f"{har.filters} filters, {har.units} units, {har.epochs} epochs; {seeds}"
-    )
-    return {"lacc": lacc, "har": recognition, "gain": "ratio of the mean accuracies above"}
+    base, har, real = track.generators[BASE], track.har, track.recordings
+    lacc = [f"held-out clips ({', '.join(track.corpus.test)}) instead of the training clips"]
+    if base.checkpoint in (SHIPPED, None):
+        lacc.append("a prior of this project's own instead of the official checkpoint")
+    lacc.append(f"L_acc of z-scored features; refined: {label(refined)}, where no λ is printed")
+    recognition = [f"{len(real.classes)} classes, {'+'.join(real.channels)} at {len(real.sites)} "
+                   f"sites of {real.reader}", f"{len(har.seeds)} seeds (10 in the paper)",
+                   f"{har.filters} filters, {har.units} units, {har.epochs} epochs"]  # fmt: skip
+    return {
+        "lacc": f"{track.title}: {'; '.join(lacc)}",
+        "har": f"{track.title}: {'; '.join(recognition)}",
+        "gain": "ratio of the mean accuracies above",
+    }
 
 
 def comparison_table(
@@ -91,34 +75,20 @@ def comparison_table(
 
     Args:
         measured: `measured_values`; a quantity that is missing is shown as not run.
-        differs: text by id or by the part of the id before its underscore (`what_differs`).
+        differs: text by the part of the id before its underscore (`what_differs`).
     """
     rows = []
     for row in read_json(PAPER_VALUES)["quantities"]:
-        values = measured.get(row["id"])
-        difference = differs.get(row["id"], differs.get(row["id"].split("_")[0], ""))
-        rows.append(
-            {
-                "quantity": row["label"],
-                "paper": _number(row["value"], row),
-                "reproduced": _reproduced(values, row) if values else NOT_RUN,
-                "what differs": difference if values else "",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _number(value: float, row: Mapping[str, Any]) -> str:
-    unit = f" {row['unit']}" if row["unit"] else ""
-    return f"{value:.{row['digits']}f}{unit}"
-
-
-def _reproduced(values: Sequence[float], row: Mapping[str, Any]) -> str:
-    found, digits = summary_of(values), row["digits"]
-    if found["sd"] is None:
-        return f"{_number(found['mean'], row)} (n = 1)"
-    unit = f" {row['unit']}" if row["unit"] else ""
-    return f"{found['mean']:.{digits}f} ± {found['sd']:.{digits}f}{unit} (n = {found['n']})"
+        values, unit = measured.get(row["id"]), f" {row['unit']}".rstrip()
+        text, difference = NOT_RUN, ""
+        if values:
+            found, number = summary_of(values), f"{{:.{row['digits']}f}}".format
+            spread = "" if found["sd"] is None else f" ± {number(found['sd'])}"
+            text = f"{number(found['mean'])}{spread}{unit} (n = {found['n']})"
+            difference = differs.get(row["id"].split("_")[0], "")
+        printed = f"{row['value']:.{row['digits']}f}{unit}"
+        rows.append((row["label"], printed, text, difference))
+    return pd.DataFrame(rows, columns=["quantity", "paper", "reproduced", "what differs"])
 
 
 def collect_results(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

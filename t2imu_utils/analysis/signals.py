@@ -5,13 +5,12 @@ them, are blind to how *large* an acceleration is. catch24 adds mean and standar
 Windows of one recording resemble each other, so recordings and motions are the sample, not windows.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import pycatch22
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
@@ -21,9 +20,10 @@ from t2imu_utils.analysis.stats import (
     TAILS,
     codes,
     energy_distance,
+    halves,
     two_sample_distance,
 )  # fmt: skip
-from t2imu_utils.analysis.windows import WindowSet, labelled_windows
+from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import REAL
@@ -42,37 +42,6 @@ FEATURES = {"distance": SHAPE, "distance_sized": np.ones(len(SHAPE), bool)}
 IQR_PER_SD = 1.35  # interquartile range of a normal distribution in standard deviations
 
 
-@dataclass(frozen=True)
-class Described:
-    """Windows of one source by their features.
-
-    Attributes:
-        features: (n, 72) catch24 of three axes, axis by axis; `SHAPE` are the 66 of catch22.
-        labels, groups, subjects: as of the `WindowSet`.
-    """
-
-    features: Float[np.ndarray, "n 72"]
-    labels: np.ndarray
-    groups: np.ndarray
-    subjects: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Described":
-        """Some windows, by a mask or by number."""
-        return replace(self, **{name: part[rows] for name, part in vars(self).items()})
-
-    def only(self, classes: Sequence[str]) -> "Described":
-        """The windows of some classes."""
-        return self.take(np.isin(self.labels, classes))
-
-    def thinned(self, count: int, rng: np.random.Generator) -> "Described":
-        """`count` windows, as evenly over classes as they allow."""
-        turn = np.empty(len(self.labels), dtype=int)
-        for name in np.unique(self.labels):
-            own = np.flatnonzero(self.labels == name)
-            turn[own] = rng.permutation(len(own))
-        return self.take(np.lexsort((rng.random(len(turn)), turn))[:count])
-
-
 def catch24(windows: Float[np.ndarray, "n T 3"]) -> Float[np.ndarray, "n 72"]:
     """The features of Lubba et al. (2019), mean and standard deviation of each of three axes.
 
@@ -86,25 +55,14 @@ def catch24(windows: Float[np.ndarray, "n T 3"]) -> Float[np.ndarray, "n 72"]:
     return found
 
 
-def describe(windows: WindowSet) -> Described:
-    """Features of the three axes of one accelerometer; windows without any are left out."""
-    found = Described(catch24(windows.x), windows.labels, windows.groups, windows.subjects)
-    return found.take(np.isfinite(found.features).all(1))
-
-
-def describe_all(
-    sources: Mapping[str, Clips], section: RecordingsSection, per_class: int, seed: int
-) -> dict[str, Described]:
-    """`describe` for each source: at most so many windows of each class of a track's section."""
-    return {
-        name: describe(labelled_windows(clips, section, per_class, seed))
-        for name, clips in sources.items()
-    }
-
-
-def counts(described: Mapping[str, Described]) -> pd.DataFrame:
-    """How many windows of each class (rows) each source (columns) has."""
-    return pd.DataFrame({n: pd.Series(part.labels).value_counts() for n, part in described.items()})
+def describe(clips: Clips, section: RecordingsSection, per_class: int, seed: int) -> pd.DataFrame:
+    """Features of at most so many windows of each class: columns 0 to 71 are `catch24` of one
+    accelerometer, the section's only site; and ``label``, ``group`` and ``subject``. Windows
+    without features are left out."""
+    windows = labelled_windows(clips, section, per_class, seed)
+    found = catch24(windows.x)
+    who = {"label": windows.labels, "group": windows.groups, "subject": windows.subjects}
+    return pd.DataFrame(found).assign(**who)[np.isfinite(found).all(1)]
 
 
 def scaled(pooled: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n F"]:
@@ -138,20 +96,26 @@ def tsne(
         return model.fit_transform(features)
 
 
+def thinned(described: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` windows, as evenly over classes as they allow."""
+    shuffled = described.sample(frac=1, random_state=seed)
+    turn = shuffled.groupby("label").cumcount().to_numpy()
+    return shuffled.iloc[turn.argsort(kind="stable")[:count]]
+
+
 def embed(
-    real: Described, synthetic: Described, perplexity: float, seed: int
-) -> tuple[Float[np.ndarray, "n 2"], np.ndarray]:
+    real: pd.DataFrame, synthetic: pd.DataFrame, perplexity: float, seed: int
+) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
     """t-SNE of equally many real and synthetic windows, and which of the points are real."""
-    rng = np.random.default_rng(seed)
-    count = min(len(real.labels), len(synthetic.labels))
-    parts = [part.thinned(count, rng).features[:, SHAPE] for part in (real, synthetic)]
-    pooled = scaled(np.concatenate(parts))
+    count = min(len(real), len(synthetic))
+    parts = [thinned(part, count, seed) for part in (real, synthetic)]
+    pooled = scaled(pd.concat(parts)[np.flatnonzero(SHAPE)].to_numpy())
     points = tsne(pooled, seed, min(perplexity, (len(pooled) - 1) / 4))
     return points, np.arange(len(pooled)) < count
 
 
 def compare(
-    real: Described, synthetic: Mapping[str, Described], seed: int, classes: str = "all"
+    real: pd.DataFrame, synthetic: Mapping[str, pd.DataFrame], seed: int, classes: str = "all"
 ) -> pd.DataFrame:
     """Energy distance of each model, on features scaled by all models' windows together.
 
@@ -163,36 +127,38 @@ def compare(
         Columns ``model``, ``classes``, ``measure`` (keys of `MEASURES`), ``value`` with ``low`` and
         ``high`` (95 %), and how many recordings and motions stood behind it.
     """
-    sources, rows = {REAL: real} | dict(synthetic), []
-    ends = np.cumsum([len(part.labels) for part in sources.values()])[:-1]
-    recordings = len(np.unique(real.groups))
+    everything = pd.concat([real, *synthetic.values()])
+    ends, rows = np.cumsum([len(part) for part in (real, *synthetic.values())])[:-1], []
+    recordings = real["group"].nunique()
     for measure, columns in FEATURES.items():
-        pooled = scaled(np.concatenate([p.features[:, columns] for p in sources.values()]))
+        pooled = scaled(everything[np.flatnonzero(columns)].to_numpy())
         own, *others = np.split(pooled, ends)
         value = _between_halves(own, real, seed)
         rows.append((REAL, classes, measure, *value, recordings, recordings))
         for (model, part), x in zip(synthetic.items(), others, strict=True):
-            value = two_sample_distance(own, x, real.groups, part.groups, seed)
-            rows.append((model, classes, measure, *value, recordings, len(np.unique(part.groups))))
+            value = two_sample_distance(own, x, real["group"], part["group"], seed)
+            rows.append((model, classes, measure, *value, recordings, part["group"].nunique()))
     names = ["model", "classes", "measure", "value", "low", "high", "recordings", "motions"]
     return pd.DataFrame(rows, columns=names)
 
 
-def compare_all(real: Described, synthetic: Mapping[str, Described], seed: int) -> pd.DataFrame:
+def compare_all(
+    real: pd.DataFrame, synthetic: Mapping[str, pd.DataFrame], seed: int
+) -> pd.DataFrame:
     """`compare` on all classes, then on jumping and running alone."""
-    dynamic = {model: part.only(DYNAMIC) for model, part in synthetic.items()}
-    parts = (real, synthetic, seed), (real.only(DYNAMIC), dynamic, seed, TOGETHER)
-    return pd.concat([compare(*part) for part in parts])
+    first, *others = (p[p["label"].isin(DYNAMIC)] for p in (real, *synthetic.values()))
+    dynamic = dict(zip(synthetic, others, strict=True))
+    parts = compare(real, synthetic, seed), compare(first, dynamic, seed, TOGETHER)
+    return pd.concat(parts, ignore_index=True)
 
 
-def _between_halves(x: np.ndarray, real: Described, seed: int) -> tuple[float, float, float]:
-    rng, subjects, code = np.random.default_rng(seed), np.unique(real.subjects), codes(real.groups)
-    half = len(subjects) // 2
-    sides = [np.isin(real.subjects, rng.permutation(subjects)[:half]) for _ in range(SPLITS)]
-    enough = [s for s in sides if min(len(set(code[s])), len(set(code[~s]))) >= FEWEST]
+def _between_halves(x: np.ndarray, real: pd.DataFrame, seed: int) -> tuple[float, float, float]:
+    rng, code = np.random.default_rng(seed), codes(real["group"])
+    sides = halves(rng, SPLITS, codes(real["subject"]))[1:]
+    enough = [s for s in sides if min(len({*code[s == 1]}), len({*code[s == 0]})) >= FEWEST]
     if not enough:
         return np.nan, np.nan, np.nan
-    rows = np.array(enough, dtype=float)
+    rows = np.array(enough)
     values = energy_distance(x, x, code, code, rows, 1 - rows)
     return float(values.mean()), *map(float, np.percentile(values, TAILS))
 

@@ -10,8 +10,8 @@ constant with it. Every person and every motion counts once, whatever its number
 decibels: motions for one prompt may differ by 40 dB, and a mean of powers is that of the wildest.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy.signal import welch
 
 from t2imu_utils.activities import category_of
-from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, interval, resampled, stream
+from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, halves, interval, resampled, stream
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
@@ -35,7 +35,7 @@ DECIBEL_FLOOR = 1e-12
 TOP = 8.0
 # The first of these columns that there is tells what is resampled.
 UNITS = ("motion", "subject", "recording")
-ALL = "all"
+ALL, CELL = "all", ["label", "site"]
 MEASURES = {
     "distance": "log-spectral distance (dB)",
     "shape": "… that no gain removes (dB)",
@@ -43,36 +43,30 @@ MEASURES = {
 }
 
 
-def power_spectrum(
+def joint_spectra(
     joints: Float[np.ndarray, "T J 3"],
-) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "F"]]:
-    """Power spectral density of joint acceleration at 20 fps, summed over axes, mean over joints.
+) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "J F"]]:
+    """Power spectral density of each joint's acceleration at 20 fps, summed over axes.
 
     Welch's method with Hann windows of `SEGMENT` frames; a motion shorter than that is one window,
     zero-padded, so that all motions share one frequency grid.
 
     Returns:
-        Frequencies (Hz) and density ((m/s²)²/Hz); its integral is the mean variance of the
-        acceleration vector.
+        Frequencies (Hz) and density ((m/s²)²/Hz); its integral is the variance of the acceleration
+        vector.
     """
     signal = np.diff(np.asarray(joints, dtype=np.float64), n=2, axis=0) * FPS**2
     size = min(SEGMENT, len(signal))
     frequency, density = welch(signal, FPS, nperseg=size, nfft=SEGMENT, detrend="constant", axis=0)
-    return frequency, density.sum(-1).mean(-1)
+    return frequency, density.sum(-1).T
 
 
-def mean_spectrum(
-    motions: Sequence[Float[np.ndarray, "T J 3"]],
+def power_spectrum(
+    joints: Float[np.ndarray, "T J 3"],
 ) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "F"]]:
-    """`power_spectrum` averaged over motions, each counting by its length."""
-    parts = [power_spectrum(joints) for joints in motions]
-    density = [density for _, density in parts]
-    return parts[0][0], np.average(density, axis=0, weights=[len(joints) for joints in motions])
-
-
-def decibels(p: Float[np.ndarray, "*D F"], q: Float[np.ndarray, "*D F"]):
-    """Ratio of two densities at each frequency, dB."""
-    return 10 * np.log10((p + DECIBEL_FLOOR) / (q + DECIBEL_FLOOR))
+    """`joint_spectra`, mean over joints."""
+    frequency, density = joint_spectra(joints)
+    return frequency, density.mean(0)
 
 
 def spectral_distance(
@@ -83,50 +77,11 @@ def spectral_distance(
     Root mean square over frequencies of ``10 log10(p / q)``. The first bin is left out: the mean
     acceleration of a bounded motion is close to zero and its logarithm means nothing.
     """
-    return np.sqrt(np.mean(decibels(p[..., 1:], q[..., 1:]) ** 2, -1))
+    ratio = (p[..., 1:] + DECIBEL_FLOOR) / (q[..., 1:] + DECIBEL_FLOOR)
+    return np.sqrt(np.mean((10 * np.log10(ratio)) ** 2, -1))
 
 
-@dataclass(frozen=True)
-class Spectra:
-    """Accelerometer spectra of one source.
-
-    Attributes:
-        frequency: Hz, from 0 to half the rate.
-        density: (n, F) (m/s²)²/Hz, one row for each motion or person, class and site.
-        table: n rows: ``label``, ``site``, ``unit`` (the motion or person).
-        cells: classes and sites of the track, with or without spectra.
-    """
-
-    frequency: Float[np.ndarray, "F"]
-    density: Float[np.ndarray, "n F"]
-    table: pd.DataFrame
-    cells: list[tuple[str, str]]
-
-    def rows(self, label: str, site: str) -> np.ndarray:
-        """Row numbers of one class at one site."""
-        here = (self.table["label"] == label) & (self.table["site"] == site)
-        return np.flatnonzero(here)
-
-    def mean(self, rows: np.ndarray, times: Float[np.ndarray, "D n"]) -> Float[np.ndarray, "D F"]:
-        """Mean of some rows, in each sample so many times; NaN where a sample has none."""
-        with np.errstate(invalid="ignore"):
-            logs = times @ np.log(self.density[rows] + DECIBEL_FLOOR)
-            return np.exp(logs / times.sum(1, keepdims=True))
-
-    def samples(self, cell: tuple[str, str], units: list, times: np.ndarray) -> np.ndarray:
-        """(D, F) mean spectrum of a cell for each row of `times`, whose columns are `units`."""
-        rows = self.rows(*cell)
-        place = {unit: at for at, unit in enumerate(units)}
-        return self.mean(rows, times[:, [place[u] for u in self.table["unit"].iloc[rows]]])
-
-    def numbers(self) -> dict[tuple[str, str], int]:
-        """Motions or people of each cell; of several cells the fewest of any that has some."""
-        counts = self.table.groupby(["label", "site"]).size()
-        found = counts.to_dict()
-        found |= {(ALL, site): n for site, n in counts.groupby("site").min().items()}
-        return found | {(ALL, ALL): int(counts.min())}
-
-
+# ---------------------------------------------------------------- accelerometers
 def window_spectra(
     x: Float[np.ndarray, "n T 3"], rate: float
 ) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "n F"]]:
@@ -140,67 +95,76 @@ def window_spectra(
     return frequency, density.sum(-1)
 
 
-def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> Spectra:
-    """Mean spectrum of each motion or person, in each class and at each site of a track.
+def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFrame:
+    """Mean spectrum of each unit (motion or person), in each class and at each site of a track.
 
     Args:
         clips: virtual sensors or recordings: array ``acc``, column ``activity``, and of
             `UNITS` the first that there is; without any each clip counts.
 
+    Returns:
+        Power spectral density in dB of 1 (m/s²)²/Hz. Rows: ``label``, ``site``, ``unit``; columns:
+        frequency (Hz), from 0 to half the rate.
+
     Raises:
-        InputError: nothing at all to make a spectrum of, or unknown sites.
+        InputError: nothing at all to make a spectrum of.
     """
-    labels = clips.table["activity"]
+    labels, have = clips.table["activity"], list(clips.meta["sites"])
     if section.labels == "categories":
         labels = labels.map(category_of)
-    rate = clips.meta["rate"]
-    cells = [(label, site) for label in section.classes for site in section.sites]
-    density, rows = [], []
-    for label, site in cells:
+    found = {}
+    for label in section.classes:
         own = clips.select((labels == label).to_numpy())
-        at = [index for index, name in enumerate(clips.meta["sites"]) if name == site]
-        if at and not np.isfinite(own.arrays["acc"][:, at]).any():
-            continue
-        x, table = windows(own, SEGMENT, channels=("acc",), sites=[site])
-        code, units = pd.factorize(table[next((u for u in UNITS if u in table), "clip")])
-        if len(x):
-            total = np.zeros((len(units), SEGMENT // 2 + 1))
-            np.add.at(total, code, window_spectra(x, rate)[1])
-            density.append(total / np.bincount(code)[:, None])
-            rows += [(label, site, unit) for unit in units]
-    if not rows:
+        for site in (name for name in section.sites if name in have):
+            if np.isfinite(own.arrays["acc"][:, have.index(site)]).any():
+                x, table = windows(own, SEGMENT, channels=("acc",), sites=[site])
+                unit = table[next((u for u in UNITS if u in table), "clip")].to_numpy()
+                frequency, power = window_spectra(x, clips.meta["rate"])
+                mean = pd.DataFrame(power, columns=frequency).groupby(unit).mean()
+                found[label, site] = 10 * np.log10(mean + DECIBEL_FLOOR)
+    if not any(map(len, found.values())):
         raise InputError(
             "clips: acc", f"no window of {SEGMENT} frames of {', '.join(section.classes)}",
             "some with the sensor", "Check activities, sites and the lengths of the clips.",
         )  # fmt: skip
-    table = pd.DataFrame(rows, columns=["label", "site", "unit"])
-    return Spectra(np.fft.rfftfreq(SEGMENT, 1 / rate), np.concatenate(density), table, cells)
+    return pd.concat(found, names=["label", "site", "unit"])
 
 
-def mean_spectra(spectra: Spectra, seed: int, draws: int = 1000) -> pd.DataFrame:
+def _samples(
+    spectra: pd.DataFrame, keys: list[str], seed: int, draws: int
+) -> dict[Any, Float[np.ndarray, "1+D F"]]:
+    """Mean spectrum of each group of units, dB: of all, then of bootstrap samples of its units.
+
+    Groups of one class with as many units have the same samples, so that sites are drawn together
+    and models, which were all asked for the same motions, are compared motion by motion.
+    """
+    found = {}
+    for key, own in spectra.groupby(keys, sort=False):
+        times = resampled(len(own), draws, stream(seed, key[0]))
+        found[key if len(keys) > 1 else key[0]] = times @ own.to_numpy() / len(own)
+    return found
+
+
+def _bands(samples: np.ndarray, spectra: pd.DataFrame, units: int, name: str) -> pd.DataFrame:
+    low, high = interval(samples) if units >= FEWEST else np.full((2, samples.shape[1]), np.nan)
+    columns = {"frequency": spectra.columns.to_numpy(float), name: samples[0]}
+    return pd.DataFrame(columns | {"low": low, "high": high}).assign(units=units)
+
+
+def mean_spectra(spectra: pd.DataFrame, seed: int, draws: int = 1000) -> pd.DataFrame:
     """Spectrum of every class at every site with a pointwise interval of 95 %.
 
     Columns ``label``, ``site``, ``frequency`` (Hz), ``density``, ``low``, ``high`` ((m/s²)²/Hz)
     and ``units``, motions or people: fewer than `FEWEST` have no interval.
     """
-    parts = []
-    for label, site in spectra.cells:
-        units = sorted(spectra.table["unit"].iloc[spectra.rows(label, site)])
-        if units:
-            times = resampled(len(units), draws, stream(seed, label))
-            found = spectra.samples((label, site), units, times)
-            part = _bands(spectra.frequency, found, "density", len(units))
-            parts.append(part.assign(label=label, site=site))
+    sizes, parts = spectra.groupby(CELL).size(), []
+    for (label, site), found in _samples(spectra, CELL, seed, draws).items():
+        part = _bands(10 ** (found / 10), spectra, sizes[label, site], "density")
+        parts.append(part.assign(label=label, site=site))
     return pd.concat(parts, ignore_index=True)
 
 
-def _bands(frequency: np.ndarray, samples: np.ndarray, name: str, units: int) -> pd.DataFrame:
-    low, high = interval(samples) if units >= FEWEST else np.full((2, len(frequency)), np.nan)
-    columns = {"frequency": frequency, name: samples[0], "low": low, "high": high}
-    return pd.DataFrame(columns).assign(units=units)
-
-
-def gains(before: Spectra, after: Spectra, seed: int, draws: int = 1000) -> pd.DataFrame:
+def gains(before: pd.DataFrame, after: pd.DataFrame, seed: int, draws: int = 1000) -> pd.DataFrame:
     """By how much one model's spectra lie above another's at each frequency, in dB.
 
     Each motion is compared with the one that the other model made for the same prompt, so what
@@ -210,90 +174,81 @@ def gains(before: Spectra, after: Spectra, seed: int, draws: int = 1000) -> pd.D
         Columns ``label`` (`ALL`: every motion), ``frequency`` (Hz), ``value``, ``low``, ``high``
         (dB, 95 % of a bootstrap over motions) and ``units``.
     """
-    keys = ["label", "site", "unit"]
-    first = before.table[keys].assign(before=range(len(before.table)))
-    pairs = first.merge(after.table[keys].assign(after=range(len(after.table))), on=keys)
-    gain = decibels(after.density[pairs["after"]], before.density[pairs["before"]])
-    gain = pd.DataFrame(gain).groupby([pairs["label"], pairs["unit"]]).mean()
-    parts = []
-    for label in [*dict.fromkeys(pairs["label"]), ALL]:
-        own = (gain if label == ALL else gain.loc[[label]]).to_numpy()
-        times = resampled(len(own), draws, stream(seed, label))
-        found = times @ own / times.sum(1, keepdims=True)
-        parts.append(_bands(before.frequency, found, "value", len(own)).assign(label=label))
-    return pd.concat(parts, ignore_index=True)
+    change = (after - before).dropna().groupby(["label", "unit"], sort=False).mean()
+    both = pd.concat([change, pd.concat({ALL: change.droplevel("label")}, names=["label"])])
+    sizes = both.groupby("label").size()
+    return pd.concat(
+        [
+            _bands(found, both, sizes[label], "value").assign(label=label)
+            for label, found in _samples(both, ["label"], seed, draws).items()
+        ],
+        ignore_index=True,
+    )
 
 
 def spectral_errors(
     p: Float[np.ndarray, "*D F"], q: Float[np.ndarray, "*D F"], frequency: Float[np.ndarray, "F"]
 ) -> Float[np.ndarray, "*D 3"]:
-    """How spectra `p` differ from true ones `q` up to `TOP`, without 0 Hz, in dB.
+    """How spectra `p` differ from true ones `q`, both in dB, up to `TOP` and without 0 Hz.
 
     Returns:
-        In the order of `MEASURES`: the log-spectral distance; what is left of it after the best
-        gain, so that its square is the distance's less that of the mean difference; and the ratio
-        of the powers, negative where `p` moves too little.
+        In the order of `MEASURES`, dB: the log-spectral distance; its part that no gain removes;
+        and the mean difference, negative where `p` moves too little. The square of the first is
+        the sum of the squares of the others.
     """
-    used = (frequency <= TOP) & (frequency > 0)
-    p, q = p[..., used] + DECIBEL_FLOOR, q[..., used] + DECIBEL_FLOOR
-    ratio = 10 * np.log10(p / q)
-    level = 10 * np.log10(p.sum(-1) / q.sum(-1))
-    return np.stack([np.sqrt(np.mean(ratio**2, -1)), ratio.std(-1), level], -1)
+    ratio = (p - q)[..., (frequency <= TOP) & (frequency > 0)]
+    return np.stack([np.sqrt(np.mean(ratio**2, -1)), ratio.std(-1), ratio.mean(-1)], -1)
 
 
-def _samples(
-    real: Spectra, synthetic: Mapping[str, Spectra], seed: int, draws: int
-) -> dict[str, Float[np.ndarray, "C 1+D 3"]]:
-    """Errors of each model in each class and site (cell): of all, then of bootstrap samples.
+def _errors(
+    real: pd.DataFrame, synthetic: pd.DataFrame, seed: int, draws: int
+) -> dict[tuple[str, str], Float[np.ndarray, "1+D 3"]]:
+    """`spectral_errors` of the cells (class and site) that both have, in bootstrap samples."""
+    true, made = _samples(real, CELL, seed + 1, draws), _samples(synthetic, CELL, seed, draws)
+    frequency = real.columns.to_numpy(float)
+    return {c: spectral_errors(made[c], true[c], frequency) for c in true if c in made}
 
-    One sample of people serves all models and sites, and one sample of motions too, since all
-    models were asked for the same motions: differences between models are paired. NaN in cells
-    that a model or the recordings lack.
-    """
-    found = {model: np.full((len(real.cells), draws + 1, 3), np.nan) for model in synthetic}
-    for label in dict.fromkeys(label for label, _ in real.cells):
-        people = _units([real], label)
-        motions = _units(synthetic.values(), label)
-        if not people or not motions:
-            continue
-        of_people = resampled(len(people), draws, stream(seed, f"{REAL}, {label}"))
-        of_motions = resampled(len(motions), draws, stream(seed, label))
-        for at in (i for i, cell in enumerate(real.cells) if cell[0] == label):
-            true = real.samples(real.cells[at], people, of_people)
-            for model, own in synthetic.items():
-                made = own.samples(real.cells[at], motions, of_motions)
-                found[model][at] = spectral_errors(made, true, real.frequency)
+
+def _between_halves(
+    real: pd.DataFrame, seed: int
+) -> dict[tuple[str, str], Float[np.ndarray, "D 3"]]:
+    """`spectral_errors` of one half of the people to the others, of cells with enough of them."""
+    rng, frequency, found = np.random.default_rng(seed), real.columns.to_numpy(float), {}
+    for cell, own in real.groupby(CELL, sort=False):
+        if len(own) >= FEWEST:
+            first = halves(rng, SPLITS, np.arange(len(own)))[1:]
+            means = [(x @ own.to_numpy()) / x.sum(1)[:, None] for x in (first, 1 - first)]
+            found[cell] = spectral_errors(*means, frequency)
     return found
 
 
-def _units(sources, label: str) -> list:
-    return sorted({u for s in sources for u in s.table.loc[s.table["label"] == label, "unit"]})
+def _table(
+    samples: Mapping[tuple[str, str], np.ndarray],
+    real: pd.DataFrame,
+    synthetic: pd.DataFrame,
+    summary: Callable[[np.ndarray], tuple[float, float, float]],
+) -> pd.DataFrame:
+    """Value and interval of every cell, of every site over classes, and of everything."""
+    parts = {cell: [cell] for cell in samples}
+    parts |= {(ALL, site): [c for c in samples if c[1] == site] for _, site in samples}
+    parts[ALL, ALL] = list(samples)
+    people, motions, rows = real.groupby(CELL).size(), synthetic.groupby(CELL).size(), []
+    for place, cells in parts.items() if samples else ():
+        numbers = [int(n.loc[cells].min()) for n in (people, motions)]
+        for measure, own in zip(MEASURES, np.mean([samples[c] for c in cells], 0).T, strict=True):
+            value, *ends = summary(own)
+            ends = ends if min(numbers) >= FEWEST else [np.nan, np.nan]
+            rows.append((*place, measure, value, *ends, *numbers))
+    names = [*CELL, "measure", "value", "low", "high", "people", "motions"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def _pooled(cells: list[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
-    """The cells themselves, each site over all classes, and everything: rows to average over."""
-    sites = np.array([site for _, site in cells])
-    groups = {cell: np.array([at]) for at, cell in enumerate(cells)}
-    groups |= {(ALL, site): np.flatnonzero(sites == site) for site in dict.fromkeys(sites.tolist())}
-    return groups | {(ALL, ALL): np.arange(len(cells))}
-
-
-def _over(values: Float[np.ndarray, "C *D 3"], rows: np.ndarray) -> Float[np.ndarray, "*D 3"]:
-    """Mean over the cells that have a value (of each model); NaN where none has."""
-    chosen = values[rows]
-    chosen = chosen[np.isfinite(chosen[..., 0, :]).reshape(len(rows), -1).all(1)]
-    return chosen.mean(0) if len(chosen) else np.full(values.shape[1:], np.nan)
-
-
-def _estimate(samples: Float[np.ndarray, "1+D"], fewest: int) -> tuple[float, float, float]:
-    if fewest < FEWEST or not np.isfinite(samples[1:]).any():
-        return float(samples[0]), np.nan, np.nan
-    whole = samples[np.isfinite(samples)]  # a sample may have drawn nobody of a cell
-    return float(samples[0]), *map(float, interval(whole, centred=True))
+def _estimate(samples: Float[np.ndarray, "1+D"]) -> tuple[float, float, float]:
+    return samples[0], *interval(samples, centred=True)
 
 
 def compare(
-    real: Spectra, synthetic: Mapping[str, Spectra], seed: int, draws: int = 1000
+    real: pd.DataFrame, synthetic: Mapping[str, pd.DataFrame], seed: int, draws: int = 1000
 ) -> pd.DataFrame:
     """Errors of each model's spectra, with 95 % of a bootstrap over people and over motions.
 
@@ -307,59 +262,28 @@ def compare(
         mean over classes, the site `ALL` over sites too, and their numbers the smallest of any.
         Fewer than `FEWEST` have no interval. Classes are drawn each for itself.
     """
-    people, rows = real.numbers(), []
-    found = {REAL: _between_halves(real, seed)} | _samples(real, synthetic, seed, draws)
-    for model, samples in found.items():
-        motions = people if model == REAL else synthetic[model].numbers()
-        for cell, at in _pooled(real.cells).items():
-            numbers = people.get(cell, 0), motions.get(cell, 0)
-            for measure, own in zip(MEASURES, _over(samples, at).T, strict=True):
-                if model == REAL:
-                    value = own.mean(), *np.percentile(own, TAILS)
-                else:
-                    value, low, high = _estimate(own, min(numbers))
-                    value = value, low if measure == "level" else max(low, 0.0), high
-                rows.append((model, *cell, measure, *value, *numbers))
-    names = ("model", "label", "site", "measure", "value", "low", "high", "people", "motions")
-    return pd.DataFrame(rows, columns=names)
-
-
-def _between_halves(real: Spectra, seed: int) -> np.ndarray:
-    """(C, D, 3) errors of half of the people to the others; NaN for fewer than `FEWEST`."""
-    rng = np.random.default_rng(seed)
-    found = np.full((len(real.cells), SPLITS, 3), np.nan)
-    for at, cell in enumerate(real.cells):
-        rows = real.rows(*cell)
-        if len(rows) >= FEWEST:
-            orders = np.stack([rng.permutation(len(rows)) for _ in range(SPLITS)])
-            first = (orders < len(rows) // 2).astype(float)
-            pair = real.mean(rows, first), real.mean(rows, 1 - first)
-            found[at] = spectral_errors(*pair, real.frequency)
-    return found
+    between, parts = _between_halves(real, seed), {}
+    parts[REAL] = _table(between, real, real, lambda x: (x.mean(), *np.percentile(x, TAILS)))
+    for model, own in synthetic.items():
+        parts[model] = _table(_errors(real, own, seed, draws), real, own, _estimate)
+        lengths = parts[model]["measure"] != "level"
+        parts[model].loc[lengths, "low"] = parts[model]["low"].clip(lower=0)
+    return pd.concat(parts, names=["model", None]).reset_index("model").reset_index(drop=True)
 
 
 def changes(
-    real: Spectra, before: Spectra, after: Spectra, seed: int, draws: int = 1000
+    real: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame, seed: int, draws: int = 1000
 ) -> pd.DataFrame:
     """How much nearer to real one model's spectra are than another's: below zero is nearer.
 
-    The same people and motions are drawn for both models (see `compare`), so the interval of the
-    change is much narrower than those of the two errors. Of the level the size counts, either way.
+    The same people and motions are drawn for both models, so the interval of the change is much
+    narrower than those of the two errors. Of the level the size counts, either way.
 
-    Columns as of `compare`, with ``before`` and ``after`` in place of ``model``.
+    Columns as of `compare`, without ``model``.
     """
-    found = _samples(real, {"before": before, "after": after}, seed, draws)
-    both = np.abs(np.stack([found["before"], found["after"]], 1))
-    people, motions, rows = real.numbers(), after.numbers(), []
-    for cell, at in _pooled(real.cells).items():
-        numbers = people.get(cell, 0), motions.get(cell, 0)
-        first, second = _over(both, at)
-        for column, measure in enumerate(MEASURES):
-            ends = first[0, column], second[0, column]
-            change = _estimate(second[:, column] - first[:, column], min(numbers))
-            rows.append((*cell, measure, *ends, *change, *numbers))
-    names = ("label", "site", "measure", "before", "after", "value", "low", "high")
-    return pd.DataFrame(rows, columns=[*names, "people", "motions"])
+    first, second = (_errors(real, x, seed, draws) for x in (before, after))
+    change = {c: np.abs(second[c]) - np.abs(first[c]) for c in first if c in second}
+    return _table(change, real, after, _estimate)
 
 
 def table(numbers: pd.DataFrame, measure: str = "distance") -> pd.DataFrame:
@@ -368,12 +292,10 @@ def table(numbers: pd.DataFrame, measure: str = "distance") -> pd.DataFrame:
     Without an interval, for which there were too few people, a value stands alone.
     """
     own = numbers[numbers["measure"] == measure]
-    between = own["low"].map(" [{:.1f}, ".format) + own["high"].map("{:.1f}]".format)
-    text = own["value"].map("{:.1f}".format) + between.where(own["low"].notna(), "")
-    text = text.where(own["value"].notna(), "–")
+    ends = own["low"].map(" [{:.1f}, ".format) + own["high"].map("{:.1f}]".format)
+    text = own["value"].map("{:.1f}".format) + ends.where(own["low"].notna(), "")
     wide = own.assign(text=text).pivot(index=["site", "label"], columns="model", values="text")
-    order = pd.MultiIndex.from_frame(own[["site", "label"]].drop_duplicates())
-    return wide.loc[order, list(dict.fromkeys(own["model"]))]
+    return wide[list(dict.fromkeys(own["model"]))].fillna("–")
 
 
 def as_metrics(numbers: pd.DataFrame) -> dict:

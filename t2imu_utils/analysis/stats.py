@@ -2,15 +2,24 @@
 
 What is resampled are independent units (people, trials, motions), never the clips or windows that
 were cut from one of them. Every array of samples has the estimate itself in its first row.
+
+Seeds of a training and trials are crossed: each seed is evaluated on the same trials. Both are
+resampled, and one sample of trials serves all seeds (the pigeonhole bootstrap, Owen 2007,
+doi:10.1214/07-AOAS122). A bootstrap over few seeds is too narrow; what the drawn seeds deviate by
+is stretched until it would alone give Student's interval (`stretch`; Hesterberg 2015,
+doi:10.1080/00031305.2015.1089789). With one seed that part is absent: the interval then says
+nothing of other seeds.
 """
 
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist
+from scipy.stats import norm, t
 
 TAILS = (2.5, 97.5)
 FEWEST = 4  # units, for an interval or for halves
@@ -59,22 +68,45 @@ def interval(
     return np.percentile(drawn, TAILS, axis=0)
 
 
+@cache
+def stretch(seeds: int) -> float:
+    """Factor by which the bootstrap's deviations of a mean of so few values are too small."""
+    if seeds < 2:
+        return 0.0
+    tails = t.ppf(TAILS[1] / 100, seeds - 1) / norm.ppf(TAILS[1] / 100)
+    return float(tails * np.sqrt(seeds / (seeds - 1)))
+
+
+def over_seeds(samples: Float[np.ndarray, "1+D S"], seed: int) -> tuple[float, float, float, float]:
+    """Mean over seeds (columns), standard deviation between them, and ends of the 95 % interval.
+
+    samples: of a quantity in bootstrap samples of trials, which all seeds share; a single row has
+    no interval. The same seeds are drawn for all quantities, so these can be compared.
+    """
+    count = samples.shape[1]
+    sd = samples[0].std(ddof=1) if count > 1 else np.nan
+    low, high = np.nan, np.nan
+    if len(samples) > 1:
+        of_trials = samples.mean(1)
+        picks = resampled(count, len(samples) - 1, [seed, count])
+        of_both = (samples * picks).sum(1) / count
+        low, high = interval(of_trials + stretch(count) * (of_both - of_trials))
+    return samples[0].mean(), sd, low, high
+
+
 def halves(
-    rng: np.random.Generator, draws: int, *groups: Int[np.ndarray, "n"]
-) -> list[Float[np.ndarray, "1+D n"]]:
-    """Which rows of each set count, 0 or 1: all of them, then those of a random half of its groups.
+    rng: np.random.Generator, draws: int, groups: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "1+D n"]:
+    """Which rows count, 0 or 1: all of them, then those of a random half of their groups.
 
     Halves drawn without replacement spread as the whole sample does (Shao & Tu 1995, delete-d
     jackknife with d = n / 2), and repeat no row, as a bootstrap would.
     """
-    chosen = [np.zeros((1 + draws, code.max() + 1)) for code in groups]
-    for draw in range(1, 1 + draws):
-        for rows in chosen:
-            count = rows.shape[1]
-            rows[draw, rng.permutation(count)[: count // 2]] = 1
-    for rows in chosen:
-        rows[0] = 1
-    return [rows[:, code] for rows, code in zip(chosen, groups, strict=True)]
+    count = groups.max() + 1
+    orders = rng.permuted(np.tile(np.arange(count), (1 + draws, 1)), axis=1)
+    chosen = (orders < count // 2).astype(float)
+    chosen[0] = 1
+    return chosen[:, groups]
 
 
 def energy_distance(
@@ -84,19 +116,13 @@ def energy_distance(
     y_groups: Int[np.ndarray, "m"],
     x_rows: Float[np.ndarray, "D n"],
     y_rows: Float[np.ndarray, "D m"],
-    same_groups: bool = False,
 ) -> Float[np.ndarray, "D"]:
-    """2 E|x-y| - E|x-x'| - E|y-y'| (Székely & Rizzo 2013), for each choice of rows.
+    """2 E|x-y| - E|x-x'| - E|y-y'| (Székely & Rizzo 2013), for each choice of rows (`halves`).
 
     Pairs within a group are left out, so it is unbiased and may fall slightly below zero.
-
-    Args:
-        x_rows, y_rows: which rows count (`halves`).
-        same_groups: whether a group of x and one of y with the same number are one, such as
-            motions for one prompt, which resemble each other whatever made them.
     """
-    between = x_groups[:, None] != y_groups if same_groups else np.ones((len(x), len(y)))
-    first = _mean_distance(x, y, between, x_rows, y_rows)
+    everything = np.ones((len(x), len(y)))
+    first = _mean_distance(x, y, everything, x_rows, y_rows)
     second = _mean_distance(x, x, x_groups[:, None] != x_groups, x_rows, x_rows)
     third = _mean_distance(y, y, y_groups[:, None] != y_groups, y_rows, y_rows)
     return 2 * first - second - third
@@ -116,8 +142,8 @@ def two_sample_distance(
     draws: int = 400,
 ) -> tuple[float, float, float]:
     """`energy_distance` of two sets, and the ends of its 95 % interval over halves of groups."""
-    first, second = codes(x_groups), codes(y_groups)
-    rows = halves(np.random.default_rng(seed), draws, first, second)
+    rng, first, second = np.random.default_rng(seed), codes(x_groups), codes(y_groups)
+    rows = halves(rng, draws, first), halves(rng, draws, second)
     samples = energy_distance(x, y, first, second, *rows)
     low, high = interval(samples, centred=True)
     return float(samples[0]), float(low), float(high)

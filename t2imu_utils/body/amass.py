@@ -19,10 +19,11 @@ from tqdm import tqdm
 from t2imu_utils.body.smpl import forward_kinematics
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import atomic_write
-from t2imu_utils.motion.array_files import read_npy, read_npz
+from t2imu_utils.motion.exports import read_npy, read_npz
 from t2imu_utils.motion.features import (
     RATE,
     Convention,
+    check_features,
     features_to_joints,
     joints_to_features,
     mirror_joints,
@@ -37,7 +38,6 @@ from t2imu_utils.motion.humanml3d import (
     write_statistics,
     write_texts,
 )
-from t2imu_utils.motion.normalise import check_features
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS, bone_offsets
 

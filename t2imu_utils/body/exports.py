@@ -21,7 +21,6 @@ from t2imu_utils.body.smpl import Body
 from t2imu_utils.body.smpl_files import BETAS, BONES
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.array_files import read_npz, read_number
 from t2imu_utils.motion.exports import (
     NOT_KNOWN,
     Z_UP_TO_Y_UP,
@@ -30,6 +29,8 @@ from t2imu_utils.motion.exports import (
     export_files,
     native_rate,
     nothing_usable,
+    read_npz,
+    read_number,
 )
 from t2imu_utils.motion.features import MIN_FRAMES
 from t2imu_utils.motion.rotations import (

@@ -15,21 +15,15 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.acclaim_text import (
-    REMEDY,
-    Field,
-    Line,
-    as_floats,
-    as_number,
-    field_numbers,
-    split_blocks,
-    split_sections,
-)
 
+REMEDY = "Fetch the file again, or leave it out."
 METRES_PER_INCH = 0.0254
 ROOT = "root"
 ROTATIONS = ("rx", "ry", "rz")
 TRANSLATIONS = ("tx", "ty", "tz")
+
+Line = tuple[int, list[str]]  # its number, from 1, and its words
+Field = tuple[list[str], int]  # the words of a line that starts with a keyword, and its number
 
 
 @dataclass(frozen=True)
@@ -39,9 +33,7 @@ class Asf:
     `bones` start with ``"root"``, a parent before its children; `parents` index into them, -1 for
     the root. `ends` is direction times length in the file's unit (of the root: its `position`),
     `axes` the rotation matrix C of each bone, `order` the channels of each bone as its AMC lines
-    list them, `turn_order` the order in which the rotations apply, `limits` one (low, high) a
-    channel where the file gives them. `metres` converts the unit, `degrees` is the angle unit of
-    the skeleton file.
+    list them, `turn_order` the order in which the rotations apply. `metres` converts the unit.
     """
 
     bones: tuple[str, ...]
@@ -50,33 +42,22 @@ class Asf:
     axes: Float[np.ndarray, "B 3 3"]
     order: tuple[tuple[str, ...], ...]
     turn_order: tuple[str, ...]
-    limits: tuple[tuple[tuple[float, float], ...], ...]
     metres: float
-    degrees: bool
-
-
-def read_asf(path: str | Path) -> Asf:
-    """Read an ASF file; see `parse_asf`."""
-    return parse_asf(_text(path, "an ASF file"), path)
-
-
-def read_amc(path: str | Path, skeleton: Asf) -> dict[str, Float[np.ndarray, "T D"]]:
-    """Read an AMC file; see `parse_amc`."""
-    return parse_amc(_text(path, "an AMC file"), skeleton, path)
 
 
 def parse_asf(text: str, where: str | Path) -> Asf:
-    """Parse the text of an ASF file.
+    """Parse the text of an ASF file; angles are degrees unless ``:units`` says ``angle rad``.
 
     Raises:
         InputError: missing section or field, unknown bone, bad number; names line and field.
     """
-    sections = split_sections(text, where)
+    sections = _split_sections(text, where)
     units = {words[0].lower(): (words, n) for n, words in sections["units"]}
-    length = field_numbers(units, "length", 1, where)[0] if "length" in units else 1.0
+    length = _field_numbers(units, "length", 1, where)[0] if "length" in units else 1.0
     if length <= 0:
         raise InputError(f"{where}: units, length", str(length), "a number above 0", REMEDY)
-    degrees = units.get("angle", (["angle", "deg"], 0))[0][1:2] != ["rad"]
+    angle = units["angle"][0][1:2] if "angle" in units else ["deg"]
+    degrees = not "".join(angle).lower().startswith("rad")
 
     root = {words[0].lower(): (words, n) for n, words in sections["root"]}
     for field in ("order", "axis"):
@@ -89,19 +70,18 @@ def parse_asf(text: str, where: str | Path) -> Asf:
         )
     axis = _axis_order(root["axis"], where)
     orientation = (
-        field_numbers(root, "orientation", 3, where) if "orientation" in root else [0.0] * 3
+        _field_numbers(root, "orientation", 3, where) if "orientation" in root else [0.0] * 3
     )
-    position = field_numbers(root, "position", 3, where) if "position" in root else [0.0] * 3
+    position = _field_numbers(root, "position", 3, where) if "position" in root else [0.0] * 3
     bones = {
         ROOT: {
             "end": np.array(position),
             "axis": Rotation.from_euler(axis, orientation, degrees).as_matrix(),
             "order": order,
             "turn": "".join(letter for letter in axis if f"r{letter}" in order),
-            "limits": (),
         }
     }
-    for block in split_blocks(sections["bonedata"], where):
+    for block in _split_blocks(sections["bonedata"], where):
         name, bone = _bone(block, degrees, where)
         if name in bones:
             raise InputError(f"{where}: bonedata", f"bone {name} twice", "each bone once", REMEDY)
@@ -121,16 +101,15 @@ def parse_asf(text: str, where: str | Path) -> Asf:
         np.array([bones[n]["axis"] for n in names]),
         tuple(bones[n]["order"] for n in names),
         tuple(bones[n]["turn"] for n in names),
-        tuple(bones[n]["limits"] for n in names),
         METRES_PER_INCH / length,
-        degrees,
     )
 
 
 def parse_amc(text: str, skeleton: Asf, where: str | Path) -> dict[str, Float[np.ndarray, "T D"]]:
     """Parse the text of an AMC file: the channels of each bone, one row a frame.
 
-    Lengths are in the skeleton's unit, angles in degrees whatever the file uses.
+    Lengths are in the skeleton's unit, angles in degrees whatever the file uses: without a line
+    ``:RADIANS`` its own are degrees, whatever the unit of the skeleton file.
 
     Raises:
         InputError: a bone that the skeleton does not have, a frame that misses one (a truncated
@@ -142,10 +121,10 @@ def parse_amc(text: str, skeleton: Asf, where: str | Path) -> dict[str, Float[np
     numbers: dict[str, list[int]] = {name: [] for name in moving}
     radians, frames, number = False, 0, 0
     expected = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         words = line.split()
         if not words or words[0][0] in "#:":
-            radians |= words[:1] == [":RADIANS"]
+            radians |= bool(words) and words[0].lower() == ":radians"
         elif len(words) == 1 and words[0].isdigit():
             _check_whole(rows, frames, f"{where}: frame before line {number}")
             if expected is not None and int(words[0]) != expected:
@@ -180,7 +159,7 @@ def parse_amc(text: str, skeleton: Asf, where: str | Path) -> dict[str, Float[np
     for name, order in zip(skeleton.bones, skeleton.order, strict=True):
         if not order:
             continue
-        values[name] = as_floats(rows[name], numbers[name], f"{where}: {name}")
+        values[name] = _as_floats(rows[name], numbers[name], f"{where}: {name}")
         if radians:
             turning = [channel in ROTATIONS for channel in order]
             values[name][:, turning] = np.rad2deg(values[name][:, turning])
@@ -193,8 +172,8 @@ def bone_positions(
     """Global positions in metres of the bone ends (of ``"root"``: its own position).
 
     Args:
-        skeleton: from `read_asf`.
-        motion: from `read_amc`.
+        skeleton: from `parse_asf`.
+        motion: from `parse_amc`.
         names: which bones, in the order wanted; all when None.
 
     Raises:
@@ -241,12 +220,6 @@ def bone_positions(
     return skeleton.metres * np.stack(ends, axis=1)
 
 
-def _text(path: str | Path, expected: str) -> str:
-    if not Path(path).is_file():
-        raise InputError(path, "no such file", expected, "Check the path.")
-    return Path(path).read_text(encoding="utf-8", errors="replace")
-
-
 def _axis_order(field: Field, where: str | Path) -> str:
     """``xyz`` from the last word of an ``axis`` field; lower case is SciPy's fixed-axes order."""
     words, line = field
@@ -258,11 +231,7 @@ def _axis_order(field: Field, where: str | Path) -> str:
 def _bone(block: list[Line], degrees: bool, where: str | Path) -> tuple[str, dict[str, object]]:
     """Name and fields of one ``begin … end`` block of ``:bonedata``."""
     fields: dict[str, Field] = {}
-    ranges: list[Line] = []
     for number, words in block:
-        # A range for each channel, the first on the line of the keyword.
-        if words[0].lower() == "limits" or (ranges and as_number(words[0]) is not None):
-            ranges.append((number, words[-2:]))
         fields.setdefault(words[0].lower(), (words, number))
     first = block[0][0] if block else 0
     for field in ("name", "direction", "length", "axis"):
@@ -272,10 +241,10 @@ def _bone(block: list[Line], degrees: bool, where: str | Path) -> tuple[str, dic
             )
     name = fields["name"][0][-1]
     here = f"{where}: {name}"
-    direction = np.array(field_numbers(fields, "direction", 3, here))
-    length = field_numbers(fields, "length", 1, here)[0]
+    direction = np.array(_field_numbers(fields, "direction", 3, here))
+    length = _field_numbers(fields, "length", 1, here)[0]
     axis = _axis_order(fields["axis"], here)
-    angles = field_numbers(fields, "axis", 3, here)
+    angles = _field_numbers(fields, "axis", 3, here)
     dof = tuple(word.lower() for word in fields["dof"][0][1:]) if "dof" in fields else ()
     if not set(dof) <= set(ROTATIONS) or len(set(dof)) != len(dof):
         raise InputError(
@@ -284,23 +253,11 @@ def _bone(block: list[Line], degrees: bool, where: str | Path) -> tuple[str, dic
             f"different ones of {' '.join(ROTATIONS)}",
             "Bones that stretch or slide are not supported; leave the trial out.",
         )
-    limits = []
-    for number, words in ranges:
-        low, high = (as_number(word) for word in words)
-        if low is None or high is None:
-            raise InputError(
-                f"{here}: limits, line {number}",
-                " ".join(words),
-                "two numbers, low and high",
-                REMEDY,
-            )
-        limits.append((low, high))
     return name, {
         "end": length * direction,
         "axis": Rotation.from_euler(axis, angles, degrees).as_matrix(),
         "order": dof,
         "turn": "".join(channel[1] for channel in dof),
-        "limits": tuple(limits),
     }
 
 
@@ -309,7 +266,7 @@ def _parents(
 ) -> dict[str, str]:
     """Child → parent from the lines ``parent child child …`` of ``:hierarchy``."""
     parent: dict[str, str] = {}
-    for block in split_blocks(lines, where):
+    for block in _split_blocks(lines, where):
         for number, words in block:
             for name in words:
                 if name not in bones:
@@ -341,3 +298,95 @@ def _check_whole(rows: dict[str, list[list[str]]], frames: int, where: str) -> N
             "a line for each moving bone in every frame",
             "The file is truncated or damaged. " + REMEDY,
         )
+
+
+def _split_sections(text: str, where: str | Path) -> dict[str, list[Line]]:
+    """Lines of each ``:section`` of an ASF file; parentheses of limits count as space.
+
+    Raises:
+        InputError: no ``:units``, ``:root``, ``:bonedata`` or ``:hierarchy``.
+    """
+    sections: dict[str, list[Line]] = {}
+    lines: list[Line] = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        words = line.replace("(", " ").replace(")", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        if words[0].startswith(":"):
+            lines = sections.setdefault(words[0][1:].lower(), [])
+        else:
+            lines.append((number, words))
+    for section in ("units", "root", "bonedata", "hierarchy"):
+        if section not in sections:
+            raise InputError(where, f"no section :{section}", f"a section :{section}", REMEDY)
+    return sections
+
+
+def _split_blocks(lines: list[Line], where: str | Path) -> list[list[Line]]:
+    """The ``begin … end`` blocks of a section.
+
+    Raises:
+        InputError: a line outside of them, or ``begin`` and ``end`` not in turns.
+    """
+    blocks: list[list[Line]] = []
+    inside = False
+    for number, words in lines:
+        if words[0].lower() in ("begin", "end"):
+            if (words[0].lower() == "begin") == inside:
+                raise InputError(
+                    f"{where}: line {number}", words[0], "begin and end in turns", REMEDY
+                )
+            inside = not inside
+            if inside:
+                blocks.append([])
+        elif not inside:
+            raise InputError(f"{where}: line {number}", words[0], "begin", REMEDY)
+        else:
+            blocks[-1].append((number, words))
+    if inside:
+        raise InputError(f"{where}: line {number}", "the end of the section", "end", REMEDY)
+    return blocks
+
+
+def _field_numbers(
+    fields: dict[str, Field], field: str, count: int, where: str | Path
+) -> list[float]:
+    """The first `count` numbers of a field; raises `InputError` where they are not."""
+    words, line = fields[field]
+    return _as_floats([words[1 : count + 1]], [line], f"{where}: {field}", count)[0].tolist()
+
+
+def _as_floats(
+    rows: list[list[str]], lines: list[int], where: str, width: int | None = None
+) -> Float[np.ndarray, "T D"]:
+    """Rows of words as finite numbers.
+
+    Args:
+        rows: words of each row.
+        lines: line number of each row.
+        where: what the error names, beside the line of the first bad row.
+        width: numbers a row; not looked at when None, where all rows must have as many.
+
+    Raises:
+        InputError: a word that is no finite number, or a row of another width.
+    """
+    try:
+        values = np.array(rows, dtype=float)
+        if np.isfinite(values).all() and width in (None, values.shape[1]):
+            return values
+    except ValueError:
+        pass
+    words, line = next(
+        (words, line)
+        for words, line in zip(rows, lines, strict=True)
+        if width not in (None, len(words)) or not all(map(_is_finite, words))
+    )
+    expected = "finite numbers" if width is None else f"{width} finite number(s)"
+    raise InputError(f"{where}, line {line}", repr(" ".join(words)), expected, REMEDY)
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return bool(np.isfinite(float(word)))
+    except ValueError:
+        return False

@@ -1,4 +1,4 @@
-"""Biovision BVH: a reader for any hierarchy and any channel order, and forward kinematics.
+"""Biovision BVH: any hierarchy and order of channels, forward kinematics, and two sets in it.
 
 The format has no official text. Rotation channels apply in the order in which they are listed, each
 about the axes already turned (Meredith & Maddock, "Motion capture file formats explained", 2001).
@@ -10,6 +10,7 @@ in most files, this is the same as adding them.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.imu.archives import leaves, open_tree
+from t2imu_utils.motion.skeleton import JOINTS, both_sides, weighted_joints
+from t2imu_utils.motion.takes import Take, files_below
 
 CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ")
 REMEDY = "Fetch the file again, or leave it out."
@@ -53,40 +55,26 @@ class Bvh:
         return float(nearest if abs(rate / nearest - 1) <= RATE_TOLERANCE else rate)
 
 
-def read_bvh(path: str | Path) -> Bvh:
-    """Read a BVH file; see `parse_bvh`."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no such file", "a BVH file", "Check the path.")
-    return parse_bvh(path.read_text(encoding="utf-8", errors="replace"), path)
-
-
 def read_bvhs(root: Path, name: re.Pattern, skipped: list[Skipped]) -> Iterator[tuple[str, Bvh]]:
-    """Path and content of each BVH file in a folder and in its zips, read in place.
+    """Name and content of each BVH file in a folder and in its zips, read in place.
 
     Args:
-        root: the folder, or one zip.
-        name: of the files to read, searched for in their paths below `root`.
+        name: of the files to read.
         skipped: files that cannot be read are added here.
 
     Raises:
-        InputError: `root` is missing, or has no file whose path matches `name`.
+        InputError: `root` has no file whose path matches `name`.
     """
-    matched = 0
-    with open_tree(root, re.compile(r"\.zip$", re.IGNORECASE), skipped) as entries:
-        for entry in entries:
-            if not name.search(entry.name):
-                continue
-            matched += 1
-            for path, content in leaves(entry, skipped):
-                try:
-                    yield path, parse_bvh(content.decode("utf-8", errors="replace"), path)
-                except InputError as error:
-                    skipped.append(Skipped(path, str(error)))
-    if not matched:
+    sources = [source for source in files_below(root) if name.search(source.name)]
+    if not sources:
         raise InputError(
             root, f"no file named like {name.pattern}", "the set's BVH files", "Fetch the set."
         )
+    for source in sources:
+        try:
+            yield source.name, parse_bvh(source.read(), str(source))
+        except InputError as error:
+            skipped.append(Skipped(source.name, str(error)))
 
 
 def parse_bvh(text: str, where: str | Path) -> Bvh:
@@ -102,7 +90,7 @@ def parse_bvh(text: str, where: str | Path) -> Bvh:
     """
     lines = [
         (number, line.strip())
-        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     motion = next((i for i, (_, line) in enumerate(lines) if line.upper() == "MOTION"), None)
@@ -288,3 +276,138 @@ def _number(token: str) -> float:
         return float(token)
     except ValueError:
         return np.nan
+
+
+METRES_PER_BANDAI_UNIT = 0.01
+TURNS = (45.0, 135.0)  # degrees; "walk-turn-left" means a quarter
+_BANDAI_FILE = re.compile(r"(?:^|/)(dataset-([12])_([\w-]+)_([\w-]+)_\d+)\.bvh$")
+
+# Each of the 22 joints as a weighted mean of the set's own. All recordings have one skeleton, whose
+# Hips lie 2 cm above the thighs and whose Chest lies between SMPL's two upper spine joints.
+JOINTS_FROM_BANDAI = both_sides(
+    {
+        "pelvis": {"Hips": 0.7, "Spine": 0.3},
+        "spine1": {"Spine": 1},
+        "spine2": {"Chest": 1},
+        "spine3": {"Chest": 0.8, "Neck": 0.2},
+        "neck": {"Neck": 1},
+        "head": {"Head": 1},
+    },
+    {
+        "hip": {"UpperLeg_<>": 1},
+        "knee": {"LowerLeg_<>": 1},
+        "ankle": {"Foot_<>": 1},
+        "foot": {"Toes_<>": 1},
+        "collar": {"Shoulder_<>": 1},
+        "shoulder": {"UpperArm_<>": 1},
+        "elbow": {"LowerArm_<>": 1},
+        "wrist": {"Hand_<>": 1},
+    },
+    "LR",
+)
+
+
+def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
+    """Read the Bandai-Namco Research Motiondataset (Kobayashi et al. 2023): acted, in many styles.
+
+    Both data sets, from the archive in place or unpacked, as recorded (30 frames a second).
+
+    Content and style are those of the file's name. The actors are not told apart: the subject is
+    "bandai-1" (data set 1) or "bandai-2" (three actors).
+
+    Args:
+        folder: ``bandai``, or the data root that holds it.
+
+    Raises:
+        InputError: nothing to read.
+    """
+    takes: list[Take] = []
+    skipped: list[Skipped] = []
+    root = folder / "bandai" if (folder / "bandai").is_dir() else folder
+    for path, bvh in read_bvhs(root, _BANDAI_FILE, skipped):
+        trial, number, content, style = _BANDAI_FILE.search(path).groups()
+        joints = weighted_joints(JOINTS_FROM_BANDAI, partial(joint_positions, bvh))
+        # A few names say the wrong side, and a few walkers turn again.
+        side = {"left": 1, "right": -1}.get(content.removeprefix("walk-turn-"))
+        if side and not TURNS[0] < side * turned_left(joints) < TURNS[1]:
+            skipped.append(
+                Skipped(path, f"{content}, but turns left by {turned_left(joints):.0f} degrees")
+            )
+            continue
+        takes.append(
+            Take(
+                source="bandai",
+                licence="CC BY-NC 4.0",
+                subject=f"bandai-{number}",
+                trial=trial,
+                content=content,
+                style=style,
+                joints=METRES_PER_BANDAI_UNIT * joints,
+                rate=bvh.rate,
+            )
+        )
+    return takes, skipped
+
+
+def turned_left(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """By how many degrees the hips turn to the left from the first to the last frame."""
+    across = joints[:, JOINTS.index("left_hip")] - joints[:, JOINTS.index("right_hip")]
+    heading = np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
+    return float(np.degrees(heading[-1] - heading[0]))
+
+
+# Height of the head joint above the floor that every recording is scaled to, that of the open body.
+HEAD_HEIGHT = 1.58  # m
+_REACTIDLE_FILE = re.compile(r"(?:^|/)((\d+)_(acted|genuine))\.bvh$")
+
+JOINTS_FROM_REACTIDLE = both_sides(
+    {
+        "pelvis": {"pelvis": 0.7, "spine.001": 0.3},
+        "spine1": {"pelvis": 0.2, "spine.001": 0.8},
+        "spine2": {"spine.001": 0.7, "neck": 0.3},
+        "spine3": {"spine.001": 0.5, "neck": 0.5},
+        "neck": {"neck": 0.5, "face": 0.5},
+        "head": {"face": 1},
+    },
+    {
+        "hip": {"thigh.<>": 1},
+        "knee": {"shin.<>": 1},
+        "ankle": {"foot.<>": 1},
+        "foot": {"foot.<>.end": 1},
+        "collar": {"neck": 0.64, "upper_arm.<>": 0.36},
+        "shoulder": {"upper_arm.<>": 1},
+        "elbow": {"forearm.<>": 1},
+        "wrist": {"forearm.<>.end": 1},
+    },
+    "LR",
+)
+
+
+def read_reactidle(folder: Path) -> tuple[list[Take], list[Skipped]]:
+    """Read ReActIdle: people who stand and idle, unaware and as they were asked to act it.
+
+    All recordings, from the archive in place or unpacked (24 frames a second).
+
+    The set's 19 joints have neither wrists nor toes: they are the end sites of forearms and feet,
+    so hands and toes do not bend. The motion was tracked in video, which does not tell scale (as
+    written, grown-ups' heads are at 1.2 to 1.8 m), so each recording is scaled to one height. The
+    root counts from where it stood; all stand throughout, so the median of the lowest joint is the
+    floor.
+
+    Args:
+        folder: ``reactidle``, or the data root that holds it.
+
+    Raises:
+        InputError: nothing to read.
+    """
+    takes: list[Take] = []
+    skipped: list[Skipped] = []
+    root = folder / "reactidle" if (folder / "reactidle").is_dir() else folder
+    for path, bvh in read_bvhs(root, _REACTIDLE_FILE, skipped):
+        trial, subject, kind = _REACTIDLE_FILE.search(path).groups()
+        joints = weighted_joints(JOINTS_FROM_REACTIDLE, partial(joint_positions, bvh))
+        floor = np.median(joints[..., 1].min(axis=1))
+        scale = HEAD_HEIGHT / (np.median(joints[:, JOINTS.index("head"), 1]) - floor)
+        joints = scale * (joints - [0, floor, 0])
+        takes.append(Take("reactidle", "MIT", subject, trial, "idle", kind, joints, bvh.rate))
+    return takes, skipped

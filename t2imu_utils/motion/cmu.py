@@ -1,8 +1,10 @@
-"""The CMU Graphics Lab motion capture database as a text-motion corpus.
+"""The CMU Graphics Lab motion capture database: its trials, and a text-motion corpus of them.
 
-Every trial is mapped onto the 22 joints, cleaned, resampled from 120 to 20 frames a second,
-retargeted onto one body, turned into features and cut into clips; its text comes from the
-database's own description and the KIT-ML sentences.
+Files are ``NN/NN.asf`` with ``NN_TT.amc`` (the original) and ``NN/NN_TT.bvh`` (B. Hahne's release),
+in zip archives, read in place, or in folders. Every trial is mapped onto the 22 joints, cleaned,
+resampled from 120 to 20 frames a second, retargeted onto one body, turned into features and cut
+into clips. The database tells a trial in a few words ("walk", "dance - small jetes, pirouette"),
+of which a sentence is made by rule; KIT-ML has sentences of people.
 """
 
 import json
@@ -10,7 +12,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,17 +22,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.captions import sentence, why_spam
-from t2imu_utils.motion.cleaning import RULES, clean
-from t2imu_utils.motion.cmu_trials import (
-    FORMS,
-    Recording,
-    Sources,
-    find_sources,
-    read_trial,
-    subject_of,
-    trial_order,
-)
+from t2imu_utils.motion.asfamc import bone_positions, parse_amc, parse_asf
+from t2imu_utils.motion.bvh import joint_positions, parse_bvh
 from t2imu_utils.motion.corpus import MotionClip, mirror_caption
 from t2imu_utils.motion.features import (
     RATE,
@@ -40,7 +33,272 @@ from t2imu_utils.motion.features import (
     processed_to_features,
 )
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS
+from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, both_sides, weighted_joints
+from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below
+
+FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
+AMC_RATE = 120.0  # Hz; AMC files do not tell
+METRES_PER_BVH_UNIT = 0.01
+
+_MEMBER = re.compile(r"(?:^|/)(?:(?P<trial>\d+_\d+)\.(?P<form>bvh|amc)|(?P<subject>\d+)\.asf)$")
+
+
+# Each of the 22 joints as a weighted mean of joints (BVH) or bone ends (ASF). The BVH hip lies
+# below the thighs, so the pelvis is set 0.45 of the way from their middle to the abdomen.
+JOINTS_FROM_BVH = both_sides(
+    {
+        "pelvis": {"lThigh": 0.275, "rThigh": 0.275, "abdomen": 0.45},
+        "spine1": {"abdomen": 1},
+        "spine2": {"abdomen": 0.5, "chest": 0.5},
+        "spine3": {"chest": 1},
+        "neck": {"neck": 1},
+        "head": {"head": 1},
+    },
+    {
+        "hip": {"<>Thigh": 1},
+        "knee": {"<>Shin": 1},
+        "ankle": {"<>Foot": 1},
+        "foot": {"<>Foot.end": 1},
+        "collar": {"<>Collar": 1},
+        "shoulder": {"<>Shldr": 1},
+        "elbow": {"<>ForeArm": 1},
+        "wrist": {"<>Hand": 1},
+    },
+)
+JOINTS_FROM_ASF = both_sides(
+    {
+        "pelvis": {"root": 1},
+        "spine1": {"lowerback": 1},
+        "spine2": {"lowerback": 0.5, "upperback": 0.5},
+        "spine3": {"upperback": 1},
+        "neck": {"lowerneck": 1},
+        "head": {"upperneck": 1},
+    },
+    {
+        "hip": {"<>hipjoint": 1},
+        "knee": {"<>femur": 1},
+        "ankle": {"<>tibia": 1},
+        "foot": {"<>foot": 1},
+        "collar": {"thorax": 0.7, "<>clavicle": 0.3},
+        "shoulder": {"<>clavicle": 1},
+        "elbow": {"<>humerus": 1},
+        "wrist": {"<>radius": 1},
+    },
+)
+
+
+@dataclass
+class Sources:
+    """What a folder holds: trial → form → file, and subject → skeleton file."""
+
+    trials: dict[str, dict[str, Source]] = field(default_factory=lambda: defaultdict(dict))
+    skeletons: dict[str, Source] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def find_sources(folder: Path) -> Sources:
+    """List BVH, AMC and ASF files below a folder and in its zip archives.
+
+    Names are matched by pattern and never used as paths. Of a file that is there twice the first is
+    taken (unpacked before zipped); the others are listed as skipped.
+    """
+    sources = Sources()
+    for source in files_below(folder):
+        match = _MEMBER.search(source.name)
+        if not match:
+            continue
+        if match["subject"]:
+            place, key = sources.skeletons, match["subject"]
+        else:
+            place, key = sources.trials[match["trial"]], match["form"]
+        if key in place:
+            sources.skipped.append(Skipped(str(source), f"already read from {place[key]}"))
+        else:
+            place[key] = source
+    if not sources.trials:
+        raise InputError(
+            folder,
+            "no motion capture file",
+            "archives or folders with NN/NN_TT.bvh or NN/NN.asf and NN/NN_TT.amc",
+            "Set T2IMU_DATA to the folder that holds cmu/.",
+        )
+    return sources
+
+
+def read_trial(sources: Sources, trial: str, form: str) -> Take:
+    """One trial in one form, which is the take's style, on the 22 joints.
+
+    Raises:
+        InputError: the file, or for AMC the subject's skeleton, is missing or damaged.
+    """
+    source = sources.trials.get(trial, {}).get(form)
+    if source is None:
+        raise InputError(f"CMU trial {trial}", f"no {form} file", "one", "Check the archives.")
+    if form == "bvh":
+        bvh = parse_bvh(source.read(), str(source))
+        joints = weighted_joints(JOINTS_FROM_BVH, lambda names: joint_positions(bvh, names))
+        return _take(trial, form, METRES_PER_BVH_UNIT * joints, bvh.rate)
+    subject = subject_of(trial)
+    if subject not in sources.skeletons:
+        raise InputError(str(source), f"no {subject}.asf", "the subject's skeleton", "Fetch it.")
+    skeleton_source = sources.skeletons[subject]
+    skeleton = parse_asf(skeleton_source.read(), str(skeleton_source))
+    motion = parse_amc(source.read(), skeleton, str(source))
+    joints = weighted_joints(JOINTS_FROM_ASF, lambda names: bone_positions(skeleton, motion, names))
+    return _take(trial, form, joints, AMC_RATE)
+
+
+def _take(trial: str, form: str, joints: Float[np.ndarray, "T 22 3"], rate: float) -> Take:
+    return Take("cmu", "CMU (free)", subject_of(trial), trial, "", form, joints, rate)
+
+
+def subject_of(trial: str) -> str:
+    """``"05"`` of ``"05_16"``."""
+    return trial.partition("_")[0]
+
+
+def trial_order(trial: str) -> tuple[int, int]:
+    """Sorting key: by subject, then by number."""
+    subject, _, number = trial.partition("_")
+    return int(subject), int(number)
+
+
+_NOTES = re.compile(r"\((2 )?subjects? - subject [ab]\)|\(human subject\)|\s+cleaned ?grs|\d{3}$")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Descriptions that tell about the recording, not about the motion.
+_SAYS_NOTHING = re.compile(
+    r"unknown|cleaned|clean|no movie|movie and trial dont match|bad amc|lost marker|story|"
+    r"(subject |dynamic )?calibration|range ?of ?motion( \d+)?|t-?pose|\d+( \d+)?(\.amc)?|"
+    r"[\d.]+ ?lbs?|start|forward|sequesnce"
+)
+_TOPICS = {
+    "basketball": "plays basketball",
+    "soccer": "plays soccer",
+    "football": "plays football",
+    "playground": "plays on a playground",
+    "navigate": "moves around",
+    "acrobatics": "does acrobatics",
+    "conversation": "talks",
+    "quarrel": "quarrels",
+    "hand signals": "makes hand signals",
+    "vignettes": "acts",
+}
+_VERBS = frozenset(
+    "adjust answer avoid balance bend bounce bow box brush carry catch chop chug clap climb "
+    "close crawl creep crouch curtsey dance dig direct dive drag drink drive dribble duck eat "
+    "fall fish fix flip follow get go grab hammer hang hit hold hop jog jump kick kneel laugh "
+    "lay lean leap lie lift limp link look lower march mix mop mope move navigate open paint "
+    "pick place play point poke pull punch push put putt raise rake reach rise roll row run saw "
+    "scoop screw search sew shake shave shoot shrug sing sip sit skip slap sneak spin sprint "
+    "squat stand step stop stride strike stretch stroll stumble swat sweep swim swing teach "
+    "throw tiptoe toss turn twirl twist unscrew vacuum veer wait walk wander wash wave whirl "
+    "whistle wipe write yawn".split()
+)
+_MANNERS = {
+    "slow": "slowly",
+    "brisk": "briskly",
+    "fast": "fast",
+    "quick": "quickly",
+    "careful": "carefully",
+    "casual": "casually",
+    "normal": "normally",
+    "forward": "forward",
+    "backward": "backward",
+    "high": "high",
+    "long": "far",
+}
+_NOUNS = ("jumping jacks", "jumping twists")
+
+# Comment spam in the crowd-sourced sentences carries links, mark-up or addresses.
+_SPAM = re.compile(
+    r"<[^>]*>|\[/?url|https?:|www\.|\b[\w-]+\.(com|net|org|info|ru)\b|\S+@\S+", re.IGNORECASE
+)
+_DANGLING = frozenset("a an the and then first to with of his her".split())
+_LONGEST = 80  # words
+
+
+def sentence(description: str) -> str | None:
+    """A plain sentence from a description: ``"run/jog, veer left"`` gives
+    ``"a person runs or jogs and veers left."``, what starts with no known verb
+    ``"a person performs …"``.
+
+    None where the description says nothing about the motion ("unknown", "calibration").
+    """
+    text = _NOTES.sub("", _CAMEL.sub(" ", description.replace("_", " ")).lower())
+    text = " ".join(text.split()).rstrip(" .")
+    if not text or _SAYS_NOTHING.fullmatch(text):
+        return None
+    topic, _, rest = text.partition(" - ")
+    if rest:
+        return f"a person {_TOPICS.get(topic) or _clause(topic) or f'performs {topic}'}: {rest}."
+    parts = [part.strip() for part in re.split(r"[,;]", text) if part.strip()]
+    clauses = [clause for part in parts if (clause := _clause(part))]
+    if not _clause(parts[0]):
+        return f"a person performs {text}."
+    if len(clauses) < len(parts):
+        return f"a person {clauses[0]}: {', '.join(parts[1:])}."
+    return f"a person {' and '.join(filter(None, [', '.join(clauses[:-1]), clauses[-1]]))}."
+
+
+def why_spam(text: str) -> str | None:
+    """Why a crowd-sourced sentence is not used; None for one that is."""
+    words = text.split()
+    if _SPAM.search(text):  # not quoted: the list of what was left out is published
+        return "a link or mark-up"
+    if len(words) < 2:
+        return "fewer than two words"
+    if len(words) > _LONGEST:
+        return f"more than {_LONGEST} words"
+    if words[-1].lower().strip(".,") in _DANGLING and len(words) < 4:
+        return f"breaks off after {words[-1]!r}"
+    return None
+
+
+def _clause(text: str) -> str | None:
+    """Third person of a phrase that starts with a verb, or with a manner and a verb."""
+    words = text.split()
+    if text.startswith(_NOUNS):
+        return None
+    if len(words) > 1 and words[0] in _MANNERS and (verbs := _verbs(words[1])):
+        words[:2] = [verbs, _MANNERS[words[0]]]
+    elif verbs := _verbs(words[0]):
+        words[0] = verbs
+    else:
+        return None
+    # "walk and turn": the second verb is in the third person as well.
+    for i in range(2, len(words)):
+        if words[i - 1] == "and":
+            words[i] = _verbs(words[i]) or words[i]
+    return " ".join(words).replace(" self", " themselves")
+
+
+def _verbs(word: str) -> str | None:
+    """``"run/jog"`` → ``"runs or jogs"``; None unless every part is a known verb."""
+    bases = [_base(part) for part in word.split("/")]
+    if None in bases:
+        return None
+    return " or ".join(_third_person(base) for base in bases)
+
+
+def _base(word: str) -> str | None:
+    """The verb of a word in its base form or its -ing form."""
+    if word in _VERBS:
+        return word
+    if word.endswith("ing"):
+        stem = word[:-3]
+        for base in (stem[:-1], stem, stem + "e"):
+            if base in _VERBS:
+                return base
+    return None
+
+
+def _third_person(verb: str) -> str:
+    if verb.endswith(("s", "sh", "ch", "x", "z", "o")):
+        return verb + "es"
+    if verb.endswith("y") and verb[-2] not in "aeiou":
+        return verb[:-1] + "ies"
+    return verb + "s"
+
 
 # Nobody of these is trained on. Validation subjects hold no activity that others lack.
 TEST_SUBJECTS = ("01", "02", "07", "14", "35")
@@ -54,6 +312,7 @@ MAX_FRAMES = 196  # HumanML3D's own maximum at 20 frames a second
 MIN_FRAMES = 40
 MIN_RUNNING_FRAMES = 20  # the database's running trials are that short
 DROPPED = (*(f"dropped: {rule}" for rule in RULES), "dropped: unusable")
+_INDEX = re.compile(r"(\d+_\d+)\s+(\S.*)")
 _RUNNING = re.compile(r"\b(run|jog|sprint)")
 # A sentence describes a clip if its time range holds at least this share of it.
 MIN_OVERLAP = 0.5
@@ -184,7 +443,7 @@ def build_cmu(
             clips += taken
             splits[split] += [clip.name for clip in taken]
             dropped = {f"dropped: {rule}": n for rule, n in cleaned.dropped.items()}
-            account |= {"form": recording.form, "frames": len(recording.joints), **dropped}
+            account |= {"form": recording.style, "frames": len(recording.joints), **dropped}
             account |= {"dropped: unusable": unusable, "clips": len(made)}
             account["seconds"] = sum(len(clip.features) for clip in originals) / RATE
     if not clips:
@@ -216,15 +475,22 @@ def assign_splits(trials: Iterable[str], descriptions: Mapping[str, str]) -> dic
 
 
 def read_texts(folder: Path) -> Texts:
-    """Read ``descriptions.csv`` and, where there is one, ``kitml_sentences.json``.
+    """Read ``descriptions.csv`` or the database's own index, and ``kitml_sentences.json`` if any.
+
+    Lines of the index ``cmu-mocap-index-text.txt`` are a trial and its description, such as
+    ``05_02<tab>dance - expressive arms``; the other lines are headings.
 
     Raises:
         InputError: the table is missing, or one of the two has other columns or is damaged.
     """
-    path = folder / "descriptions.csv"
+    path, index = folder / "descriptions.csv", folder / "cmu-mocap-index-text.txt"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        descriptions = dict(zip(table["trial"], table["description"], strict=True))
+        if path.exists() or not index.exists():
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            descriptions = dict(zip(table["trial"], table["description"], strict=True))
+        else:
+            lines = index.read_text("utf-8-sig", errors="replace").split("\n")
+            descriptions = dict(m.groups() for line in lines if (m := _INDEX.match(line.strip())))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             path,
@@ -257,8 +523,10 @@ def read_texts(folder: Path) -> Texts:
 
 def _load(
     sources: Sources, trial: str, seen: dict[str, str], skipped: list[Skipped]
-) -> Recording | None:
+) -> Take | None:
     """A trial in the best form that can be read; None where none can, or where it was `seen`."""
+    from t2imu_utils.motion.open_corpus import implausible  # which imports this module
+
     for form in FORMS:
         if form not in sources.trials[trial]:
             continue
@@ -266,6 +534,9 @@ def _load(
             recording = read_trial(sources, trial, form)
         except InputError as error:
             skipped.append(Skipped(f"{trial} ({form})", str(error)))
+            continue
+        if fault := implausible(recording):
+            skipped.append(Skipped(f"{trial} ({form})", fault))
             continue
         # Some trials of the database are the same recording under two numbers.
         same = seen.setdefault(sha256(recording.joints.round(4).tobytes()).hexdigest(), trial)
@@ -277,7 +548,7 @@ def _load(
 
 
 def _cut(
-    recording: Recording,
+    recording: Take,
     segments: Sequence[tuple[int, int]],
     texts: Texts,
     target_offsets: Float[np.ndarray, "22 3"],

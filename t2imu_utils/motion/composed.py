@@ -1,11 +1,13 @@
-"""Motion made from recordings: postures that are held or reversed, and stairs out of walking.
+"""Motion made from recordings: postures held or reversed, jumps again and again, and stairs.
 
-Few recordings under open terms sit, none lies for long, and hardly any climbs stairs. But a slow
-transition played backwards is the opposite transition, a still posture can be wandered through for
-as long as wished, and a walk whose plants are moved onto treads climbs. Everything here takes and
+Few recordings under open terms sit, none lies for long, and hardly any jumps or climbs stairs. But
+a slow transition played backwards is the opposite transition, a still posture can be wandered
+through for as long as wished, who crouches after a jump may jump again, and a walk whose plants are
+moved onto treads climbs. Everything here takes and
 returns `Take`s; what is made has 20 frames a second, and its `made` says how it came about.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +22,16 @@ from t2imu_utils.motion.takes import Take
 FINE = 60  # Hz at which motion is cut and composed
 LONGEST = 9.5  # s of a transition: no crop of training cuts its start or its end off
 HELD = (3.0, 9.8)  # s of a hold, and of a clip of stairs
+AGAIN = {"jump": "jumps in place", "forward jump": "hops forward"}
+ALIKE = 0.08  # m on average over joints, and over what they move in 0.1 s
+# m/s² on average over joints: recorded stairs have 2.1, acted walks up to 11. What is faster
+# is slowed when played backwards: a body that fell would rise.
+CALM = 4.0
+CADENCE = (70.0, 95.0)  # steps a minute on stairs
+RUNNING = (1.9, 7.0)  # m/s
+STRIDE = (0.5, 1.3)  # s of two steps
 STILL = 0.5  # s of standing, sitting or lying at least on either side of a transition
+BRIEF = 0.1  # s of lying still, where there is no more
 PERIOD = 2.6  # times the length of a still part: once there and back through it
 
 _LEGS = ((1, 4, 7, 10), (2, 5, 8, 11))  # hip, knee, ankle and ball of the foot
@@ -45,20 +56,20 @@ def make_postures(
     Args:
         takes: recordings that sit down and stand up, or get up from lying, and little else.
         seed: draws lengths, still parts and periods.
-        sitting, lying: minutes of holds.
+        sitting, lying: minutes of holds; lying on the back, front and side have equal shares.
     """
     rng = np.random.default_rng(seed)
     made: list[Take] = []
-    stills: dict[str, list[tuple[Take, slice]]] = {"sitting": [], "lying": []}
+    stills: dict[str, list[tuple[Take, slice]]] = defaultdict(list)
     for take in takes:
         fine = replace(take, joints=resample(take.joints, take.rate, FINE), rate=FINE)
         for low in _lows(fine.joints):
             made += _transitions(fine, low, rng)
             for still in low.stills:
-                kind = _posture(fine.joints[still]).split()[0]
-                stills[kind].append((fine, still))
-    for kind, minutes in (("sitting", sitting), ("lying", lying)):
-        made += _holds(stills[kind], minutes, rng)
+                stills[_posture(fine.joints[still])].append((fine, still))
+    ways = len(stills.keys() - {"sitting"})
+    for posture, parts in stills.items():
+        made += _holds(parts, sitting if posture == "sitting" else lying / ways, rng)
     return [
         replace(take, trial=f"{take.trial}_p{n:03d}", joints=resample(take.joints, FINE, RATE))
         for n, take in enumerate(replace(take, rate=RATE) for take in made)
@@ -77,7 +88,10 @@ def _lows(joints: Float[np.ndarray, "T 22 3"]) -> list[_Low]:
     for before, after in zip(edges[:-1], edges[1:], strict=True):
         between = np.zeros(len(joints), bool)
         between[before.stop : after.start] = True
-        stills = _runs(between & still & (share < 0.25), STILL * FINE)
+        rest = between & still & (share < 0.25)
+        # Who lies on the back is recorded only where he is about to get up.
+        brief = _runs(rest, BRIEF * FINE)
+        stills = _runs(rest, STILL * FINE) or [r for r in brief if _posture(joints[r]) != "sitting"]
         if stills:
             stands = [edge if edge.stop > edge.start else None for edge in (before, after)]
             lows.append(_Low(stills, *stands))
@@ -111,18 +125,32 @@ def _transitions(take: Take, low: _Low, rng: np.random.Generator) -> list[Take]:
         edge, rest = (stand.stop, still.start) if forwards else (stand.start - 1, still.stop - 1)
         sign = 1 if forwards else -1
         moves = np.arange(edge, rest, sign, dtype=float)
+        fast = _acceleration(resample(_played(take.joints, moves), FINE, RATE)) / CALM
+        gently = np.arange(edge, rest, sign / max(1.0, fast**0.5))
         for held in (False, True):
-            standing = _wander(stand, edge - sign, rng.uniform(STILL, 1.0))[::-1]
+            standing = _onwards(stand, edge - sign, rng.uniform(STILL, 1.0))[::-1]
             resting = _wander(still, rest, rng.uniform(2, 4) if held else rng.uniform(0.5, 1.0))
-            path = np.concatenate([standing, moves, resting])
-            for content, route in ((down, path), (up, path[::-1])):
+            for content, heading in ((down, 1), (up, -1)):
+                backwards = heading != sign
+                course = gently if backwards else moves
+                route = np.concatenate([standing, course, resting])[::heading]
                 if len(route) > LONGEST * FINE:
                     continue
-                recorded = (route[-1] > route[0]) and not held
-                how = "composed" if held else "recorded" if recorded else "reversed"
+                how = "composed" if held else "reversed" if backwards else "recorded"
                 joints = _played(take.joints, route)
                 made.append(replace(take, content=content, joints=joints, made=how))
     return made
+
+
+def _onwards(window: slice, start: float, seconds: float) -> np.ndarray:
+    """Frame indices from `start`, an end of the window, as recorded and slower towards the other.
+
+    Who has got up to where standing begins is still moving.
+    """
+    end = max(window.start, window.stop - 1, key=lambda edge: abs(edge - start))
+    length = max(abs(end - start), 1)
+    done = np.sin(np.minimum(np.arange(round(seconds * FINE)) / length, np.pi / 2))
+    return start + (end - start) * done
 
 
 def _wander(window: slice, start: float, seconds: float, period: float = PERIOD) -> np.ndarray:
@@ -131,7 +159,8 @@ def _wander(window: slice, start: float, seconds: float, period: float = PERIOD)
     if abs(start - lo) > abs(start - hi):
         lo, hi = hi, lo
     k = np.arange(round(seconds * FINE))
-    return lo + (hi - lo) * (1 - np.cos(2 * np.pi * k / (period * (abs(hi - lo) + 1)))) / 2
+    length = max(abs(hi - lo) + 1, STILL * FINE)
+    return lo + (hi - lo) * (1 - np.cos(2 * np.pi * k / (period * length))) / 2
 
 
 def _played(
@@ -152,13 +181,96 @@ def _holds(
     while stills and frames < minutes * 60 * FINE:
         take, still = stills[len(made) % len(stills)]
         length = still.stop - still.start
-        part = max(STILL * FINE, rng.uniform(0.4, 1.0) * length)
+        part = min(length, max(STILL * FINE, rng.uniform(0.4, 1.0) * length))
         start = still.start + int(rng.uniform(0, length - part + 1))
         window = slice(start, min(still.stop, start + int(part)))
         path = _wander(window, start, rng.uniform(*HELD), PERIOD * rng.uniform(0.85, 1.3))
         content = "is " + _posture(take.joints[still])
         made.append(replace(take, content=content, joints=_played(take.joints, path), made="held"))
         frames += len(path)
+    return made
+
+
+# --- jumps ----------------------------------------------------------------------------------------
+def make_jumps(takes: Sequence[Take]) -> list[Take]:
+    """Two to five jumps one after the other out of recordings of one ("jump", "forward jump").
+
+    Between the crouch before the jump and that after it the body is once in nearly the same
+    posture at nearly the same velocity; there the recording runs back, and the rest of the
+    difference is spread over the landing. Recordings where it differs too much are left out.
+    """
+    made: list[Take] = []
+    for take in takes:
+        if take.content not in AGAIN:
+            continue
+        joints = resample(take.joints, take.rate, FINE)
+        top = int(joints[:, 0, 1].argmax())
+        posed = joints - joints[:, :1] * _LEVEL
+        state = np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+        near, far = round(0.25 * FINE), round(1.2 * FINE)
+        before = np.arange(max(0, top - far), top - near)
+        after = np.arange(top + near, min(len(joints), top + far))
+        if not (before.size and after.size):
+            continue
+        apart = np.linalg.norm(state[before][:, None] - state[after], axis=-1).mean(axis=-1)
+        k, n = np.unravel_index(apart.argmin(), apart.shape)
+        if apart[k, n] > ALIKE:
+            continue
+        first, last = before[k], after[n]
+        step = (joints[last, 0] - joints[first, 0]) * _LEVEL
+        landing = _smooth((np.arange(first, last) - top - near) / (last - top - near))
+        rest = joints[first] + step - joints[last]
+        cycle = joints[first:last] + landing[:, None, None] * rest
+        for times in range(2, 6):
+            cycles = [cycle + i * step for i in range(times - 1)]
+            joined = np.concatenate([joints[:first], *cycles, joints[first:] + (times - 1) * step])
+            if len(joined) <= HELD[1] * FINE:
+                made.append(
+                    replace(
+                        take,
+                        trial=f"{take.trial}_t{times}",
+                        content=AGAIN[take.content],
+                        joints=resample(joined, FINE, RATE),
+                        rate=RATE,
+                        made="composed",
+                    )
+                )
+    return made
+
+
+def make_runs(takes: Sequence[Take], minutes: float, seed: int) -> list[Take]:
+    """Long straight runs: recordings of running last two or three seconds, in which one stride is
+    repeated. Without them a prior learns that what lasts longer is slower.
+
+    A stride lies between the two frames that are most alike, as in `make_jumps`; the rest of the
+    difference is spread over it. The length is drawn from 4 s to the end of `HELD`.
+    """
+    rng = np.random.default_rng(seed)
+    parts = straight_walks(takes, 1.0, RUNNING)
+    made: list[Take] = []
+    frames = 0
+    for number, i in enumerate(np.tile(rng.permutation(len(parts)), 3)):
+        if frames >= minutes * 60 * RATE:
+            break
+        joints, longest = parts[i].joints, rng.uniform(4.0, HELD[1]) * FINE
+        posed = joints - joints[:, :1] * _LEVEL
+        state = np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+        lag = np.arange(len(joints)) - np.arange(len(joints))[:, None]
+        apart = np.linalg.norm(state[:, None] - state, axis=-1).mean(axis=-1)
+        apart[(lag < STRIDE[0] * FINE) | (lag > STRIDE[1] * FINE)] = np.inf
+        first, last = np.unravel_index(apart.argmin(), apart.shape)
+        if apart[first, last] > ALIKE:
+            continue
+        step = (joints[last, 0] - joints[first, 0]) * _LEVEL
+        share = np.linspace(0, 1, last - first, endpoint=False)[:, None, None]
+        cycle = joints[first:last] + share * (joints[first] + step - joints[last])
+        times = max(0, round((longest - len(joints)) / len(cycle)))
+        cycles = [cycle + k * step for k in range(times)]
+        joined = np.concatenate([joints[:first], *cycles, joints[first:] + times * step])
+        joined = resample(joined, FINE, RATE)[: round(HELD[1] * RATE)]
+        trial = f"{parts[i].trial}_r{number:03d}"
+        made.append(replace(parts[i], trial=trial, joints=joined, rate=RATE, made="composed"))
+        frames += len(joined)
     return made
 
 
@@ -172,15 +284,17 @@ class _Plant:
     stop: int
 
 
-def straight_walks(takes: Sequence[Take], least: float = 2.0) -> list[Take]:
-    """The parts of takes that walk straight on for `least` seconds, at 60 Hz, walking along +Z."""
+def straight_walks(
+    takes: Sequence[Take], least: float = 2.0, speeds: tuple[float, float] = (0.5, 1.9)
+) -> list[Take]:
+    """The parts of takes that go straight on for `least` s at `speeds` m/s, at 60 Hz, along +Z."""
     walks = []
     for take in takes:
         joints = resample(take.joints, take.rate, FINE)
         velocity = np.gradient(gaussian_filter1d(joints[:, 0], 0.3 * FINE, axis=0), axis=0) * FINE
         speed = np.linalg.norm(velocity[:, [0, 2]], axis=1)
         turning = np.gradient(np.unwrap(np.arctan2(velocity[:, 0], velocity[:, 2]))) * FINE
-        onwards = (speed > 0.5) & (speed < 1.9) & (np.abs(turning) < 0.5)
+        onwards = (speed > speeds[0]) & (speed < speeds[1]) & (np.abs(turning) < 0.5)
         for number, run in enumerate(_runs(onwards, least * FINE)):
             part = joints[run]
             way = (part[-1, 0] - part[0, 0]) * _LEVEL
@@ -201,7 +315,7 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
         takes: recorded walking; `straight_walks` finds what is straight.
         direction: "up" or "down".
         minutes: to make; walks are used again with other stairs until they are.
-        seed: draws rise (0.15 to 0.19 m), depth (0.26 to 0.32 m), lean and tempo of each clip.
+        seed: draws rise (0.15 to 0.18 m), depth (0.26 to 0.32 m), lean and cadence of each clip.
     """
     rng = np.random.default_rng(seed)
     walks = [(walk, plants) for walk in straight_walks(takes) if (plants := _plants(walk.joints))]
@@ -210,8 +324,11 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
     while walks and frames < minutes * 60 * RATE and turn < 100 * len(walks):
         walk, plants = walks[turn % len(walks)]
         turn += 1
-        rise, depth = rng.uniform(0.15, 0.19), rng.uniform(0.26, 0.32)
-        lean, slower = rng.uniform(0.0, 1.0), rng.choice(np.arange(1.0, 1.31, 0.05))
+        rise, depth = rng.uniform(0.15, 0.18), rng.uniform(0.26, 0.32)
+        lean = rng.uniform(0.0, 1.0)
+        cadence = 60 * FINE / np.median(np.diff([plant.start for plant in plants]))
+        # In steps of 0.05, which `resample` takes.
+        slower = round(20 * max(1.0, cadence / rng.uniform(*CADENCE))) / 20
         up = direction == "up"
         joints = climb(
             walk.joints,
@@ -223,7 +340,7 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
         joints = resample(joints, FINE, RATE * slower)
         most = round(HELD[1] * RATE)
         joints = joints[int(rng.uniform(0, max(1, len(joints) - most))) :][:most]
-        if len(joints) < HELD[0] * RATE:
+        if len(joints) < HELD[0] * RATE or _acceleration(joints) > CALM:
             continue
         made.append(
             replace(
@@ -245,7 +362,7 @@ def _plants(joints: Float[np.ndarray, "T 22 3"]) -> list[_Plant]:
     for leg, (_, _, ankle, ball) in enumerate(_LEGS):
         speed = np.linalg.norm(np.diff(joints[:, [ankle, ball]], axis=0)[..., [0, 2]], axis=-1)
         slow = gaussian_filter1d(speed.min(axis=1), 0.02 * FINE) * FINE
-        for run in _runs(slow < 0.3 * np.percentile(slow, 95), 0.2 * FINE):
+        for run in _runs(slow < 0.2 * np.percentile(slow, 95), 0.2 * FINE):
             plants.append(_Plant(leg, run.start, run.stop))
     plants.sort(key=lambda plant: plant.start)
     # The first and the last may be cut by the ends of the recording.
@@ -291,15 +408,21 @@ def climb(
         for (plant, here), (following, there) in zip(treads, treads[1:], strict=False):
             shift[plant.start : plant.stop] = here
             swing = slice(plant.stop, following.start)
-            u = (np.arange(swing.start, swing.stop) + 1.0 - swing.start) / (
-                swing.stop - swing.start + 1
-            )
             way = joints[plant.stop - 1 : following.start + 1, ankle, 2]
-            on = ((way - way[0]) / (way[-1] - way[0]))[1:-1].clip(0, 1)
-            on_y = _smooth(u / 0.7) if up else _smooth((u - 0.35) / 0.65)
-            shift[swing, 1] = here[1] + (there[1] - here[1]) * on_y + 0.05 * np.sin(np.pi * u) ** 2
-            shift[swing, 2] = here[2] + (there[2] - here[2]) * on
-        shift[treads[-1][0].start : treads[-1][0].stop] = treads[-1][1]
+            u = np.linspace(0, 1, len(way))
+            # The foot goes forwards after it rises and before it falls, and so clears the edges.
+            late = u**1.4 if up else 1 - (1 - u) ** 1.4
+            goal = (
+                here[2]
+                + way[0]
+                + (there[2] + way[-1] - here[2] - way[0])
+                * np.interp(late, u, (way - way[0]) / (way[-1] - way[0]))
+            )
+            rising = _smooth(u / 0.8) if up else _smooth((u - 0.2) / 0.8)
+            height = here[1] + (there[1] - here[1]) * rising + 0.05 * np.sin(np.pi * u) ** 2
+            shift[swing, 1], shift[swing, 2] = height[1:-1], (goal - way)[1:-1]
+        shift[: treads[0][0].start], shift[treads[-1][0].start :] = treads[0][1], treads[-1][1]
+        shift[:] = gaussian_filter1d(shift, 0.04 * FINE, axis=0, mode="nearest")
         moved[:, [ankle, ball]] = foot + shift[:, None]
     moved, shifts = moved[start:stop], shifts[:, start:stop]
     old = joints[start:stop]
@@ -345,29 +468,22 @@ def _smooth(u: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
 def _pitched(
     joints: Float[np.ndarray, "T 22 3"], ankle: int, ball: int, up: bool
 ) -> Float[np.ndarray, "T 2 3"]:
-    """Ankle and ball of a foot that lands flat (up) or toes first (down) instead of on the heel."""
+    """Ankle and ball of a foot that lands flat (up) or toes first (down) instead of on the heel.
+
+    On stairs the heel rises less behind the body, and the foot swings half as high.
+    """
     foot = joints[:, ball] - joints[:, ankle]
-    level = np.hypot(foot[:, 0], foot[:, 2])
-    pitch = np.arctan2(foot[:, 1], level)
+    pitch = np.arctan2(foot[:, 1], foot[:, 2])
     clear = joints[:, [ankle, ball], 1]
     flat = np.percentile(clear, 5, axis=0)
     rest = np.median(pitch[(clear - flat).max(axis=1) < 0.03])
-    raised = np.maximum(pitch - rest, 0)
-    raised *= 0.7 if up else 1.6  # taken off the toes
-    turn = -raised
-    length = np.linalg.norm(foot, axis=1)
-    new = pitch + turn
-    foot = np.stack(
-        [
-            foot[:, 0] / level * length * np.cos(new),
-            length * np.sin(new),
-            foot[:, 2] / level * length * np.cos(new),
-        ],
-        axis=1,
-    )
+    new = pitch - rest
+    new = rest + np.where(new > 0, 0.3 if up else -0.6, 0.7) * new
+    length = np.hypot(foot[:, 1], foot[:, 2])
+    foot = np.stack([foot[:, 0], length * np.sin(new), length * np.cos(new)], axis=1)
     feet = np.stack([joints[:, ankle], joints[:, ankle] + foot], axis=1)
-    # Turned about the ankle the foot may reach below what it cleared before.
-    lost = (clear - flat).min(axis=1) - (feet[..., 1] - flat).min(axis=1)
+    # Turned about the ankle the foot clears the ground by something else than before.
+    lost = 0.5 * (clear - flat).min(axis=1) - (feet[..., 1] - flat).min(axis=1)
     feet[..., 1] += lost[:, None]
     return feet
 
@@ -405,6 +521,11 @@ def _bent(
     out = towards - (towards * line).sum(axis=1, keepdims=True) * line
     out /= np.linalg.norm(out, axis=1, keepdims=True)
     return hip + along * line + np.sqrt(np.maximum(thigh**2 - along**2, 0)) * out
+
+
+def _acceleration(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """Mean over joints and frames of 20 Hz, m/s²."""
+    return float(np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean()) * RATE**2
 
 
 def _speed(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 22"]:

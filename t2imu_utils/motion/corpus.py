@@ -28,12 +28,14 @@ from t2imu_utils.motion.features import (
     MIN_FRAMES,
     RATE,
     Convention,
+    Normaliser,
+    check_features,
     features_to_all_joints,
     features_to_joints,
     joints_to_features,
     mirror_joints,
+    statistics,
 )
-from t2imu_utils.motion.normalise import Normaliser, check_features, statistics
 
 COLUMNS = ("name", "subject", "activity", "source")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -180,7 +182,7 @@ def read_split(root: Path, split: str) -> list[str]:
     if not path.exists():
         found = ", ".join(sorted(p.stem for p in Path(root).glob("*.txt"))) or "no split"
         raise InputError(path, found, "a list of clips", "Check the split's name and the folder.")
-    names = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    names = [line.strip() for line in _read_text(path).split("\n") if line.strip()]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(path, f"{twice} twice", "every clip once", "Remove the second line.")
@@ -302,7 +304,7 @@ def _read_clip(
     features = features.astype(np.float32)
     text = root / "texts" / f"{name}.txt"
     cuts: dict[tuple[int, int], list[str]] = {}
-    for number, line in enumerate(_read_text(text).splitlines(), start=1):
+    for number, line in enumerate(_read_text(text).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -362,8 +364,9 @@ def _read_line(
 
 
 def _read_text(path: Path) -> str:
+    """Lines end with a line feed only: str.splitlines would cut at U+2028 or a vertical tab too."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(path, "no file", "a text file", "Restore it.") from error
     except UnicodeDecodeError as error:

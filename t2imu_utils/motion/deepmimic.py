@@ -8,7 +8,6 @@ is up, Z to its right.
 
 import json
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.cmu_trials import Source, subject_of, trial_order
+from t2imu_utils.motion.cmu import subject_of, trial_order
 from t2imu_utils.motion.skeleton import JOINTS
-from t2imu_utils.motion.takes import Take
+from t2imu_utils.motion.takes import Take, files_below
 
 # Joint: (parent, offset in metres in the parent's frame, numbers a frame), in the order of a row.
 # Offsets are those of DeepMimic's humanoid3d.txt.
@@ -69,16 +68,11 @@ def read_deepmimic(folder: Path) -> tuple[list[Take], list[Skipped]]:
         InputError: there is no motion.
     """
     place = folder / "deepmimic"
-    sources = [Source(path) for path in sorted(place.rglob("*.txt"))]
-    for path in sorted(place.glob("*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            sources += [Source(path, name) for name in sorted(archive.namelist())]
     cmu, getups = {}, {}
-    for source in sources:
-        name = source.member or source.path.as_posix()
-        if match := _CMU.search(name):
+    for source in files_below(place):
+        if match := _CMU.search(source.name):
             cmu.setdefault(match[1], source)
-        elif "_getup_" in (stem := Path(name).stem):
+        elif "_getup_" in (stem := Path(source.name).stem):
             getups.setdefault(stem, source)
     takes, skipped = [], []
     for trial in (*sorted(cmu, key=trial_order), *getups):

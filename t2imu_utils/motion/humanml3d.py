@@ -18,7 +18,7 @@ import pandas as pd
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import atomic_write, read_json, sha256, write_json
 from t2imu_utils.motion.corpus import MotionClip, mirror_caption, read_corpus, read_split
-from t2imu_utils.motion.normalise import check_features, statistics
+from t2imu_utils.motion.features import check_features, statistics
 
 CLIPS = 14616  # of the whole set, without their twins
 LENGTHS = (40, 199)  # fewest and most frames of what the official readers use
@@ -349,8 +349,8 @@ def _fetch(read: Callable[[str], bytes | None], path: Path) -> tuple[bytes | Non
 def _mirror_text(content: bytes) -> bytes:
     """A text file with left and right swapped in its sentences and their words, times kept."""
     lines = []
-    for line in content.decode("utf-8").splitlines():
-        fields = line.split("#")
+    for line in filter(str.strip, content.decode("utf-8-sig").split("\n")):
+        fields = line.rstrip("\r").split("#")
         fields[:2] = map(mirror_caption, fields[:2])
         lines.append("#".join(fields))
     return ("\n".join(lines) + "\n").encode()

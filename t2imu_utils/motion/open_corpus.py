@@ -2,9 +2,9 @@
 
 Every source becomes `Take`s on the 22 joints, stands upright by its own constant offsets, is
 checked (height, bones, floor), resampled to 20 frames a second, retargeted onto one body and cut
-into clips of at most `MAX_FRAMES`. Sitting, lying and stairs are made from recordings (`composed`).
-A sentence holds for the whole of its clip. The rare is played at several speeds, the frequent is
-capped, all of training is mirrored.
+into clips of at most `MAX_FRAMES`. Sitting, lying, stairs and more jumps are made from recordings
+(`composed`). A sentence holds for the whole of its clip. The rare is played at several speeds, the
+frequent is capped, all of training is mirrored.
 """
 
 import re
@@ -19,11 +19,17 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.bandai import read_bandai
-from t2imu_utils.motion.cleaning import clean
-from t2imu_utils.motion.cmu import TARGET_OFFSETS, Texts, read_texts
-from t2imu_utils.motion.cmu_trials import find_sources, read_trial, subject_of, trial_order
-from t2imu_utils.motion.composed import make_postures, make_stairs
+from t2imu_utils.motion.bvh import read_bandai, read_reactidle
+from t2imu_utils.motion.cmu import (
+    TARGET_OFFSETS,
+    Texts,
+    find_sources,
+    read_texts,
+    read_trial,
+    subject_of,
+    trial_order,
+)
+from t2imu_utils.motion.composed import make_jumps, make_postures, make_runs, make_stairs
 from t2imu_utils.motion.corpus import MotionClip, mirror_caption
 from t2imu_utils.motion.deepmimic import read_deepmimic
 from t2imu_utils.motion.features import (
@@ -34,11 +40,10 @@ from t2imu_utils.motion.features import (
     process_joints,
     processed_to_features,
 )
-from t2imu_utils.motion.reactidle import read_reactidle
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.sentences import activity_of, allowed, cmu_sentences, sentences
 from t2imu_utils.motion.skeleton import bone_lengths
-from t2imu_utils.motion.takes import Take, upright
+from t2imu_utils.motion.takes import Take, clean, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 
 SPLITS = ("train", "val", "test")
@@ -66,6 +71,7 @@ DUPLICATES = ("14_36",)  # the same recording as 14_31
 
 CAPPED = {"gesture": 25.0, "standing": 25.0}  # minutes of recorded motion in training
 STAIRS_MINUTES = 15.0
+RUNS_MINUTES = 15.0
 # Minutes of training that an activity is brought to by playing it at other speeds as well.
 WANTED = {"jumping": 10.0, "sit down": 8.0, "stand up": 8.0, "lie down": 8.0, "get up": 8.0}
 SPEEDS = (1.0, 0.9, 1.1, 0.95, 1.05, 0.85, 1.15, 0.925, 1.075)
@@ -174,6 +180,10 @@ def open_takes(root: Path, seed: int = 0) -> tuple[list[Take], list[Skipped]]:
     takes = [half for take in takes for half in _halves(take)]
     postures = [take for take in takes if _holds_posture(take)]
     made = make_postures(postures, seed)
+    training = [take for take in takes if split_of(take) == "train"]
+    made += make_jumps(training)
+    running = [take for take in training if activity_of(take) == "running"]
+    made += make_runs(running, RUNS_MINUTES, seed)
     for split, minutes in (("train", STAIRS_MINUTES), ("val", 1.0)):
         walks = [take for take in takes if split_of(take) == split]
         for direction in ("up", "down"):

@@ -164,13 +164,3 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3
 def matrix_to_rot6d(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 6"]:
     """First two columns, one after the other (Zhou et al. 2019, in HumanML3D's order)."""
     return torch.cat((matrix[..., 0], matrix[..., 1]), dim=-1)
-
-
-def rot6d_to_matrix(rot6d: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 3"]:
-    """Gram-Schmidt of two columns into a rotation matrix (Zhou et al. 2019).
-
-    HumanML3D's own variant: the first column keeps its direction, the second is made orthogonal.
-    """
-    x = torch.nn.functional.normalize(rot6d[..., :3], dim=-1)
-    z = torch.nn.functional.normalize(torch.linalg.cross(x, rot6d[..., 3:]), dim=-1)
-    return torch.stack((x, torch.linalg.cross(z, x), z), dim=-1)

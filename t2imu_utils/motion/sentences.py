@@ -80,6 +80,21 @@ def allowed(trial: str, text: str) -> bool:
     return trial != _ON_THE_GROUND or not re.search("jump|leap", text.lower())
 
 
+def grammar_sentences(most: int = 48) -> list[tuple[str, str]]:
+    """Activity and sentence of every content, at most so many of each, evenly from its readings."""
+    marks = {"<side>": ("left", "right"), "<posture>": ("back", "front", "side")}
+    found = []
+    for general in _templates()["contents"]:
+        mark = next((mark for mark in marks if mark in general), "")
+        for word in marks.get(mark, ("",)):
+            content = general.replace(mark, word) if mark else general
+            says = {p: None for pace in ("slow", "fast") for p in _predicates(content, pace)[1]}
+            says = [predicate for predicate in says if predicate not in _reserved()]
+            kept = says[:: max(1, len(says) // most)][:most]
+            found += [(_grammar(content)["activity"], f"a person {says}") for says in kept]
+    return list(dict.fromkeys(found))
+
+
 def activity_of(take: Take) -> str:
     """What the take shows: one of `activities.ACTIVITIES` or of `OTHER_ACTIVITIES`."""
     content = _content(take)

@@ -8,7 +8,6 @@ head throughout, so shoulders, elbows and wrists come from other people's idling
 
 import io
 import re
-import zipfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,10 +17,9 @@ from scipy.ndimage import find_objects, label, uniform_filter1d
 from scipy.signal import butter, sosfiltfilt
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.cmu_trials import Source
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
-from t2imu_utils.motion.takes import Take
+from t2imu_utils.motion.takes import Take, files_below
 
 RATE = 100.0
 MARKERS = tuple(
@@ -58,14 +56,10 @@ def read_uiprmd(folder: Path, arms: Take) -> tuple[list[Take], list[Skipped]]:
         InputError: there is no episode.
     """
     place = folder / "uiprmd"
-    sources = [Source(path) for path in sorted(place.rglob("*.txt"))]
-    for path in sorted(place.glob("*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            sources += [Source(path, name) for name in sorted(archive.namelist())]
     people: dict[str, dict[str, Markers]] = defaultdict(dict)
     skipped = []
-    for source in sources:
-        match = _MEMBER.search(source.member or source.path.as_posix())
+    for source in files_below(place):
+        match = _MEMBER.search(source.name)
         if not match or match[1] in people[match[2]]:
             continue
         try:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from t2imu_utils.models.mdm import MDMConfig, new_prior
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
 
 torch.set_num_threads(1)
 

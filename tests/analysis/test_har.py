@@ -87,9 +87,7 @@ def test_channels_share_their_filters_and_enter_the_lstm_step_by_step():
 def test_it_learns_what_can_be_told_apart(trained):
     x, y = toy(90, 1)
     assert (predict(trained, x) == y).mean() > 0.95
-    # Standardised by the training windows alone.
     assert_allclose(trained.mean, [0, 9.81, 0], atol=0.1)
-    assert trained.standardise(toy(30, 2, offset=50.0)[0])[..., 2].mean() > 20
 
 
 def test_the_seed_decides_everything():
@@ -113,53 +111,31 @@ def test_an_epoch_is_balanced_and_repeats_as_little_as_it_can():
     assert set(times[:5]) <= {2, 3} and times[5:].max() == 1
 
 
-def test_validation_motions_are_not_trained_on():
-    # Each motion has an offset that gives its class away; only copies of it could tell.
-    rng = np.random.default_rng(0)
+def test_no_motion_and_no_subject_is_on_both_sides(monkeypatch):
     groups = np.repeat(np.arange(30), 6)
-    offset = rng.normal(0, 5, 30)[groups]
-    y = np.array(CLASSES)[rng.integers(0, 3, 30)[groups]]
-    x = (rng.normal(0, 0.1, (180, 40, 1)) + offset[:, None, None]).astype(np.float32)
-    config = dataclasses.replace(SMALL, epochs=15, patience=15, validation=0.3)
-    leaky = train_classifier(x, y, CLASSES, config, progress=False).history
-    honest = train_classifier(x, y, CLASSES, config, groups, progress=False).history
-    assert leaky["validation_loss"].iloc[-1] < honest["validation_loss"].iloc[-1] - 0.15
+    target = np.random.default_rng(0).integers(0, 3, 30)[groups]
+    fit, held = har._hold_out(target, groups, SMALL)
+    assert sorted([*fit, *held]) == list(range(180)) and not {*groups[fit]} & {*groups[held]}
     with pytest.raises(InputError, match="two groups"):
-        train_classifier(x, y, CLASSES, SMALL, groups=y, progress=False)
+        har._hold_out(target, target, SMALL)
 
-
-def test_patience_ends_training_and_the_best_epoch_is_kept():
-    x, y = toy(60, 0)
-    noise = np.random.default_rng(0).permutation(y)
-    config = dataclasses.replace(SMALL, epochs=30, patience=2, learning_rate=0.02)
-    loss = train_classifier(x, noise, CLASSES, config, progress=False).history["validation_loss"]
-    assert len(loss) < 30 and loss.idxmin() == len(loss) - 3
-
-
-def test_rare_classes_stay_in_training():
-    # One subject alone is still: in whichever fold he is, training goes on with what is there.
+    # One subject alone is still: where he is tested, training goes on with what is there.
     x, y = toy(90, 0)
-    subjects = np.arange(90) // 10
+    subjects, trained = np.arange(90) // 10, []
     y = np.where((y == "still") & (subjects != 4), "slow", y)
+
+    def train(x, y, classes, config, groups, device, progress):
+        trained.append((set(groups), list(classes)))
+
+    monkeypatch.setattr(har, "train_classifier", train)
+    monkeypatch.setattr(har, "predict", lambda _, x: [str(len(trained) - 1)] * len(x))
     real = WindowSet(x, y, subjects, subjects, 0)
-    found = train_on_real(real, CLASSES, dataclasses.replace(SMALL, epochs=1), folds=3)
-    assert not (found[subjects == 4] == "still").any()
+    fold = train_on_real(real, CLASSES, SMALL, folds=3).astype(int)
+    for subject, at in zip(subjects, fold, strict=True):
+        assert subject not in trained[at][0]
+    assert trained[fold[subjects == 4][0]][1] == ["fast", "slow"]
     with pytest.raises(InputError, match="subjects"):
         train_on_real(real, CLASSES, SMALL, folds=10)
-
-
-def test_real_folds_never_share_a_subject():
-    # Each subject has one class and a bias of its own: only who knows the subject knows the class.
-    rng = np.random.default_rng(0)
-    subjects = np.repeat(np.arange(24), 6)
-    y = np.array(CLASSES)[rng.permutation(np.arange(24) % 3)[subjects]]
-    bias = rng.normal(0, 1, (24, 3))[subjects]
-    x = (bias[:, None, :] + 0.05 * rng.normal(size=(144, 40, 3))).astype(np.float32)
-    config = dataclasses.replace(SMALL, epochs=20, dropout=0.1)
-    known = train_classifier(x, y, CLASSES, config, progress=False)
-    assert (predict(known, x) == y).mean() > 0.8
-    apart = train_on_real(WindowSet(x, y, subjects, subjects, 0), CLASSES, config, folds=3)
-    assert (apart == y).mean() < 0.6
 
 
 @pytest.mark.parametrize("train", [window_set(150, 0), None])
@@ -223,7 +199,7 @@ NAMES = {
     "person": RecognitionVariant(axes="person"),
     "keep0.25": RecognitionVariant(keep=0.25),
     "gravity-keep0.75-phone-placement-without_jumping-without_stair_climbing": RecognitionVariant(
-        "gravity", 0.75, "phone", ("stair climbing", "jumping"), True
+        "gravity", 0.75, "phone", ("jumping", "stair climbing"), True
     ),
 }
 
@@ -235,7 +211,7 @@ def test_a_name_and_its_variant_are_the_same(slug):
     assert bool(NAMES[slug].params()) == bool(slug)
 
 
-@pytest.mark.parametrize("slug", ["sideways", "keep0", "keep1.5", "keep0.50", "phone-gravity"])
+@pytest.mark.parametrize("slug", ["sideways", "keep0.0", "keep1.5", "keep0.50", "phone-gravity"])
 def test_unknown_words_and_other_spellings_are_refused(slug):
     with pytest.raises(InputError, match="variant"):
         parse_variant(slug)

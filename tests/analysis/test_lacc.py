@@ -17,8 +17,8 @@ from t2imu_utils.analysis.lacc import (
     smooth_in_time,
 )
 from t2imu_utils.errors import InputError
-from t2imu_utils.generators import family
-from t2imu_utils.priors.diffusion import schedule
+from t2imu_utils.models.diffusion import schedule
+from t2imu_utils.models.generator import family
 
 STEPS = [1, 10, 19]
 
@@ -137,6 +137,11 @@ def test_a_known_change_is_found():
     groups["category"] = ["running"] * 10 + ["walking"] * 30
     found = paired_difference(before, after.sample(frac=1, random_state=0), groups)
     table = found.set_index("group")
+    assert table.index[-1] == lacc.CONTRAST
+    relative = table["relative"]
+    expected = relative["high-dynamic"] - relative["low-dynamic"]
+    assert relative[lacc.CONTRAST] == pytest.approx(expected)
+    table = table.iloc[:-1]
     assert table.index.tolist() == ["running", "walking", "high-dynamic", "low-dynamic", "all"]
     assert table["clips"].tolist() == [10, 30, 10, 30, 40]
     assert_allclose(table["delta"], [-0.02, -0.005, -0.02, -0.005, -0.00875])
@@ -150,16 +155,6 @@ def test_a_known_change_is_found():
         paired_difference(before, after[3:], groups)
 
 
-def test_intervals_cover_the_true_change():
-    hits = 0
-    for trial in range(200):
-        rng = np.random.default_rng(trial)
-        given = made(rng.normal(-0.01, 0.02, 40), seed=trial)
-        row = paired_difference(*given, draws=300, seed=trial).iloc[0]
-        hits += row["delta_low"] <= -0.01 <= row["delta_high"]
-    assert 0.89 <= hits / 200 <= 0.985
-
-
 def test_trials_are_resampled_whole_and_measure_the_effect():
     trial = np.repeat(np.arange(8), 5)
     shift = np.random.default_rng(2).normal(0, 0.02, 8)
@@ -170,15 +165,31 @@ def test_trials_are_resampled_whole_and_measure_the_effect():
     width = [r["delta_high"] - r["delta_low"] for r in (alone, together)]
     assert width[1] > 1.6 * width[0]
     assert together["effect_size"] == pytest.approx(shift.mean() / shift.std(ddof=1))
+    of_unit = [t.assign(unit=np.repeat(trial, 3)).groupby("unit")["acc"].mean()
+               for t in (before, after)]  # fmt: skip
+    assert together["median"] == pytest.approx((of_unit[1] / of_unit[0] - 1).median())
     single = paired_difference(before, after, groups.assign(unit="only")).iloc[0]
     assert single[["delta_low", "effect_size"]].isna().all()
+
+
+def test_seeds_are_paired_and_their_spread_enters_the_interval():
+    before, after, groups = made(-0.02)
+    # Each seed halves what is left of its own control, whatever that is.
+    controls = [before.assign(acc=level * before["acc"]) for level in (0.5, 1.0, 2.0)]
+    halved = [x.assign(acc=x["acc"] / 2) for x in controls]
+    row = paired_difference(controls, halved, groups).set_index("group").loc["all"]
+    assert row["seeds"] == 3
+    assert_allclose(row[["relative", "sd", "low", "high"]].astype(float), [-0.5, 0, -0.5, -0.5])
+    row = paired_difference([before] * 3, halved, groups).set_index("group").loc["all"]
+    assert row["sd"] == pytest.approx(np.std([-0.75, -0.5, 0], ddof=1))
+    assert row["low"] < -0.75 and row["high"] > 0
 
 
 def estimates(scale):
     """Two clips; an estimate's acc is `scale` times 1, 2 (model), 3, 4 (gaussian), 5, 6."""
     table = pd.DataFrame({"clip": ["a", "b"] * 3, "estimate": np.repeat(ESTIMATES, 2)})
     acc = scale * np.arange(1.0, 7.0)
-    return table.assign(simple=10 * acc, acc=acc, acc_no_contacts=acc / 2, acc_joints=acc + 1)
+    return table.assign(simple=10 * acc, acc=acc, acc_joints=acc + 1)
 
 
 def test_references_are_those_of_the_base():

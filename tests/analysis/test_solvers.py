@@ -5,16 +5,17 @@ from numpy.testing import assert_allclose
 
 from t2imu_utils.analysis import solvers
 from t2imu_utils.analysis.motions import statistics
-from t2imu_utils.analysis.solvers import FULL, REAL, Sampled, trade_off
-from t2imu_utils.analysis.spectra import mean_spectrum, spectral_distance
+from t2imu_utils.analysis.solvers import trade_off
+from t2imu_utils.analysis.spectra import power_spectrum, spectral_distance
 from t2imu_utils.analysis.stats import two_sample_distance
 from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.motion.normalise import Normaliser
-from t2imu_utils.priors.solvers import Solver
 
 NORMALISER = Normaliser(np.full(263, 0.1, np.float32), np.full(263, 0.7, np.float32))
-GOOD, SHAKY = Solver("sde-dpm++2m", 10), Solver("ddim", 6)
+FULL, AGAIN = ("ancestral", 50, "same"), ("ancestral", 50, "other")
+GOOD, SHAKY = ("sde-dpm++2m", 10, "same"), ("ddim", 6, "same")
 PROMPTS = [f"prompt {i // 2}" for i in range(20)]
 
 
@@ -38,77 +39,52 @@ def real():
 @pytest.fixture(scope="module")
 def sampled():
     prompts = [i // 2 for i in range(20)]
-    made = {GOOD: motions(3, prompts), SHAKY: motions(4, prompts, shake=0.05)}
-    return Sampled(motions(1, prompts), motions(2, prompts), made, PROMPTS, 50)
+    shaken = motions(4, prompts, shake=0.05)
+    seeds = {FULL: 1, AGAIN: 2, GOOD: 3}
+    return {key: motions(seed, prompts) for key, seed in seeds.items()} | {SHAKY: shaken}
 
 
 @pytest.fixture(scope="module")
 def table(sampled, real):
-    return trade_off(sampled, real, range(len(real)), NORMALISER, draws=100)
-
-
-def rows(table, solver, seeds="same"):
-    found = table[(table["solver"] == solver.name) & (table["evaluations"] == solver.count(50))]
-    return found[found["seeds"] == seeds].set_index(["measure", "to"])
-
-
-def test_every_sample_is_measured_against_real_motion_and_full_sampling(table):
-    assert len(table) == 3 * (4 + 3)
-    assert set(rows(table, Solver()).index) == {(m, REAL) for m in solvers.MEASURES}
-    assert (rows(table, Solver())["excess"] == 0).all()
-    again = rows(table, Solver(), "other")
-    assert (again.xs(FULL, level="to")["excess"] == 0).all()
-    assert (table["low"] <= table["high"]).all()
+    found = trade_off(sampled, PROMPTS, real, range(len(real)), NORMALISER, draws=100)
+    return found.set_index(["solver", "evaluations", "seeds", "measure"]).sort_index()
 
 
 def test_a_solver_that_shakes_is_told_from_one_that_does_not(table):
-    assert rows(table, GOOD)["no_worse"].all()
-    shaky = rows(table, SHAKY)["no_worse"]
-    assert not shaky[[("kinetics", REAL), ("spectrum", REAL), ("kinetics", FULL)]].any()
-    verdict = solvers.no_worse(table)
-    assert verdict.index.tolist() == [("ddim", 6), ("sde-dpm++2m", 10), ("ancestral", 50)]
-    for column in ("all, to real", "all"):
-        assert verdict[column].tolist() == [False, True, True]
+    assert len(table) == 4 * 3 and (table["low"] <= table["high"]).all()
+    assert (table.loc[FULL, "excess"] == 0).all()
+    assert table.loc[GOOD, "no_worse"].all() and table.loc[AGAIN, "no_worse"].all()
+    assert not table.loc[SHAKY, "no_worse"][["kinetics", "spectrum"]].any()
 
 
 def test_distances_are_those_of_their_definition(table, sampled, real):
-    given = PROMPTS, range(len(real)), 0
-    views = [statistics(x, NORMALISER) for x in (sampled.by_solver[GOOD], real)]
-    expected = two_sample_distance(*views, *given)[0] / np.sqrt(526)
-    assert_allclose(rows(table, GOOD).loc[("features", REAL), "value"], expected, rtol=1e-6)
-    made = sampled.by_solver[SHAKY]
-    spectra = [mean_spectrum([features_to_joints(x) for x in own])[1] for own in (made, real)]
-    found = rows(table, SHAKY).loc[("spectrum", REAL), "value"]
-    assert_allclose(found, spectral_distance(*spectra), rtol=1e-9)
-
-
-def test_intervals_hold_the_difference_of_two_equal_samplers_mostly(real):
-    prompts, held = [i // 2 for i in range(20)], []
-    for seed in range(100, 106):
-        full, again, other = (motions(1000 * k + seed, prompts, 0.02) for k in range(3))
-        made = Sampled(full, again, {GOOD: other}, PROMPTS, 50)
-        row = rows(trade_off(made, real, range(24), NORMALISER, draws=40), GOOD)
-        row = row.loc[("features", REAL)]
-        held.append(row["low"] <= 0 <= row["high"])
-    assert sum(held) >= 4
+    views = [statistics(x, NORMALISER) for x in (sampled[GOOD], real)]
+    expected = two_sample_distance(*views, PROMPTS, range(len(real)), 0)[0] / np.sqrt(526)
+    assert_allclose(table.loc[(*GOOD, "features"), "value"], expected, rtol=1e-6)
+    means = []
+    for own in (sampled[SHAKY], real):
+        power = [power_spectrum(features_to_joints(x))[1] for x in own]
+        means.append(np.average(power, axis=0, weights=[len(x) for x in own]))
+    found = table.loc[(*SHAKY, "spectrum"), "value"]
+    assert_allclose(found, spectral_distance(*means), rtol=1e-9)
 
 
 def test_all_solvers_get_the_same_requests_and_full_sampling_comes_twice(monkeypatch, prior):
     requests = pd.DataFrame({"prompt": ["walks", "runs"], "frames": [20, 24], "seed": [3, 5]})
-    calls = {}
 
     def generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress, solver):
         assert (prompts, frames, guidance) == (["walks", "runs"], [20, 24], 2.5)
-        calls.setdefault(solver, []).append(seeds)
+        return solver, seeds
 
     monkeypatch.setattr(solvers, "generate", generate)
-    solvers.sample_solvers(prior, requests, [GOOD, SHAKY], 2.5)
-    first, second = calls.pop(None)
-    assert calls == {GOOD: [[3, 5]], SHAKY: [[3, 5]]}
-    assert first == [3, 5] and not set(second) & {3, 5}
+    good = Solver("sde-dpm++2m", 10)
+    calls = solvers.sample_solvers(prior, requests, [good], 2.5)
+    steps = prior.config.diffusion_steps
+    assert calls["ancestral", steps, "same"] == (None, [3, 5]) and calls[GOOD] == (good, [3, 5])
+    solver, second = calls["ancestral", steps, "other"]
+    assert solver is None and not set(second) & {3, 5} and len(calls) == 3
 
 
 def test_too_few_prompts_are_refused(sampled, real):
-    few = Sampled(sampled.full, sampled.again, {}, ["a", "b", "c", "c"] * 5, 50)
-    with pytest.raises(InputError, match="found 3 groups; expected at least 4"):
-        trade_off(few, real, range(24), NORMALISER)
+    with pytest.raises(InputError, match="found 3 and 24; expected at least 4"):
+        trade_off(sampled, ["a", "b", "c", "c"] * 5, real, range(24), NORMALISER)

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 from t2imu_utils.analysis import stats
 
@@ -29,7 +28,7 @@ def test_units_are_resampled_whole_and_rows_count_once(rng):
 
 def test_halves_are_of_groups():
     code = np.array([0, 0, 1, 2, 2, 2, 3])
-    (rows,) = stats.halves(np.random.default_rng(0), 50, code)
+    rows = stats.halves(np.random.default_rng(0), 50, code)
     assert (rows[0] == 1).all() and rows.shape == (51, 7)
     for row in rows[1:]:
         assert len({*code[row == 1]}) == 2 and not {*code[row == 1]} & {*code[row == 0]}
@@ -76,14 +75,30 @@ def test_groups_widen_the_interval_and_remove_their_likeness(rng):
     assert honest[2] - honest[1] > 2 * (naive[2] - naive[1])
 
 
-def test_pairs_of_one_prompt_are_left_out(rng):
-    x, y, code = rng.normal(size=(8, 3)), rng.normal(size=(8, 3)), np.arange(8) // 2
-    whole = np.ones((1, 8))
-    found = stats.energy_distance(x, y, code, code, whole, whole, same_groups=True)
-    apart = code[:, None] != code
-    mean = [np.linalg.norm(a[:, None] - b, axis=-1)[apart].mean() for a, b in
-            ((x, y), (x, x), (y, y))]  # fmt: skip
-    assert_allclose(found, 2 * mean[0] - mean[1] - mean[2])
+def test_the_spread_of_seeds_enters_the_interval():
+    # All trials alike: Student's interval for five values, 0.3 ± 2.776 * 0.0791 / sqrt(5).
+    samples = np.tile([0.2, 0.25, 0.3, 0.35, 0.4], (2001, 1))
+    mean, sd, low, high = stats.over_seeds(samples, 0)
+    assert (mean, sd) == pytest.approx((0.3, 0.0791), abs=1e-4)
+    assert (low, high) == pytest.approx((0.202, 0.398), abs=0.012)
+    assert stats.stretch(1) == 0
+    assert stats.stretch(2) == pytest.approx(12.706 / 1.95996 * np.sqrt(2), rel=1e-4)
+    assert stats.stretch(2000) == pytest.approx(1, abs=2e-3)
+    assert np.isnan(stats.over_seeds(samples[:1], 0)[2:]).all()
+
+
+def test_intervals_over_seeds_and_trials_cover_the_true_change():
+    """Seeds, trials and chance in each pair of both all move the change about its true value."""
+    hits, count, seeds, unit = 0, 300, 4, np.repeat(range(20), 2)
+    for repeat in range(count):
+        r = np.random.default_rng(repeat)
+        of_seed, of_trial = r.normal(0, 0.04, seeds), r.normal(0, 0.15, 20)[unit]
+        before = r.uniform(1, 2, (40, 1)) * np.ones(seeds)
+        share = 0.7 + of_seed + of_trial[:, None] + r.normal(0, 0.05, (40, seeds))
+        drawn = stats.bootstrap_means(np.hstack([before, before * share]), unit, 300, repeat)
+        *_, low, high = stats.over_seeds(drawn[:, seeds:] / drawn[:, :seeds] - 1, repeat)
+        hits += low <= -0.3 <= high
+    assert 0.90 <= hits / count <= 0.995
 
 
 def test_mean_and_spread():

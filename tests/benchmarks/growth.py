@@ -27,7 +27,7 @@ from t2imu_utils.body.smpl import load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import sensor_sites
-from t2imu_utils.priors.generate import generate
+from t2imu_utils.models.mdm import generate
 from tests.benchmarks.machine import processor, seconds
 from tests.benchmarks.rows_body import motions, on_device, people
 from tests.benchmarks.rows_priors import prior_of

@@ -4,7 +4,7 @@ A multiplication and its addition are two operations. What is not a matrix produ
 activations) is left out: on every machine here it is bound by memory and small beside them.
 """
 
-from t2imu_utils.priors.mdm import MDMConfig
+from t2imu_utils.models.mdm import MDMConfig
 
 # Of DeepConvLSTM (`analysis.har`).
 CONVOLUTIONS, KERNEL = 4, 5
@@ -26,7 +26,7 @@ def mdm_guided(config: MDMConfig, items: int, frames: int, tokens: int) -> float
 
     Keys and values of the text are there already and narrow (heads x tokens wide once they are
     joined with the projections around them), without text cross-attention is a constant, and until
-    the first of them the two halves are one (`t2imu_utils.priors.mdm_inference`).
+    the first of them the two halves are one (`t2imu_utils.models.mdm`).
     """
     d = config.width
     own = frames * 4 * d**2 + 2 * frames * frames * d

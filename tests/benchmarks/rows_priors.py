@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from t2imu_utils.models import trainer as training
+from t2imu_utils.models.diffusion import Solver
+from t2imu_utils.models.losses import LossWeights
+from t2imu_utils.models.mdm import Prior, generate, new_prior
+from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, Team, TrainConfig, step_items
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import CONTACTS, WIDTH
-from t2imu_utils.priors import training
-from t2imu_utils.priors.batches import CHUNK, Batch, Dataset, step_items
-from t2imu_utils.priors.checkpoints import Prior, new_prior
-from t2imu_utils.priors.generate import generate
-from t2imu_utils.priors.losses import LossWeights
-from t2imu_utils.priors.parallel import Team
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.train_config import TrainConfig
 from tests.benchmarks.comparison import Comparison, within
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.operations import mdm_guided, mdm_pass

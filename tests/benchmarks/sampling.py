@@ -16,16 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from t2imu_utils.generators import family
+from t2imu_utils.models.generator import family
+from t2imu_utils.models.mdm import MDMConfig, new_prior
+from t2imu_utils.models.momask import MoMaskConfig, new_momask
+from t2imu_utils.models.remodiffuse import Mixture, ReMoDiffuseConfig, new_remodiffuse_prior
+from t2imu_utils.models.retrieval import build_database
+from t2imu_utils.models.t2mgpt import T2MGPTConfig, new_t2mgpt
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import WIDTH
-from t2imu_utils.priors.checkpoints import new_prior
-from t2imu_utils.priors.mdm import MDMConfig
-from t2imu_utils.priors.momask import MoMaskConfig, new_momask
-from t2imu_utils.priors.remodiffuse import Mixture, ReMoDiffuseConfig
-from t2imu_utils.priors.remodiffuse_checkpoints import new_remodiffuse_prior
-from t2imu_utils.priors.retrieval import build_database
-from t2imu_utils.priors.t2mgpt import T2MGPTConfig, new_t2mgpt
 
 # Seconds of the authors' code for 196 frames; of a range the middle.
 OFFICIAL = {"momask": 1.2, "remodiffuse": 15.05, "t2mgpt": 13.5}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from t2imu_utils.priors.mdm import MDMConfig
+from t2imu_utils.models.mdm import MDMConfig
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from t2imu_utils import data
 from t2imu_utils.activities import ACTIVITIES
 from t2imu_utils.body.smpl import load_bodies
 from t2imu_utils.demo.corpus import build_corpus
-from t2imu_utils.generators import generator_of, sizes_of
-from t2imu_utils.priors.prompts import load_prompts
-from t2imu_utils.priors.text import load_text_encoder
+from t2imu_utils.models.generator import generator_of, sizes_of
+from t2imu_utils.models.prompts import load_prompts
+from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.runs import cache_dir
 from t2imu_utils.synthesis import (
     STAGES,

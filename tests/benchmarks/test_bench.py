@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2imu_utils.priors import diffusion, mdm_inference
+from t2imu_utils.models import diffusion
+from t2imu_utils.models import mdm as mdm_inference
 from tests.benchmarks import bench, growth
 from tests.benchmarks.comparison import Comparison, Disagreement, measure, within
 from tests.benchmarks.machine import Machine, measure_machine, peak_memory

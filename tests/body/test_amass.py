@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from t2imu_utils.body import amass
 from t2imu_utils.body.amass import amass_joints, build_humanml3d, clip_joints, load_smplh
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import array_files, humanml3d
+from t2imu_utils.motion import exports, humanml3d
 from t2imu_utils.motion.features import (
     CONTACTS,
     GROUPS,
@@ -529,7 +529,7 @@ def test_damaged_archives_are_refused(inputs, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no readable arrays"):
         amass_joints(path, models)
     path.write_bytes(whole)
-    monkeypatch.setattr(array_files, "_MAX_BYTES", 100_000)
+    monkeypatch.setattr(exports, "_MAX_BYTES", 100_000)
     with pytest.raises(InputError, match="bytes in one array.*SMPL\\+H G"):
         amass_joints(path, models)
     with zipfile.ZipFile(path, "w") as archive:

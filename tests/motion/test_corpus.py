@@ -19,6 +19,7 @@ from t2imu_utils.motion.features import (
     joints_to_features,
     mirror_joints,
 )
+from t2imu_utils.motion.humanml3d import write_texts
 
 SPLITS = {"train": ["a", "b"], "val": [], "test": ["c"], "test_trials": ["d"]}
 
@@ -182,6 +183,20 @@ def test_times_cut_clips_of_their_own(corpus):
     np.testing.assert_array_equal(turn.features, b[10:31])
     assert sit.name == "b_60_70"
     np.testing.assert_array_equal(sit.features, b[60:])
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x85", "\x0b", "\x0c"])
+def test_only_a_line_feed_ends_a_line(corpus, sign):
+    for split, name in (("train", "a"), ("test", "c")):
+        (corpus / f"{split}.txt").write_text(f"\ufeff{name}\r\n", encoding="utf-8")
+    text = f"\ufeffturns{sign}left#a/X#0.0#0.0\r\nruns#b/X#0.0#0.0\n"
+    (corpus / "texts" / "a.txt").write_text(text, encoding="utf-8")
+    (clip,) = read_corpus(corpus, "train")
+    assert clip.captions == [f"turns{sign}left", "runs"]
+    # The twin that HumanML3D's build makes of it.
+    write_texts(corpus / "texts", corpus.parent / "built", ["a"])
+    twin = (corpus.parent / "built" / "texts" / "Ma.txt").read_bytes().decode()
+    assert twin == f"turns{sign}right#a/X#0.0#0.0\nruns#b/X#0.0#0.0\n"
 
 
 def test_one_bad_sentence_does_not_take_its_clip_along(corpus):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.cmu_trials import find_sources, read_trial
+from t2imu_utils.motion.cmu import find_sources, read_trial
 from t2imu_utils.motion.deepmimic import WIDTH, parse_deepmimic, read_deepmimic
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS, bone_lengths
 

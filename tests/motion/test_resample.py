@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.resample import resample, resample_at
+from t2imu_utils.motion.resample import resample
 
 RATES = [(120, 20), (100, 20), (50, 20), (200, 20), (30, 20), (49.95, 20), (20, 50)]
 
@@ -32,6 +32,12 @@ def test_lines_are_exact_up_to_the_ends(rate_in, rate_out):
     assert len(new) == int((frames - 1) * rate_out / rate_in + 1e-9) + 1
     time = np.arange(len(new)) / rate_out
     np.testing.assert_allclose(new, [[1.0, -2.0]] + np.outer(time, [3.0, 0.5]), atol=1e-10)
+
+
+def test_a_rate_that_is_written_rounded_is_its_neighbour():
+    new = resample(np.sin(2 * np.pi * np.arange(400) * 0.03), 33.33, 20)
+    expected = np.sin(2 * np.pi * np.arange(len(new)) / 20)
+    assert len(new) == 240 and np.abs(new - expected)[20:-20].max() < 0.02
 
 
 def test_short_clips_shapes_and_kinds():
@@ -63,11 +69,9 @@ def test_a_cut_in_mid_motion_adds_no_acceleration(motion, rate, start):
     new = start + np.arange(int(2.5 * 20)) / 20
     wanted = np.diff(motion(new), n=2) * 20**2
     even = resample(motion(time), rate, 20)[: len(new)]
-    uneven = resample_at(motion(time), time, new)
     assert even[0] == pytest.approx(motion(start), abs=1e-12)
-    for got in (even, uneven):
-        error = np.abs(np.diff(got, n=2) * 20**2 - wanted) / np.abs(wanted).max()
-        assert error[[0, 1, 2, -3, -2, -1]].max() < 0.05
+    error = np.abs(np.diff(even, n=2) * 20**2 - wanted) / np.abs(wanted).max()
+    assert error[[0, 1, 2, -3, -2, -1]].max() < 0.05
 
 
 # Each with the numbers of samples that last as long at both rates, longer than the filter reaches.
@@ -84,27 +88,6 @@ def test_both_ends_go_on_by_point_reflection(frames, rate_in, rate_out, more, ah
     np.testing.assert_allclose(short, whole, atol=1e-3 * np.ptp(x))
 
 
-def test_uneven_times():
-    rng = np.random.default_rng(1)
-    time = 5.0 + (np.arange(1000) + rng.uniform(-0.2, 0.2, 1000)) / 50
-    new = np.arange(time[0] + 0.01, time[-1], 1 / 20)
-    inner = slice(40, -40)
-    for frequency in (0.5, 1.0, 2.0, 4.0):
-        kept = resample_at(np.sin(2 * np.pi * frequency * time), time, new)
-        assert np.abs(kept - np.sin(2 * np.pi * frequency * new))[inner].max() < 2e-3
-    gone = resample_at(np.sin(2 * np.pi * 13.0 * time)[:, None], time, new)
-    assert gone.shape == (len(new), 1) and np.abs(gone)[inner].max() < 5e-2
-    line = np.outer(time, [2.0, -1.0])
-    np.testing.assert_allclose(resample_at(line, time, new), np.outer(new, [2, -1]), atol=1e-9)
-
-
-def test_uneven_times_agree_with_even_ones():
-    x = np.random.default_rng(2).normal(size=(601, 3)).cumsum(axis=0)
-    time = np.arange(601) / 120
-    even = resample(x, 120, 20)
-    np.testing.assert_allclose(resample_at(x, time, np.arange(len(even)) / 20), even, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("call", "word"),
     [
@@ -112,10 +95,7 @@ def test_uneven_times_agree_with_even_ones():
         (lambda: resample(np.zeros(1), 120, 20), "2 samples"),
         (lambda: resample(np.zeros(9), 0, 20), "rate_in"),
         (lambda: resample(np.zeros(9), 120, float("nan")), "rate_out"),
-        (lambda: resample(np.zeros(9), 1e6, 20), "resample_at"),
-        (lambda: resample_at(np.zeros(3), [0.0, 0.1, 0.1], [0.0, 0.1]), "times that repeat"),
-        (lambda: resample_at(np.zeros(3), [0.0, 0.1], [0.0, 0.1]), "shape"),
-        (lambda: resample_at(np.zeros(3), [0.0, 0.1, 0.2], [0.0, 0.3]), "within 0.000 to 0.200"),
+        (lambda: resample(np.zeros(9), 1e6, 20), "a ratio of whole numbers"),
     ],
 )
 def test_bad_input_is_refused(call, word):

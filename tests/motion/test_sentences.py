@@ -135,3 +135,11 @@ def test_every_content_and_description_at_hand_has_a_grammar(real_data):
 def test_an_unknown_content_is_an_error():
     with pytest.raises(InputError, match="somersault"):
         module.sentences(_take("somersault"))
+
+
+def test_the_sentences_of_the_grammars_show_every_activity_and_are_no_evaluation_prompts():
+    found = module.grammar_sentences(8)
+    assert set(ACTIVITIES) | {"sit down", "get up"} <= {activity for activity, _ in found}
+    assert len(set(found)) == len(found)
+    prompts = {text.rstrip(".").lower() for each in HELD_OUT["test"].values() for text in each}
+    assert not prompts & {sentence.rstrip(".") for _, sentence in found}

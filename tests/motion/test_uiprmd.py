@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.cmu_trials import find_sources, read_trial
+from t2imu_utils.motion.cmu import find_sources, read_trial
 from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
 from t2imu_utils.motion.takes import Take
 from t2imu_utils.motion.uiprmd import MARKERS, parse_markers, read_uiprmd, sit_phases

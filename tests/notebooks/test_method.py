@@ -13,15 +13,13 @@ import torch
 
 from t2imu_utils import finetuning as arms
 from t2imu_utils.analysis import har, lacc
-from t2imu_utils.generators import family
 from t2imu_utils.imu.sensors import virtual_imu
+from t2imu_utils.models.diffusion import Solver, schedule
+from t2imu_utils.models.generator import family
+from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses
+from t2imu_utils.models.mdm import draw_batch, generate, train
+from t2imu_utils.models.trainer import Dataset
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
-from t2imu_utils.priors.batches import Dataset
-from t2imu_utils.priors.diffusion import schedule
-from t2imu_utils.priors.generate import generate
-from t2imu_utils.priors.losses import TERMS, LossWeights, motion_losses
-from t2imu_utils.priors.solvers import Solver
-from t2imu_utils.priors.training import draw_batch, train
 from t2imu_utils.runs import ROOT
 
 torch.set_num_threads(1)

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2imu_utils.priors.mdm import MDM, sinusoids
+from t2imu_utils.models.mdm import MDM, sinusoids
 
 
 class PlainMDM(nn.Module):
-    """The decoder variant; it takes the parameters of `t2imu_utils.priors.mdm.MDM` as they are."""
+    """The decoder variant; it takes the parameters of `t2imu_utils.models.mdm.MDM` as they are."""
 
     def __init__(self, model: MDM):
         super().__init__()

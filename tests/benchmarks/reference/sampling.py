@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from t2imu_utils.priors.checkpoints import Prior
+from t2imu_utils.models.mdm import Prior
 from tests.benchmarks.reference.mdm import PlainMDM, frame_padding
 
 

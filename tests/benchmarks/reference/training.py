@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from t2imu_utils.models.mdm import Prior
+from t2imu_utils.models.trainer import Batch
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.priors.batches import Batch
-from t2imu_utils.priors.checkpoints import Prior
 from tests.benchmarks.reference.mdm import PlainMDM, frame_padding
 from tests.benchmarks.reference.sampling import cosine_schedule
 

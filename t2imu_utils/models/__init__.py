@@ -1,0 +1,1 @@
+"""Text encoders, losses, diffusion and the families of motion models."""

@@ -1,0 +1,234 @@
+"""Motions that other projects made, as a generator of their own: read from files, not made here.
+
+An entry of a track names the files, and what they do not say themselves::
+
+    kimodo: {family: exported, folder: kimodo/outputs, rate: 30}
+
+There is no model behind it: nothing is trained or refined, and no loss can be measured. Whatever
+was generated elsewhere from the prompts of notebook 01 goes through the notebooks from 03 on as
+the motions of all others do.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import model_validator
+
+from t2imu_utils.body.exports import read_poses
+from t2imu_utils.body.fitting import fit, fitted_joints
+from t2imu_utils.body.smpl import Body
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.files import sha256, write_table
+from t2imu_utils.models.generator import Generator
+from t2imu_utils.motion.exports import MOMASK, as_sampled, export_files, read_exports
+from t2imu_utils.motion.skeleton import RATE
+from t2imu_utils.tracks import Positive, Section, data_root
+
+MOTIONS, LEFT_OUT = "motions", "left_out"
+# Arrays of a pose, as `fitting.fit` leaves them.
+POSE = ("global_orient", "body_pose", "transl", "joint_error")
+# Of MoMask's prompt files: behind each text its length in frames, or NA.
+_LENGTH = re.compile(r"#\s*(?:\d+|NA)\s*$", re.IGNORECASE)
+
+
+class Options(Section):
+    """Where the motions lie, and what `read_exports` or `read_poses` must be told of them.
+
+    folder: below T2IMU_DATA; may be one file. format: "joints" (MDM, MoMask, ReMoDiffuse, Kimodo,
+    any other (T, 22, 3)), which a body is fitted to, or "poses" in AMASS's layout, which are taken
+    as they are. prompts: a text file below T2IMU_DATA for formats that carry none, a line for each
+    file in the order of their names; for MoMask the file that it was given.
+    """
+
+    folder: str
+    format: Literal["joints", "poses"] = "joints"
+    prompts: str | None = None
+    rate: Positive | None = None  # frames a second, where the files do not say it
+    up: Literal["y", "z"] | None = None
+    made_by: str | None = None
+    scale: Positive | None = None  # joints: metres a unit
+    foot_locked: bool | None = None  # joints: which of MoMask's two files for a motion
+    shape: Literal["mean", "file"] | None = None  # poses: whether the files' betas are used
+
+    @model_validator(mode="after")
+    def _fit_the_format(self) -> "Options":
+        others = {"joints": ("shape",), "poses": ("scale", "foot_locked")}[self.format]
+        if wrong := [name for name in others if getattr(self, name) is not None]:
+            raise ValueError(f"{', '.join(wrong)}: not for {self.format}")
+        return self
+
+    @property
+    def of_reader(self) -> dict[str, Any]:
+        """What the reader is passed; it knows the defaults."""
+        return self.model_dump(exclude={"folder", "format", "prompts"}, exclude_none=True)
+
+
+@dataclass(frozen=True)
+class ReadMotions:
+    """Motions as they were read.
+
+    clips: array ``joints`` (F, 22, 3) at 20 fps, and of poses those of `POSE`; columns of
+    `motion.exports.read_exports`. skipped: what was left out. sources: hashes of what was read,
+    by name.
+    """
+
+    clips: Clips
+    skipped: Sequence[Skipped]
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """In place of trainings: how much was read."""
+        return [{"motions": len(self.clips), "left out": len(self.skipped)}]
+
+
+class ExportedGenerator(Generator):
+    """See the module."""
+
+    Sizes = Options
+    curves = ()
+    examined = False
+    ready_made = True
+
+    def read(self, options: Options, body: Body) -> ReadMotions:
+        """The motions at 20 fps, Y up; poses as those of `body`.
+
+        Raises:
+            InputError: nothing there, nothing that can be used, or motions without prompts.
+        """
+        folder = data_root() / options.folder
+        if options.format == "poses":
+            clips, skipped = read_poses(folder, body, **options.of_reader)
+            joints = fitted_joints(clips, body).astype(np.float32)
+            clips = Clips(clips.table, {"joints": joints} | clips.arrays, clips.meta)
+        else:
+            clips, skipped = read_exports(folder, **options.of_reader)
+        sources = {"motions": sha256(folder)}
+        if options.prompts is not None:
+            file = data_root() / options.prompts
+            clips = _with_prompts(clips, folder, file)
+            sources["prompts"] = sha256(file)
+        if options.format == "poses":
+            sources["body"] = sha256(body.path)
+        if not clips.table["prompt"].astype(bool).any():
+            raise InputError(
+                folder, "motions without prompts", "the prompt that each was made from",
+                "Write them into a text file below T2IMU_DATA, a line for each motion file in the "
+                "order of their names, and name it in the track: prompts: <file>.",
+            )  # fmt: skip
+        return ReadMotions(clips, skipped, sources)
+
+    def save(self, path: Path, prior: ReadMotions) -> list[Path]:
+        table = pd.DataFrame([asdict(s) for s in prior.skipped], columns=["name", "reason"])
+        kept = write_table(path.with_name(f"{LEFT_OUT}.parquet"), table)
+        return [*prior.clips.save(path.with_name(MOTIONS)), kept]
+
+    def load(self, path: Path, encoder=None) -> ReadMotions:
+        table = pd.read_parquet(path.with_name(f"{LEFT_OUT}.parquet"))
+        skipped = [Skipped(**row) for row in table.to_dict("records")]
+        return ReadMotions(Clips.load(path.with_name(MOTIONS)), skipped)
+
+    def sample(
+        self, prior: ReadMotions, requests, guidance, batch_size, device="cpu", progress=True
+    ) -> Clips:  # fmt: skip
+        """The motions that answer the requests (`motion.exports.as_sampled`).
+
+        ``left_out`` of their meta names requests without a motion and motions without a request.
+        """
+        numbered = requests.assign(request=np.arange(len(requests)))
+        found, skipped = as_sampled(prior.clips, numbered)
+        table = found.table.assign(motion=found.table["request"]).drop(columns="request")
+        meta = {**found.meta, LEFT_OUT: [asdict(each) for each in skipped]}
+        return Clips(table, found.arrays, meta)
+
+    def fits(self, prior: ReadMotions, motions: Clips, body: Body) -> Clips:
+        if POSE[0] not in motions.arrays:
+            return fit(motions, body)
+        if motions.meta["body"] != body.path.name:
+            raise InputError(
+                "exported poses: body", motions.meta["body"], body.path.name,
+                "Run notebook 02 for this generator again.",
+            )  # fmt: skip
+        return Clips(motions.table, {name: motions.arrays[name] for name in POSE}, motions.meta)
+
+    def parameters(self, prior: ReadMotions) -> int:
+        return 0
+
+    def network(self, prior: ReadMotions) -> dict:
+        table, left_out = prior.clips.table, [f"{s.name}: {s.reason}" for s in prior.skipped]
+        rates = sorted(set(table["native_rate"]))
+        return {
+            "made by": ", ".join(sorted(set(table["project"]))),
+            "motions": len(table),
+            "minutes": round(float(table["frames"].sum()) / RATE / 60, 1),
+            "frames a second": ", ".join(f"{rate:g}" for rate in rates) + f"; read at {RATE:g}",
+            "smoothed by its authors": ", ".join(sorted(set(table["smoothed"]))),
+            "left out": "; ".join(left_out) or "none",
+        }
+
+    def untrained(self, sizes, clips, encoder, seed):
+        raise _no_model("begin a training")
+
+    def published(self, folder: Path, sizes, encoder):
+        raise _no_model("read weights")
+
+    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
+        raise _no_model("train")
+
+    def refine(self, prior, clips, settings, folder, held_out, device, processes=1):
+        raise _no_model("refine")
+
+    def validation(self, prior, held_out, settings, device):
+        raise _no_model("measure a loss")
+
+    def generate(
+        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
+    ):  # fmt: skip
+        raise _no_model("generate more motions")
+
+    def denoiser(self, prior, device):
+        raise _no_model("show it a motion")
+
+
+def _no_model(what: str) -> InputError:
+    return InputError(
+        "exported motions", f"the wish to {what}", "nothing but their use as they are",
+        "They are files of another project: there is no model here. Leave this generator out, or "
+        "choose one that is trained here or published.",
+    )  # fmt: skip
+
+
+def _with_prompts(clips: Clips, folder: Path, file: Path) -> Clips:
+    """The clips with the prompts that a file has for them, a line each."""
+    if clips.table["prompt"].astype(bool).any():
+        raise InputError(
+            file, "prompts for motions that carry their own", "either", "Leave out prompts."
+        )
+    try:
+        text = file.read_text("utf-8-sig").rstrip("\n")
+        lines = [_LENGTH.sub("", line).strip() for line in text.split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            file, f"nothing readable ({error})", "a text file, a prompt a line", "Check the path."
+        ) from error
+    files = [name for _, name in export_files(folder)]
+    table = clips.table
+    numbered = table["project"] == MOMASK  # by the lines of its prompt file
+    needed = int(table["sample"].max()) + 1 if numbered.all() else len(files)
+    if len(lines) < needed or (len(lines) > needed and not numbered.all()):
+        raise InputError(
+            file, f"{len(lines)} lines", f"{needed}, one for each file of {folder}",
+            "List the prompts in the order of the files' names, numbers by their size.",
+        )  # fmt: skip
+    place = {name: i for i, name in enumerate(files)}
+    rows = table["sample"].where(numbered, table["file"].map(place))
+    return Clips(table.assign(prompt=[lines[i] for i in rows]), clips.arrays, clips.meta)
+
+
+GENERATOR = ExportedGenerator()

@@ -1,0 +1,396 @@
+"""The families of motion models, all with the interface of `Generator`.
+
+A new one is a module here that ends with ``GENERATOR = ...``, its name in `FAMILIES`, and an entry
+of its name under ``generators`` in a track. Nothing else of the study knows which there are.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from t2imu_utils.body.fitting import fit
+from t2imu_utils.body.smpl import Body
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import ANCESTRAL, Precision, Solver
+from t2imu_utils.models.losses import motion_losses
+from t2imu_utils.models.text import TextEncoder
+from t2imu_utils.models.trainer import TrainConfig
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
+from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
+
+FAMILIES = ("exported", "mdm", "momask", "remodiffuse", "t2mgpt")
+
+
+class Trained(Protocol):
+    """What every trained generator has; the rest is its family's own."""
+
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    history: list[dict[str, Any]]
+    velocity_weight: float | list[float]
+
+
+class Denoiser(Protocol):
+    """What a generator makes of a motion that it is shown through its own noise.
+
+    normaliser: statistics of its features. max_frames: the longest motion it takes, a multiple of
+    `stride`, as all must be. levels: how many noise levels it has; 1 for a tokeniser, which adds
+    none.
+    """
+
+    normaliser: Normaliser
+    max_frames: int
+    stride: int
+    levels: int
+
+    def __call__(
+        self,
+        clips: Sequence[MotionClip],
+        x0: Float[Tensor, "B T C"],
+        mask: Bool[Tensor, "B T"],
+        level: Int[Tensor, "B"],
+        noise: Float[Tensor, "B T C"],
+    ) -> Float[Tensor, "B T C"]:
+        """Its guess of the clean motions, in normalised features."""
+        ...
+
+
+@dataclass(frozen=True)
+class DiffusionDenoiser:
+    """A diffusion that is shown motions through its own noise (`Denoiser`)."""
+
+    prior: Any
+    device: torch.device | str
+    stride: int = 1
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """Statistics of its features."""
+        return self.prior.normaliser
+
+    @property
+    def max_frames(self) -> int:
+        """The longest motion it takes."""
+        return self.prior.config.max_frames
+
+    @property
+    def levels(self) -> int:
+        """Diffusion steps."""
+        return self.prior.config.diffusion_steps
+
+
+class Generator(ABC):
+    """A family of text-to-motion models: how it is made, trained, kept, sampled and examined."""
+
+    # What a track may set for it.
+    Sizes: ClassVar[type[Section]]
+    # Terms of its own training that a reader should see.
+    curves: ClassVar[Sequence[str]] = ("simple",)
+    # Whether it can be shown a motion (`denoiser`); of ready-made motions there is no model here.
+    examined: ClassVar[bool] = True
+    # Whether its motions were made elsewhere: they are read, and neither trained nor refined.
+    ready_made: ClassVar[bool] = False
+    # Names of the solvers that it can be sampled with, where there is a choice.
+    solvers: ClassVar[Sequence[str]] = ()
+    # What of a prior is trained.
+    networks: ClassVar[Sequence[str]] = ("model",)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """What its sampling can be set to, as it is set."""
+        return {}
+
+    def with_solver(self, solver: Solver, precision: Precision = "float32") -> "Generator":
+        """The same generator, sampled with a solver, its matrix products in a precision.
+
+        Raises:
+            InputError: it is sampled in one way only.
+        """
+        raise InputError(
+            f"solver {solver.name!r}", f"{type(self).__name__} has none to choose",
+            "a generator that is a diffusion with solvers, such as mdm",
+            "Leave solver, evaluations and precision out of its entry in the track.",
+        )  # fmt: skip
+
+    def read(self, options: Section, body: Body) -> Any:
+        """Of a generator that is `ready_made`: its motions at 20 fps, for a body."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def untrained(
+        self, sizes: Section, clips: Sequence[MotionClip], encoder: TextEncoder, seed: int
+    ) -> Any:
+        """A prior of these sizes, with the statistics of the training clips."""
+
+    @abstractmethod
+    def published(self, folder: Path, sizes: Section | None, encoder: TextEncoder) -> Any:
+        """The authors' weights, with the statistics that belong to them."""
+
+    @abstractmethod
+    def train(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        settings: TrainConfig,
+        folder: Path,
+        held_out: Sequence[MotionClip],
+        device: torch.device | str,
+        processes: int = 1,
+        motion_loss: Callable = motion_losses,
+    ) -> tuple[Any, pd.DataFrame]:
+        """Train a copy from scratch; returns it and its curves (`trainer.loss_curves`).
+
+        processes: that share each batch; a family that knows only one refuses more. motion_loss: a
+        function like `motion_losses`, in its place.
+        """
+
+    @abstractmethod
+    def refine(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        settings: TrainConfig,
+        folder: Path,
+        held_out: Sequence[MotionClip],
+        device: torch.device | str,
+        processes: int = 1,
+        motion_loss: Callable = motion_losses,
+    ) -> tuple[Any, pd.DataFrame]:
+        """Train a copy on, with the losses of `settings.weights`."""
+
+    @abstractmethod
+    def validation(
+        self, prior: Any, held_out: Sequence[MotionClip], settings: TrainConfig, device
+    ) -> dict[str, float]:
+        """Losses of a prior on held-out clips, as its training reports them."""
+
+    @abstractmethod
+    def save(self, path: Path, prior: Any) -> list[Path]:
+        """Write a prior; returns all files of it."""
+
+    @abstractmethod
+    def load(self, path: Path, encoder: TextEncoder | None = None) -> Any:
+        """Read what `save` wrote."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prior: Any,
+        prompts: Sequence[str],
+        frames: Sequence[int],
+        seeds: Sequence[int],
+        guidance: float | None,
+        batch_size: int,
+        device: torch.device | str,
+        progress: bool = True,
+    ) -> list[Float[np.ndarray, "T 263"]]:
+        """One motion for each prompt, as raw features at 20 fps (`mdm.generate`)."""
+
+    @abstractmethod
+    def denoiser(self, prior: Any, device: torch.device | str) -> Denoiser:
+        """Its guess of the clean motion, to measure losses on."""
+
+    @abstractmethod
+    def network(self, prior: Any) -> dict[str, Any]:
+        """Sizes and settings of the networks, for a table."""
+
+    def parameters(self, prior: Any) -> int:
+        """Number of trained parameters."""
+        networks = (getattr(prior, name) for name in self.networks)
+        return sum(p.numel() for network in networks for p in network.parameters())
+
+    def sample(
+        self,
+        prior: Any,
+        requests: pd.DataFrame,
+        guidance: float | None,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+    ) -> Clips:
+        """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
+
+        Returns:
+            The requests' table with a column ``motion`` (number of the request), and arrays
+            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres, read with the prior's
+            `velocity_weight`; meta ``rate`` 20. Of a generator that is `ready_made` only the
+            requests that it answers, ``joints`` alone, and ``left_out`` in the meta.
+        """
+        columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
+        features = self.generate(prior, *columns, guidance, batch_size, device, progress)
+        rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
+        joints = [features_to_joints(motion, prior.velocity_weight) for motion in features]
+        return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
+
+    def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:
+        """Sampled motions on a body, as `fitting.fit` gives them."""
+        return fit(motions, body)
+
+
+def check_requests(
+    prior: Any,
+    prompts: Sequence[str],
+    frames: Sequence[int] | None,
+    seeds: Sequence[int],
+    batch_size: int,
+) -> None:
+    """Refuse what a prior cannot make, before anything is computed.
+
+    frames: length of each motion at 20 fps; None where the prior chooses lengths itself.
+
+    Raises:
+        InputError: no prompts, an empty one, one that the text encoder would cut (the motion would
+            not be what was asked for), lists of unequal length, a length that the prior cannot
+            make, or a batch size below 1.
+    """
+    counts = [len(prompts), len(prompts if frames is None else frames), len(seeds)]
+    if isinstance(prompts, str) or not prompts or len(set(counts)) > 1 or batch_size < 1:
+        raise InputError(
+            "prompts, frames, seeds, batch_size",
+            f"{', '.join(map(str, counts))} of them, {batch_size}",
+            "a list of prompts, one length and one seed for each, a batch size of 1 or more",
+            "Repeat a prompt to sample it again with another seed.",
+        )
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"prompts[{i}]", repr(prompt), "a sentence", "Fill it in.")
+    longest = prior.config.max_frames
+    for i, count in enumerate(() if frames is None else frames):
+        if not MIN_FRAMES <= count <= longest or count != int(count):
+            raise InputError(
+                f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",
+                "Ask for a length that the prior can make.",
+            )  # fmt: skip
+    encoder = prior.text_encoder
+    for i, count in enumerate(encoder.count_tokens(prompts)):
+        if count > encoder.max_tokens:
+            raise InputError(
+                f"prompts[{i}]", f"{len(prompts[i].split())} words, {count} tokens",
+                f"at most {encoder.max_tokens} tokens, the most that {encoder.name} reads",
+                "Shorten the prompt.",
+            )  # fmt: skip
+
+
+def in_batches(
+    make: Callable[[list[int], list[int], list[torch.Generator]], Sequence],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    batch_size: int,
+    normaliser: Normaliser,
+    progress: bool = True,
+) -> list[Float[np.ndarray, "T 263"]]:
+    """Motions in raw features, in order, made in batches by length so that little is padded.
+
+    make: (items, their frames, their generators) -> normalised features (T, C) of each item.
+    """
+    order = sorted(range(len(seeds)), key=lambda i: frames[i])
+    motions: list[np.ndarray] = [np.empty(0)] * len(seeds)
+    with tqdm(total=len(seeds), unit="motion", mininterval=2, disable=not progress) as bar:
+        for start in range(0, len(order), batch_size):
+            items = order[start : start + batch_size]
+            lengths = [int(frames[i]) for i in items]
+            generators = [torch.Generator().manual_seed(int(seeds[i])) for i in items]
+            for i, n, row in zip(items, lengths, make(items, lengths, generators), strict=True):
+                motions[i] = np.asarray(normaliser.denormalise(row[:n]), dtype=np.float32)
+            bar.update(len(items))
+    return motions
+
+
+@torch.inference_mode()
+def fitted_velocity_weight(
+    denoise: Denoiser, clips: Sequence[MotionClip], device: torch.device | str = "cpu"
+) -> list[float]:
+    """The weight of each joint's velocities that suits a model (`motion.features`).
+
+    From its guesses of held-out clips at a tenth of its noise levels, where what it adds itself
+    outweighs what the noise has hidden; the ratio is the same within 15 % up to two fifths of them.
+    """
+    predicted, true = [], []
+    for number, clip in enumerate(clips):
+        frames = min(len(clip.features), denoise.max_frames) // denoise.stride * denoise.stride
+        raw = torch.from_numpy(clip.features[:frames])
+        x0 = denoise.normaliser.normalise(raw)[None].to(device)
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(device)
+        level = torch.full((1,), denoise.levels // 10, device=device)
+        mask = torch.ones(1, frames, dtype=torch.bool, device=device)
+        guess = denoise.normaliser.denormalise(denoise([clip], x0, mask, level, noise))
+        predicted.append(guess[0].cpu().numpy())
+        true.append(raw.numpy())
+    return velocity_weights(predicted, true).tolist()
+
+
+def refuse_processes(name: str, processes: int) -> None:
+    """For families that are trained by one process.
+
+    Raises:
+        InputError: more than one is asked for.
+    """
+    if processes != 1:
+        raise InputError(
+            f"num_processes of {name}", str(processes), "1",
+            "MDM alone is trained by several processes; leave num_processes at 1.",
+        )  # fmt: skip
+
+
+def family(name: str) -> Generator:
+    """The generator that the module of this name defines.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in FAMILIES:
+        raise InputError(
+            f"generator {name!r}", "no such family", f"one of {', '.join(FAMILIES)}",
+            "Check its spelling, or write a module of that name in t2imu_utils/models.",
+        )  # fmt: skip
+    return importlib.import_module(f"t2imu_utils.models.{name}").GENERATOR
+
+
+def section_of(track: Track, name: str) -> GeneratorSection:
+    """What a track says about one of its generators.
+
+    Raises:
+        InputError: the track has no such generator.
+    """
+    if name not in track.generators:
+        raise InputError(
+            f"generator {name!r}", f"track {track.name} has {', '.join(track.generators)}",
+            "one of these", f"Choose one, or add it to {track.file}.",
+        )  # fmt: skip
+    return track.generators[name]
+
+
+def generator_of(track: Track, name: str) -> Generator:
+    """The family of one of a track's generators, sampled as the track says."""
+    section = section_of(track, name)
+    generator = family(section.family or name)
+    if section.solver is None and section.evaluations is None and section.precision == "float32":
+        return generator
+    solver = Solver(section.solver or ANCESTRAL, section.evaluations)
+    return generator.with_solver(solver, section.precision)
+
+
+def sizes_of(track: Track, name: str) -> Section | None:
+    """What a track sets for one of its generators; None where nothing is and need not be.
+
+    Raises:
+        InputError: a field that is unknown, missing or of the wrong type.
+    """
+    section = section_of(track, name)
+    given = section.model_extra or {}
+    if section.checkpoint and not given:
+        return None
+    kind = generator_of(track, name).Sizes
+    return checked(kind, given, track.file, "generators", name)

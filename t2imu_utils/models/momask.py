@@ -1,0 +1,779 @@
+"""MoMask (Guo et al., CVPR 2024): masked tokens of a residual tokeniser, filled in from a text.
+
+Motions are made in tokens of four frames. The first level is filled in over a few passes, the
+surest tokens first; the other levels follow in one pass each; the tokeniser turns the sum of their
+codes into features. Both transformers read one pooled text vector as an extra token. Parameters
+carry the names of the official checkpoints, so that those load as they are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.generator import check_requests, in_batches
+from t2imu_utils.models.mdm import MDMConfig, Stack, key_bias, sinusoids
+from t2imu_utils.models.text import TextEncoder
+from t2imu_utils.models.tokeniser import (
+    RVQ,
+    STRIDE,
+    RVQConfig,
+    Stage,
+    TokenData,
+    TokenGenerator,
+    TokenSizes,
+    detokenise,
+    new_rvq,
+)
+from t2imu_utils.models.trainer import TrainConfig, prefix
+from t2imu_utils.motion.corpus import Normaliser, statistics
+from t2imu_utils.tracks import Count
+
+# Score of a token that stays: higher than any probability.
+KEPT = 1e5
+# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially; half a
+# second is never asked for: the shortest motions that MoMask is trained on have 40 frames.
+WIDTHS, CLASSES, MIN_TOKENS = (512, 256, 128), 50, 10
+# Share of items that are trained without their text.
+TEXT_DROPOUT = {"mask": 0.1, "residual": 0.2}
+# Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
+RANDOM, MASKED = 0.1, 0.88
+# Which of the random streams of a seed.
+CORRUPTION = 12
+FORMAT = "t2imu-momask-1"
+OFFICIAL = "Take the files of the official release (checkpoints/t2m) as they are."
+RVQ_FOLDER = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
+META = f"{RVQ_FOLDER}/meta"  # mean.npy, std.npy
+# What else stands among the weights: tables of sinusoids, and CLIP.
+IGNORED = ("position_enc.", "clip_model.")
+# Network: its file below the official folder, and the keys its weights may stand under.
+FILES = {
+    "rvq": (f"{RVQ_FOLDER}/model/net_best_fid.tar", ("vq_model", "net")),
+    "mask": (
+        "t2m_nlayer8_nhead6_ld384_ff1024_cdp0.1_rvq6ns/model/latest.tar",
+        ("t2m_transformer", "trans"),
+    ),
+    "residual": (
+        "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2_sw/model/net_best_fid.tar",
+        ("res_transformer",),
+    ),
+    "lengths": ("length_estimator/model/finest.tar", ("estimator",)),
+}
+# Rows of the table of sinusoids in an official file.
+POSITIONS = 5000
+
+
+@dataclass(frozen=True)
+class TokenTransformerConfig:
+    """Sizes of either transformer; the defaults are those of the official checkpoints.
+
+    codes, levels: of the tokeniser. token_width: of the learned embedding of a token. max_tokens:
+    of the longest motion.
+    """
+
+    codes: int = 512
+    levels: int = 6
+    token_width: int = 512
+    text_width: int = 512
+    width: int = 384
+    layers: int = 8
+    heads: int = 6
+    feedforward: int = 1024
+    dropout: float = 0.2
+    max_tokens: int = 49
+
+    def __post_init__(self):
+        if not 2 <= self.levels <= 6:
+            raise InputError(
+                "TokenTransformerConfig: levels", str(self.levels), "2 to 6",
+                "The residual transformer needs a level above the first.",
+            )  # fmt: skip
+        self.stack()
+
+    def stack(self) -> MDMConfig:
+        """Sizes of the transformer itself, checked: it has the layers of MDM's encoder."""
+        return MDMConfig(
+            arch="trans_enc",
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            feedforward=self.feedforward,
+            dropout=self.dropout,
+        )
+
+
+class _Head(nn.Module):
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=1e-12)
+        self.poseFinal = nn.Linear(width, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.poseFinal(self.LayerNorm(F.gelu(self.dense(x))))
+
+
+def _drop_foreign(module, state_dict, prefix, *_):
+    # The sinusoid table is computed here; some files carry the text encoder, too.
+    foreign = (f"{prefix}position_enc.", f"{prefix}clip_model.")
+    for key in [key for key in state_dict if key.startswith(foreign)]:
+        del state_dict[key]
+
+
+class _Trunk(nn.Module):
+    """Embedded tokens behind prefix tokens, through the layers, to one vector a token."""
+
+    def __init__(self, config: TokenTransformerConfig, out: int):
+        super().__init__()
+        self.config = config
+        self.input_process = nn.ModuleDict(
+            {"poseEmbedding": nn.Linear(config.token_width, config.width)}
+        )
+        self.seqTransEncoder = Stack(config.stack())
+        self.cond_emb = nn.Linear(config.text_width, config.width)
+        self.output_process = _Head(config.width, out)
+        table = sinusoids(config.max_tokens, config.width)
+        self.register_buffer("positions", table, persistent=False)
+        self.register_load_state_dict_pre_hook(_drop_foreign)
+
+    def _text_token(
+        self, text: Float[Tensor, "B W"], drop_text: Bool[Tensor, "B"] | None
+    ) -> Float[Tensor, "B 1 C"]:
+        if drop_text is not None:
+            text = text.masked_fill(drop_text[:, None], 0.0)
+        return self.cond_emb(text)[:, None]
+
+    def _run(
+        self, embedded: Float[Tensor, "B N E"], prefix: list[Tensor], valid: Bool[Tensor, "B N"]
+    ) -> Float[Tensor, "B N out"]:
+        config, count = self.config, embedded.shape[1]
+        if count > config.max_tokens:
+            raise InputError(
+                "tokens", str(count), f"at most {config.max_tokens}",
+                "Shorten the motion or use a prior with a larger max_tokens.",
+            )  # fmt: skip
+        placed = self.input_process["poseEmbedding"](embedded) + self.positions[:count]
+        placed = F.dropout(placed, config.dropout, self.training)
+        sequence = torch.cat([*prefix, placed], dim=1)
+        bias = key_bias(F.pad(valid, (len(prefix), 0), value=True), sequence)
+        hidden = self.seqTransEncoder(sequence, bias, None, None)
+        return self.output_process(hidden[:, len(prefix) :])
+
+
+class MaskTransformer(_Trunk):
+    """Predicts tokens of the first level from those that are not masked, and a text."""
+
+    def __init__(self, config: TokenTransformerConfig):
+        super().__init__(config, config.codes)
+        self.mask_id, self.pad_id = config.codes, config.codes + 1
+        self.token_emb = nn.Embedding(config.codes + 2, config.token_width)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B N"],
+        text: Float[Tensor, "B W"],
+        valid: Bool[Tensor, "B N"],
+        drop_text: Bool[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, "B N K"]:
+        """Logits of the K codes at every position.
+
+        tokens: codes, or `mask_id`; what stands where `valid` (a prefix of each row) is false does
+        not matter. text: pooled. drop_text: items whose text is replaced by zeros.
+        """
+        tokens = tokens.masked_fill(~valid, self.pad_id)
+        return self._run(self.token_emb(tokens), [self._text_token(text, drop_text)], valid)
+
+
+class ResidualTransformer(_Trunk):
+    """Predicts the tokens of a level from those of the levels below, and a text.
+
+    The table that embeds a level's tokens is the one that predicts them, except at the first level
+    (embedded only) and at the last (predicted only).
+    """
+
+    def __init__(self, config: TokenTransformerConfig):
+        super().__init__(config, config.token_width)
+        classes, width = config.codes + 1, config.token_width
+        self.pad_id = config.codes
+        shared = torch.empty(config.levels - 2, classes, width)
+        self.embed_proj_shared_weight = nn.Parameter(shared)
+        self.token_embed_weight_ = nn.Parameter(torch.empty(1, classes, width))
+        self.output_proj_weight_ = nn.Parameter(torch.empty(1, classes, width))
+        self.quant_emb = nn.Linear(config.levels, config.width)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B N Q"],
+        level: Int[Tensor, "B"],
+        text: Float[Tensor, "B W"],
+        valid: Bool[Tensor, "B N"],
+        drop_text: Bool[Tensor, "B"] | None = None,
+    ) -> Float[Tensor, "B N K+1"]:
+        """Logits of the K codes, and of the pad class, which is never to be sampled.
+
+        tokens: those below `level` are read; the rest, and what stands where `valid` (a prefix of
+        each row) is false, does not matter. level: 1 to Q - 1, for each item. text: pooled.
+        drop_text: items whose text is replaced by zeros.
+        """
+        config = self.config
+        below = torch.arange(config.levels - 1, device=tokens.device) < level[:, None]
+        # Ids of padding first: levels that are not read may hold anything, -1 among it.
+        read = below[:, None] & valid[..., None]
+        tokens = tokens[..., : config.levels - 1]
+        if tokens.shape[-1] < config.levels - 1:
+            tokens = F.pad(tokens, (0, config.levels - 1 - tokens.shape[-1]))
+        tokens = tokens.masked_fill(~read, self.pad_id)
+        tables = torch.cat([self.token_embed_weight_, self.embed_proj_shared_weight])
+        first = torch.arange(len(tables), device=tokens.device) * tables.shape[1]
+        embedded = F.embedding(tokens + first, tables.flatten(0, 1))
+        history = (embedded * below[:, None, :, None]).sum(2)
+        which = F.one_hot(level, config.levels).to(history.dtype)
+        prefix = [self._text_token(text, drop_text), self.quant_emb(which)[:, None]]
+        hidden = self._run(history, prefix, valid)
+        outputs = torch.cat([self.embed_proj_shared_weight, self.output_proj_weight_])
+        return hidden @ outputs[level - 1].transpose(1, 2)
+
+
+def _new(kind: type[_Trunk], config: TokenTransformerConfig, seed: int) -> _Trunk:
+    """A freshly initialised transformer: N(0, 0.02²), biases 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
+        if kind is ResidualTransformer:
+            for name in ("embed_proj_shared_weight", "token_embed_weight_", "output_proj_weight_"):
+                nn.init.normal_(getattr(model, name), std=0.02)
+    return model.eval()
+
+
+class LengthEstimator(nn.Module):
+    """Pooled text to logits of the number of tokens; names of the official checkpoint."""
+
+    def __init__(self, text_width: int = 512, classes: int = CLASSES):
+        super().__init__()
+        if classes <= MIN_TOKENS:
+            raise InputError(
+                "LengthEstimator: classes", str(classes), f"more than {MIN_TOKENS}",
+                "Shorter motions are not estimated; the official checkpoint has 50.",
+            )  # fmt: skip
+        first, second, third = WIDTHS
+        self.text_width, self.classes = text_width, classes
+        self.output = nn.Sequential(
+            *(nn.Linear(text_width, first), nn.LayerNorm(first), nn.LeakyReLU(0.2)),
+            *(nn.Dropout(0.2), nn.Linear(first, second), nn.LayerNorm(second), nn.LeakyReLU(0.2)),
+            *(nn.Dropout(0.2), nn.Linear(second, third), nn.LayerNorm(third), nn.LeakyReLU(0.2)),
+            nn.Linear(third, classes),
+        )
+
+    def forward(self, text: Float[Tensor, "B W"]) -> Float[Tensor, "B classes"]:
+        return self.output(text)
+
+
+@torch.inference_mode()
+def estimate_frames(
+    estimator: LengthEstimator, text: Float[Tensor, "B W"], seeds: Sequence[int]
+) -> list[int]:
+    """A length for each pooled text, in frames at 20 fps: drawn, not the most likely one.
+
+    Of 40 to 196 frames with the official number of classes: the shortest, among them length 0,
+    are left out of the draw. Each item draws from its own seed.
+    """
+    device = next(estimator.parameters()).device
+    logits = estimator.eval()(text.to(device))[:, MIN_TOKENS:].double()
+    frames = []
+    for row, seed in zip(logits, seeds, strict=True):
+        generator = torch.Generator().manual_seed(int(seed))
+        token = torch.multinomial(row.softmax(0).cpu(), 1, generator=generator)
+        frames.append((int(token) + MIN_TOKENS) * STRIDE)
+    return frames
+
+
+@dataclass(frozen=True)
+class MoMaskConfig:
+    """Sizes of a MoMask and how it is sampled; the defaults are the official ones.
+
+    transformer: of the mask and of the residual transformer; its text_width, codes and levels are
+    set by `new_momask`. iterations: passes that fill in the first level (10 in the published
+    evaluation, 18 in the published demo). guidance, residual_guidance: of the two transformers.
+    top: share of the codes that are drawn from.
+    """
+
+    rvq: RVQConfig = field(default_factory=RVQConfig)
+    transformer: TokenTransformerConfig = field(default_factory=TokenTransformerConfig)
+    iterations: int = 10
+    guidance: float = 4.0
+    residual_guidance: float = 5.0
+    top: float = 0.1
+
+    def __post_init__(self):
+        if self.iterations < 1 or not 0 < self.top <= 1:
+            raise InputError(
+                "MoMaskConfig: iterations, top", f"{self.iterations}, {self.top}",
+                "at least 1, and a share of 0 to 1", "MoMask uses 10 and 0.1.",
+            )  # fmt: skip
+
+    @property
+    def max_frames(self) -> int:
+        """The longest motion the model is asked for (20 fps)."""
+        return STRIDE * self.transformer.max_tokens
+
+    @property
+    def channels(self) -> int:
+        """Width of the features."""
+        return self.rvq.channels
+
+
+@dataclass
+class MoMaskPrior:
+    """The networks of MoMask, the statistics of its features, its text encoder.
+
+    lengths: the length estimator, where there is one. history: one entry for each training that
+    led here, or for the checkpoint that was read. velocity_weight: with which `features_to_joints`
+    reads its motions, one or one a joint.
+    """
+
+    config: MoMaskConfig
+    rvq: RVQ
+    mask: MaskTransformer
+    residual: ResidualTransformer
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    lengths: LengthEstimator | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
+
+    @property
+    def text_encoder_name(self) -> str:
+        """Name of the text encoder, as `load_text_encoder` knows it."""
+        return self.text_encoder.name
+
+
+def new_momask(
+    config: MoMaskConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
+) -> MoMaskPrior:
+    """An untrained MoMask; the transformer's text_width, codes and levels are set to fit."""
+    config = fitted(config, text_encoder.pooled_width)
+    return MoMaskPrior(
+        config,
+        new_rvq(config.rvq, seed).eval(),
+        _new(MaskTransformer, config.transformer, seed),
+        _new(ResidualTransformer, config.transformer, seed),
+        normaliser,
+        text_encoder,
+    )
+
+
+def fitted(config: MoMaskConfig, text_width: int) -> MoMaskConfig:
+    """`config` with a transformer that fits its tokeniser and the pooled text."""
+    rvq = config.rvq
+    sizes = {"text_width": text_width, "codes": rvq.codes, "levels": rvq.levels}
+    return replace(config, transformer=replace(config.transformer, **sizes))
+
+
+@torch.inference_mode()
+def generate(
+    prior: MoMaskPrior,
+    prompts: Sequence[str],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    guidance: float | None = None,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> list[Float[np.ndarray, "T 263"]]:
+    """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
+
+    frames: length of each motion; where it is no multiple of 4, the tokens above it are made and
+    the motion is cut. seeds: one an item; an item's motion is made by its prompt, length and seed
+    alone, whatever it is sampled with (up to rounding). guidance: of both transformers; None takes
+    those of the prior's configuration.
+
+    Raises:
+        InputError: what `check_requests` refuses.
+    """
+    check_requests(prior, prompts, frames, seeds, batch_size)
+    text = prior.text_encoder.encode_pooled(prompts)
+    for network in (prior.rvq, prior.mask, prior.residual):
+        network.to(device).eval()
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        counts = [n // STRIDE for n in lengths]
+        codes = sample_codes(prior, text[items].to(device), counts, generators, guidance).cpu()
+        rows = [row[:count] for row, count in zip(codes, counts, strict=True)]
+        return [x.numpy() for x in detokenise(prior.rvq, rows)]
+
+    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
+    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
+    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
+
+
+@torch.inference_mode()
+def sample_codes(
+    prior: MoMaskPrior,
+    text: Float[Tensor, "B W"],
+    lengths: Sequence[int],
+    generators: Sequence[torch.Generator],
+    guidance: float | None = None,
+) -> Int[Tensor, "B N Q"]:
+    """Codes of all levels for pooled texts; 0 behind an item's own number of tokens.
+
+    Every item draws from its own generator, as often as its length asks for.
+    """
+    config = prior.config
+    first = config.guidance if guidance is None else guidance
+    rest = config.residual_guidance if guidance is None else guidance
+    base = fill_masked(prior.mask, text, lengths, generators, first, config.iterations, config.top)
+    valid = prefix(lengths).to(text.device)
+    codes = torch.zeros(*base.shape, config.rvq.levels, dtype=torch.long, device=text.device)
+    codes[..., 0] = base
+    for level in range(1, config.rvq.levels):
+        which = torch.full((len(text),), level, device=text.device)
+        logits = _guided(prior.residual, (codes, which), text, valid, rest)
+        # The last class is padding: it is no code.
+        codes[..., level] = _draw(logits[..., :-1], lengths, generators, config.top)
+    return codes.masked_fill(~valid[..., None], 0)
+
+
+@torch.inference_mode()
+def fill_masked(
+    model: MaskTransformer,
+    text: Float[Tensor, "B W"],
+    lengths: Sequence[int],
+    generators: Sequence[torch.Generator],
+    guidance: float,
+    iterations: int,
+    top: float,
+) -> Int[Tensor, "B N"]:
+    """Tokens of the first level: mask all, fill in, mask the least sure again, and so on.
+
+    The number masked falls along a quarter of a cosine (`masked_counts`). A token's sureness is
+    its probability under the guided logits of the pass that drew it; one that was not masked again
+    stays for good.
+    """
+    valid = prefix(lengths).to(text.device)
+    tokens = torch.full(valid.shape, model.mask_id, device=text.device)
+    scores = torch.zeros(valid.shape, device=text.device).masked_fill(~valid, KEPT)
+    counts = torch.tensor([masked_counts(n, iterations) for n in lengths], device=text.device)
+    for count in counts.T:
+        rank = scores.argsort(dim=1, stable=True).argsort(dim=1)
+        masked = rank < count[:, None]
+        tokens = tokens.masked_fill(masked, model.mask_id)
+        logits = _guided(model, (tokens,), text, valid, guidance)
+        drawn = _draw(logits, lengths, generators, top)
+        sure = logits.softmax(-1).gather(-1, drawn[..., None])[..., 0]
+        tokens = torch.where(masked, drawn, tokens)
+        scores = torch.where(masked, sure, KEPT)
+    return tokens.masked_fill(~valid, 0)
+
+
+def masked_counts(tokens: int, iterations: int) -> list[int]:
+    """How many tokens of a motion are masked at each pass; all of them at the first, 1 at least."""
+    shares = np.cos(np.linspace(0, 1, iterations) * math.pi / 2)
+    return [max(int(count), 1) for count in np.round(shares * tokens)]
+
+
+def _guided(
+    model: nn.Module, inputs: tuple[Tensor, ...], text: Tensor, valid: Tensor, guidance: float
+) -> Tensor:
+    """Classifier-free guidance on logits; both halves in one batch."""
+    if guidance == 1:
+        return model(*inputs, text, valid)
+    twice = [torch.cat([x, x]) for x in (*inputs, text, valid)]
+    drop = torch.arange(2 * len(text), device=text.device) >= len(text)
+    with_text, without = model(*twice, drop).chunk(2)
+    return without + guidance * (with_text - without)
+
+
+def _draw(
+    logits: Float[Tensor, "B N K"],
+    lengths: Sequence[int],
+    generators: Sequence[torch.Generator],
+    top: float,
+) -> Int[Tensor, "B N"]:
+    """One of the best codes for each position, by its probability among them (Gumbel-max)."""
+    best = logits.topk(math.ceil(top * logits.shape[-1]))
+    noise = torch.ones(logits.shape)
+    for row, length, generator in zip(noise, lengths, generators, strict=True):
+        row[:length].exponential_(generator=generator)
+    gumbel = -noise.to(logits.device).clamp(min=1e-30).log()
+    place = (best.values + gumbel.gather(-1, best.indices)).argmax(-1, keepdim=True)
+    return best.indices.gather(-1, place)[..., 0]
+
+
+def mask_losses(
+    model: MaskTransformer,
+    tokens: Int[Tensor, "B N"],
+    valid: Bool[Tensor, "B N"],
+    text: Float[Tensor, "B W"],
+    drop_text: Bool[Tensor, "B"],
+    times: Float[np.ndarray, "B"],
+    rng: np.random.Generator,
+    corrupt: bool = True,
+) -> tuple[Float[Tensor, "M"], Bool[Tensor, "M"]]:
+    """Cross-entropy of masked tokens of the first level, and which of them are predicted best.
+
+    times: of 0 to 1; a share of cos(pi time / 2) of an item's own tokens is masked, one at least
+    (the original takes it of the padded length, which leaves short motions without a target now
+    and then). corrupt: some masked tokens show a random code or themselves instead of the mask.
+    """
+    counts = valid.sum(1).cpu().numpy()
+    wanted = np.maximum(np.round(np.cos(times * np.pi / 2) * counts), 1)
+    # Padding ranks last, so that it is never among the masked.
+    order = np.where(valid.cpu().numpy(), rng.random(valid.shape), 2.0)
+    masked = torch.from_numpy(order.argsort(1).argsort(1) < wanted[:, None]).to(tokens.device)
+    shown = tokens.masked_fill(masked, model.mask_id)
+    if corrupt:
+        dice, again = rng.random(valid.shape), rng.random(valid.shape)
+        codes = rng.integers(0, model.config.codes, valid.shape)
+        other = torch.from_numpy(dice < RANDOM).to(tokens.device)
+        same = torch.from_numpy((dice >= RANDOM) & (again >= MASKED)).to(tokens.device)
+        shown = torch.where(masked & other, torch.from_numpy(codes).to(tokens.device), shown)
+        shown = torch.where(masked & same, tokens, shown)
+    logits, targets = model(shown, text, valid, drop_text)[masked], tokens[masked]
+    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
+
+
+def residual_losses(
+    model: ResidualTransformer,
+    tokens: Int[Tensor, "B N Q"],
+    valid: Bool[Tensor, "B N"],
+    text: Float[Tensor, "B W"],
+    drop_text: Bool[Tensor, "B"],
+    levels: Int[np.ndarray, "B"],
+) -> tuple[Float[Tensor, "M"], Bool[Tensor, "M"]]:
+    """Cross-entropy of an item's tokens of its level, and which of them are predicted best."""
+    level = torch.from_numpy(levels).to(tokens.device)
+    targets = tokens.gather(-1, level[:, None, None].expand(*valid.shape, 1))[..., 0][valid]
+    logits = model(tokens, level, text, valid, drop_text)[valid]
+    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(-1) == targets
+
+
+def draw_levels(times: Float[np.ndarray, "B"], levels: int) -> Int[np.ndarray, "B"]:
+    """Levels to be predicted, of 1 to levels - 1, for times of 0 to 1: low ones more often."""
+    return np.round((1 - np.cos(times * np.pi / 2)) * (levels - 2)).astype(int) + 1
+
+
+def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
+    """How either transformer is trained on tokens (`tokeniser.TokenTask`)."""
+
+    def losses(model: nn.Module, step: int, part: int, parts: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([config.seed, CORRUPTION, step])
+        batch = data.step(config.batch_size, config.seed, step)
+        drop = torch.from_numpy(rng.random(len(batch[0])) < TEXT_DROPOUT[name])
+        loss, right = _terms(model, batch, drop, rng.random(len(drop)), rng, corrupt=True)
+        return {"total": loss.mean(), "accuracy": right.float().mean()}
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return transformer_validation(model, held_out, config.batch_size, config.seed)
+
+    return losses, validate
+
+
+def _terms(model, batch, drop_text, times, rng, corrupt):
+    device = next(model.parameters()).device
+    tokens, valid, text = (x.to(device) for x in batch)
+    drop_text = drop_text.to(device)
+    if isinstance(model, MaskTransformer):
+        return mask_losses(model, tokens[..., 0], valid, text, drop_text, times, rng, corrupt)
+    levels = draw_levels(times, model.config.levels)
+    return residual_losses(model, tokens, valid, text, drop_text, levels)
+
+
+@torch.no_grad()
+def transformer_validation(
+    model: MaskTransformer | ResidualTransformer, data: TokenData, batch_size: int, seed: int
+) -> dict[str, float]:
+    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text.
+
+    Averaged over tokens. Times are spread evenly over the clips, and what is masked is the same
+    each time.
+    """
+    times = np.random.default_rng([seed, CORRUPTION]).permutation(
+        (np.arange(len(data)) + 0.5) / len(data)
+    )
+    loss = right = tokens = 0.0
+    for number, (items, batch) in enumerate(data.whole(batch_size)):
+        rng = np.random.default_rng([seed, CORRUPTION, number * batch_size, 1])
+        drop = torch.zeros(len(items), dtype=torch.bool)
+        losses, hits = _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
+        loss, right = loss + float(losses.sum()), right + float(hits.sum())
+        tokens += len(losses)
+    return {"total": loss / tokens, "accuracy": right / tokens}
+
+
+# ---------------------------------------------------------------- files
+def _networks(config: MoMaskConfig, classes: int | None) -> dict[str, nn.Module]:
+    """Networks without meaningful weights; no length estimator where there are no classes."""
+    networks: dict[str, nn.Module] = {
+        "rvq": RVQ(config.rvq),
+        "mask": MaskTransformer(config.transformer),
+        "residual": ResidualTransformer(config.transformer),
+    }
+    if classes is not None:
+        networks["lengths"] = LengthEstimator(config.transformer.text_width, classes)
+    return networks
+
+
+def _held(prior: MoMaskPrior) -> dict[str, nn.Module]:
+    return {name: x for name in FILES if (x := getattr(prior, name)) is not None}
+
+
+def save_momask(path: Path, prior: MoMaskPrior) -> Path:
+    """Write a prior into one file (`checkpoints.save`)."""
+    classes = None if prior.lengths is None else prior.lengths.classes
+    networks = {f"{name}.": network for name, network in _held(prior).items()}
+    about = {"config": asdict(prior.config), "lengths": classes}
+    return checkpoints.save(path, FORMAT, networks, prior, about)
+
+
+def load_momask(
+    path: Path,
+    text_encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> MoMaskPrior:
+    """Read what `save_momask` wrote (`checkpoints.load`)."""
+
+    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
+        config = checkpoints.config_of(MoMaskConfig, about["config"])
+        return {f"{name}.": x for name, x in _networks(config, about["lengths"]).items()}
+
+    networks, common, about = checkpoints.load(
+        path, (FORMAT,), build, text_encoder, cache, device, ("lengths",)
+    )
+    config = checkpoints.config_of(MoMaskConfig, about["config"])
+    return MoMaskPrior(config, **dict(zip(FILES, networks, strict=False)), **common)
+
+
+def read_momask(
+    folder: Path,
+    text_encoder: TextEncoder | None = None,
+    config: MoMaskConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> MoMaskPrior:
+    """Read the checkpoints of the official release (`FILES`, `META`), in evaluation mode.
+
+    The ``.tar`` files are PyTorch checkpoints, not archives; the length estimator may be absent.
+    Code: MIT licence (Chuan Guo, 2023); the data that the weights were trained on keep their own
+    terms.
+
+    text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
+    ones. Mean and standard deviation are those beside the weights. `history` names the files by
+    their hashes and epochs.
+
+    Raises:
+        InputError: a file that is missing, damaged or holds code, or parameters of other names and
+            shapes (all are listed, by file).
+    """
+    folder = Path(folder)
+    text_encoder = checkpoints.official_encoder(folder, text_encoder)
+    config = fitted(config or MoMaskConfig(), text_encoder.pooled_width)
+    classes = config.transformer.max_tokens + 1
+    there = (folder / FILES["lengths"][0]).exists()
+    networks = _networks(config, classes if there else None)
+    entry: dict[str, Any] = {"official": "MoMask", "files": {}}
+    for name, network in networks.items():
+        file, keys = FILES[name]
+        content, _ = checkpoints.load_official(
+            folder / file, network, keys, f"{name} of MoMask", OFFICIAL,
+            ignored=lambda key: key.startswith(IGNORED),
+        )  # fmt: skip
+        network.to(device)
+        epoch = content.get("ep", content.get("epoch"))
+        entry["files"][name] = {
+            "sha256": sha256(folder / file),
+            "epoch": epoch if isinstance(epoch, int) else None,
+        }
+    normaliser = checkpoints.read_statistics(folder / META, OFFICIAL)
+    return MoMaskPrior(
+        config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
+    )
+
+
+def write_momask(folder: Path, prior: MoMaskPrior) -> Path:
+    """Write weights and statistics in the official layout; returns the folder.
+
+    Running sums of the codebooks have no place in it. The options (``opt.txt``) that the official
+    code asks for beside them are not written.
+
+    Raises:
+        InputError: the folder already holds such files.
+    """
+    folder = Path(folder)
+    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
+    for name, network in _held(prior).items():
+        file, (key, *_) = FILES[name]
+        state = checkpoints.official_state(network)
+        if name in ("mask", "residual"):
+            table = sinusoids(POSITIONS, prior.config.transformer.width)
+            state["position_enc.pe"] = table[:, None]
+        epoch = "epoch" if name == "lengths" else "ep"
+        checkpoints.write_checkpoint(folder / file, {key: state, epoch: 0})
+    checkpoints.write_statistics(folder / META, prior.normaliser)
+    return folder
+
+
+# ---------------------------------------------------------------- the family
+class Sizes(TokenSizes):
+    """Sizes of the tokeniser and of both transformers."""
+
+    levels: Count
+    iterations: Count  # passes that fill in the first level
+
+
+def configuration(sizes: Sizes) -> MoMaskConfig:
+    """The sizes as MoMask has them."""
+    names = ("width", "layers", "heads", "feedforward", "dropout")
+    chosen = {name: getattr(sizes, name) for name in names}
+    width = sizes.tokeniser_width
+    return MoMaskConfig(
+        RVQConfig(width=width, code_width=width, codes=sizes.codes, levels=sizes.levels),
+        TokenTransformerConfig(token_width=width, **chosen),
+        iterations=sizes.iterations,
+    )
+
+
+class MoMaskGenerator(TokenGenerator):
+    """See the module."""
+
+    Sizes = Sizes
+    networks = ("rvq", "mask", "residual")
+    stages = (Stage("rvq", 0.5), Stage("mask", 0.25), Stage("residual", 0.25))
+    task = staticmethod(task)
+    level_dropout = 0.2
+
+    def untrained(self, sizes, clips, encoder, seed):
+        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
+        return new_momask(configuration(sizes), normaliser, encoder, seed)
+
+    def published(self, folder, sizes, encoder):
+        config = None if sizes is None else fitted(configuration(sizes), encoder.pooled_width)
+        return read_momask(folder, encoder, config)
+
+    def save(self, path, prior):
+        return [save_momask(path, prior)]
+
+    def load(self, path, encoder=None):
+        return load_momask(path, encoder)
+
+    def generate(
+        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
+    ):  # fmt: skip
+        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+
+
+GENERATOR = MoMaskGenerator()

@@ -1,0 +1,1065 @@
+"""ReMoDiffuse (Zhang et al., ICCV 2023): diffusion that looks at retrieved motions.
+
+Parameters carry the names of the official checkpoint below its prefix ``model.``. Attention is
+linear (Shen et al., WACV 2021): queries are normalised over channels, keys over tokens. The keys
+are those of the prompt, of two retrieved motions and of the noisy motion itself; prompt and
+retrieval can each be left out, which gives four branches: both, text, retrieval, none.
+
+The authors' code and weights are under the S-Lab License 1.0, for non-commercial use; neither is
+part of this project.
+"""
+
+import copy
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.diffusion import Schedule, add_noise, ddim_step, item_noise, schedule_of
+from t2imu_utils.models.generator import (
+    DiffusionDenoiser,
+    Generator,
+    check_requests,
+    in_batches,
+    refuse_processes,
+)
+from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.retrieval import (
+    Database,
+    build_database,
+    check_encoder,
+    gather,
+    read_database,
+    retrieve,
+    save_database,
+    statistics_hash,
+    token_states,
+)
+from t2imu_utils.models.text import TextEncoder, load_text_encoder
+from t2imu_utils.models.trainer import (
+    SENTENCES,
+    STEP,
+    VALIDATION,
+    Batch,
+    Dataset,
+    TrainConfig,
+    kept_row,
+    key_of,
+    loss_curves,
+    prefix,
+    source_of,
+    step_items,
+)
+from t2imu_utils.models.trainer import train as run_training
+from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.runs import cache_dir
+from t2imu_utils.tracks import Count, Section
+
+# Sampling steps in each fifth of the timesteps, from the clean end on.
+SECTIONS = (15, 15, 8, 6, 6)
+FORMAT = "t2imu-remodiffuse-1"
+WEIGHTS, OFFICIAL_DATABASE = "latest.pth", "t2m_text_train.npz"
+OFFICIAL = "Take latest.pth of the HumanML3D configuration as published, whole."
+PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
+# The official statistics: root and contact channels divided twice by the feature bias of 5.
+OFFICIAL_SCALE = 25
+
+
+@dataclass(frozen=True)
+class ReMoDiffuseConfig:
+    """Sizes of a ReMoDiffuse; the defaults are those of the official HumanML3D checkpoint.
+
+    text_width: of the token states of the text encoder. text_latent, text_heads, text_layers,
+    text_feedforward: of the prompt encoder. heads, feedforward: of all other attention.
+    retrieval_layers: of both encoders of retrieved items, whose frames are kept every `stride`.
+    retrieved: motions retrieved for a prompt. length_weight: of the lengths in their score.
+    """
+
+    layers: int = 4
+    width: int = 512
+    heads: int = 8
+    feedforward: int = 1024
+    time_width: int = 2048
+    text_width: int = 512
+    text_latent: int = 256
+    text_heads: int = 4
+    text_layers: int = 2
+    text_feedforward: int = 2048
+    retrieval_layers: int = 2
+    retrieved: int = 2
+    stride: int = 4
+    length_weight: float = 0.1
+    channels: int = 263
+    max_frames: int = 196
+    diffusion_steps: int = 1000
+
+    def __post_init__(self):
+        divisible = {
+            "width": self.width % 2 == 0 and self.width % self.heads == 0,
+            "text_width": self.text_width % self.heads == 0,
+            "text_latent": self.text_latent % self.text_heads == 0,
+        }
+        for name, good in divisible.items():
+            if not good:
+                raise InputError(
+                    f"ReMoDiffuseConfig: {name}", str(getattr(self, name)),
+                    "a number divisible by its heads (width: also even)", "Change it or the heads.",
+                )  # fmt: skip
+        counts = ("layers", "text_layers", "retrieval_layers", "retrieved", "stride", "max_frames")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"ReMoDiffuseConfig: {name}", str(getattr(self, name)), "at least 1",
+                    "Change it.",
+                )  # fmt: skip
+        if self.diffusion_steps < 2 or not 0 <= self.length_weight < math.inf:
+            raise InputError(
+                "ReMoDiffuseConfig: diffusion_steps, length_weight",
+                f"{self.diffusion_steps}, {self.length_weight}", "at least 2, and at least 0",
+                "The official ones are 1000 and 0.1.",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How the four branches are mixed; the defaults are those of the official HumanML3D checkpoint.
+
+    Above timestep `fine_until`, with w = 1 + coarse_scale · t / 1000 (1000: number of timesteps),
+    a coin decides between w · both + (1 - w) · retrieval and w · text + (1 - w) · none; with
+    `average` both are averaged instead. From there on the weights are `fine` for both, text,
+    retrieval, and 1 minus their sum for none. The official ones were tuned on that checkpoint; a
+    prior of other weights begins with `NEUTRAL`.
+    """
+
+    coarse_scale: float = 6.5
+    fine: tuple[float, float, float] = (0.52351, -0.28419, 2.39872)
+    fine_until: int = 100
+    average: bool = False
+
+    def __post_init__(self):
+        if len(self.fine) != 3 or not all(map(math.isfinite, (*self.fine, self.coarse_scale))):
+            raise InputError(
+                "Mixture", f"coarse_scale {self.coarse_scale}, fine {self.fine}",
+                "a finite scale and three finite weights", "Start from Mixture().",
+            )  # fmt: skip
+
+
+NEUTRAL = Mixture(coarse_scale=1.5, fine=(1.0, 0.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Encoded retrieved items: every `stride`-th frame of R motions, and one state a caption."""
+
+    motion: Float[Tensor, "B R K C"]
+    text: Float[Tensor, "B R 1 W"]
+    mask: Bool[Tensor, "B R K"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What prompt and retrieval give to each block, the same for all timesteps.
+
+    keys, values: one tensor (B, N, C) a block, N = prompt tokens, then retrieved frames.
+    text_valid (B, L), retrieved_valid (B, N - L): which of them are no padding.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    text_valid: Bool[Tensor, "B L"]
+    retrieved_valid: Bool[Tensor, "B M"]
+
+    def repeat(self, times: int) -> "Condition":
+        """The items over again, `times` times, for that many branches."""
+        return Condition(
+            tuple(torch.cat([x] * times) for x in self.keys),
+            tuple(torch.cat([x] * times) for x in self.values),
+            torch.cat([self.text_valid] * times),
+            torch.cat([self.retrieved_valid] * times),
+        )
+
+    def valid(self, text_on: Tensor, retrieval_on: Tensor) -> Bool[Tensor, "B N"]:
+        """Tokens that each item may look at, given which of its conditions are on (B,)."""
+        on = (self.text_valid & text_on[:, None], self.retrieved_valid & retrieval_on[:, None])
+        return torch.cat(on, dim=1)
+
+
+def linear_attention(
+    query: Float[Tensor, "B T C"],
+    key: Float[Tensor, "B N C"],
+    value: Float[Tensor, "B N D"],
+    valid: Bool[Tensor, "B N"],
+    heads: int,
+) -> Float[Tensor, "B T D"]:
+    """softmax over channels (Q) · [softmax over tokens (K)ᵀ V], by heads; no 1/sqrt(d).
+
+    Tokens that are not valid have no part, whatever they hold; each item needs a valid one.
+    """
+    off = ~valid[..., None]
+    query = query.unflatten(-1, (heads, -1)).softmax(-1)
+    key = key.masked_fill(off, -math.inf).softmax(1).unflatten(-1, (heads, -1))
+    value = value.masked_fill(off, 0.0).unflatten(-1, (heads, -1))
+    context = torch.einsum("bnhd,bnhl->bhdl", key, value)
+    return torch.einsum("bthd,bhdl->bthl", query, context).flatten(2)
+
+
+def _zeroed(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Stylization(nn.Module):
+    """Scale and shift by the timestep, then a projection that starts at zero."""
+
+    def __init__(self, config: ReMoDiffuseConfig):
+        super().__init__()
+        width = config.width
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(config.time_width, 2 * width))
+        self.norm = nn.LayerNorm(width)
+        # The place of a dropout of 0 keeps the official number of the projection.
+        projection = _zeroed(nn.Linear(width, width))
+        self.out_layers = nn.Sequential(nn.SiLU(), nn.Identity(), projection)
+
+    def forward(self, y: Tensor, time: Float[Tensor, "B E"]) -> Tensor:
+        scale, shift = self.emb_layers(time)[:, None].chunk(2, dim=-1)
+        return self.out_layers(self.norm(y) * (1 + scale) + shift)
+
+
+class FeedForward(nn.Module):
+    """x + W2 GELU(W1 x); with `styled`, the added part goes through a Stylization."""
+
+    def __init__(self, config: ReMoDiffuseConfig, styled: bool):
+        super().__init__()
+        self.linear1 = nn.Linear(config.width, config.feedforward)
+        self.linear2 = _zeroed(nn.Linear(config.feedforward, config.width))
+        if styled:
+            self.proj_out = Stylization(config)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        y = self.linear2(F.gelu(self.linear1(x)))
+        return x + (y if time is None else self.proj_out(y, time))
+
+
+class ModulatedAttention(nn.Module):
+    """Linear attention of noisy frames to prompt, retrieved frames and themselves."""
+
+    def __init__(self, config: ReMoDiffuseConfig):
+        super().__init__()
+        width, latent = config.width, config.text_latent
+        self.heads = config.heads
+        self.norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(latent)
+        self.query = nn.Linear(width, width)
+        self.key_text, self.value_text = nn.Linear(latent, width), nn.Linear(latent, width)
+        self.key_motion, self.value_motion = nn.Linear(width, width), nn.Linear(width, width)
+        both = width + config.text_width
+        self.retr_norm1, self.retr_norm2 = nn.LayerNorm(both), nn.LayerNorm(width)
+        self.key_retr, self.value_retr = nn.Linear(both, width), _zeroed(nn.Linear(width, width))
+        self.proj_out = Stylization(config)
+
+    def condition(
+        self, text: Float[Tensor, "B L D"], retrieved: Retrieved
+    ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N C"]]:
+        """Keys and values of prompt and retrieval."""
+        text = self.text_norm(text)
+        frames = retrieved.motion
+        said = retrieved.text.expand(-1, -1, frames.shape[2], -1)
+        seen = self.key_retr(self.retr_norm1(torch.cat([frames, said], dim=-1))).flatten(1, 2)
+        given = self.value_retr(self.retr_norm2(frames)).flatten(1, 2)
+        keys = torch.cat([self.key_text(text), seen], dim=1)
+        return keys, torch.cat([self.value_text(text), given], dim=1)
+
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, valid: Bool[Tensor, "B N+T"], time: Tensor
+    ) -> Tensor:
+        normed = self.norm(x)
+        key = torch.cat([key, self.key_motion(normed)], dim=1)
+        value = torch.cat([value, self.value_motion(normed)], dim=1)
+        y = linear_attention(self.query(normed), key, value, valid, self.heads)
+        return x + self.proj_out(y, time)
+
+
+class SelfAttention(nn.Module):
+    """Linear attention of retrieved frames to themselves."""
+
+    def __init__(self, config: ReMoDiffuseConfig):
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: Tensor, valid: Bool[Tensor, "B T"]) -> Tensor:
+        y = self.norm(x)
+        return x + linear_attention(self.query(y), self.key(y), self.value(y), valid, self.heads)
+
+
+def _transformer(width: int, heads: int, feedforward: int, layers: int) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(
+        width, heads, feedforward, dropout=0.0, activation="gelu", batch_first=True
+    )
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+def _padding(valid: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"] | None:
+    return None if bool(valid.all()) else ~valid
+
+
+class RetrievalEncoder(nn.Module):
+    """Encodes retrieved motions and their captions (official name: `database`)."""
+
+    def __init__(self, config: ReMoDiffuseConfig):
+        super().__init__()
+        self.stride = config.stride
+        self.motion_proj = nn.Linear(config.channels, config.width)
+        self.motion_pos_embedding = nn.Parameter(torch.randn(config.max_frames, config.width))
+        self.motion_encoder_blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {"sa_block": SelfAttention(config), "ffn": FeedForward(config, styled=False)}
+            )
+            for _ in range(config.retrieval_layers)
+        )
+        self.text_encoder = _transformer(
+            config.text_width, config.heads, config.feedforward, config.retrieval_layers
+        )
+
+    def forward(
+        self,
+        motion: Float[Tensor, "B R T 263"],
+        mask: Bool[Tensor, "B R T"],
+        text: Float[Tensor, "B R L W"],
+        text_valid: Bool[Tensor, "B R L"],
+    ) -> Retrieved:
+        """Encode R items for each of B queries; motions are normalised features.
+
+        Of a caption the state of its last valid token is kept. With CLIP's padded states that is
+        position 76, as in the official code; other encoders end there with the mark of the end,
+        whose state has seen the whole caption as well.
+        """
+        items = motion.shape[:2]
+        frames, valid = motion.flatten(0, 1), mask.flatten(0, 1)
+        x = self.motion_proj(frames) + self.motion_pos_embedding[: frames.shape[1]]
+        for block in self.motion_encoder_blocks:
+            x = block["ffn"](block["sa_block"](x, valid))
+        said = text_valid.flatten(0, 1)
+        states = self.text_encoder(text.flatten(0, 1), src_key_padding_mask=_padding(said))
+        last = states[torch.arange(len(states), device=states.device), said.sum(1) - 1]
+        return Retrieved(
+            x[:, :: self.stride].unflatten(0, items),
+            last[:, None].unflatten(0, items),
+            mask[:, :, :: self.stride],
+        )
+
+
+def timestep_sinusoids(t: Int[Tensor, "B"], width: int) -> Float[Tensor, "B width"]:
+    """Cosines, then sines, of t times `width` / 2 frequencies from 1 down towards 1 / 10000."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
+    angle = t[:, None].float() * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class ReMoDiffuse(nn.Module):
+    """Predicts the clean motion x̂_0 from a noisy one, a prompt and retrieved motions."""
+
+    def __init__(self, config: ReMoDiffuseConfig):
+        super().__init__()
+        self.config = config
+        width, time = config.width, config.time_width
+        self.sequence_embedding = nn.Parameter(torch.randn(config.max_frames, width))
+        self.text_pre_proj = nn.Linear(config.text_width, config.text_latent)
+        self.textTransEncoder = _transformer(
+            config.text_latent, config.text_heads, config.text_feedforward, config.text_layers
+        )
+        self.text_ln = nn.LayerNorm(config.text_latent)
+        self.joint_embed = nn.Linear(config.channels, width)
+        self.time_embed = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time))
+        self.temporal_decoder_blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {"ca_block": ModulatedAttention(config), "ffn": FeedForward(config, styled=True)}
+            )
+            for _ in range(config.layers)
+        )
+        self.out = _zeroed(nn.Linear(width, config.channels))
+        self.database = RetrievalEncoder(config)
+
+    def encode_text(
+        self, text: Float[Tensor, "B L W"], valid: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B L D"]:
+        """Prompt features from token states; padded tokens are not looked at."""
+        x = self.textTransEncoder(self.text_pre_proj(text), src_key_padding_mask=_padding(valid))
+        return self.text_ln(x)
+
+    def condition(
+        self,
+        text: Float[Tensor, "B L W"],
+        text_valid: Bool[Tensor, "B L"],
+        retrieved: Retrieved,
+    ) -> Condition:
+        """Everything that a prompt and its retrieved motions contribute, computed once."""
+        features = self.encode_text(text, text_valid)
+        pairs = [
+            block["ca_block"].condition(features, retrieved)
+            for block in self.temporal_decoder_blocks
+        ]
+        keys, values = zip(*pairs, strict=True)
+        return Condition(keys, values, text_valid, retrieved.mask.flatten(1))
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "B T 263"],
+        t: Int[Tensor, "B"],
+        mask: Bool[Tensor, "B T"],
+        condition: Condition,
+        text_on: Bool[Tensor, "B"],
+        retrieval_on: Bool[Tensor, "B"],
+    ) -> Float[Tensor, "B T 263"]:
+        """Predict the clean motion.
+
+        x_t: noisy normalised features. t: timesteps 0 ... diffusion_steps - 1. mask: valid frames;
+        what the others hold reaches no valid frame. text_on, retrieval_on: which conditions each
+        item sees.
+
+        Raises:
+            InputError: more frames than the model has positions for.
+        """
+        frames = x_t.shape[1]
+        if frames > self.config.max_frames:
+            raise InputError(
+                "ReMoDiffuse: frames of x_t", str(frames), f"at most {self.config.max_frames}",
+                "Shorten the motion or use a prior with a larger max_frames.",
+            )  # fmt: skip
+        x = self.joint_embed(x_t) + self.sequence_embedding[:frames]
+        time = self.time_embed(timestep_sinusoids(t, self.config.width))
+        valid = torch.cat([condition.valid(text_on, retrieval_on), mask], dim=1)
+        given = zip(self.temporal_decoder_blocks, condition.keys, condition.values, strict=True)
+        for block, key, value in given:
+            x = block["ffn"](block["ca_block"](x, key, value, valid, time), time)
+        return self.out(x)
+
+
+@dataclass
+class ReMoDiffusePrior:
+    """A trained network, statistics of its features, its text encoder, what it retrieves from.
+
+    history: one entry for each training that led here (its settings and what it ended with).
+    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
+
+    Raises:
+        InputError: a database of other statistics, or encoded by another text encoder.
+    """
+
+    model: ReMoDiffuse
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    database: Database
+    mixture: Mixture = NEUTRAL
+    history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
+
+    def __post_init__(self):
+        check_encoder(self.database, self.text_encoder, "retrieval database")
+        found, own = self.database.statistics, statistics_hash(self.normaliser)
+        if found not in (None, own):
+            raise InputError(
+                "retrieval database: statistics", found[:12], f"{own[:12]}, those of the prior",
+                "Build the database with the prior's normaliser.",
+            )  # fmt: skip
+        longest, most = int(self.database.lengths.max()), self.config.max_frames
+        if longest > most:
+            raise InputError(
+                "retrieval database: motions", f"{longest} frames", f"at most the model's {most}",
+                "Build the database with max_frames of the model.",
+            )  # fmt: skip
+
+    @property
+    def config(self) -> ReMoDiffuseConfig:
+        """Sizes of the network."""
+        return self.model.config
+
+    @property
+    def text_encoder_name(self) -> str:
+        """Name of the text encoder, as `load_text_encoder` knows it."""
+        return self.text_encoder.name
+
+    def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
+        """What the network is told of texts, and which of it is no padding."""
+        return token_states(self.text_encoder, texts)
+
+
+def new_remodiffuse_prior(
+    config: ReMoDiffuseConfig,
+    normaliser: Normaliser,
+    text_encoder: TextEncoder,
+    database: Database,
+    seed: int,
+    mixture: Mixture = NEUTRAL,
+) -> ReMoDiffusePrior:
+    """An untrained prior; `text_width` of `config` is set to that of the encoder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ReMoDiffuse(replace(config, text_width=text_encoder.width))
+    return ReMoDiffusePrior(model, normaliser, text_encoder, database, mixture)
+
+
+def linear_schedule(steps: int = 1000) -> Schedule:
+    """Betas from 1e-4 to 0.02 (Ho et al. 2020)."""
+    return schedule_of(torch.linspace(1e-4, 0.02, steps, dtype=torch.float32))
+
+
+def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[np.ndarray, "S"]:
+    """The timesteps that are sampled, ascending: evenly spread within equal sections.
+
+    A section of n timesteps from a on with k kept ones: a + round(i (n - 1) / (k - 1)), the
+    products made by repeated addition as in the official code, which decides about halves.
+
+    Raises:
+        InputError: a section with fewer timesteps than are to be kept.
+    """
+    size, extra = divmod(steps, len(sections))
+    kept, start = [], 0
+    for i, count in enumerate(sections):
+        length = size + (i < extra)
+        if not 1 <= count <= length:
+            raise InputError(
+                "timestep_map", f"{count} of {length} timesteps in section {i}",
+                f"1 to {length}", "Use more diffusion steps or fewer sampling steps.",
+            )  # fmt: skip
+        stride = (length - 1) / max(count - 1, 1)
+        places = accumulate([stride] * (count - 1), initial=0.0)
+        kept += [start + round(place) for place in places]
+        start += length
+    return np.array(kept)
+
+
+def respaced(timesteps: Int[np.ndarray, "S"], steps: int = 1000) -> Schedule:
+    """The linear schedule at these timesteps alone.
+
+    Betas are computed again so that the kept timesteps keep their signal: beta_i = 1 - ᾱ_i /
+    ᾱ_(i-1) (Nichol & Dhariwal 2021, section 4).
+    """
+    signal = np.cumprod(1 - np.linspace(1e-4, 0.02, steps))[timesteps]
+    betas = 1 - signal / np.concatenate([[1.0], signal[:-1]])
+    return schedule_of(torch.tensor(betas, dtype=torch.float32))
+
+
+def mixed(
+    model: ReMoDiffuse, condition: Condition, mask: Bool[Tensor, "B T"], mixture: Mixture
+) -> Callable[[Tensor, int, Tensor], Tensor]:
+    """The mixture of the four branches as a function of (x_t, t, coins (B,)) -> x̂_0.
+
+    Only branches of weight other than zero are run: two of four above `fine_until`, unless both
+    sides of the coin are averaged.
+    """
+    items = len(mask)
+    repeated = {times: (condition.repeat(times), torch.cat([mask] * times)) for times in (2, 4)}
+
+    def branches(x_t: Tensor, t: int, text: Tensor, retrieval: Tensor) -> Tensor:
+        times = len(text) // items
+        given, valid = repeated[times]
+        at = torch.full((len(text),), t, device=x_t.device)
+        out = model(torch.cat([x_t] * times), at, valid, given, text, retrieval)
+        return out.unflatten(0, (times, items))
+
+    def predict(x_t: Tensor, t: int, coins: Bool[Tensor, "B"]) -> Tensor:
+        coarse = t > mixture.fine_until
+        scale = 1 + mixture.coarse_scale * t / model.config.diffusion_steps
+        on = torch.ones(items, dtype=torch.bool, device=x_t.device)
+        if coarse and not mixture.average:
+            # Heads: both and retrieval; tails: text and none. Either is a guidance by the text.
+            seen, unseen = branches(x_t, t, torch.cat([on, ~on]), torch.cat([coins, coins]))
+            return scale * seen + (1 - scale) * unseen
+        text = torch.cat([on, on, ~on, ~on])
+        out = branches(x_t, t, text, torch.cat([on, ~on, on, ~on]))
+        if coarse:
+            weights = [scale / 2, scale / 2, (1 - scale) / 2, (1 - scale) / 2]
+        else:
+            weights = [*mixture.fine, 1 - sum(mixture.fine)]
+        return torch.einsum("k,kbtc->btc", out.new_tensor(weights), out)
+
+    return predict
+
+
+@torch.inference_mode()
+def sample(
+    predict: Callable[[Tensor, int, Tensor], Tensor],
+    noise: Float[Tensor, "B T C"],
+    coins: Bool[Tensor, "B S"],
+    timesteps: Int[np.ndarray, "S"],
+    steps: int = 1000,
+) -> Float[Tensor, "B T C"]:
+    """DDIM (Song et al. 2021, eta 0) from pure noise, over `timesteps` from the last one down.
+
+    predict: what `mixed` makes. coins: one for each item and sampling step, in order of sampling.
+    """
+    schedule, x = respaced(timesteps, steps), noise
+    for toss, i in zip(coins.T, reversed(range(len(timesteps))), strict=True):
+        x = ddim_step(x, predict(x, int(timesteps[i]), toss), schedule, i)
+    return x
+
+
+def generate(
+    prior: ReMoDiffusePrior,
+    prompts: Sequence[str],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    guidance: float | None = None,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> list[Float[np.ndarray, "T 263"]]:
+    """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
+
+    They are as the model makes them: the joints that the authors publish are smoothed by a Gaussian
+    of 2.5 frames, which hides jitter. frames: length of each motion. seeds: one an item; an item's
+    motion is made by its prompt, length and seed alone, whatever it is sampled with (up to
+    rounding). guidance: the mixture's `coarse_scale`; None keeps that of the prior.
+
+    Raises:
+        InputError: what `check_requests` refuses.
+    """
+    check_requests(prior, prompts, frames, seeds, batch_size)
+    mixture = prior.mixture
+    if guidance is not None:
+        mixture = replace(mixture, coarse_scale=float(guidance))
+    tokens, valid = prior.condition(prompts)
+    pooled = prior.text_encoder.encode_pooled(prompts).numpy()
+    config = prior.config
+    rows = retrieve(prior.database, pooled, frames, None, config.retrieved, config.length_weight)
+    model = prior.model.to(device).eval()
+    timesteps = timestep_map(config.diffusion_steps)
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        longest = int(valid[items].sum(1).max())
+        text = tokens[items, :longest].to(device), valid[items, :longest].to(device)
+        with torch.inference_mode():
+            found = (part.to(device) for part in gather(prior.database, rows[items]))
+            condition = model.condition(*text, model.database(*found))
+        noise = next(item_noise(lengths, generators, config.channels, device))
+        coins = torch.stack(
+            [torch.randint(0, 2, (len(timesteps),), generator=g) for g in generators]
+        )
+        predict = mixed(model, condition, prefix(lengths).to(device), mixture)
+        coins = coins.bool().to(device)
+        return sample(predict, noise, coins, timesteps, config.diffusion_steps).cpu().numpy()
+
+    return in_batches(make, frames, seeds, batch_size, prior.normaliser, progress)
+
+
+# ---------------------------------------------------------------- training
+@dataclass(frozen=True)
+class RetrievalBatch:
+    """What one step trains on: `Batch` and the retrieved items of each clip (see `gather`)."""
+
+    clips: Batch
+    motion: Float[Tensor, "B R T 263"]
+    motion_valid: Bool[Tensor, "B R T"]
+    text: Float[Tensor, "B R L W"]
+    text_valid: Bool[Tensor, "B R L"]
+    drop_retrieval: Bool[Tensor, "B"]
+
+    def to(self, device: torch.device | str) -> "RetrievalBatch":
+        """The same batch on another device."""
+        return RetrievalBatch(**{name: x.to(device) for name, x in vars(self).items()})
+
+
+def neighbours(
+    prior: ReMoDiffusePrior, clips: Sequence[MotionClip], max_frames: int, held_out: bool = False
+) -> list[Int[np.ndarray, "captions R"]]:
+    """Retrieved rows for each caption of each clip, at the length that training shows of it.
+
+    Rows of the clip's own recording are left out: itself, its mirrored twin, other cuts. Where the
+    database does not say whose clips it holds, as the official one, none can be; that is only good
+    for clips that are `held_out`, which it has not.
+
+    Raises:
+        InputError: too few other motions, or training clips and a database that does not say whose
+            clips it holds.
+    """
+    sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
+    number = {text: i for i, text in enumerate(sentences)}
+    pooled = np.concatenate(
+        [
+            prior.text_encoder.encode_pooled(sentences[i : i + SENTENCES]).numpy()
+            for i in range(0, len(sentences), SENTENCES)
+        ]
+    )
+    queries = [(clip, number[text]) for clip in clips for text in clip.captions]
+    unknown = held_out and prior.database.names is None
+    kin = {id(clip): [] if unknown else prior.database.kin(clip) for clip in clips}
+    config = prior.config
+    rows = retrieve(
+        prior.database,
+        pooled[[text for _, text in queries]],
+        [min(len(clip.features), max_frames) for clip, _ in queries],
+        [kin[id(clip)] for clip, _ in queries],
+        config.retrieved,
+        config.length_weight,
+    )
+    return np.split(rows, np.cumsum([len(clip.captions) for clip in clips])[:-1])
+
+
+def draw_batch(
+    prior: ReMoDiffusePrior,
+    data: Dataset,
+    near: Sequence[Int[np.ndarray, "captions R"]],
+    config: TrainConfig,
+    step: int,
+) -> RetrievalBatch:
+    """The batch of a step: a function of the data, the seed and the step's number.
+
+    Text and retrieval are dropped independently, each with probability `condition_dropout`.
+    """
+    rng = np.random.default_rng([config.seed, STEP, step])
+    shown = np.minimum(data.lengths, config.max_frames)
+    items = step_items(shown, config.batch_size, config.seed, step)
+    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
+    captions = rng.integers(0, [len(data.captions[i]) for i in items])
+    t = rng.integers(0, prior.config.diffusion_steps, len(items))
+    drop = rng.random((2, len(items))) < config.condition_dropout
+    return _assemble(prior, data, near, items, starts, captions, config.max_frames, t, drop, rng)
+
+
+def _assemble(
+    prior, data, near, items, starts, captions, max_frames, t, drop, rng
+) -> RetrievalBatch:
+    clips = data.batch(items, starts, captions, max_frames, t, drop[0], rng)
+    rows = np.stack([near[i][c] for i, c in zip(items, captions, strict=True)])
+    return RetrievalBatch(clips, *gather(prior.database, rows), torch.from_numpy(drop[1]))
+
+
+def batch_losses(
+    model: ReMoDiffuse,
+    batch: RetrievalBatch,
+    normaliser: Normaliser,
+    weights: LossWeights,
+    all_terms: bool = False,
+    motion_loss: Callable = motion_losses,
+) -> dict[str, Float[Tensor, "B"]]:
+    """Noise a batch, predict it clean, and compare, one value a sample (see `motion_losses`)."""
+    clips = batch.clips
+    x_t = add_noise(clips.x0, clips.noise, clips.t, linear_schedule(model.config.diffusion_steps))
+    retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
+    condition = model.condition(clips.text, clips.text_valid, retrieved)
+    x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
+    return motion_loss(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
+
+
+@torch.inference_mode()
+def validation_losses(
+    model: ReMoDiffuse,
+    prior: ReMoDiffusePrior,
+    data: Dataset,
+    near: Sequence[Int[np.ndarray, "captions R"]],
+    config: TrainConfig,
+    motion_loss: Callable = motion_losses,
+) -> dict[str, float]:
+    """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
+
+    data, near: `Dataset` and `neighbours` of the clips. Timesteps are spread evenly over them.
+    """
+    device, n = next(model.parameters()).device, len(data)
+    spread = np.linspace(0, prior.config.diffusion_steps - 1, n).round().astype(int)
+    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
+    order = np.argsort(data.lengths, kind="stable")
+    sums: dict[str, float] = {}
+    for start in range(0, n, config.batch_size):
+        items = order[start : start + config.batch_size]
+        zeros, none = np.zeros(len(items), int), np.zeros((2, len(items)), bool)
+        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
+        t, frames = timesteps[items], config.max_frames
+        batch = _assemble(prior, data, near, items, zeros, zeros, frames, t, none, rng).to(device)
+        terms = batch_losses(model, batch, prior.normaliser, config.weights, True, motion_loss)
+        for name, values in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    return {name: total / n for name, total in sums.items()}
+
+
+def train(
+    prior: ReMoDiffusePrior,
+    clips: Sequence[MotionClip],
+    config: TrainConfig,
+    out_dir: Path,
+    validation: Sequence[MotionClip] = (),
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+    motion_loss: Callable = motion_losses,
+) -> tuple[ReMoDiffusePrior, pd.DataFrame]:
+    """Train a copy of `prior` on `clips`; returns it and its loss curves.
+
+    config: as for MDM, so that both can be given the same budget; the authors train with batches of
+    128, learning rate 2e-4 (which falls along a cosine) and no moving average. A clip never sees a
+    retrieved motion of its own recording. The curves and `out_dir` are those of `mdm.train`.
+
+    Raises:
+        InputError: unusable clips, fewer than two motions to retrieve for one, or what
+            `trainer.train` refuses.
+    """
+    if config.max_frames > prior.config.max_frames:
+        raise InputError(
+            "TrainConfig: max_frames", str(config.max_frames),
+            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
+        )  # fmt: skip
+    data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
+
+    def losses(model: ReMoDiffuse, step: int, part: int, parts: int) -> dict[str, Tensor]:
+        batch = draw_batch(prior, data, near, config, step).to(device)
+        terms = batch_losses(
+            model, batch, prior.normaliser, config.weights, motion_loss=motion_loss
+        )
+        return {name: values.mean() for name, values in terms.items()}
+
+    key = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
+    key += [prior.database.version, *source_of(motion_loss)]
+    check = None
+    if validation:
+        held_out = Dataset(prior, validation)
+        key += [held_out.fingerprint] if config.early_stopping else []
+        theirs = neighbours(prior, validation, config.max_frames, held_out=True)
+
+        def check(model: ReMoDiffuse) -> dict[str, float]:
+            return validation_losses(model, prior, held_out, theirs, config, motion_loss)
+
+    model, rows, validated = run_training(
+        copy.deepcopy(prior.model).requires_grad_(True), losses, replace(config, accumulate=1),
+        Path(out_dir) / "training.pt", key_of(*key), check, progress=progress, device=device,
+    )  # fmt: skip
+    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
+    if validated:
+        entry["validation"] = kept_row(validated, "total", config.early_stopping)
+    trained = replace(prior, model=model, history=[*prior.history, entry])
+    return trained, loss_curves(rows, validated)
+
+
+# ---------------------------------------------------------------- files
+def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
+    """Write a prior into one file (`checkpoints.save`).
+
+    Of the database only the version is written: `retrieval.save_database` keeps it, and the models
+    of a study share one.
+    """
+    about = {
+        "config": asdict(prior.config),
+        "mixture": asdict(prior.mixture),
+        "database": prior.database.version,
+    }
+    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
+
+
+def load_remodiffuse(
+    path: Path,
+    database: Database,
+    text_encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> ReMoDiffusePrior:
+    """Read what `save_remodiffuse` wrote (`checkpoints.load`); database: that it was saved with.
+
+    Raises:
+        InputError: what `checkpoints.load` refuses, or another database.
+    """
+    (model,), common, about = checkpoints.load(
+        path, (FORMAT,),
+        lambda about: {"": ReMoDiffuse(checkpoints.config_of(ReMoDiffuseConfig, about["config"]))},
+        text_encoder, cache, device, ("mixture", "database"),
+    )  # fmt: skip
+    found, wanted = database.version[:12], about["database"][:12]
+    if found != wanted:
+        raise InputError(
+            f"{path}: database", found, f"{wanted}, which the prior was trained with",
+            "Pass that one; another means nothing to this prior.",
+        )  # fmt: skip
+    mixture = checkpoints.config_of(Mixture, about["mixture"])
+    return ReMoDiffusePrior(model, database=database, mixture=mixture, **common)
+
+
+def read_remodiffuse(
+    path: Path,
+    database: Database,
+    normaliser: Normaliser | None = None,
+    encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+    config: ReMoDiffuseConfig | None = None,
+) -> ReMoDiffusePrior:
+    """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
+
+    The file (``logs/remodiffuse/remodiffuse_t2m/latest.pth``, of mmcv) contains CLIP, which is
+    passed over, but neither the statistics of the features nor the retrieval database. The mixture
+    is the official one. Licence of the published weights: S-Lab License 1.0, non-commercial use
+    only.
+
+    Args:
+        database: from ``t2m_text_train.npz`` (`retrieval.read_database`).
+        normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
+            ``std.npy`` beside the weights. They are never computed from data.
+        config: sizes, None for the official ones; `text_width` is set to that of the encoder.
+
+    Raises:
+        InputError: no file, a damaged one or one with code, parameters that do not match (all are
+            listed), no statistics or those of another scale, or another text encoder.
+    """
+    path = Path(path)
+    encoder = checkpoints.official_encoder(path, encoder, cache)
+    normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
+    if (scale := checkpoints.feature_scale(normaliser)) != OFFICIAL_SCALE:
+        raise InputError(
+            "statistics", f"root and contact channels divided by {scale}",
+            f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
+            "Take mean.npy and std.npy that were published with ReMoDiffuse.",
+        )  # fmt: skip
+    config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
+    with torch.device("meta"):
+        model = ReMoDiffuse(config)
+    checkpoints.load_official(
+        path, model, ("state_dict",), f"those of {config}", OFFICIAL,
+        lambda key: f"model.{key}", lambda key: key.startswith("model.clip."),
+    )  # fmt: skip
+    origin = {
+        "folder": path.resolve().parent.name,
+        "file": path.name,
+        "sha256": sha256(path),
+        "licence": "S-Lab License 1.0: non-commercial use only",
+    }
+    return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
+
+
+def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
+    """Write the weights in the official layout, with ``mean.npy`` and ``std.npy`` beside them.
+
+    CLIP is not in the file: official code needs ``model.clip.*`` merged in, or a loader that is not
+    strict; it builds the network with its own default sizes alone.
+    """
+    state = checkpoints.official_state(prior.model, lambda key: f"model.{key}")
+    checkpoints.write_statistics(Path(path).parent, prior.normaliser)
+    return checkpoints.write_checkpoint(Path(path), {"meta": {}, "state_dict": state})
+
+
+# ---------------------------------------------------------------- the family
+class Sizes(Section):
+    """Sizes of the network and of its diffusion."""
+
+    layers: Count
+    width: Count
+    heads: Count
+    feedforward: Count
+    retrieval_layers: Count
+    time_width: Count
+    text_latent: Count
+    text_layers: Count
+    text_feedforward: Count
+    max_frames: Count  # of a motion, and of those that are retrieved
+    diffusion_steps: Count
+
+
+@dataclass(frozen=True)
+class ReMoDiffuseDenoiser(DiffusionDenoiser):
+    """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it.
+
+    As in training, nothing is retrieved of the clip's own recording, where the database tells it.
+    """
+
+    def __call__(self, clips, x0, mask, level, noise):
+        """Its guess of the clean motions (`generator.Denoiser`)."""
+        model = self.prior.model.to(self.device).eval()
+        rows = neighbours(self.prior, clips, self.max_frames, held_out=True)
+        near = torch.stack([torch.as_tensor(first[0]) for first in rows])
+        found = (x.to(self.device) for x in gather(self.prior.database, near.numpy()))
+        text, valid = (
+            x.to(self.device) for x in self.prior.condition([c.captions[0] for c in clips])
+        )
+        condition = model.condition(text, valid, model.database(*found))
+        x_t = add_noise(x0, noise, level, linear_schedule(self.levels))
+        given = torch.ones(len(clips), dtype=torch.bool, device=x0.device)
+        return model(x_t, level, mask, condition, given, given)
+
+
+class ReMoDiffuseGenerator(Generator):
+    """See the module."""
+
+    Sizes = Sizes
+
+    def untrained(self, sizes, clips, encoder, seed):
+        config = ReMoDiffuseConfig(**sizes.model_dump())
+        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
+        database = build_database(clips, normaliser, encoder, config.max_frames)
+        return new_remodiffuse_prior(config, normaliser, encoder, database, seed)
+
+    def published(self, folder, sizes, encoder):
+        database = read_database(folder / OFFICIAL_DATABASE, encoder)
+        config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
+        return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
+
+    def train(
+        self, prior, clips, settings, folder, held_out, device, processes=1,
+        motion_loss=motion_losses,
+    ):  # fmt: skip
+        refuse_processes("ReMoDiffuse", processes)
+        return train(
+            prior, clips, settings, folder, held_out, device=device, motion_loss=motion_loss
+        )
+
+    refine = train
+
+    def validation(self, prior, held_out, settings, device):
+        data = Dataset(prior, held_out)
+        near = neighbours(prior, held_out, settings.max_frames, held_out=True)
+        model = prior.model.to(device).eval()
+        return validation_losses(model, prior, data, near, settings)
+
+    def save(self, path, prior):
+        # What is retrieved from belongs to the prior, and all arms have the same: kept once.
+        database = path.with_name("database.npz")
+        kept = cache_dir("retrieval") / f"{prior.database.version}.npz"
+        if not _holds(kept, prior):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_database(kept, prior.database)
+        database.unlink(missing_ok=True)
+        try:
+            os.link(kept, database)
+        except OSError:  # a file system without links
+            shutil.copyfile(kept, database)
+        return [save_remodiffuse(path, prior), database]
+
+    def load(self, path, encoder=None):
+        if encoder is None:
+            name = checkpoints.read(path, (FORMAT,))[1]["text_encoder"]["name"]
+            encoder = load_text_encoder(name, cache_dir("text"))
+        database = read_database(path.with_name("database.npz"), encoder)
+        return load_remodiffuse(path, database, encoder)
+
+    def generate(
+        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
+    ):  # fmt: skip
+        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+
+    def denoiser(self, prior, device):
+        return ReMoDiffuseDenoiser(prior, device)
+
+    def network(self, prior):
+        table = {k: v for k, v in asdict(prior.config).items() if k not in ("channels",)}
+        return table | {"motions to retrieve from": len(prior.database)}
+
+
+def _holds(path: Path, prior: ReMoDiffusePrior) -> bool:
+    """Whether a file has the prior's database, whole."""
+    try:
+        return read_database(path, prior.text_encoder).version == prior.database.version
+    except Exception:  # whatever damage makes of a file: it is written again
+        return False
+
+
+GENERATOR = ReMoDiffuseGenerator()

@@ -1,1 +1,0 @@
-"""Floor 2: text encoders, diffusion, the losses, motion priors, their training and sampling."""

@@ -1,0 +1,217 @@
+"""Miniatures of official layouts: text encoders, checkpoints. Pure functions of a folder."""
+
+import json
+import string
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from t2imu_utils.models.mdm import MDM, MDMConfig
+
+POSITION_TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
+WORDS = (
+    "a the person man woman someone walks walking runs running jumps jumping sits stands lies "
+    "climbs stairs forward slowly quickly up down and on with both arms raised chair floor"
+).split()
+MERGES = ["p e", "pe r", "s o", "per so", "perso n</w>", "w a", "wa l", "wal k", "walk s</w>"]
+
+
+def rule(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Weights that follow from a parameter's name and shape alone, as in the golden vectors."""
+    z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
+    if len(shape) <= 1:
+        return torch.from_numpy(np.float32(key.endswith("weight")) + np.float32(0.02) * z)
+    return torch.from_numpy(z / np.sqrt(np.float32(np.prod(shape[1:]))))
+
+
+def official_args(config: MDMConfig) -> dict:
+    """``args.json`` as later releases of official MDM write it.
+
+    Its code fixes 4 heads, feed-forward 1024, dropout 0.1 and 196 frames; other sizes get the
+    fields by which this project reads them.
+    """
+    encoder = {"trans_dec": "bert", "trans_enc": "clip"}[config.arch]
+    sizes = {"num_heads": (config.heads, 4), "ff_size": (config.feedforward, 1024)}
+    sizes |= {"dropout": (config.dropout, 0.1), "max_frames": (config.max_frames, 196)}
+    return {
+        "adam_beta2": 0.999,
+        "arch": config.arch,
+        "avg_model_beta": 0.9999,
+        "batch_size": 64,
+        "cond_mask_prob": 0.1,
+        "context_len": 0,
+        "cuda": True,
+        "data_dir": "",
+        "dataset": "humanml",
+        "diffusion_steps": config.diffusion_steps,
+        "emb_before_mask": False,
+        "emb_trans_dec": False,
+        "keyframe_cond_prob": 0.5,
+        "keyframe_cond_type": "",
+        "lambda_fc": 0.0,
+        "lambda_rcxyz": 0.0,
+        "lambda_vel": 0.0,
+        "latent_dim": config.width,
+        "layers": config.layers,
+        "lr": 0.0001,
+        "mask_frames": config.mask_frames,
+        "noise_schedule": "cosine",
+        "num_frames": 60,
+        "num_steps": 600000,
+        "pos_embed_max_len": 5000,
+        "pred_len": 0,
+        "save_dir": "save/a_model",
+        "seed": 10,
+        "sigma_small": True,
+        "text_encoder_type": encoder,
+        "unconstrained": False,
+        "use_ema": True,
+        **{name: value for name, (value, fixed) in sizes.items() if value != fixed},
+    }
+
+
+def official_shapes(config: MDMConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters and tables of an official checkpoint."""
+    with torch.device("meta"):
+        shapes = {key: tuple(x.shape) for key, x in MDM(config).state_dict().items()}
+    return shapes | dict.fromkeys(POSITION_TABLES, (5000, 1, config.width))
+
+
+def write_official_mdm(
+    folder: Path,
+    config: MDMConfig,
+    step: int = 600000,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> Path:
+    """An official checkpoint with averaged weights by rule; returns the file of weights.
+
+    The last weights (`model`) and the tables of sinusoids are nonsense: a reader that prefers the
+    average and computes the tables never notices.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = shapes or official_shapes(config)
+    nonsense = {key: torch.tensor(7.0).expand(shape) for key, shape in shapes.items()}
+    average = {
+        key: nonsense[key] if key.endswith(".pe") else rule(key, shape)
+        for key, shape in shapes.items()
+    }
+    (folder / "args.json").write_text(json.dumps(official_args(config), indent=4, sort_keys=True))
+    path = folder / f"model{step:09d}.pt"
+    torch.save({"model": nonsense, "model_avg": average}, path)
+    return path
+
+
+def write_official_momask(folder: Path, sizes: dict, clips: list, encoder) -> None:
+    """MoMask's four files and statistics; sizes as a track gives them, weights drawn at random."""
+    from t2imu_utils.models.momask import GENERATOR, LengthEstimator, write_momask
+
+    prior = GENERATOR.untrained(GENERATOR.Sizes(**sizes), clips, encoder, seed=0)
+    classes = prior.config.transformer.max_tokens + 1
+    prior.lengths = LengthEstimator(encoder.pooled_width, classes)
+    write_momask(folder, prior)
+
+
+def write_official_remodiffuse(folder: Path, sizes: dict, clips: list, encoder) -> None:
+    """ReMoDiffuse's file, statistics, and motions to retrieve, which bear no names.
+
+    Root and contact features are scaled as officially. No weight is zero, as it is before training.
+    """
+    from t2imu_utils.models.remodiffuse import (
+        OFFICIAL_DATABASE,
+        WEIGHTS,
+        ReMoDiffuseConfig,
+        new_remodiffuse_prior,
+        write_remodiffuse,
+    )
+    from t2imu_utils.models.retrieval import OFFICIAL, build_database, save_database
+    from t2imu_utils.motion.corpus import Normaliser, statistics
+
+    mean, std = statistics([clip.features for clip in clips])
+    for part in (slice(0, 4), slice(259, 263)):
+        std[part] /= 25
+    normaliser = Normaliser(mean, std)
+    database = build_database(clips, normaliser, encoder)
+    prior = new_remodiffuse_prior(ReMoDiffuseConfig(**sizes), normaliser, encoder, database, seed=0)
+    with torch.no_grad():
+        for key, parameter in prior.model.named_parameters():
+            parameter.add_(0.05 * rule(key, tuple(parameter.shape)))
+    write_remodiffuse(folder / WEIGHTS, prior)
+    path = save_database(folder / OFFICIAL_DATABASE, database)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in OFFICIAL}
+    np.savez(path, **arrays)
+
+
+def write_distilbert(folder: Path, width: int = 32, words: list[str] = WORDS) -> None:
+    """A small ``distilbert-base-uncased``: WordPiece of words and letters, masked-LM weights."""
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    vocabulary += [*(f"##{letter}" for letter in letters), *(w for w in words if len(w) > 1)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    settings = {"do_lower_case": True, "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = DistilBertConfig(
+        vocab_size=len(vocabulary), dim=width, n_layers=2, n_heads=2, hidden_dim=2 * width,
+        initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        state = DistilBertForMaskedLM(config).state_dict()
+    _write_weights(folder / "model.safetensors", state)
+    config.architectures = ["DistilBertForMaskedLM"]
+    config.save_pretrained(folder)
+
+
+def write_clip(folder: Path, width: int = 32, pooled_width: int = 24) -> None:
+    """A small ``clip-vit-base-patch32``: byte-level BPE, both towers in ``pytorch_model.bin``."""
+    from transformers import CLIPConfig, CLIPModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # BPE writes every byte as a character; those that do not show are moved behind the others.
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [*map(chr, shown), *(chr(256 + i) for i in range(256 - len(shown)))]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary += [merge.replace(" ", "") for merge in MERGES]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    numbers = {token: i for i, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n")
+    settings = {"bos_token": "<|startoftext|>", "model_max_length": 77}
+    settings |= {f"{name}_token": "<|endoftext|>" for name in ("eos", "pad", "unk")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    # The published file says that marks are 0, 1 and 2, which they are not.
+    text = {
+        "vocab_size": len(vocabulary), "hidden_size": width, "intermediate_size": 2 * width,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": pooled_width,
+        "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "image_size": 32, "patch_size": 32, "projection_dim": pooled_width,
+    }  # fmt: skip
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=pooled_width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        state = CLIPModel(config).state_dict()
+    # Wide enough that words differ.
+    state = {key: 10 * x if "embedding.weight" in key else x for key, x in state.items()}
+    # Published when counters were still weights.
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    torch.save(state, folder / "pytorch_model.bin")
+    config.save_pretrained(folder)
+
+
+def _write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    # Tied weights stand in a file once.
+    kept: dict[int, str] = {}
+    for key, x in state.items():
+        kept.setdefault(x.data_ptr(), key)
+    tensors = {key: state[key].clone() for key in kept.values()}
+    save_file(tensors, path, metadata={"format": "pt"})

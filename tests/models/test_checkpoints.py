@@ -1,0 +1,224 @@
+"""What the files of all generators share, on MDM's and on a network of one small tensor."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.checkpoints import (
+    OTHERS,
+    SCALED,
+    SCALES,
+    check_parameters,
+    feature_scale,
+    load_official,
+    official_encoder,
+    read_checkpoint,
+    read_statistics,
+    refuse_overwriting,
+    write_statistics,
+)
+from t2imu_utils.models.mdm import load_prior, save_prior, write_open_prior
+from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.tracks import OPEN_PRIOR
+
+OFFICIAL = "Take the official file."
+
+
+@pytest.fixture(params=[save_prior, lambda path, prior: write_open_prior(path, prior, {"a": 1})])
+def saved(request, prior, tmp_path):
+    prior.history.append({"config": {"steps": 5}, "clips": 12})
+    prior.velocity_weight = [0.5] * 22
+    return request.param(tmp_path / "new" / "prior.safetensors", prior)
+
+
+def rewrite(path, change):
+    """Change the tensors or the metadata of a file."""
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["t2imu"])
+    tensors = load_file(path)
+    change(tensors, about)
+    save_file(tensors, path, {"t2imu": json.dumps(about)})
+
+
+def test_a_prior_comes_back_as_it_was(prior, saved, encoder):
+    half = load_file(saved)["embed_text.bias"].dtype == torch.float16
+    loaded = load_prior(saved, encoder)
+    for key, value in prior.model.state_dict().items():
+        found = loaded.model.state_dict()[key]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, value.half().float() if half else value, rtol=0, atol=0)
+    np.testing.assert_array_equal(loaded.normaliser.mean, np.float32(prior.normaliser.mean))
+    np.testing.assert_array_equal(loaded.normaliser.std, np.float32(prior.normaliser.std))
+    assert loaded.config == prior.config and loaded.history == prior.history
+    assert loaded.velocity_weight == prior.velocity_weight
+    assert loaded.text_encoder is encoder and not loaded.model.training
+    assert [path.name for path in saved.parent.iterdir()] == ["prior.safetensors"]
+    # Older files say nothing of velocities.
+    rewrite(saved, lambda _, about: about.pop("velocity_weight"))
+    assert load_prior(saved, encoder).velocity_weight == 0
+
+
+def test_the_shipped_prior_is_read():
+    prior = load_prior(OPEN_PRIOR)
+    tensors = load_file(OPEN_PRIOR)
+    for key, value in prior.model.state_dict().items():
+        assert torch.equal(value, tensors[key].float())
+    assert prior.history and not prior.model.training
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda _, about: about["config"].pop("width"), "width"),
+        (lambda _, about: about["config"].update(layers="two"), "config"),
+        (lambda _, about: about.update(history={}), "history"),
+        (lambda _, about: about.update(format="t2imu-momask-1"), "format"),
+        (lambda _, about: about["text_encoder"].pop("fingerprint"), "text_encoder"),
+        (lambda _, about: about["text_encoder"].update(fingerprint="0" * 64), "text_encoder"),
+        (lambda _, about: about.update(velocity_weight=[1.0] * 21), "velocity_weight"),
+        (lambda _, about: about["config"].update(layers=3), "layers.2"),
+        (lambda tensors, _: tensors["embed_text.bias"].fill_(torch.nan), "embed_text.bias holds"),
+        (
+            lambda tensors, _: tensors.update({"normaliser.std": torch.ones(263).half()}),
+            "normaliser.std is float16",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told(saved, encoder, change, told):
+    rewrite(saved, change)
+    with pytest.raises(InputError, match=told):
+        load_prior(saved, encoder)
+
+
+def test_a_damaged_file_and_weights_that_half_precision_does_not_hold(prior, saved, encoder):
+    content = saved.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"x" * 99):
+        saved.write_bytes(damaged)
+        with pytest.raises(InputError, match="unreadable"):
+            load_prior(saved, encoder)
+    with torch.no_grad():
+        prior.model.embed_text.bias[3] = 1e5
+    with pytest.raises(InputError, match="embed_text.bias: not finite in half precision"):
+        write_open_prior(saved, prior, {})
+
+
+def test_parameters_are_compared_and_all_faults_listed(tmp_path):
+    wanted = {"a": (2,), "b": (2,), "c": (2,), "d": (2,), "e": (2,)}
+    check_parameters(tmp_path, {key: torch.zeros(2) for key in wanted}, wanted, "", OFFICIAL)
+    bad = {
+        "a": torch.zeros(3),
+        "b": torch.zeros(2).half(),
+        "c": torch.tensor([0, torch.inf]),
+        "d": 3,
+        "f": torch.zeros(1),
+    }
+    with pytest.raises(InputError) as error:
+        check_parameters(tmp_path, bad, wanted, "these", OFFICIAL)
+    for key in "abcdef":
+        assert f"{key} " in error.value.found
+
+
+# ---------------------------------------------------------------- official files
+class Calls:
+    """What makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("called",)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_of_a_checkpoint_with_code_the_class_and_a_safe_way_are_told(tmp_path, monkeypatch, form):
+    """Downloading it again would not help, and nothing in it is run."""
+    monkeypatch.chdir(tmp_path)
+    path, content = tmp_path / "x.pth", {"net": {"a": torch.zeros(1)}, "more": Calls()}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content | {"net": {}}, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(InputError) as error:
+        read_checkpoint(path, OFFICIAL)
+    assert "holds code" in error.value.found and "mkdir" in error.value.found
+    assert "container without network" in error.value.remedy and OFFICIAL not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+    # What it says to do there makes a file that is read.
+    torch.save({k: v for k, v in content.items() if isinstance(v, dict)}, tmp_path / "clean.pt")
+    assert set(read_checkpoint(tmp_path / "clean.pt", OFFICIAL)) == {"net"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html><title>Quota exceeded", b"PK\x03\x04" + b"x" * 99]
+)
+def test_a_damaged_checkpoint_is_told(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(InputError, match="web page|truncated.*Take the official") as error:
+        read_checkpoint(tmp_path / "x.pt", OFFICIAL)
+    assert ("web page" in str(error.value)) == content.startswith(b"<")
+
+
+def test_weights_stand_under_the_first_key_there_is(tmp_path):
+    path, network = tmp_path / "x.tar", nn.Linear(2, 1)
+    state = {"module.w.weight": torch.ones(1, 2), "w.bias": torch.zeros(1), "clip": 3}
+    torch.save({"new": state, "ep": 5}, path)
+    chosen = (lambda key: f"w.{key}", lambda key: key == "clip")
+    content, key = load_official(path, network, ("old", "new"), "it", OFFICIAL, *chosen)
+    assert (content["ep"], key) == (5, "new") and torch.equal(network.weight, torch.ones(1, 2))
+    torch.save(state, path)
+    _, key = load_official(path, network, ("old",), "it", OFFICIAL, *chosen, bare=True)
+    assert key is None
+    for other in ({"ep": 5}, {"new": 3}, [1], "new"):
+        torch.save(other, path)
+        with pytest.raises(InputError, match="expected weights under old or new"):
+            load_official(path, network, ("old", "new"), "it", OFFICIAL)
+
+
+def test_official_checkpoints_take_their_own_encoder(tmp_path, encoder):
+    with pytest.raises(InputError, match="found text encoder words; expected clip"):
+        official_encoder(tmp_path, encoder)
+    encoder.name = "clip"
+    assert official_encoder(tmp_path, encoder) is encoder
+
+
+@pytest.mark.parametrize("names", [("mean.npy", "std.npy"), ("Mean.npy", "Std.npy")])
+def test_statistics_come_back_as_they_were_written(tmp_path, names):
+    normaliser = Normaliser(*np.random.default_rng(0).random((2, 263)))
+    write_statistics(tmp_path, normaliser, names)
+    read = read_statistics(tmp_path, OFFICIAL, names)
+    assert read.mean.dtype == read.std.dtype == np.float32
+    assert np.array_equal(read.mean, normaliser.mean.astype(np.float32))
+    assert np.array_equal(read.std, normaliser.std.astype(np.float32))
+    with pytest.raises(InputError, match="a folder without checkpoints"):
+        refuse_overwriting(tmp_path, names)
+    spoilt = (
+        lambda path: path.write_bytes(path.read_bytes()[:150]),
+        lambda path: np.save(path, np.array([Calls()] * 263)),
+        lambda path: np.save(path, np.ones(251)),
+        lambda path: np.save(path, np.full(263, np.nan)),
+        lambda path: path.unlink(),
+    )
+    for spoil in spoilt:
+        spoil(tmp_path / names[1])
+        with pytest.raises(InputError, match=f"{names[1]}.*trained with"):
+            read_statistics(tmp_path, OFFICIAL, names)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_scale_of_root_and_contact_channels_is_told(scale):
+    std = np.empty(263, np.float32)
+    for group, typical in (*SCALED, *OTHERS):
+        std[group] = typical
+    for group, _ in SCALED:
+        std[group] /= scale
+    assert feature_scale(Normaliser(np.zeros(263, np.float32), 1.4 * std)) == scale
+    for group, _ in SCALED:
+        std[group] /= 25
+    if scale == 25:
+        with pytest.raises(InputError):
+            feature_scale(Normaliser(np.zeros(263, np.float32), std))

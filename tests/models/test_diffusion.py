@@ -1,0 +1,297 @@
+import subprocess
+import sys
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import (
+    SCHEMES,
+    Solver,
+    add_noise,
+    ancestral,
+    ddim_step,
+    guided,
+    item_noise,
+    sample,
+    schedule,
+)
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_schedule_equals_the_official_one(reference):
+    scheduler = schedule(50)
+    with np.load(reference / "diffusion_schedule_cosine50.npz", allow_pickle=False) as golden:
+        np.testing.assert_allclose(scheduler.betas, golden["betas"], atol=1e-7)
+        np.testing.assert_allclose(scheduler.alphas_cumprod, golden["alphas_cumprod"], atol=1e-6)
+
+
+def test_every_step_has_the_official_posterior(reference):
+    x_t, x0, z = torch.randn(3, 1, 4, 263, generator=generators(0)[0])
+    with np.load(reference / "diffusion_schedule_cosine50.npz", allow_pickle=False) as golden:
+        posterior = {k: torch.from_numpy(golden[k]) for k in golden.files}
+    expected = x_t.double()
+    for t in range(49, -1, -1):
+        mean = posterior["posterior_mean_coef1"][t] * x0 * np.cos(t)
+        mean = mean + posterior["posterior_mean_coef2"][t] * expected
+        expected = mean + (t > 0) * posterior["posterior_variance"][t].sqrt() * z
+    noise = (x_t if i == 0 else z for i in count())
+    got = ancestral(lambda x, t: x0 * torch.cos(t.float())[:, None, None], noise, schedule(50))
+    torch.testing.assert_close(got.double(), expected, atol=1e-4, rtol=0)
+
+
+def test_noising_equals_the_official_one(golden):
+    x_t = add_noise(golden.motion("x0"), golden.motion("noise"), golden.tensor("t"), schedule(50))
+    torch.testing.assert_close(x_t, golden.motion("x_t"), atol=1e-5, rtol=0)
+
+
+def test_fifty_guided_steps_equal_the_official_sample(golden):
+    mask = golden.mask("sample_lengths", 16)
+    guidance = float(golden.arrays["guidance"])
+    predict = guided(golden.model, golden.text, golden.text_valid, mask, guidance)
+    recorded = iter([golden.motion("x_T"), *golden.motion("step_noise")])
+    x = ancestral(predict, recorded, schedule(50))
+    torch.testing.assert_close(x, golden.motion("sample"), atol=1e-3, rtol=0)
+
+
+def test_noising_keeps_variance_and_ends_in_noise():
+    scheduler = schedule(50)
+    x0, noise = torch.randn(2, 4, 500, 20, generator=generators(1)[0])
+    for t in (0, 20, 49):
+        x_t = add_noise(x0, noise, torch.full((4,), t), scheduler)
+        assert abs(x_t.var().item() - 1) < 0.03
+    assert (x_t - noise).abs().max() < 0.02
+
+
+def test_samples_of_a_gaussian_have_the_mean_and_spread_of_theory():
+    """For N(mean, spread²) data the best predictor is linear and the chain's variance is known."""
+    mean, spread = 2.0, 0.5
+    level = np.cos((np.arange(51) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2
+    beta = np.minimum(1 - level[1:] / level[:-1], 0.999)
+    alpha = np.cumprod(1 - beta)
+    before = np.append(1.0, alpha[:-1])
+    gain = np.sqrt(alpha) * spread**2 / (alpha * spread**2 + 1 - alpha)
+
+    def best(x, t):
+        g, a = (torch.tensor(y, dtype=torch.float32)[t][:, None, None] for y in (gain, alpha))
+        return mean + g * (x - a.sqrt() * mean)
+
+    variance = 1.0
+    for t in range(49, -1, -1):
+        of_x0 = np.sqrt(before[t]) * beta[t] / (1 - alpha[t])
+        of_x_t = np.sqrt(1 - beta[t]) * (1 - before[t]) / (1 - alpha[t])
+        variance *= (of_x0 * gain[t] + of_x_t) ** 2
+        variance += (1 - before[t]) / (1 - alpha[t]) * beta[t]
+
+    x = ancestral(best, item_noise([200] * 8, generators(*range(8)), 30), schedule(50))
+    assert x.mean().item() == pytest.approx(mean, abs=0.01)
+    assert x.std().item() == pytest.approx(np.sqrt(variance), rel=0.01)
+    assert np.sqrt(variance) == pytest.approx(spread, rel=0.1)
+
+
+def test_guidance_extrapolates_from_without_to_with_text_in_one_batch():
+    calls = []
+
+    def model(x, t, text, text_valid, mask, drop=None):
+        calls.append(len(x))
+        shown = text.sum((1, 2)) if drop is None else text.sum((1, 2)) * ~drop
+        return x + shown[:, None, None]
+
+    x, t = torch.zeros(2, 3, 1), torch.zeros(2, dtype=torch.long)
+    text, ones = torch.tensor([[[1.0]], [[2.0]]]), torch.ones(2, 1, dtype=torch.bool)
+    predict = guided(model, text, ones, torch.ones(2, 3, dtype=torch.bool), 2.5)
+    assert torch.equal(predict(x, t)[:, 0, 0], torch.tensor([2.5, 5.0]))
+    plain = guided(model, text, ones, torch.ones(2, 3, dtype=torch.bool), 1.0)
+    assert torch.equal(plain(x, t)[:, 0, 0], torch.tensor([1.0, 2.0]))
+    assert calls == [4, 2]
+
+
+def test_noise_of_an_item_does_not_depend_on_its_neighbours():
+    together = item_noise([5, 9, 7], generators(1, 2, 3), 4)
+    alone = item_noise([5], generators(1), 4)
+    for _ in range(3):
+        both, one = next(together), next(alone)
+        assert torch.equal(both[0, :5], one[0])
+        assert not both[0, 5:].any() and both[1].all()
+    assert not torch.equal(next(alone), one)
+
+
+MEAN, SPREAD = 2.0, 0.5
+
+
+def best(scheduler):
+    """The predictor of least error for N(MEAN, SPREAD²) data, in double precision."""
+    level = scheduler.alphas_cumprod.double()
+
+    def predict(x, t):
+        a = level[t][:, None, None]
+        gain = a.sqrt() * SPREAD**2 / (a * SPREAD**2 + 1 - a)
+        return (MEAN + gain * (x.double() - a.sqrt() * MEAN)).float()
+
+    return predict
+
+
+def exact(x, scheduler):
+    """Where the ordinary equation leads x_T: the same quantile of the data."""
+    a = scheduler.alphas_cumprod[-1].double()
+    return MEAN + SPREAD * (x.double() - a.sqrt() * MEAN) / (a * SPREAD**2 + 1 - a).sqrt()
+
+
+def error(name, evaluations, steps):
+    """Of the ordinary equation's solution, over quantiles of x_T."""
+    scheduler, x = schedule(steps), torch.linspace(-2, 2, 5)[None, None]
+    found = sample(best(scheduler), iter([x]), scheduler, Solver(name, evaluations))
+    return (found - exact(x, scheduler)).abs().max().item()
+
+
+def numbered(count):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++2m", 2)])
+def test_the_error_falls_with_the_order_of_the_scheme(name, order):
+    errors = [error(name, n, steps=2000) for n in (50, 100, 200)]
+    fall = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert np.all(np.abs(fall - order) < 0.3), fall
+
+
+@pytest.mark.parametrize("evaluations", [6, 10, 20])
+def test_second_order_is_nearer_with_as_many_evaluations(evaluations):
+    assert error("dpm++2m", evaluations, 50) < 0.7 * error("ddim", evaluations, 50)
+
+
+def spread(name, evaluations):
+    """Mean of samples, and their spread as a share of the data's."""
+    scheduler = schedule(50)
+    noise = item_noise([100] * 8, numbered(8), 30)
+    x = sample(best(scheduler), noise, scheduler, Solver(name, evaluations))
+    return x.mean().item(), x.std().item() / SPREAD
+
+
+@pytest.mark.parametrize(("first", "second"), [("ddim", "dpm++2m"), ("ancestral", "sde-dpm++2m")])
+def test_samples_of_a_gaussian_have_its_mean_and_spread(first, second):
+    (mean, coarse), (other_mean, fine) = spread(first, 12), spread(second, 12)
+    assert mean == pytest.approx(MEAN, abs=0.02) and other_mean == pytest.approx(MEAN, abs=0.02)
+    assert coarse == pytest.approx(1, abs=0.3) and fine == pytest.approx(1, abs=0.1)
+    assert abs(fine - 1) < abs(coarse - 1) / 1.5
+    assert spread(second, 50)[1] == pytest.approx(1, abs=0.025)
+
+
+def test_the_stochastic_scheme_of_first_order_is_ancestral_sampling(monkeypatch):
+    """What fewer ancestral steps are computed with gives the same over all of them."""
+    scheduler = schedule(20)
+    expected = sample(best(scheduler), item_noise([9], numbered(1), 3), scheduler)
+    monkeypatch.setitem(SCHEMES, "spelled out", SCHEMES["ancestral"])
+    solver = Solver("spelled out", 20)
+    found = sample(best(scheduler), item_noise([9], numbered(1), 3), scheduler, solver)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_an_item_is_sampled_the_same_whatever_it_is_batched_with(name):
+    scheduler, solver = schedule(30), Solver(name, 6)
+    together = sample(best(scheduler), item_noise([5, 9, 7], numbered(3), 4), scheduler, solver)
+    again = sample(best(scheduler), item_noise([5, 9, 7], numbered(3), 4), scheduler, solver)
+    alone = sample(best(scheduler), item_noise([5], numbered(1), 4), scheduler, solver)
+    assert torch.equal(together, again)
+    assert torch.equal(together[0, :5], alone[0])
+    assert not torch.allclose(together[0, :5], together[1, :5])
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("evaluations", [2, 6, 11])
+def test_the_model_is_evaluated_as_often_as_asked_and_last_at_the_cleanest_step(name, evaluations):
+    scheduler, seen, drawn = schedule(12), [], []
+
+    def predict(x, t):
+        seen.append(t.tolist())
+        return 0.5 * x
+
+    def noise():
+        while True:
+            drawn.append(1)
+            yield torch.ones(2, 3, 4)
+
+    x = sample(predict, noise(), scheduler, Solver(name, evaluations))
+    assert x.shape == (2, 3, 4) and torch.isfinite(x).all()
+    steps = [t for t, _ in seen]
+    assert all(a == b for a, b in seen)
+    assert steps[0] == 11 and steps[-1] == 0 and len(steps) == evaluations
+    assert all(a > b for a, b in zip(steps, steps[1:], strict=False))
+    stochastic = name in ("ancestral", "sde-dpm++2m")
+    assert len(drawn) == (evaluations if stochastic else 1)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_timesteps_are_distinct_however_many(name):
+    for steps in (10, 50):
+        for n in range(2, steps + 1):
+            found = Solver(name, n).timesteps(steps)
+            assert len(set(found)) == n and found == sorted(found, reverse=True)
+            assert (found[0], found[-1]) == (steps - 1, 0)
+
+
+KINDS = {
+    "ancestral": ("sde-dpmsolver++", 1),
+    "ddim": ("dpmsolver++", 1),
+    "dpm++2m": ("dpmsolver++", 2),
+    "sde-dpm++2m": ("sde-dpmsolver++", 2),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("evaluations", [3, 8])
+def test_solvers_are_those_of_diffusers(name, evaluations):
+    own, solver = schedule(50), Solver(name, evaluations)
+    theirs = DDPMScheduler(50, beta_schedule="squaredcos_cap_v2", prediction_type="sample")
+    assert torch.equal(own.alphas_cumprod, theirs.alphas_cumprod)
+    x0, noise, t = torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.tensor([0, 31])
+    assert torch.equal(add_noise(x0, noise, t, own), theirs.add_noise(x0, noise, t))
+    kind, order = KINDS[name]
+    scheme = DPMSolverMultistepScheduler(
+        50, trained_betas=own.betas.tolist(), prediction_type="sample", algorithm_type=kind,
+        solver_order=order, final_sigmas_type="zero",
+    )  # fmt: skip
+    scheme.set_timesteps(timesteps=solver.timesteps(50))
+    draws = item_noise([9, 7], generators(1, 2), 3)
+    x = next(draws)
+    for t in solver.timesteps(50):
+        fresh = next(draws) if kind.startswith("sde") and t else torch.zeros_like(x)
+        x0_hat = best(own)(x, torch.full((2,), t))
+        x = scheme.step(x0_hat, t, x, variance_noise=fresh).prev_sample
+    found = sample(best(own), item_noise([9, 7], generators(1, 2), 3), own, solver)
+    torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-5)
+
+
+def test_steps_are_those_of_ddim_in_diffusers():
+    own, x, x0 = schedule(20), torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    theirs = DDIMScheduler(
+        20, trained_betas=own.betas.tolist(), prediction_type="sample", clip_sample=False,
+        set_alpha_to_one=True,
+    )  # fmt: skip
+    theirs.set_timesteps(20)
+    for t in (19, 7, 0):
+        assert torch.equal(ddim_step(x, x0, own, t), theirs.step(x0, t, x).prev_sample)
+        noisy = theirs.step(x0, t, x, eta=1.0, variance_noise=x0 + 1).prev_sample
+        assert torch.equal(ddim_step(x, x0, own, t, x0 + 1), noisy)
+
+
+def test_sampling_needs_no_diffusers():
+    """It takes longer to load than most notebooks need in all."""
+    modules = ", ".join(f"t2imu_utils.models.{name}" for name in ("mdm", "momask", "remodiffuse"))
+    code = f"import sys, {modules}; assert 'diffusers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("arguments", [("euler",), ("ddim", 1), ("ddim", 2.5)])
+def test_what_is_no_solver_is_refused(arguments):
+    with pytest.raises(InputError):
+        Solver(*arguments)
+    with pytest.raises(InputError, match="at most 10"):
+        Solver("ddim", 11).count(10)

@@ -1,0 +1,241 @@
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from t2imu_utils import data, runs
+from t2imu_utils import finetuning as arms
+from t2imu_utils.body.exports import read_poses
+from t2imu_utils.body.fitting import fit_summary, fitted_joints
+from t2imu_utils.body.smpl import load_body
+from t2imu_utils.errors import InputError
+from t2imu_utils.files import sha256, write_table
+from t2imu_utils.models.exported import POSE
+from t2imu_utils.motion.exports import read_exports
+from t2imu_utils.tracks import OPEN_BODY, TRACKS, load_track
+from tests.body.test_exports import Z_UP, amass, joints_of, moving, rest_pelvis
+from tests.motion.test_exports import write_mdm
+
+# Asked for in this order; nobody makes the second.
+PROMPTS = ["A person walks.", "a person sits", "A person runs.", "a person walks"]
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def motions(body):
+    """Two motions of the body itself at 20 fps: joints (T, 22, 3)."""
+    return [joints_of(body, moving(20.0, seconds))[:, :22] for seconds in (3.0, 4.0)]
+
+
+@pytest.fixture
+def root(tmp_path, runs_folder, monkeypatch):
+    """The data folder, beside runs in which stage 01 has asked for four motions."""
+    (tmp_path / "raw" / "theirs").mkdir(parents=True)
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path / "raw"))
+    requests = pd.DataFrame({"activity": ["walking", "sitting", "running", "walking"]})
+    requests = requests.assign(prompt=PROMPTS, frames=60, seed=range(4))
+    run = runs.open_run("mine", runs.SHARED, "01_prompt_generation", {}, {})
+    run.finish({}, [write_table(run.path("requests.parquet"), requests)])
+    return tmp_path / "raw"
+
+
+def track_with(root, **options):
+    """The demo with one more generator."""
+    values = yaml.safe_load((TRACKS / "demo.yaml").read_text())
+    values["generators"]["kimodo"] = {"family": "exported", "folder": "theirs", **options}
+    (root / "mine.yaml").write_text(yaml.safe_dump(values))
+    return load_track(str(root / "mine.yaml"))
+
+
+def study_of(root, **options):
+    return arms.Study(track_with(root, **options), "kimodo", [], [], {"corpus": "0" * 64})
+
+
+def sampled(study):
+    """The motions of a finished stage 02, and what they are on a body."""
+    study.make_base(study.start())
+    prior = arms.load_model(study.track, "kimodo")
+    requests, body = data.load_requests(study.track), data.bodies(study.track).neutral
+    motions = study.generator.sample(prior, requests, None, 8)
+    return motions, study.generator.fits(prior, motions, body)
+
+
+def test_results_of_mdm_answer_the_requests(root, motions):
+    texts = ["a person runs", "A person walks", "someone waves"]
+    write_mdm(root / "theirs" / "results.npy", [*motions, motions[0][:30]], texts, each=3)
+    study = study_of(root)
+    base = study.make_base(study.start())
+    assert base.inputs == {"motions": sha256(root / "theirs")}
+    assert {path.name for path in base.dir.iterdir()} == {
+        "motions.npz", "motions.parquet", "left_out.parquet", arms.HISTORY, "run.json",
+    }  # fmt: skip
+    counts = {"motions": 3, "left out": 0, "parameters": 0, "clips": 0, "steps": 0}
+    assert base.metrics == {"validation": {}, **counts}
+
+    found, fits = sampled(study)
+    # Numbers of the requests, so that the same number is the same request in every model.
+    assert found.table["motion"].tolist() == [0, 2]
+    assert found.table["activity"].tolist() == ["walking", "running"]
+    assert found.table["frames"].tolist() == [81, 61] and list(found.arrays) == ["joints"]
+    for i, expected in enumerate(reversed(motions)):
+        np.testing.assert_allclose(found[i]["joints"], expected, atol=1e-6)
+    assert set(fits.arrays) == set(POSE) and fits.table["motion"].tolist() == [0, 2]
+    assert 0 < fits.arrays["joint_error"].mean() < 2e-3
+    assert len(found) == 2 and len(found.meta["left_out"]) == 3
+    told = {each["name"]: each["reason"] for each in found.meta["left_out"]}
+    assert set(told) == {"request 1", "request 3", "results.npy#2"}
+    assert told["request 1"] == "no motion left of “a person sits”"
+
+
+def test_a_base_is_named_by_its_files_and_options(root, motions):
+    path = root / "theirs" / "results.npy"
+    write_mdm(path, motions, PROMPTS[:2], each=2)
+    study = study_of(root)
+    first = study.make_base(study.start())
+    again = study.make_base(study.start())
+    assert (again.metrics, again.inputs) == (first.metrics, first.inputs)
+    write_mdm(path, motions[:1], PROMPTS[:1], each=1)
+    changed = study.make_base(study.start())
+    assert changed.metrics["motions"] == 1 and changed.inputs != first.inputs
+    # Options of the reading count too.
+    other = study_of(root, foot_locked=True)
+    assert other.make_base(other.start()).params != first.params
+
+
+def write_amass(root, body, count=2):
+    for i in range(count):
+        motion = moving(60.0, 3.0 + i)
+        np.savez(root / "theirs" / f"{i + 1}.npz", **amass(motion, 60.0, rest_pelvis(body)))
+
+
+def test_poses_are_taken_as_they_are(root, body):
+    write_amass(root, body)
+    (root / "prompts.txt").write_text("a person sits\nA person runs.\n")
+    study = study_of(root, format="poses", prompts="prompts.txt", made_by="kimodo")
+    found, fits = sampled(study)
+    direct, _ = read_poses(root / "theirs", body)
+    assert fits.table["motion"].tolist() == [1, 2]
+    assert fits.table["project"].tolist() == ["kimodo"] * 2
+    for name in POSE:
+        np.testing.assert_array_equal(fits.arrays[name], direct.arrays[name])
+    np.testing.assert_allclose(
+        found.arrays["joints"], fitted_joints(direct, body).astype(np.float32), atol=1e-6
+    )
+    summary = fit_summary(fits, found, body)
+    assert summary["joint error (mm)"] == 0 and summary["added acceleration (m/s²)"] < 1e-2
+    sources = runs.require_run("mine", "kimodo", arms.STAGE)["inputs"]
+    assert sources == {
+        "motions": sha256(root / "theirs"), "prompts": sha256(root / "prompts.txt"),
+        "body": sha256(OPEN_BODY),
+    }  # fmt: skip
+
+
+def test_plain_joints_with_what_the_track_says_of_them(root, body):
+    for i, seconds in enumerate((3.0, 4.0, 3.5)):
+        joints = 100 * joints_of(body, moving(40.0, seconds))[:, :22] @ Z_UP.T
+        # Names in the order of their numbers, not of their letters.
+        np.save(root / "theirs" / f"take{(2, 10, 1)[i]}.npy", joints)
+    (root / "theirs" / "prompts.txt").write_text("\ufeffa person runs\nA person walks\n\n", "utf-8")
+    given = {"rate": 40, "up": "z", "scale": 0.01, "made_by": "lab"}
+    study = study_of(root, prompts="theirs/prompts.txt", **given)
+    found, fits = sampled(study)
+    direct, _ = read_exports(root / "theirs", **given)
+    assert direct.table["file"].tolist() == ["take1.npy", "take2.npy", "take10.npy"]
+    assert found.table["file"].tolist() == ["take2.npy", "take1.npy"]
+    np.testing.assert_array_equal(found[0]["joints"], direct[1]["joints"])
+    assert found.table["native_rate"].tolist() == [40, 40] and found.meta["rate"] == 20
+    assert fits.arrays["joint_error"].mean() < 5e-3
+    assert {"take10.npy"} < {each["name"] for each in found.meta["left_out"]}
+
+
+def test_momask_numbers_its_motions_by_the_lines_of_its_prompts(root, motions):
+    folder = root / "theirs" / "joints"
+    for k, r in ((0, 0), (2, 0), (2, 1)):
+        (folder / str(k)).mkdir(parents=True, exist_ok=True)
+        for twin in ("", "_ik"):
+            np.save(folder / str(k) / f"sample{k}_repeat{r}_len60{twin}.npy", motions[0][:60])
+    lines = ["A person walks.#60", "a person sits#NA", "A person runs. # na", "spare#20"]
+    (root / "prompts.txt").write_text("\n".join(lines))
+    prior = study_of(root, prompts="prompts.txt").start()
+    assert prior.clips.table["prompt"].tolist() == ["A person walks.", *["A person runs."] * 2]
+    assert len(prior.skipped) == 3  # the twins
+    (root / "prompts.txt").write_text("\n".join(lines[:2]))
+    with pytest.raises(InputError, match="found 2 lines; expected 3"):
+        study_of(root, prompts="prompts.txt").start()
+
+
+def test_what_is_left_out_is_told_and_kept(root, motions):
+    write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
+    np.save(root / "theirs" / "flat.npy", motions[0])  # of no known rate
+    study = study_of(root)
+    prior = study.start()
+    table = arms.settings_table(study, prior, None)["value"]
+    assert table["left out"].startswith("flat.npy: flat.npy: rate")
+    assert (table["motions"], table["made by"]) == (2, "mdm")
+    assert table["frames a second"] == "20; read at 20"
+    run = study.make_base(prior)
+    assert run.metrics["left out"] == 1
+    kept = pd.read_parquet(run.path("left_out.parquet"))
+    assert kept["name"].tolist() == ["flat.npy"]
+    again = arms.load_model(study.track, "kimodo")
+    assert again.skipped == prior.skipped
+    pd.testing.assert_frame_equal(again.clips.table, prior.clips.table)
+
+
+def test_there_is_no_model_to_train_or_to_examine(root, motions):
+    write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
+    study = study_of(root)
+    base = study.make_base(study.start())
+    assert not study.refined and not arms.has_losses(study.track, "kimodo")
+    with pytest.raises(InputError, match="exported motions: found the wish to train"):
+        study.generator.train(None, [], None, None, [], "cpu")
+    with pytest.raises(InputError, match="the wish to show it a motion"):
+        study.generator.denoiser(None, "cpu")
+    # Notebook 02 has no curves to show, and 05 nothing to measure.
+    curves = pd.read_parquet(base.path(arms.HISTORY))
+    assert curves.empty and not study.generator.curves
+    assert arms.final_losses({"kimodo": curves}).empty
+
+
+def test_the_budget_counts_those_that_were_trained(root, motions):
+    write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
+    study = study_of(root)
+    study.make_base(study.start())
+    params = {"training": {"steps": 700}}
+    trained = runs.open_run("mine", "mdm", arms.STAGE, params, {})
+    trained.finish({"clips": 5, "parameters": 2_400_000}, [])
+    table = arms.budget_table(study.track, ["mdm", "kimodo"])
+    assert table.loc["kimodo", ["parameters (M)", "clips", "steps"]].tolist() == [0, 0, 0]
+    said = arms.budget(study.track, ["mdm", "kimodo"])
+    assert said == "Parameters (M): MDM 2.4 (700 steps); 16 clips a step."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folder": "nowhere"}, "raw/nowhere: found nothing; expected exported motions"),
+        ({"rates": 20}, "generators.kimodo.rates: found extra inputs are not permitted"),
+        ({"rate": "30"}, "generators.kimodo.rate: found input should be a valid number"),
+        ({"rate": 0}, "generators.kimodo.rate"),
+        ({"format": "bvh"}, "generators.kimodo.format: found input should be 'joints' or 'poses'"),
+        ({"shape": "file"}, "generators.kimodo: found value error, shape: not for joints"),
+        ({"format": "poses", "scale": 1.0}, "scale: not for poses"),
+        ({"folder": None}, "generators.kimodo.folder"),
+        ({"rate": 20, "up": "y"}, "theirs: found motions without prompts; expected the prompt"),
+        ({"rate": 20, "up": "y", "prompts": "none.txt"}, "raw/none.txt: found nothing readable"),
+        ({"rate": 20, "up": "y", "prompts": "latin.txt"}, "latin.txt: found nothing readable"),
+        ({"rate": 20, "up": "y", "prompts": "one.txt"}, "found 1 lines; expected 2, one for each"),
+    ],
+)
+def test_bad_input_is_told(root, motions, options, message):
+    for i, joints in enumerate(motions):
+        np.save(root / "theirs" / f"{i}.npy", joints)
+    (root / "one.txt").write_text("a person walks\n")
+    (root / "latin.txt").write_bytes("á\nb".encode("latin1"))
+    with pytest.raises(InputError) as caught:
+        study_of(root, **options).start()
+    assert message in str(caught.value)

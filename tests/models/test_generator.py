@@ -1,0 +1,495 @@
+"""Every family behind the one interface: made, trained, kept, sampled, examined, published."""
+
+import copy
+import shutil
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from t2imu_utils import finetuning as arms
+from t2imu_utils import runs
+from t2imu_utils.errors import InputError
+from t2imu_utils.models import remodiffuse as remodiffuse_checkpoints
+from t2imu_utils.models import trainer
+from t2imu_utils.models.checkpoints import OTHERS, SCALED
+from t2imu_utils.models.generator import family, generator_of, sizes_of
+from t2imu_utils.models.losses import TERMS, LossWeights
+from t2imu_utils.models.mdm import write_mdm
+from t2imu_utils.models.momask import write_momask
+from t2imu_utils.models.remodiffuse import (
+    OFFICIAL_DATABASE,
+    WEIGHTS,
+    ReMoDiffuseConfig,
+    write_remodiffuse,
+)
+from t2imu_utils.models.retrieval import OWN, build_database, save_database
+from t2imu_utils.models.t2mgpt import write_t2mgpt
+from t2imu_utils.models.text import load_text_encoder
+from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.motion.features import features_to_joints
+from t2imu_utils.tracks import TRACKS, GeneratorSection, load_track
+from tests.models.layouts import write_clip, write_distilbert
+
+torch.set_num_threads(1)
+
+
+FAMILIES = ("mdm", "momask", "remodiffuse", "t2mgpt")
+
+
+@pytest.fixture(params=FAMILIES)
+def name(request) -> str:
+    """Of each family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def study(tiny, name, words, clips, runs_folder) -> Study:
+    """Nine clips to train on, three to validate on."""
+    return Study(tiny, name, clips[:9], clips[9:], {"corpus": "a" * 64})
+
+
+@pytest.fixture
+def settings(study):
+    """Fast enough that texts and noise come to matter."""
+    return replace(pretraining(study.track, study.name), steps=24, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="session")
+def trainings() -> dict[str, tuple]:
+    """What has been trained already, by family."""
+    return {}
+
+
+@pytest.fixture
+def trained(study, settings, trainings, tmp_path):
+    """A prior and its curves."""
+    if study.name not in trainings:
+        trainings[study.name] = study.generator.train(
+            study.start(), study.clips, settings, tmp_path, study.held_out, "cpu"
+        )
+    return copy.deepcopy(trainings[study.name])
+
+
+@pytest.fixture
+def prior(trained):
+    return trained[0]
+
+
+PROMPTS = ["walks slowly", "runs", "a person runs", "jumps twice", "sits down on a chair"]
+
+
+FRAMES, SEEDS = [24, 9, 9, 14, 24], [4, 5, 6, 7, 5]
+
+
+def networks(prior) -> dict[str, torch.Tensor]:
+    """All parameters and buffers of a prior, whatever its family calls its networks."""
+    found = {f.name: getattr(prior, f.name) for f in fields(prior)}
+    modules = {name: x for name, x in found.items() if isinstance(x, nn.Module)}
+    return {
+        f"{n}.{key}": x for n, module in modules.items() for key, x in module.state_dict().items()
+    }
+
+
+def differing(a, b) -> set[str]:
+    a, b = networks(a), networks(b)
+    assert a.keys() == b.keys() and a
+    return {key for key in a if not torch.equal(a[key], b[key])}
+
+
+def made(study, prior, prompts=PROMPTS, frames=FRAMES, seeds=SEEDS, batch_size=8, guidance=None):
+    return study.generator.generate(
+        prior, prompts, frames, seeds, guidance, batch_size, "cpu", progress=False
+    )
+
+
+def test_training_moves_the_weights_and_tells_its_losses(study, trained, settings):
+    prior, curves = trained
+    start = study.start()
+    assert differing(prior, start) and not differing(start, study.start())
+    assert len(prior.history) == 1 and prior.history[0]["clips"] == len(study.clips)
+    np.testing.assert_array_equal(prior.normaliser.mean, start.normaliser.mean)
+    assert {"step", "split", "total", *TERMS} <= set(curves.columns)
+    by_split = curves.groupby("split")["step"]
+    assert by_split.get_group("train").tolist() == list(range(1, settings.steps + 1))
+    assert by_split.max()["validation"] == settings.steps
+    for term in study.generator.curves:
+        assert curves.groupby("split")[term].count().min() > 0
+    validated = curves[curves["split"] == "validation"].ffill().iloc[-1]
+    assert np.isfinite(validated[list(TERMS)].to_numpy(dtype=float)).all()
+
+
+def test_losses_of_a_prior_are_those_that_its_training_reported(study, trained, settings):
+    prior, curves = trained
+    found = study.generator.validation(prior, study.held_out, settings, "cpu")
+    reported = curves[curves["split"] == "validation"].ffill().iloc[-1]
+    assert set(TERMS) <= set(found)
+    for term in TERMS:
+        assert found[term] == pytest.approx(reported[term], rel=1e-5)
+
+
+def test_the_weights_that_did_best_on_held_out_clips_are_returned(study, settings, tmp_path):
+    """Others than the last, since steps are far too long."""
+    held_out = [replace(clip, features=-clip.features) for clip in study.held_out]
+    settings = replace(
+        settings, steps=16, learning_rate=0.1, early_stopping=True, validate_every=2, ema_decay=0.0
+    )
+    prior, curves = study.generator.train(
+        study.start(), study.clips, settings, tmp_path, held_out, "cpu"
+    )
+    checks = curves[curves["split"] == "validation"]
+    if "stage" in checks:
+        checks = checks[checks["stage"] == "rvq"]
+    best = checks.loc[checks["total" if "stage" in checks else "simple"].idxmin()]
+    assert best["step"] < checks["step"].max()
+    found = study.generator.validation(prior, held_out, settings, "cpu")
+    for term in TERMS:
+        assert found[term] == pytest.approx(best[term], rel=1e-5)
+    with pytest.raises(InputError, match="early_stopping: found no held-out clips"):
+        study.generator.train(study.start(), study.clips, settings, tmp_path, [], "cpu")
+
+
+def test_what_is_kept_comes_back_as_it_was(study, prior, words):
+    run = runs.open_run(study.track.name, study.name, arms.STAGE, {}, {})
+    prior.velocity_weight = [float(joint) for joint in range(22)]
+    files = study.generator.save(run.path(arms.PRIOR), prior)
+    assert run.path(arms.PRIOR) in files and all(path.is_file() for path in files)
+    assert {path.name for path in run.dir.iterdir()} == {path.name for path in files}
+    for encoder in (None, words):
+        loaded = study.generator.load(run.path(arms.PRIOR), encoder)
+        assert type(loaded) is type(prior) and not differing(loaded, prior)
+        for one, other in zip(made(study, loaded), made(study, prior), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert study.generator.network(loaded) == study.generator.network(prior)
+        assert len(loaded.history) == 1 and loaded.velocity_weight == prior.velocity_weight
+    # Written over, as an arm that is trained again.
+    study.generator.save(run.path(arms.PRIOR), study.start())
+    assert differing(study.generator.load(run.path(arms.PRIOR)), prior)
+
+
+@pytest.mark.parametrize("name", ["remodiffuse"])
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_retrieved_from_is_kept_once_for_all_arms(study, prior, monkeypatch, links):
+    def no_link(*_):
+        raise PermissionError("not on this file system")
+
+    if not links:
+        monkeypatch.setattr("os.link", no_link)
+    folders = [runs.run_dir("demo", model, arms.STAGE) for model in ("a", "b")]
+    for folder in folders:
+        study.generator.save(folder / arms.PRIOR, prior)
+    first, second = (folder / "database.npz" for folder in folders)
+    assert first.samefile(second) == links and first.read_bytes() == second.read_bytes()
+    # One arm may go, or all that can be computed again, without the others.
+    shutil.rmtree(folders[0])
+    shutil.rmtree(runs.cache_dir("retrieval"))
+    assert len(study.generator.load(folders[1] / arms.PRIOR).database) == len(study.clips)
+
+
+def test_motions_are_as_long_as_was_asked_and_follow_their_seed(study, prior):
+    motions = made(study, prior)
+    assert [x.shape for x in motions] == [(n, 263) for n in FRAMES]
+    assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in motions)
+    for one, other in zip(motions, made(study, prior), strict=True):
+        np.testing.assert_array_equal(one, other)
+    other = made(study, prior, seeds=[seed + 100 for seed in SEEDS])
+    assert all(not np.array_equal(a, b) for a, b in zip(motions, other, strict=True))
+
+
+def test_a_motion_does_not_depend_on_what_it_is_made_with(study, prior):
+    before = torch.get_rng_state()
+    together = made(study, prior)
+    assert torch.equal(torch.get_rng_state(), before)
+    by_two = made(study, prior, batch_size=2)
+    turned = made(study, prior, PROMPTS[::-1], FRAMES[::-1], SEEDS[::-1], 3)[::-1]
+    for i, motion in enumerate(together):
+        alone = made(study, prior, PROMPTS[i : i + 1], FRAMES[i : i + 1], SEEDS[i : i + 1])[0]
+        for other in (by_two[i], turned[i], alone):
+            np.testing.assert_allclose(motion, other, atol=2e-4)
+
+
+def test_requests_become_a_table_with_features_and_joints(study, prior):
+    requests = pd.DataFrame(
+        {"prompt": PROMPTS, "frames": FRAMES, "seed": SEEDS, "activity": list("abcde")},
+        index=[3, 1, 4, 15, 9],
+    )
+    prior.velocity_weight = [float(joint) for joint in range(22)]
+    clips = study.generator.sample(prior, requests, None, 2, progress=False)
+    assert clips.meta == {"rate": 20.0} and clips.table["motion"].tolist() == list(range(5))
+    for column in requests:
+        assert clips.table[column].tolist() == requests[column].tolist()
+    for i, motion in enumerate(made(study, prior)):
+        np.testing.assert_allclose(clips[i]["features"], motion, atol=2e-4)
+        joints = features_to_joints(clips[i]["features"], prior.velocity_weight)
+        np.testing.assert_array_equal(clips[i]["joints"], joints)
+        assert joints.shape == (FRAMES[i], 22, 3)
+
+
+def test_the_scale_of_the_text_may_be_left_to_the_family(study, prior, name):
+    args = (PROMPTS[:1], [24], [3])
+    (plain,) = made(study, prior, *args)
+    if name == "t2mgpt":
+        with pytest.raises(InputError, match="T2M-GPT has no guidance"):
+            made(study, prior, *args, guidance=2.5)
+        return
+    own = {"mdm": 2.5, "momask": None, "remodiffuse": 1.5}[name]
+    np.testing.assert_array_equal(plain, made(study, prior, *args, guidance=own)[0])
+    assert not np.array_equal(plain, made(study, prior, *args, guidance=9.0)[0])
+
+
+def test_refinement_trains_a_copy_with_the_losses_asked_for(study, prior, name, tmp_path):
+    before = {key: x.clone() for key, x in networks(prior).items()}
+    settings = arms.finetuning(study.track, LossWeights(acc=2.0), 4, 0)
+    more, _ = study.generator.refine(
+        prior, study.clips, settings, tmp_path / "a", study.held_out, "cpu"
+    )
+    control, _ = study.generator.refine(
+        prior, study.clips, replace(settings, weights=LossWeights()), tmp_path / "b", [], "cpu"
+    )
+    assert all(torch.equal(before[key], x) for key, x in networks(prior).items())
+    moved = differing(more, prior)
+    if name in ("momask", "t2mgpt"):
+        # Tokens keep their meaning: encoder, codebooks and transformers stay, bit for bit.
+        assert moved and all(key.startswith("rvq.decoder.") for key in moved)
+    else:
+        assert any(key.startswith("model.") for key in moved)
+    assert differing(more, control)
+    assert len(more.history) == 2 and more.history[-1]["config"]["weights"]["acc"] == 2.0
+    np.testing.assert_array_equal(more.normaliser.std, prior.normaliser.std)
+
+
+def shown(study, prior, clips, level=3, seed=0):
+    """x̂_0 of clips in one batch, and the batch."""
+    denoise = study.generator.denoiser(prior, "cpu")
+    cut = [len(clip.features) // denoise.stride * denoise.stride for clip in clips]
+    rows = [
+        torch.from_numpy(prior.normaliser.normalise(clip.features[:n]).astype(np.float32))
+        for clip, n in zip(clips, cut, strict=True)
+    ]
+    noise = [
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(seed + len(x))) for x in rows
+    ]
+    mask = torch.arange(max(cut))[None] < torch.tensor(cut)[:, None]
+    # Whatever stands behind a motion must not matter.
+    x0, noise = (nn.utils.rnn.pad_sequence(x, True, padding_value=9.0) for x in (rows, noise))
+    t = torch.full((len(clips),), min(level, denoise.levels - 1))
+    with torch.inference_mode():
+        return denoise(clips, x0, mask, t, noise), mask, x0
+
+
+def test_a_motion_is_denoised_as_if_it_were_alone(study, prior):
+    together, mask, x0 = shown(study, prior, study.clips)
+    assert together.shape == x0.shape
+    for i, clip in enumerate(study.clips):
+        alone, own, _ = shown(study, prior, [clip])
+        torch.testing.assert_close(together[i][mask[i]], alone[0][own[0]], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["remodiffuse"])
+def test_no_clip_is_shown_its_own_motion(study, prior):
+    database = prior.database
+    assert database.names == [clip.name for clip in study.clips]
+    before = shown(study, prior, study.clips[:1])[0]
+
+    def with_others(rows):
+        motions = [x + 1.0 if i in rows else x for i, x in enumerate(database.motions)]
+        other = replace(prior, database=replace(database, motions=motions))
+        return shown(study, other, study.clips[:1])[0]
+
+    assert torch.equal(with_others([0]), before)
+    assert not torch.equal(with_others(range(1, len(database))), before)
+
+
+@pytest.mark.parametrize("name", ["mdm"])
+def test_a_text_is_part_of_what_is_denoised(study, prior):
+    clip = study.clips[0]
+    one, mask, _ = shown(study, prior, [clip])
+    first = shown(study, prior, [replace(clip, captions=["jumps twice"])])[0]
+    second = shown(study, prior, [replace(clip, captions=[clip.captions[0], "jumps twice"])])[0]
+    assert not torch.equal(first, one) and torch.equal(second, one)
+
+
+def test_a_solver_is_taken_where_there_is_a_choice(tiny):
+    def with_solver(name, **chosen):
+        section = tiny.generators[name].model_copy(update=chosen)
+        track = tiny.model_copy(update={"generators": {**tiny.generators, name: section}})
+        return generator_of(track, name)
+
+    ancestral = {"name": "ancestral", "evaluations": None}
+    assert generator_of(tiny, "mdm").sampler == {"solver": ancestral, "precision": "float32"}
+    chosen = with_solver("mdm", evaluations=7).sampler["solver"]
+    assert chosen == {"name": "ancestral", "evaluations": 7}
+    assert with_solver("mdm", precision="bfloat16").sampler["precision"] == "bfloat16"
+    with pytest.raises(InputError, match="solver: found 'heun'; expected one of ancestral"):
+        with_solver("mdm", solver="heun")
+    with pytest.raises(InputError, match="solver 'ddim': found MoMaskGenerator has none"):
+        with_solver("momask", solver="ddim")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("    layers: 2\n", "    layers: four\n", "mdm.layers"),
+        ("    layers: 2\n", "    layers: 2\n    depth: 4\n", "mdm.depth"),
+        ("    layers: 2\n", "", "mdm.layers"),
+        ("    dropout: 0.0\n", "    dropout: 1.5\n", "mdm.dropout"),
+        ("    levels: 4\n", "    levels: 0\n", "momask.levels"),
+        ("    time_width: 256\n", "", "remodiffuse.time_width"),
+        ("  t2mgpt:\n", "  t2mgpt:\n    levels: 2\n", "t2mgpt.levels"),
+    ],
+)
+def test_a_wrong_size_is_named_with_its_file(tmp_path, old, new, field):
+    path, text = tmp_path / "mine.yaml", (TRACKS / "demo.yaml").read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    track, (name, _) = load_track(str(path)), field.split(".")
+    with pytest.raises(InputError) as told:
+        sizes_of(track, name)
+    assert str(told.value).startswith(f"{path}: generators.{field}: found ")
+    assert "Sizes in t2imu_utils.models." in told.value.expected
+    for other in set(track.generators) - {name}:
+        sizes_of(track, other)
+
+
+ENCODERS = {"mdm": "distilbert"}  # of the others: clip
+FOLDER = "weights"
+
+
+@dataclass(frozen=True)
+class Small(ReMoDiffuseConfig):
+    """In place of the sizes of the official file, which says none."""
+
+    layers: int = 1
+    width: int = 16
+    heads: int = 2
+    feedforward: int = 24
+    time_width: int = 20
+    text_latent: int = 12
+    text_layers: int = 1
+    text_feedforward: int = 20
+    retrieval_layers: int = 1
+    diffusion_steps: int = 200
+    max_frames: int = 24
+
+
+def write_official_remodiffuse(folder, prior):
+    write_remodiffuse(folder / WEIGHTS, prior)
+    path = save_database(folder / OFFICIAL_DATABASE, prior.database)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name not in OWN}
+    np.savez(path, **arrays)
+
+
+WRITERS = {
+    "mdm": lambda folder, prior: write_mdm(folder, prior, 600000),
+    "momask": write_momask,
+    "remodiffuse": write_official_remodiffuse,
+    "t2mgpt": write_t2mgpt,
+}
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory):
+    """A data root with miniatures of both text encoders."""
+    root = tmp_path_factory.mktemp("downloads")
+    write_distilbert(root / "text_encoders" / "distilbert-base-uncased")
+    write_clip(root / "text_encoders" / "clip-vit-base-patch32")
+    return root
+
+
+@pytest.fixture
+def official_scale(clips):
+    """Statistics of the clips, their spread as that of the official ReMoDiffuse."""
+    std = np.empty(263, np.float32)
+    for group, typical in (*SCALED, *OTHERS):
+        std[group] = typical
+    for group, _ in SCALED:
+        std[group] /= 25
+    return Normaliser(np.concatenate([clip.features for clip in clips[:9]]).mean(0), 10 * std)
+
+
+@pytest.fixture
+def published(
+    tiny, name, clips, sizes, downloads, official_scale, runs_folder, monkeypatch, tmp_path
+):
+    """A study that begins with published weights, and the prior that was published."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "text_encoders").symlink_to(downloads / "text_encoders")
+    monkeypatch.setenv("T2IMU_DATA", str(data))
+    monkeypatch.setattr(remodiffuse_checkpoints, "ReMoDiffuseConfig", Small)
+    generator, encoder = family(name), load_text_encoder(ENCODERS.get(name, "clip"))
+    untrained = generator.untrained(generator.Sizes(**sizes[name]), clips[:9], encoder, 3)
+    if name == "remodiffuse":
+        database = build_database(clips[:9], official_scale, encoder, 24)
+        untrained = replace(untrained, normaliser=official_scale, database=database)
+    settings = replace(arms.pretraining(tiny, name), steps=8)
+    prior, _ = generator.train(untrained, clips[:9], settings, tmp_path, [], "cpu")
+    WRITERS[name](data / FOLDER, prior)
+    # Sizes where the file does not say its own.
+    own = sizes[name] if name in ("momask", "t2mgpt") else {}
+    section = GeneratorSection(checkpoint=FOLDER, text_encoder=encoder.name, **own)
+    track = tiny.model_copy(update={"generators": {**tiny.generators, name: section}})
+    return Study(track, name, clips[:9], clips[9:], {"corpus": "a" * 64}), prior
+
+
+def test_published_weights_are_the_base_as_they_are(published):
+    study, prior = published
+    start = study.start()
+    run = study.make_base(start)
+    kept = arms.load_model(study.track, study.name)
+    np.testing.assert_allclose(kept.normaliser.mean, prior.normaliser.mean, rtol=1e-6)
+    np.testing.assert_allclose(kept.normaliser.std, prior.normaliser.std, rtol=1e-6)
+    requests = (["a person walks", "a person jumps"], [24, 13], [1, 2], None, 2, "cpu", False)
+    for one, other in zip(
+        *(study.generator.generate(p, *requests) for p in (kept, start)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    settings = arms.finetuning(study.track, arms.LossWeights(), None, 0)
+    theirs, found = (
+        study.generator.validation(p, study.held_out, settings, "cpu") for p in (prior, kept)
+    )
+    assert theirs == pytest.approx(found, rel=1e-5) and np.isfinite(list(found.values())).all()
+    reported = {k: v for k, v in run.metrics["validation"].items() if k != "step"}
+    assert reported == pytest.approx(found, rel=1e-6)
+    assert run.metrics["clips"] == 0 and len(kept.history) == 1
+    assert run.metrics["parameters"] == study.generator.parameters(prior)
+    curves = pd.read_parquet(run.path(arms.HISTORY))
+    assert curves["split"].tolist() == ["validation"] and curves["step"].tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["mdm", "momask", "t2mgpt"])
+def test_published_weights_can_be_refined(published):
+    study, _ = published
+    run = study.make_arm(study.make_base(study.start()), arms.LossWeights(acc=1.0), 2, 0)
+    assert run.dir.parts[-2] == f"{study.name}-acc1" and run.metrics["clips"] == 9
+    assert len(arms.load_model(study.track, f"{study.name}-acc1").history) == 2
+
+
+def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
+    study, settings, tmp_path, monkeypatch
+):
+    """Whatever stage it is in."""
+    settings = replace(settings, checkpoint_every=5, validate_every=4, ema_decay=0.9)
+    arguments = (study.clips, settings, tmp_path / "whole", study.held_out, "cpu")
+    whole, curves = study.generator.train(study.start(), *arguments)
+    update, updates = trainer._Training.update, []
+
+    def interrupt(self, network):
+        updates.append(self.step)
+        if len(updates) in (8, 16):
+            raise KeyboardInterrupt
+        update(self, network)
+
+    monkeypatch.setattr(trainer._Training, "update", interrupt)
+    arguments = (study.clips, settings, tmp_path / "parts", study.held_out, "cpu")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            study.generator.train(study.start(), *arguments)
+        torch.randn(50)
+    resumed, again = study.generator.train(study.start(), *arguments)
+    assert len(updates) > settings.steps and not differing(whole, resumed)
+    assert curves.equals(again) and whole.history == resumed.history

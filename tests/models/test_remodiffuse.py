@@ -1,0 +1,511 @@
+import ast
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.models import remodiffuse as training
+from t2imu_utils.models.remodiffuse import (
+    NEUTRAL,
+    Condition,
+    Mixture,
+    ReMoDiffuse,
+    ReMoDiffuseConfig,
+    draw_batch,
+    generate,
+    linear_attention,
+    load_remodiffuse,
+    mixed,
+    neighbours,
+    new_remodiffuse_prior,
+    read_remodiffuse,
+    sample,
+    save_remodiffuse,
+    timestep_map,
+    timestep_sinusoids,
+    write_remodiffuse,
+)
+from t2imu_utils.models.retrieval import build_database, read_database
+from t2imu_utils.models.text import load_text_encoder
+from t2imu_utils.models.trainer import Dataset, TrainConfig
+from t2imu_utils.motion.corpus import Normaliser
+
+SMALL = ReMoDiffuseConfig(
+    layers=2, width=16, heads=2, feedforward=24, time_width=20, text_width=16, text_latent=12,
+    text_heads=2, text_layers=1, text_feedforward=20, retrieval_layers=1, max_frames=24,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def official_shapes(reference):
+    """Names and shapes of an official checkpoint, without CLIP."""
+    lines = (reference / "remodiffuse_state_dict.txt").read_text().splitlines()
+    rows = [line.split("\t")[:2] for line in lines if not line.startswith("#")]
+    return {k: ast.literal_eval(s) for k, s in rows if not k.startswith("model.clip.")}
+
+
+@pytest.fixture(scope="session")
+def official_state(official_shapes, layouts):
+    """Its parameters by rule, 47 million."""
+    return {key: layouts.rule(key, shape) for key, shape in official_shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def official_model(official_state):
+    with torch.device("meta"):
+        model = ReMoDiffuse(ReMoDiffuseConfig())
+    state = {key.removeprefix("model."): x for key, x in official_state.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def arrays(reference):
+    with np.load(reference / "remodiffuse_golden.npz", allow_pickle=False) as file:
+        return {name: torch.from_numpy(x) for name, x in file.items()}
+
+
+@pytest.fixture
+def prior(normaliser, encoder, database):
+    return new_remodiffuse_prior(SMALL, normaliser, encoder, database, seed=3)
+
+
+@pytest.fixture
+def shaken(prior):
+    """The small prior with no weight at zero, so that everything reaches the output."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in prior.model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    prior.model.eval()
+    return prior
+
+
+BRANCHES = {
+    "both": (True, True),
+    "text": (True, False),
+    "retr": (False, True),
+    "none": (False, False),
+}
+
+
+def flags(text, retrieval, items=2):
+    return torch.full((items,), text), torch.full((items,), retrieval)
+
+
+@pytest.fixture(scope="module")
+def retrieved(official_model, arrays):
+    frames = torch.arange(196)[None] < arrays["retrieved_length"][:, None]
+    with torch.no_grad():
+        return official_model.database(
+            arrays["retrieved_motion"].unflatten(0, (2, 2)),
+            frames.unflatten(0, (2, 2)),
+            arrays["retrieved_clip_tokens"].unflatten(0, (2, 2)),
+            torch.ones(2, 2, 77, dtype=torch.bool),
+        )
+
+
+@pytest.fixture(scope="module")
+def condition(official_model, arrays, retrieved):
+    with torch.no_grad():
+        valid = torch.ones(2, 77, dtype=torch.bool)
+        return official_model.condition(arrays["clip_tokens"], valid, retrieved)
+
+
+def test_parameters_are_those_of_the_official_checkpoint(official_model, official_shapes):
+    found = {f"model.{k}": tuple(x.shape) for k, x in official_model.state_dict().items()}
+    assert found == official_shapes
+    assert sum(p.numel() for p in official_model.parameters()) == 46_966_791
+
+
+def test_retrieved_items_are_encoded_as_officially(retrieved, arrays):
+    torch.testing.assert_close(retrieved.motion, arrays["re_motion"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(retrieved.text, arrays["re_text"], atol=1e-4, rtol=0)
+    assert torch.equal(retrieved.mask, arrays["re_mask"].bool())
+
+
+def test_prompts_are_encoded_as_officially(official_model, arrays):
+    with torch.no_grad():
+        found = official_model.encode_text(arrays["clip_tokens"], torch.ones(2, 77).bool())
+    torch.testing.assert_close(found, arrays["text_features"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("t", [85, 400])
+def test_branches_are_the_official_ones(official_model, arrays, condition, branch, t):
+    mask = arrays["mask"].bool()
+    at = torch.full((2,), t)
+    with torch.no_grad():
+        found = official_model(arrays["motion"], at, mask, condition, *flags(*BRANCHES[branch]))
+    torch.testing.assert_close(found, arrays[f"{branch}_t{t}"], atol=1e-4, rtol=0)
+
+
+def test_linear_attention_is_its_formula():
+    rng = np.random.default_rng(0)
+    query, key, value = (rng.standard_normal((1, n, 4)) for n in (3, 5, 5))
+    valid = np.array([True, True, False, True, False])
+    expected = np.zeros((3, 4))
+    for head in (slice(0, 2), slice(2, 4)):
+        k, v = key[0, valid, head], value[0, valid, head]
+        over_tokens = np.exp(k) / np.exp(k).sum(axis=0)
+        for i, q in enumerate(query[0, :, head]):
+            expected[i, head] = (np.exp(q) / np.exp(q).sum()) @ (over_tokens.T @ v)
+    key[0, ~valid], value[0, ~valid] = 50.0, np.nan
+    tensors = [torch.from_numpy(x) for x in (query, key, value)]
+    found = linear_attention(*tensors, torch.from_numpy(valid)[None], heads=2)
+    np.testing.assert_allclose(found[0], expected, atol=1e-12)
+
+
+def test_sinusoids_are_cosines_first():
+    found = timestep_sinusoids(torch.tensor([0, 3]), 4)
+    expected = [[1, 1, 0, 0], [np.cos(3), np.cos(0.03), np.sin(3), np.sin(0.03)]]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def inputs(frames=10, tokens=6, shown=12):
+    def noise(*shape):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+    motion = noise(1, frames, 263), torch.tensor([300]), torch.ones(1, frames).bool()
+    text = noise(1, tokens, 16), torch.ones(1, tokens).bool()
+    shown_motion = noise(1, 2, shown, 263), torch.ones(1, 2, shown).bool()
+    said = noise(1, 2, tokens, 16), torch.ones(1, 2, tokens).bool()
+    return motion, text, (*shown_motion, *said)
+
+
+def run_model(model, motion, text, shown, on=(True, True)):
+    with torch.no_grad():
+        condition = model.condition(*text, model.database(*shown))
+        return model(*motion, condition, *flags(*on, items=1))
+
+
+def padded(x, valid, axis, by=3):
+    """More of it along an axis, not valid."""
+    junk = torch.full_like(x.narrow(axis, 0, 1), 40.0).repeat_interleave(by, axis)
+    off = torch.zeros_like(valid.narrow(axis, 0, 1)).repeat_interleave(by, axis)
+    return torch.cat([x, junk], axis), torch.cat([valid, off], axis)
+
+
+def test_padding_of_anything_changes_nothing(shaken):
+    motion, text, shown = inputs()
+    plain = run_model(shaken.model, motion, text, shown)
+    x, mask = padded(motion[0], motion[2], 1)
+    found = run_model(
+        shaken.model,
+        (x, motion[1], mask),
+        padded(*text, 1),
+        (*padded(*shown[:2], 2, by=7), *padded(*shown[2:], 2)),
+    )
+    torch.testing.assert_close(found[:, :10], plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("text_on", [True, False])
+@pytest.mark.parametrize("retrieval_on", [True, False])
+def test_a_condition_counts_only_where_it_is_on(shaken, text_on, retrieval_on):
+    motion, text, shown = inputs()
+    on = (text_on, retrieval_on)
+    plain = run_model(shaken.model, motion, text, shown, on)
+    other_text = run_model(
+        shaken.model, motion, (text[0] + 1.0 * torch.arange(16), text[1]), shown, on
+    )
+    other_motion = run_model(shaken.model, motion, text, (shown[0].flip(2), *shown[1:]), on)
+    assert torch.equal(plain, other_text) != text_on
+    assert torch.equal(plain, other_motion) != retrieval_on
+
+
+def test_the_last_valid_state_of_a_retrieved_caption_is_kept(shaken):
+    motion, _, shown = inputs()
+    database = shaken.model.database
+    with torch.no_grad():
+        short = shown[2].clone(), shown[3].clone()
+        short[1][0, 1, 4:] = False
+        found = database(*shown[:2], *short).text
+        alone = database(*shown[:2], shown[2][:, :, :4], shown[3][:, :, :4]).text
+    torch.testing.assert_close(found[0, 1], alone[0, 1])
+    assert not torch.allclose(found[0, 0], alone[0, 0])
+
+
+PROMPTS = ["a person runs", "someone walks slowly", "sits down"]
+
+
+def test_the_fifty_timesteps_are_the_official_ones(arrays):
+    assert np.array_equal(timestep_map(), arrays["timestep_map"].numpy())
+
+
+def test_timesteps_are_spread_within_sections():
+    assert timestep_map(20, (3, 2)).tolist() == [0, 4, 9, 10, 19]
+    assert timestep_map(5, (1,)).tolist() == [0]
+    assert (timestep_map()[:8] <= 100).all() and timestep_map()[8] > 100
+    with pytest.raises(InputError, match="found 15 of 2 timesteps in section 0"):
+        timestep_map(10)
+
+
+class Labels(torch.nn.Module):
+    """Predicts a constant for each branch, and counts how many it was asked for."""
+
+    VALUES = {(True, True): 1.0, (True, False): 20.0, (False, True): 300.0, (False, False): 4000.0}
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.asked = ReMoDiffuseConfig(), []
+
+    def forward(self, x_t, t, mask, condition, text_on, retrieval_on):
+        assert len(x_t) == len(t) == len(mask) == len(condition.text_valid)
+        rows = list(zip(text_on.tolist(), retrieval_on.tolist(), strict=True))
+        self.asked.append(len(rows))
+        values = torch.tensor([self.VALUES[row] for row in rows])
+        return values[:, None, None].expand(x_t.shape)
+
+
+def labelled(mixture, items=2):
+    condition = Condition((), (), torch.ones(items, 3).bool(), torch.ones(items, 5).bool())
+    model = Labels()
+    return model, mixed(model, condition, torch.ones(items, 4).bool(), mixture)
+
+
+def values(predict, t, coins):
+    return predict(torch.zeros(2, 4, 1), t, torch.tensor(coins))[:, 0, 0].tolist()
+
+
+def test_coarse_steps_toss_a_coin_for_each_item():
+    model, predict = labelled(Mixture())
+    w = 1 + 6.5 * 0.4
+    heads, tails = w * 1 + (1 - w) * 300, w * 20 + (1 - w) * 4000
+    assert values(predict, 400, [True, False]) == pytest.approx([heads, tails])
+    assert values(predict, 400, [False, False]) == pytest.approx([tails, tails])
+    assert model.asked == [4, 4]
+
+
+def test_fine_steps_take_the_tuned_weights():
+    model, predict = labelled(Mixture())
+    expected = 0.52351 * 1 - 0.28419 * 20 + 2.39872 * 300 - 1.63804 * 4000
+    assert values(predict, 100, [True, False]) == pytest.approx([expected] * 2, rel=1e-5)
+    assert model.asked == [8]
+
+
+def test_a_neutral_mixture_ends_with_both_conditions():
+    _, predict = labelled(NEUTRAL)
+    assert values(predict, 57, [True, False]) == pytest.approx([1.0, 1.0])
+
+
+def test_sampling_takes_116_branch_passes_and_ends_at_the_last_prediction():
+    model, predict = labelled(Mixture(fine=(1.0, 0.0, 0.0)))
+    found = sample(predict, torch.randn(2, 4, 1), torch.rand(2, 50) < 0.5, timestep_map())
+    assert sum(model.asked) == 2 * 116
+    torch.testing.assert_close(found, torch.ones(2, 4, 1))
+
+
+def run(prior, prompts=PROMPTS, frames=(9, 20, 14), seeds=(1, 2, 3), **named):
+    return generate(prior, prompts, frames, seeds, progress=False, **named)
+
+
+def test_motions_have_the_lengths_asked_for_and_are_not_normalised(shaken):
+    motions = run(shaken)
+    assert [len(motion) for motion in motions] == [9, 20, 14]
+    assert all(motion.dtype == np.float32 and motion.shape[1] == 263 for motion in motions)
+    still = replace(shaken, model=type(shaken.model)(shaken.config))  # its last layer is zero
+    np.testing.assert_allclose(run(still)[0], np.tile(shaken.normaliser.mean, (9, 1)), atol=1e-5)
+
+
+def test_a_motion_does_not_depend_on_its_batch(shaken):
+    together = run(shaken)
+    for i in range(3):
+        (alone,) = run(shaken, PROMPTS[i : i + 1], [(9, 20, 14)[i]], [i + 1])
+        np.testing.assert_allclose(alone, together[i], atol=2e-3)
+    for one, other in zip(run(shaken, batch_size=2), together, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def test_seed_prompt_length_guidance_and_coin_decide(shaken):
+    def first(prompt="a person runs", frames=12, seed=1, mixture=shaken.mixture, **named):
+        prior = replace(shaken, mixture=mixture)
+        return run(prior, [prompt], [frames], [seed], **named)[0]
+
+    same = first()
+    assert np.array_equal(first(), same)
+    assert np.array_equal(first(guidance=1.5), same)
+    for other in (
+        first(seed=2),
+        first("sits down"),
+        first(guidance=4.0),
+        first(mixture=replace(NEUTRAL, average=True)),
+        first(frames=13)[:12],
+    ):
+        assert not np.allclose(other, same, atol=1e-3)
+
+
+CONFIG = TrainConfig(
+    steps=8, batch_size=4, learning_rate=1e-3, max_frames=16, checkpoint_every=3, ema_decay=0.9
+)
+
+
+def test_a_clip_never_sees_its_own_recording(prior, clips):
+    """Half of the clips are twins of the others, which would be the best motions to retrieve."""
+    pairs = [replace(c, name=f"M{clips[i % 6].name}", source="") for i, c in enumerate(clips)]
+    pairs = [*clips[:6], *pairs[6:]]
+    database = build_database(pairs, prior.normaliser, prior.text_encoder, max_frames=24)
+    prior = replace(prior, database=database)
+    near = neighbours(prior, pairs, max_frames=24)
+    assert [rows.shape for rows in near] == [(2, 2)] * 12
+    for i, rows in enumerate(near):
+        assert not {i % 6, i % 6 + 6} & set(rows.ravel().tolist())
+    batch = draw_batch(prior, Dataset(prior, pairs), near, replace(CONFIG, max_frames=24), 0)
+    for clip, length, shown in zip(
+        batch.clips.x0, batch.clips.mask.sum(1), batch.motion, strict=True
+    ):
+        for motion in shown:
+            assert not torch.equal(motion[:length], clip[: len(motion)][:length])
+
+
+def test_held_out_clips_need_no_names_in_the_database(prior, clips):
+    """As the official one, which does not say whose clips it holds."""
+    strangers = [replace(c, name=f"x{i}", source=f"x{i}") for i, c in enumerate(clips)]
+    nameless = replace(prior, database=replace(prior.database, names=None, sources=None))
+    found = neighbours(nameless, strangers, max_frames=24, held_out=True)
+    expected = neighbours(prior, strangers, max_frames=24)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    # Where there are names they count for these clips too.
+    own = neighbours(prior, clips, max_frames=24, held_out=True)
+    assert all(np.array_equal(a, b) for a, b in zip(own, neighbours(prior, clips, 24), strict=True))
+    with pytest.raises(InputError, match="database: names"):
+        neighbours(nameless, strangers, max_frames=24)
+
+
+def test_text_and_retrieval_are_dropped_independently(prior, clips):
+    data, near = Dataset(prior, clips), neighbours(prior, clips, 16)
+    config = replace(CONFIG, batch_size=500, condition_dropout=0.3)
+    batches = [draw_batch(prior, data, near, config, step) for step in range(3)]
+    text = torch.cat([batch.clips.drop_text for batch in batches]).double()
+    retrieval = torch.cat([batch.drop_retrieval for batch in batches]).double()
+    assert float(text.mean()) == pytest.approx(0.3, abs=0.05)
+    assert float(retrieval.mean()) == pytest.approx(0.3, abs=0.05)
+    assert float((text * retrieval).mean()) == pytest.approx(0.09, abs=0.03)
+
+
+def test_dropped_conditions_do_not_reach_the_loss(shaken, clips):
+    data, near = Dataset(shaken, clips), neighbours(shaken, clips, 16)
+    batch = draw_batch(shaken, data, near, replace(CONFIG, condition_dropout=1.0), 0)
+    other = replace(
+        batch,
+        clips=replace(batch.clips, text=batch.clips.text + 1.0 * torch.arange(16)),
+        motion=batch.motion.flip(2),
+    )
+
+    def losses(batch):
+        return training.batch_losses(shaken.model, batch, shaken.normaliser, CONFIG.weights)[
+            "total"
+        ]
+
+    assert torch.equal(losses(batch), losses(other))
+    free = torch.zeros(4, dtype=torch.bool)
+    kept, kept_other = (
+        losses(replace(b, drop_retrieval=free, clips=replace(b.clips, drop_text=free)))
+        for b in (batch, other)
+    )
+    assert not torch.equal(kept, kept_other)
+
+
+@pytest.fixture
+def saved(shaken, tmp_path):
+    shaken.history.append({"config": {"steps": 5}, "clips": 12})
+    mixture = Mixture(2.0, (0.5, 0.25, 0.5), average=True)
+    return save_remodiffuse(tmp_path / "prior.safetensors", replace(shaken, mixture=mixture))
+
+
+def test_a_prior_comes_back_as_it_was(shaken, saved, database, encoder):
+    loaded = load_remodiffuse(saved, database, encoder)
+    for key, value in shaken.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value)
+    assert loaded.config == shaken.config and loaded.history == shaken.history
+    assert loaded.mixture == Mixture(2.0, (0.5, 0.25, 0.5), average=True)
+    assert loaded.text_encoder_name == "words" and not loaded.model.training
+    requests = (["a person runs"], [9], [4])
+    np.testing.assert_array_equal(
+        generate(loaded, *requests, progress=False)[0],
+        generate(replace(shaken, mixture=loaded.mixture), *requests, progress=False)[0],
+    )
+    assert [path.name for path in saved.parent.iterdir()] == ["prior.safetensors"]
+
+
+CAPTIONS = ["a person walks", "a man runs", "the woman sits down"]
+
+
+@pytest.fixture
+def clip_encoder(layouts, tmp_path, monkeypatch):
+    """A small CLIP with the widths of the official one."""
+    folder = tmp_path / "text_encoders" / "clip-vit-base-patch32"
+    layouts.write_clip(folder, width=512, pooled_width=512)
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    return load_text_encoder("clip")
+
+
+@pytest.fixture
+def official_database(clip_encoder, tmp_path):
+    rng = np.random.default_rng(1)
+    lengths = np.array([196, 50, 80])
+    motions = rng.standard_normal((3, 196, 263)).astype(np.float32)
+    motions[np.arange(196)[None] >= lengths[:, None]] = 0
+    path = tmp_path / "t2m_text_train.npz"
+    np.savez(
+        path,
+        text_features=clip_encoder.encode_pooled(CAPTIONS).numpy(),
+        captions=np.array(CAPTIONS),
+        motions=motions,
+        m_lengths=lengths,
+        clip_seq_features=rng.standard_normal((3, 77, 512)).astype(np.float32),
+    )
+    return read_database(path, clip_encoder)
+
+
+def write_statistics(folder, bias=25):
+    """Shaped like the published ones: root and contact channels divided by `bias`."""
+    std = np.full(263, 0.2, np.float32)
+    std[:1], std[1:3], std[3], std[4:67], std[67:193] = 0.0129, 0.0169, 0.153, 0.123, 0.3
+    std[193:259], std[259:] = 0.0195, 0.352
+    std[[0, 1, 2, 3, *range(259, 263)]] /= bias
+    np.save(folder / "mean.npy", np.linspace(-1, 1, 263, dtype=np.float32))
+    np.save(folder / "std.npy", std)
+
+
+def test_an_official_checkpoint_loads_samples_and_is_written_again(
+    official_state, official_database, clip_encoder, tmp_path
+):
+    """Full size, with the container, the prefix of several GPUs and the CLIP that it has."""
+    published = {f"module.{key}": x for key, x in official_state.items()}
+    published["module.model.clip.logit_scale"] = torch.tensor(4.6)
+    path = tmp_path / "latest.pth"
+    torch.save({"meta": {"epoch": 40}, "state_dict": published, "optimizer": {}}, path)
+    write_statistics(tmp_path)
+    prior = read_remodiffuse(path, official_database, encoder=clip_encoder)
+    path.unlink()  # 200 MB
+    assert prior.mixture == Mixture() and not prior.model.training
+    assert prior.history[0]["licence"].endswith("non-commercial use only")
+    motions = generate(prior, CAPTIONS[:2], [4, 6], [1, 2], progress=False)
+    assert [motion.shape for motion in motions] == [(4, 263), (6, 263)]
+    assert all(np.isfinite(motion).all() for motion in motions)
+    again = write_remodiffuse(tmp_path / "again" / "latest.pth", prior)
+    stored = torch.load(again, weights_only=True)["state_dict"]
+    assert set(stored) == set(official_state)
+    assert all(torch.equal(stored[key], x) for key, x in official_state.items())
+    for name in ("mean.npy", "std.npy"):
+        assert np.array_equal(np.load(again.with_name(name)), np.load(tmp_path / name))
+
+
+def test_a_published_network_of_other_sizes(prior, official_database, clip_encoder, tmp_path):
+    config = replace(prior.config, text_width=512, max_frames=196)
+    write_statistics(tmp_path)
+    normaliser = Normaliser(*(np.load(tmp_path / f"{name}.npy") for name in ("mean", "std")))
+    small = new_remodiffuse_prior(config, normaliser, clip_encoder, official_database, seed=0)
+    path = write_remodiffuse(tmp_path / "latest.pth", small)
+    other = replace(config, text_width=16)  # the encoder knows better
+    again = read_remodiffuse(path, official_database, encoder=clip_encoder, config=other)
+    assert again.config == config
+    with pytest.raises(InputError, match="parameters"):
+        read_remodiffuse(path, official_database, encoder=clip_encoder)
+
+
+class Runs:
+    def __reduce__(self):
+        return (print, ("code was run",))

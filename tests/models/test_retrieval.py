@@ -1,0 +1,240 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.retrieval import (
+    build_database,
+    gather,
+    read_database,
+    retrieve,
+    save_database,
+    token_states,
+    versioned,
+)
+from t2imu_utils.models.text import load_text_encoder
+from t2imu_utils.motion.corpus import Normaliser
+
+
+def items(vectors, lengths, names=None, sources=None):
+    names = names or [f"{i}" for i in range(len(lengths))]
+    return versioned(
+        captions=["walks"] * len(lengths),
+        motions=[torch.full((n, 263), float(i)) for i, n in enumerate(lengths)],
+        tokens=[torch.ones(2, 3)] * len(lengths),
+        pooled=np.array(vectors, dtype=np.float32),
+        names=names,
+        sources=sources or [""] * len(lengths),
+        encoder=("words", "f" * 64),
+        statistics=None,
+    )
+
+
+def test_the_score_is_cosine_times_nearness_of_length():
+    # Cosines with (1, 0): 1, 0.995, 0.995, 0; the second is 4.8 s shorter, the third as long.
+    database = items([[3, 0], [1, 0.1], [2, 0.2], [0, 1]], [4, 4, 100, 100])
+    cosine = 1 / np.hypot(1, 0.1)
+    first, second, third = np.exp(-0.096), cosine * np.exp(-0.096), cosine
+    assert third > first > second
+    assert retrieve(database, np.array([[5.0, 0.0]]), [100]).tolist() == [[2, 0]]
+    assert retrieve(database, np.array([[5.0, 0.0]]), [4]).tolist() == [[0, 1]]
+    # The nearness is at least exp(-0.1): caption before length, unless its weight says otherwise.
+    assert retrieve(database, np.array([[0.0, 1.0]]), [4]).tolist()[0][0] == 3
+    heavy = retrieve(database, np.array([[1.0, 0.0]]), [100], count=3, length_weight=9.0)
+    assert heavy.tolist() == [[2, 0, 1]]
+
+
+def test_one_caption_at_two_lengths_gets_two_sets_of_motions(database, encoder):
+    pooled = encoder.encode_pooled(["a person runs"] * 2).numpy()
+    short, long = retrieve(database, pooled, [8, 24])
+    assert short.tolist() != long.tolist()
+    assert database.lengths[short[0]] < database.lengths[long[0]]
+
+
+def test_twins_and_cuts_and_whatever_shares_a_recording_are_kin(clips):
+    names = ["000012", "M000012", "000012_20_80", "M000012_20_80", "000013", "000112", "000014"]
+    sources = ["a/walk", "", "", "", "a/walk", "", "b/run"]
+    database = items([[1, 0]] * 7, [10] * 7, names, sources)
+
+    def kin(name, source=""):
+        return database.kin(replace(clips[0], name=name, source=source))
+
+    assert kin("000012") == [0, 1, 2, 3]
+    assert kin("M000012_100_140") == [0, 1, 2, 3]
+    assert kin("000012", "a/walk") == [0, 1, 2, 3, 4]
+    assert kin("000099", "b/run") == [6]
+    assert kin("000100") == []
+
+
+def test_kin_is_never_retrieved(database, clips, encoder):
+    for clip in clips:
+        pooled = encoder.encode_pooled(clip.captions[:1]).numpy()
+        frames = [len(clip.features)]
+        best = retrieve(database, pooled, frames)[0]
+        assert database.names[best[0]] == clip.name
+        other = retrieve(database, pooled, frames, [database.kin(clip)])[0]
+        assert clip.name not in [database.names[row] for row in other]
+
+
+def test_a_database_holds_normalised_starts_and_first_captions(clips, normaliser, encoder):
+    database = build_database(clips, normaliser, encoder, max_frames=10)
+    assert len(database) == 12 and database.lengths.max() == 10
+    np.testing.assert_allclose(
+        database.motions[3].numpy(), normaliser.normalise(clips[3].features[:10]), atol=1e-6
+    )
+    assert database.captions == [clip.captions[0] for clip in clips]
+    tokens, valid = encoder.encode([clips[3].captions[0]])
+    assert torch.equal(database.tokens[3], tokens[0][valid[0]])
+
+
+def test_the_version_is_that_of_all_ingredients(clips, normaliser, encoder, database):
+    def build(clips=clips, normaliser=normaliser):
+        return build_database(clips, normaliser, encoder, max_frames=24).version
+
+    assert build() == database.version
+    renamed = [replace(clips[0], name="other"), *clips[1:]]
+    moved = [replace(clips[0], features=clips[0].features + 1e-3), *clips[1:]]
+    said = [replace(clips[0], captions=["a person waits"]), *clips[1:]]
+    cut = [replace(clips[0], source="take 1"), *clips[1:]]
+    wider = Normaliser(normaliser.mean, normaliser.std * np.float32(1.01))
+    others = [build(chosen) for chosen in (renamed, moved, said, cut, clips[::-1])]
+    others.append(build(normaliser=wider))
+    encoder.fingerprint = "0" * 64
+    others.append(build())
+    assert len({database.version, *others}) == 8
+
+
+def test_gathered_items_are_padded_with_their_masks(database):
+    rows = np.array([[0, 5], [7, 0]])
+    motion, shown, text, said = gather(database, rows)
+    assert motion.shape[:2] == text.shape[:2] == (2, 2)
+    for place, row in np.ndenumerate(rows):
+        assert torch.equal(motion[place][shown[place]], database.motions[row])
+        assert torch.equal(text[place][said[place]], database.tokens[row])
+    assert not motion[~shown].any() and shown.any(dim=(0, 1)).all()
+
+
+def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(
+    layouts, tmp_path, monkeypatch
+):
+    from transformers import AutoTokenizer, CLIPTextModel
+
+    folder = tmp_path / "text_encoders" / "clip-vit-base-patch32"
+    layouts.write_clip(folder)
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    encoder = load_text_encoder("clip")
+    texts = ["a person walks", "walks slowly on and on " * 40, "so"]
+    states, valid = token_states(encoder, texts)
+    assert states.shape == (3, 77, encoder.width) and valid.all()
+    ids = torch.zeros(3, 77, dtype=torch.long)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for row, found in zip(ids, tokenizer(texts)["input_ids"], strict=True):
+        row[: len(found)] = torch.tensor(found)[:77]
+    ids[1, 76] = tokenizer.eos_token_id
+    with torch.no_grad():
+        whole = CLIPTextModel.from_pretrained(folder)(ids).last_hidden_state
+    torch.testing.assert_close(states, whole, atol=1e-5, rtol=1e-5)
+    real, kept = encoder.encode(texts)
+    torch.testing.assert_close(states[0][: kept[0].sum()], real[0][kept[0]], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(states[0, 76], states[2, 76], atol=1e-3)
+    assert torch.equal(token_states(encoder, texts[2:])[0][0], states[2])
+    with pytest.raises(InputError, match=r"texts\[1\]: found ' '"):
+        token_states(encoder, ["so", " "])
+
+
+CAPTIONS = ["a person walks", "a man runs", "the woman sits down", "someone jumps"]
+
+
+@pytest.fixture
+def saved(database, tmp_path):
+    return save_database(tmp_path / "database.npz", database)
+
+
+def rewrite(path, change):
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def test_a_database_comes_back_as_it_was(database, saved, encoder):
+    found = read_database(saved, encoder)
+    assert found.version == database.version
+    assert (found.captions, found.names) == (database.captions, database.names)
+    assert (found.sources, found.encoder) == (database.sources, database.encoder)
+    assert all(torch.equal(a, b) for a, b in zip(found.motions, database.motions, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found.tokens, database.tokens, strict=True))
+    pooled = encoder.encode_pooled(["a person runs"]).numpy()
+    assert np.array_equal(retrieve(found, pooled, [9]), retrieve(database, pooled, [9]))
+    assert [path.name for path in saved.parent.iterdir()] == ["database.npz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.pop("motions"), "no motions"),
+        (lambda x: x["text_features"].__setitem__((0, 0), 9.0), "version.*changed after"),
+        (lambda x: x["motions"].__setitem__((x["m_lengths"].argmin(), -1), 1.0), "values behind"),
+        (lambda x: x["motions"].__setitem__((0, 0, 0), np.nan), "row 0.*not finite"),
+        (lambda x: x["m_lengths"].__setitem__(0, 0), "m_lengths: found 0 to"),
+        (lambda x: x["token_counts"].__setitem__(0, 99), "token_counts.*99"),
+        (lambda x: x.update(captions=x["captions"][:-1]), "captions: found shape \\(11,\\)"),
+        (lambda x: x.update(motions=x["motions"][..., :251]), "251 channels"),
+        (lambda x: x.update(motions=x["motions"].astype(int)), "motions: found int64"),
+        (lambda x: x.update(about=np.frombuffer(b"{}", np.uint8)), "about"),
+        (
+            lambda x: x.update(
+                about=np.frombuffer(json.dumps({"format": "other"}).encode(), np.uint8)
+            ),
+            "format 'other'",
+        ),
+    ],
+)
+def test_faults_of_a_file_are_told(saved, encoder, change, message):
+    rewrite(saved, change)
+    with pytest.raises(InputError, match=message):
+        read_database(saved, encoder)
+
+
+@pytest.fixture
+def clip_encoder(layouts, tmp_path, monkeypatch):
+    layouts.write_clip(tmp_path / "text_encoders" / "clip-vit-base-patch32")
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    return load_text_encoder("clip")
+
+
+@pytest.fixture
+def official(clip_encoder, tmp_path):
+    """The five arrays of the official file, and the indexes that nothing reads."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([196, 40, 60, 120])
+    motions = rng.standard_normal((4, 196, 263)).astype(np.float32)
+    motions[np.arange(196)[None] >= lengths[:, None]] = 0
+    path = tmp_path / "t2m_text_train.npz"
+    np.savez(
+        path,
+        text_features=clip_encoder.encode_pooled(CAPTIONS).numpy(),
+        captions=np.array(CAPTIONS),
+        motions=motions,
+        m_lengths=lengths,
+        clip_seq_features=rng.standard_normal((4, 77, clip_encoder.width)).astype(np.float32),
+        train_indexes=np.zeros((4, 3), int),
+        test_indexes=np.zeros((4, 3), int),
+    )
+    return path
+
+
+def test_the_official_layout_is_read(official, clip_encoder, clips):
+    database = read_database(official, clip_encoder)
+    assert database.lengths.tolist() == [196, 40, 60, 120]
+    assert database.encoder == ("clip", None) and database.names is None
+    assert database.tokens[0].shape == (77, clip_encoder.width)
+    pooled = clip_encoder.encode_pooled(CAPTIONS[2:3]).numpy()
+    assert retrieve(database, pooled, [60])[0, 0] == 2
+    again = read_database(save_database(official.with_name("own.npz"), database), clip_encoder)
+    assert again.version == database.version
+    with pytest.raises(InputError, match="official files cannot be trained on"):
+        database.kin(clips[0])

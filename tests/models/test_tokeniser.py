@@ -1,0 +1,306 @@
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.momask import (
+    MoMaskConfig,
+    TokenTransformerConfig,
+    new_momask,
+)
+from t2imu_utils.models.tokeniser import (
+    RVQ,
+    Codebook,
+    RVQConfig,
+    TokenData,
+    detokenise,
+    draw_windows,
+    new_rvq,
+    normalised_motions,
+    reconstruction_losses,
+    rvq_losses,
+    rvq_validation,
+    tokenise,
+)
+from t2imu_utils.models.trainer import TrainConfig
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+
+CONFIG = RVQConfig(channels=5, width=8, code_width=4, codes=6, levels=3, dropout=0.0)
+
+
+@pytest.fixture
+def model():
+    model = new_rvq(CONFIG, 1)
+    torch.manual_seed(0)
+    for book in model.quantizer.layers:
+        book.codebook.normal_()
+    return model.eval()
+
+
+def book(codes, temperature=0.0, ema_decay=0.5):
+    config = RVQConfig(code_width=1, codes=len(codes), temperature=temperature, ema_decay=ema_decay)
+    made = Codebook(config)
+    made.load_state_dict({"codebook": torch.tensor(codes)[:, None]})
+    return made
+
+
+def test_each_level_takes_the_code_nearest_to_what_is_left(model):
+    x = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(1))
+    codes = model.encode(x)
+    left = model.encoder(x.transpose(1, 2)).transpose(1, 2)
+    for level, layer in enumerate(model.quantizer.layers):
+        distances = (left[:, :, None] - layer.codebook).norm(dim=-1)
+        assert torch.equal(codes[..., level], distances.argmin(-1))
+        left = left - layer.codebook[codes[..., level]]
+    x_hat, again, commit = model(x)
+    assert torch.equal(again, codes)
+    torch.testing.assert_close(model.decode(codes), x_hat)
+    assert commit > 0
+
+
+def test_the_commitment_is_the_mean_over_levels_of_what_each_leaves(model):
+    x = torch.randn(1, 8, 5, generator=torch.Generator().manual_seed(2))
+    _, codes, commit = model(x, 2)
+    left = model.encoder(x.transpose(1, 2)).transpose(1, 2)
+    errors = []
+    for level in range(2):
+        left = left - model.quantizer.layers[level].codebook[codes[..., level]]
+        errors.append(left.square().mean())
+    torch.testing.assert_close(commit, sum(errors) / 2)
+    assert (codes[..., 2] == -1).all()
+
+
+def test_the_encoder_gets_the_gradient_of_the_decoder_once(model):
+    """Whatever the number of levels: a step in each would multiply it by their number."""
+    x = torch.randn(1, 8, 5, generator=torch.Generator().manual_seed(3))
+    z = model.encoder(x.transpose(1, 2)).transpose(1, 2).detach().requires_grad_()
+    for active in (1, 3):
+        quantised, _, _ = model.quantizer(z, active)
+        direct = quantised.detach().requires_grad_()
+        weights = torch.arange(40.0).view(1, 8, 5)
+        (at_z,) = torch.autograd.grad((model._motion(quantised) * weights).sum(), z)
+        (at_decoder,) = torch.autograd.grad((model._motion(direct) * weights).sum(), direct)
+        torch.testing.assert_close(at_z, at_decoder)
+        assert not torch.equal(quantised, z)
+
+
+def test_codes_are_the_means_of_their_vectors():
+    made = book([0.0, 10.0])
+    x = torch.tensor([[1.0], [3.0], [9.0], [11.0], [13.0]])
+    for _ in range(40):
+        made.follow(x, made.choose(x))
+    torch.testing.assert_close(made.codebook, torch.tensor([[2.0], [11.0]]))
+    torch.testing.assert_close(made.code_count, torch.tensor([2.0, 3.0]))
+
+
+def test_running_sums_weigh_batches_by_the_decay():
+    made = book([0.0, 10.0])
+    made.follow(torch.tensor([[2.0], [4.0], [9.0]]), torch.tensor([0, 0, 1]))
+    # Half of one vector of the old code, half of the sum of the new ones.
+    torch.testing.assert_close(made.code_sum, torch.tensor([[3.0], [9.5]]))
+    torch.testing.assert_close(made.codebook, torch.tensor([[2.0], [9.5]]))
+
+
+def test_a_code_that_is_hardly_met_is_replaced_by_a_vector_of_the_batch():
+    torch.manual_seed(0)
+    made = book([0.0, 500.0])
+    x = torch.tensor([[1.0], [2.0], [3.0]])
+    made.follow(x, made.choose(x))
+    assert made.code_count[1] < 1
+    assert made.codebook[1] in x
+    # Between two vectors of a small batch, where there are more codes than vectors.
+    many = book([0.0, 500.0, 600.0, 700.0])
+    many.follow(x[:1], many.choose(x[:1]))
+    torch.testing.assert_close(many.codebook[1:], torch.ones(3, 1), atol=0.1, rtol=0)
+    assert len(many.codebook.unique()) == 4
+
+
+def test_the_first_batch_makes_the_codes(model):
+    fresh = new_rvq(CONFIG, 1).train()
+    x = torch.randn(4, 16, 5, generator=torch.Generator().manual_seed(3))
+    vectors = fresh.encoder(x.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
+    first = fresh.quantizer.layers[0]
+    assert not first.codebook.any()
+    first.start(vectors)
+    assert all((vectors == code).all(1).any() for code in first.codebook)
+    kept = first.codebook.clone()
+    first.start(vectors + 1)
+    assert torch.equal(first.codebook, kept)
+
+
+def test_codes_move_in_training_alone(model):
+    x = torch.randn(2, 12, 5)
+    before = [layer.codebook.clone() for layer in model.quantizer.layers]
+    model(x)
+    assert all(
+        torch.equal(a, layer.codebook)
+        for a, layer in zip(before, model.quantizer.layers, strict=True)
+    )
+    model.train()(x, 2)
+    moved = [
+        not torch.equal(a, layer.codebook)
+        for a, layer in zip(before, model.quantizer.layers, strict=True)
+    ]
+    assert moved == [True, True, False]
+
+
+def test_in_training_codes_are_drawn_by_their_distance():
+    made = book([0.0, 1.0], temperature=0.5)
+    torch.manual_seed(0)
+    x = torch.zeros(20000, 1)
+    assert not made.eval().choose(x).any()
+    share = made.train().choose(x).float().mean()
+    expected = torch.tensor([0.0, -1 / 0.5]).softmax(0)[1]
+    torch.testing.assert_close(share, expected, atol=0.01, rtol=0)
+
+
+def test_official_codes_get_running_sums_and_are_trained_on_from(model):
+    state = {
+        key: x for key, x in model.state_dict().items() if not key.endswith(("_sum", "_count"))
+    }
+    again = RVQ(CONFIG)
+    again.load_state_dict(state)
+    x = torch.randn(4, 16, 5)
+    before = again.quantizer.layers[0].codebook.clone()
+    again.train()
+    again.quantizer.layers[0].start(torch.randn(20, 4))
+    assert torch.equal(again.quantizer.layers[0].codebook, before)
+    assert again(x)[0].isfinite().all()
+
+
+def test_nothing_beside_a_motion_reaches_it(model):
+    generator = torch.Generator().manual_seed(4)
+    motions = [torch.randn(frames, 5, generator=generator) for frames in (8, 14, 9, 40)]
+    codes = tokenise(model, motions)
+    assert [x.shape for x in codes] == [(2, 3), (3, 3), (2, 3), (10, 3)]
+    decoded = detokenise(model, codes)
+    for motion, rows, back in zip(motions, codes, decoded, strict=True):
+        alone = motion[None, : len(motion) // 4 * 4]
+        assert torch.equal(model.encode(alone)[0], rows)
+        torch.testing.assert_close(back, model.decode(rows[None])[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(back, model(alone)[0][0], atol=1e-5, rtol=0)
+
+
+PLAIN = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
+SIZES = RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1)
+
+
+@pytest.fixture
+def motions(clips):
+    return normalised_motions(PLAIN, clips)
+
+
+def test_the_loss_is_the_published_one():
+    torch.manual_seed(0)
+    x, x_hat, commit = torch.randn(2, 8, 263), torch.randn(2, 8, 263), torch.tensor(3.0)
+    terms = reconstruction_losses(x, x_hat, commit, LossWeights(), PLAIN)
+    expected = F.smooth_l1_loss(x, x_hat) + 0.02 * 3.0
+    expected = expected + 0.5 * F.smooth_l1_loss(x[..., 4:67], x_hat[..., 4:67])
+    torch.testing.assert_close(terms["total"], expected)
+    assert set(terms) == {"reconstruction", "positions", "commit", "total"}
+
+
+@pytest.mark.parametrize("variant", ["features", "joints"])
+def test_l_acc_is_that_of_the_paper_on_the_decoders_output(variant):
+    torch.manual_seed(0)
+    x, x_hat, commit = torch.randn(2, 8, 263), torch.randn(2, 8, 263), torch.tensor(3.0)
+    weights = LossWeights(acc=0.7, acc_variant=variant)
+    plain = reconstruction_losses(x, x_hat, commit, LossWeights(), PLAIN)
+    terms = reconstruction_losses(x, x_hat, commit, weights, PLAIN)
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    acc = motion_losses(x, x_hat, mask, weights, PLAIN)["acc"].mean()
+    torch.testing.assert_close(terms["acc"], acc)
+    torch.testing.assert_close(terms["total"], plain["total"] + 0.7 * acc)
+
+
+def test_windows_follow_from_seed_and_step_and_leave_nothing_out():
+    motions = [torch.full((n, 263), float(n)) + torch.arange(n)[:, None] / 1000 for n in
+               (5, 9, 64, 70, 100, 133)]  # fmt: skip
+    seen, starts = set(), set()
+    for step in range(60):
+        windows = draw_windows(motions, 2, 3, step)
+        assert torch.equal(windows, draw_windows(motions, 2, 3, step))
+        assert windows.shape[1] % 4 == 0 and 4 <= windows.shape[1] <= 64
+        seen |= set(windows[:, 0, 0].floor().int().tolist())
+        for row in windows:
+            torch.testing.assert_close(row[1:, 0] - row[:-1, 0], torch.full((len(row) - 1,), 1e-3))
+            if row[0, 0].floor() == 133:
+                starts.add(round(1000 * float(row[0, 0] - 133)))
+    assert seen == {5, 9, 64, 70, 100, 133}
+    assert len(starts) > 5 and max(starts) <= 133 - 64
+
+
+def test_levels_are_dropped_in_some_steps(motions, monkeypatch):
+    seen = []
+
+    def spy(x, active):
+        seen.append(active)
+        return x, None, torch.tensor(0.0)
+
+    model = new_rvq(SIZES, 0)
+    monkeypatch.setattr(model, "forward", spy)
+    losses = rvq_losses(PLAIN, motions, TrainConfig(steps=1, batch_size=4), 0.5, False)
+    for step in range(200):
+        losses(model, step, 0, 1)
+    shares = [seen.count(levels) / 200 for levels in (1, 2, 3)]
+    assert shares == pytest.approx([1 / 6, 1 / 6, 4 / 6], abs=0.1)
+
+
+def test_validation_reads_each_motion_at_its_own_length(motions):
+    model = new_rvq(SIZES, 0)
+    together = rvq_validation(model, motions, 4, LossWeights(), PLAIN)
+    alone = [rvq_validation(model, [motion], 4, LossWeights(), PLAIN) for motion in motions]
+    for name, value in together.items():
+        assert value == pytest.approx(np.mean([terms[name] for terms in alone]), rel=1e-4)
+    assert {"reconstruction", "simple", "acc"} < set(together)
+
+
+def test_clips_that_cannot_be_used_are_named(clips):
+    with pytest.raises(InputError, match="clips: found none"):
+        normalised_motions(PLAIN, [])
+    short = MotionClip("brief", np.zeros((3, 263), np.float32), ["sits"])
+    with pytest.raises(InputError, match="brief: features.*3 frame.*at least 4"):
+        normalised_motions(PLAIN, [*clips, short])
+
+
+WHOLE = MoMaskConfig(
+    rvq=RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1),
+    transformer=TokenTransformerConfig(
+        token_width=16, width=16, layers=1, heads=2, feedforward=32, dropout=0.1, max_tokens=4
+    ),
+)
+
+
+@pytest.fixture
+def untrained(clips, encoder):
+    everything = np.concatenate([clip.features for clip in clips])
+    normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
+    return new_momask(WHOLE, normaliser, encoder, 3)
+
+
+@pytest.fixture
+def data(untrained, clips):
+    untrained.rvq.train()(torch.randn(3, 16, 263))
+    motions = normalised_motions(untrained.normaliser, clips)
+    return TokenData(untrained.rvq.eval(), untrained.text_encoder, 4, motions, clips), motions
+
+
+def test_crops_begin_at_any_frame_and_hold_the_clips_tokens(untrained, clips, data):
+    data, motions = data
+    tokens, valid, text = data.batch([0, 1], [0, 5], [1, 2], [0, 1])
+    first = tokenise(untrained.rvq, [motions[0], motions[1][1:]])
+    assert torch.equal(tokens[0, :1], first[0][:1])
+    assert torch.equal(tokens[1], first[1][1:3])
+    assert valid.tolist() == [[True, False], [True, True]]
+    expected = untrained.text_encoder.encode_pooled([clips[0].captions[0], clips[1].captions[1]])
+    assert torch.equal(text, expected)
+    counts, again = [], []
+    for step in range(40):
+        tokens, valid, _ = data.step(4, 0, step)
+        assert tokens.shape[1] <= 4
+        counts += valid.sum(1).tolist()
+        again.append(torch.equal(tokens, data.step(4, 0, step)[0]))
+    assert all(again) and min(counts) >= 1 and max(counts) == 4

@@ -1,0 +1,458 @@
+import copy
+import multiprocessing
+import os
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from t2imu_utils.errors import InputError
+from t2imu_utils.models import mdm
+from t2imu_utils.models import trainer as training
+from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.mdm import new_prior
+from t2imu_utils.models.trainer import (
+    CHUNK,
+    TrainConfig,
+    ema_decay_at,
+    launch,
+    source_of,
+    step_items,
+    train,
+)
+from t2imu_utils.motion.corpus import MotionClip
+
+LENGTHS = np.random.default_rng(0).integers(20, 200, 700)
+CONFIG = TrainConfig(steps=12, learning_rate=1e-2, checkpoint_every=5, ema_decay=0.0)
+
+
+class Counting(nn.Module):
+    """A line with dropout, a frozen parameter, and a buffer that each training pass changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+        self.fixed = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.drop = nn.Dropout(0.3)
+        self.register_buffer("sums", torch.zeros(3))
+
+    def forward(self, x):
+        if self.training:
+            self.sums.mul_(0.9).add_(x.mean(0), alpha=0.1)
+        return self.line(self.drop(x) + self.sums) * self.fixed.sum()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Counting()
+
+
+def losses(model, step, part=0, parts=1):
+    x = torch.from_numpy(np.random.default_rng([7, step]).standard_normal((16, 3))).float()
+    fit = (model(x)[:, 0] - x @ torch.tensor([1.0, -2.0, 0.5])).square().mean()
+    return {"fit": fit, "total": 2 * fit}
+
+
+TOTALS = {3: 2.0, 6: 1.0, 9: 4.0, 12: 3.0}
+
+
+def run(model, folder, config=CONFIG, terms=losses, key="data", validate=None):
+    return train(model, terms, config, folder / "toy.pt", key, validate, progress=False)
+
+
+def state(model):
+    return torch.cat([x.flatten() for x in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
+    model, tmp_path, ema_decay
+):
+    """With early stopping, whose best weights were found before the interruption."""
+    config = replace(CONFIG, ema_decay=ema_decay, validate_every=3, early_stopping=True)
+    steps, shown, stop_at = [], {}, 0
+
+    def counting(model, step, part, parts):
+        steps.append(step + 1)
+        if len(steps) == stop_at:
+            raise KeyboardInterrupt
+        return losses(model, step)
+
+    def scripted(averaged):
+        assert not averaged.training
+        shown[steps[-1]] = state(averaged).clone()
+        return {"total": TOTALS[steps[-1]]}
+
+    whole, rows, checks = run(model, tmp_path / "whole", config, counting, validate=scripted)
+    assert {row["step"]: row["total"] for row in checks} == TOTALS
+    assert [row["step"] for row in rows] == list(range(1, 13)) and set(rows[0]) > {"fit", "total"}
+    assert torch.equal(state(whole), shown[6]) and not torch.equal(shown[6], shown[12])
+    plain = replace(config, early_stopping=False)
+    last, _, _ = run(model, tmp_path / "whole", plain, counting, validate=scripted)
+    assert torch.equal(state(last), shown[12])
+    again, _, _ = run(model, tmp_path / "whole", config, None, validate=scripted)
+    assert torch.equal(state(again), state(whole))  # ended, so it is not run again
+    steps, stop_at = [], 12
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "parts", config, counting, validate=scripted)
+    torch.randn(100)
+    resumed, *curves = run(model, tmp_path / "parts", config, counting, validate=scripted)
+    assert steps == [*range(1, 13), 11, 12]
+    assert torch.equal(state(resumed), state(whole)) and curves == [rows, checks]
+    with pytest.raises(InputError, match="early_stopping"):
+        run(model, tmp_path, config)
+
+
+def test_the_model_is_left_alone_and_frozen_parameters_stay(model, tmp_path):
+    before, generator = state(model).clone(), torch.get_rng_state()
+    trained, rows, _ = run(model, tmp_path, replace(CONFIG, steps=100, weight_decay=0.5))
+    assert torch.equal(state(model), before) and torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(trained.fixed, torch.ones(2)) and not trained.fixed.requires_grad
+    assert np.mean([row["fit"] for row in rows[-20:]]) < 0.7 * rows[0]["fit"]
+
+
+def test_the_moving_average(model, tmp_path):
+    seen = []
+
+    def spying(model, step, part, parts):
+        seen.append(model.line.weight.detach().clone())
+        return losses(model, step)
+
+    averaged, _, _ = run(model, tmp_path, replace(CONFIG, ema_decay=0.9), spying)
+    last, _, _ = run(model, tmp_path)
+    expected = model.line.weight.detach()
+    for n, now in enumerate([*seen[1:], last.line.weight.detach()]):
+        expected = torch.lerp(expected, now, 1 - ema_decay_at(0.9, n))
+    torch.testing.assert_close(averaged.line.weight.detach(), expected, atol=1e-6, rtol=0)
+    # What the model keeps beside its weights is not averaged a second time.
+    assert torch.equal(averaged.sums, last.sums)
+    assert [ema_decay_at(0.999, n) for n in (0, 90, 10**6)] == [0.1, 0.91, 0.999]
+
+
+def test_learning_rate_rises_then_falls_to_zero():
+    config = TrainConfig(steps=100, learning_rate=1e-3, warmup=9, anneal=True)
+    rates = [config.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4) and rates[99] == pytest.approx(1e-5)
+    assert np.argmax(rates) == 9
+    assert TrainConfig(steps=5).learning_rate_at(4) == TrainConfig(steps=5).learning_rate
+
+
+def test_trainings_of_other_ingredients_do_not_mix(model, tmp_path):
+    first, _, _ = run(model, tmp_path)
+    run(model, tmp_path, replace(CONFIG, seed=1))
+    run(model, tmp_path, key="other data")
+    run(first, tmp_path)
+    assert len(list(tmp_path.glob("toy-*.pt"))) == 4
+    # How often the state is written is no part of what is trained.
+    again, _, _ = run(model, tmp_path, replace(CONFIG, checkpoint_every=3), terms=None)
+    assert torch.equal(state(first), state(again))
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(InputError, match="Delete the file"):
+        run(model, tmp_path)
+
+
+def test_a_training_that_diverges_says_so_and_keeps_no_broken_state(model, tmp_path):
+    def infinite(model, step, part, parts):
+        return {"total": losses(model, step)["total"] * float("inf")}
+
+    with pytest.raises(InputError, match="step 1.*a finite loss.*learning_rate"):
+        run(model, tmp_path, CONFIG, infinite)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_were_added_are_recorded_where_they_are_used_alone():
+    assert not {"accumulate", "precision", "warmup"} & CONFIG.record().keys()
+    assert replace(CONFIG, precision="bfloat16").record("steps")["precision"] == "bfloat16"
+    for change in ({"steps": 0}, {"accumulate": 99}, {"precision": "float16"}, {"warmup": 13},
+                   {"early_stopping": True}):  # fmt: skip
+        with pytest.raises(InputError, match=next(iter(change))):
+            replace(CONFIG, **change)
+
+
+# ---------------------------------------------------------------- the order of the data
+def test_epochs_visit_every_clip_once():
+    seen = np.concatenate([step_items(LENGTHS[:512], 32, 7, step) for step in range(32)])
+    assert sorted(seen[:512]) == list(range(512)) and set(Counter(seen).values()) == {2}
+    # Chunks that do not end with an epoch lose nothing either.
+    per_epoch = Counter(np.concatenate([step_items(LENGTHS, 32, 7, s) for s in range(175)]))
+    assert min(per_epoch.values()) >= 7 and max(per_epoch.values()) <= 9
+    few = step_items(np.array([30, 40, 50]), 32, 0, 5)
+    assert len(few) == 32 and set(few) == {0, 1, 2}
+
+
+def test_batches_hold_clips_of_similar_length_in_no_order():
+    batches = [LENGTHS[step_items(LENGTHS, 32, 0, step)] for step in range(5 * CHUNK)]
+    assert np.mean([1 - x.mean() / x.max() for x in batches]) < 0.15
+    longest = [x.max() for x in batches]
+    assert longest != sorted(longest)
+
+
+# ---------------------------------------------------------------- MDM
+# Five clips do not divide by two.
+SETTINGS = TrainConfig(
+    steps=8, batch_size=5, learning_rate=1e-3, max_frames=16, checkpoint_every=3, validate_every=4,
+    ema_decay=0.9,
+)  # fmt: skip
+
+
+def train_mdm(prior, clips, folder, config=SETTINGS, **more):
+    return mdm.train(prior, clips, config, folder, clips[:3], progress=False, **more)
+
+
+def weights(prior):
+    return state(prior.model)
+
+
+def assert_same(one, other):
+    """Curves and weights are equal but for rounding."""
+    (trained, curves), (again, others) = one, other
+    assert curves["split"].equals(others["split"])
+    numbers = [x.drop(columns="split").to_numpy(dtype=float) for x in (curves, others)]
+    np.testing.assert_allclose(*numbers, rtol=2e-5, equal_nan=True)
+    kept = again.model.state_dict()
+    for name, x in trained.model.state_dict().items():
+        # The bias of keys has no gradient but rounding, which Adam scales up to whole steps.
+        atol = 8e-3 if name.endswith("in_proj_bias") else 1e-6
+        torch.testing.assert_close(kept[name], x, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_mdm_resumes_bit_for_bit(prior, clips, encoder, tmp_path, monkeypatch, dropout):
+    prior = new_prior(replace(prior.config, dropout=dropout), prior.normaliser, encoder, 3)
+    whole, curves = train_mdm(prior, clips, tmp_path / "whole")
+    draw, drawn = mdm.draw_batch, []
+
+    def interrupt(*arguments):
+        drawn.append(arguments[-1])
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(mdm, "draw_batch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_mdm(prior, clips, tmp_path / "parts")
+    torch.randn(100)
+    resumed, again = train_mdm(prior, clips, tmp_path / "parts")
+    assert drawn == [*range(6), *range(3, 8)]
+    assert torch.equal(weights(whole), weights(resumed)) and curves.equals(again)
+
+
+def test_two_processes_train_as_one_does_and_go_on_with_its_state(prior, clips, tmp_path):
+    whole = train_mdm(prior, clips, tmp_path / "whole")
+    folder = tmp_path / "two"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        save = training._Training.save
+
+        def stop(self):
+            save(self)
+            raise KeyboardInterrupt
+
+        patch.setattr(training._Training, "save", stop)
+        train_mdm(prior, clips, folder)
+    two = train_mdm(prior, clips, folder, replace(SETTINGS, accumulate=2), processes=2)
+    assert_same(whole, two)
+    assert not torch.equal(*(p.model.embed_text.weight for p in (prior, two[0])))
+    # The steps before the interruption are those that were saved.
+    assert two[1].iloc[:3].equals(whole[1].iloc[:3])
+    _, curves = train_mdm(prior, clips, folder)
+    assert curves.equals(two[1])
+
+
+def test_parts_of_a_batch_add_up_to_it(prior, clips, tmp_path):
+    whole = train_mdm(prior, clips, tmp_path / "whole")
+    parts = train_mdm(prior, clips, tmp_path / "parts", replace(SETTINGS, accumulate=3))
+    assert_same(whole, parts)
+
+
+def test_one_step_is_adamw_on_the_mean_loss_bit_for_bit(prior, clips, tmp_path):
+    config = replace(SETTINGS, steps=1, ema_decay=0.0)
+    trained, curves = train_mdm(prior, clips, tmp_path, config)
+    model = copy.deepcopy(prior.model).train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    batch = mdm.draw_batch(training.Dataset(prior, clips), config, 10, 0)
+    terms = mdm.batch_losses(model, batch, prior.normaliser, config.weights, steps=10)
+    terms["total"].mean().backward()
+    optimiser.step()
+    assert torch.equal(weights(trained), state(model))
+    assert curves["total"].iloc[0] == float(terms["total"].detach().mean())
+
+
+def test_a_weight_of_zero_is_the_control_bit_for_bit(prior, clips, tmp_path):
+    control, curves = train_mdm(prior, clips, tmp_path)
+    zero = replace(SETTINGS, weights=LossWeights(acc_variant="spectrum"))
+    other, _ = train_mdm(prior, clips, tmp_path, zero)
+    assert torch.equal(weights(control), weights(other))
+    assert curves[curves.split == "train"]["acc"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("variant", "weight"), [("features", 1.0), ("joints", 0.01), ("spectrum", 0.1)]
+)
+def test_lambda_acc_changes_the_weights_and_lowers_l_acc(prior, clips, tmp_path, variant, weight):
+    config = replace(SETTINGS, steps=40, checkpoint_every=40, validate_every=0)
+    accs, firsts = [], []
+    for acc in (0.0, weight):
+        chosen = replace(config, weights=LossWeights(acc=acc, acc_variant=variant))
+        _, curves = train_mdm(prior, clips, tmp_path, chosen)
+        accs.append(curves[curves.split == "validation"]["acc"].iloc[-1])
+        firsts.append(curves["simple"].iloc[0])
+    assert accs[1] < accs[0] and firsts[0] == firsts[1]
+
+
+def doubled(x):
+    return 2 * x
+
+
+def own_loss(x0, x0_hat, mask, weights, normaliser, all_terms=False):
+    terms = motion_losses(x0, x0_hat, mask, weights, normaliser, all_terms)
+    return terms | {"total": doubled(terms["simple"])}
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_the_packages(prior, clips, tmp_path, monkeypatch):
+    plain, curves = train_mdm(prior, clips, tmp_path)
+    own, others = train_mdm(prior, clips, tmp_path, motion_loss=own_loss)
+    assert others["total"].iloc[0] == 2 * curves["total"].iloc[0]
+    assert len(list(tmp_path.iterdir())) == 2 and not torch.equal(weights(plain), weights(own))
+    # It is known by its code and that of what it calls.
+    before = source_of(own_loss)
+    assert len(before) == 2 and source_of(motion_losses) == []
+    monkeypatch.setitem(own_loss.__globals__, "doubled", lambda x: 3 * x)
+    assert source_of(own_loss) != before
+    # New processes get functions of a notebook, which they cannot import, by value.
+    monkeypatch.undo()
+    namespace = {"motion_losses": motion_losses, "__name__": "__main__"}
+    code = "def f(*a): t = motion_losses(*a); return t | {'total': 2 * t['simple']}"
+    exec(code, namespace)
+    function = namespace["f"]
+    monkeypatch.setattr(mdm, "source_of", lambda _: ["f"])
+    config = replace(SETTINGS, steps=2, validate_every=0)
+    two, _ = train_mdm(prior, clips, tmp_path / "two", config, motion_loss=function, processes=2)
+    one, _ = train_mdm(prior, clips, tmp_path / "one", config, motion_loss=own_loss)
+    torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=8e-3)
+
+
+def test_padding_of_a_batch_does_not_reach_the_weights(prior, clips, tmp_path, monkeypatch):
+    clean, _ = train_mdm(prior, clips, tmp_path / "clean")
+    draw = mdm.draw_batch
+
+    def soiled(*arguments):
+        batch = draw(*arguments)
+        return replace(batch, noise=torch.where(batch.mask[..., None], batch.noise, 30.0))
+
+    monkeypatch.setattr(mdm, "draw_batch", soiled)
+    dirty, _ = train_mdm(prior, clips, tmp_path / "dirty")
+    torch.testing.assert_close(weights(clean), weights(dirty), atol=1e-4, rtol=0)
+
+
+def test_half_precision_is_near_and_its_weights_are_whole(prior, clips, tmp_path):
+    _, curves = train_mdm(prior, clips, tmp_path)
+    half, others = train_mdm(prior, clips, tmp_path, replace(SETTINGS, precision="bfloat16"))
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    assert not curves["total"].equals(others["total"])
+    np.testing.assert_allclose(others["total"], curves["total"], rtol=0.03)
+
+
+def test_conditions_are_learnt(prior, encoder, tmp_path):
+    """Two still motions told apart by their sentence alone: the text decides the prediction."""
+    up = np.random.default_rng(0).standard_normal(263).astype(np.float32)
+    clips = [
+        MotionClip("a", np.tile(up, (10, 1)), ["rise"], "1", "", "test"),
+        MotionClip("b", np.tile(-up, (10, 1)), ["fall"], "1", "", "test"),
+    ]
+    prior.normaliser = type(prior.normaliser)(np.zeros(263, np.float32), np.ones(263, np.float32))
+    config = replace(SETTINGS, steps=120, batch_size=16, learning_rate=3e-3, checkpoint_every=120)
+    trained, _ = train_mdm(prior, clips, tmp_path, replace(config, validate_every=0))
+    text, valid = encoder.encode(["rise", "fall"])
+    x_t, t = torch.randn(2, 10, 263), torch.tensor([9, 9])
+    with torch.no_grad():
+        x0 = trained.model(x_t, t, text, valid, torch.ones(2, 10, dtype=torch.bool))
+    sides = (x0.mean(1) @ torch.from_numpy(up)) / (up @ up)
+    assert sides[0] > 0.5 and sides[1] < -0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": np.zeros((9, 262), np.float32)},
+        {"features": np.full((9, 263), np.nan, np.float32)},
+        {"features": np.zeros((2, 263), np.float32)},
+        {"captions": []},
+    ],
+)
+def test_unusable_clips_are_named(prior, clips, change):
+    clips[3] = replace(clips[3], **change)
+    with pytest.raises(InputError, match=f"clip3: {next(iter(change))}"):
+        training.Dataset(prior, clips)
+
+
+# ---------------------------------------------------------------- processes
+FAILURES = """
+import os
+import signal
+import time
+
+import torch
+
+from t2imu_utils.errors import InputError
+
+
+def work(team, task):
+    with open(f"{task['folder']}/{team.index}", "w") as file:
+        file.write(str(os.getpid()))
+    if team.index == 1 and task["how"] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    total = team.sum(torch.ones(2) * (team.index + 1))
+    assert total.tolist() == [3.0, 3.0] and torch.get_num_threads() == task["threads"]
+    team.tell(3, 0.5)
+    time.sleep(1.5)
+    if team.index == 1:
+        raise InputError("clips/7.npy", "nothing", "a motion", "Make it again.")
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A function that new processes can import."""
+    (tmp_path / "t2imu_failures.py").write_text(FAILURES)
+    monkeypatch.syspath_prepend(tmp_path)
+    import t2imu_failures
+
+    return t2imu_failures.work
+
+
+def test_a_killed_process_is_told_and_ends_the_others(work, tmp_path):
+    before = set(multiprocessing.active_children())
+    with pytest.raises(InputError, match="process 2 of 2.*SIGKILL"):
+        launch(work, {"how": "killed", "folder": str(tmp_path)}, 2)
+    # One that was ended before it had begun has left no number.
+    begun = [path for path in tmp_path.iterdir() if path.name in ("0", "1")]
+    assert begun
+    for path in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_path):
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(4)
+    task = {"how": "refused", "folder": str(tmp_path), "threads": 2}
+    try:
+        with pytest.raises(InputError, match="7.npy: found nothing; expected a motion"):
+            launch(work, task, 2, progress=lambda step, loss: seen.append((step, loss)))
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {(3, 0.5)}
+
+
+def test_more_processes_than_devices_are_refused(work, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for kind in ("cuda", "mps"):
+        with pytest.raises(InputError, match=f"of the kind {kind}"):
+            launch(work, {}, 6, kind)
