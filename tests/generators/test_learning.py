@@ -27,7 +27,7 @@ NARROW = {
     "remodiffuse": {"width": 128, "feedforward": 256},
     "t2mgpt": {"tokeniser_width": 64, "codes": 32, "width": 64, "feedforward": 128},
 }  # fmt: skip
-STEPS = {"mdm": 40, "momask": 120, "remodiffuse": 40, "t2mgpt": 120}
+STEPS = {"mdm": 40, "momask": 120, "remodiffuse": 40, "t2mgpt": 240}
 RATE = 2e-3
 
 
