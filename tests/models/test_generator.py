@@ -12,6 +12,7 @@ from torch import nn
 from t2imu_utils import finetuning as arms
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
+from t2imu_utils.finetuning import Study, pretraining
 from t2imu_utils.models import remodiffuse as remodiffuse_checkpoints
 from t2imu_utils.models import trainer
 from t2imu_utils.models.checkpoints import OTHERS, SCALED
