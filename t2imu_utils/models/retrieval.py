@@ -115,10 +115,8 @@ def token_states(
         return encoder.encode(texts)
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         encoder.encode(texts)  # refuses them
-    tokenizer, network = encoder.network
-    count = encoder.max_tokens
-    found = tokenizer(list(texts), truncation=True, max_length=count)["input_ids"]
-    ids = torch.zeros(len(found), count, dtype=torch.long)
+    found = encoder.tokens(texts)
+    ids = torch.zeros(len(found), encoder.max_tokens, dtype=torch.long)
     for row, tokens in zip(ids, found, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
     states = []
@@ -127,7 +125,7 @@ def token_states(
         batch = ids[start : start + ROWS]
         filled = torch.cat([batch, batch[:1].expand(ROWS - len(batch), -1)])
         with torch.inference_mode():
-            states.append(network(filled).last_hidden_state[: len(batch)].clone())
+            states.append(encoder.network(filled).last_hidden_state[: len(batch)].clone())
     return torch.cat(states), torch.ones(ids.shape, dtype=torch.bool)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.ndimage import find_objects, label
-from sklearn.linear_model import LogisticRegression
 
 from t2imu_utils.motion.skeleton import FEET, RATE, bone_lengths, check_joints
 
@@ -277,6 +276,8 @@ def fit_activity_classifier(
         Plain arrays ``classes``, ``mean``, ``scale``, ``weights`` and ``bias``: keep them with
         `numpy.savez` and read them with `numpy.load`.
     """
+    from sklearn.linear_model import LogisticRegression  # not for those who only look at faults
+
     windows = [_described(clip) for clip in clips]
     x = np.concatenate(windows)
     y = np.repeat(np.asarray(labels, dtype=str), [len(w) for w in windows])
