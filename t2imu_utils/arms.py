@@ -1,307 +1,209 @@
-"""The arms of the study: a base, a control and refined models, from the settings of a track."""
+"""The models of the study: generators as they are, controls, fine-tuned models, and their names.
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+``mdm`` is a generator as it was trained or published; ``mdm-ft`` its control, trained on without
+L_acc; ``mdm-acc0.1`` has L_acc with weight 0.1. Whatever else differs from the defaults is
+appended: ``mdm-acc0.1-vel0.5-joints-s1``. Names are made, never read: what a model is stands in
+the `run.json` of its stage 02.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
+from t2imu_utils import runs
+from t2imu_utils.errors import InputError
+from t2imu_utils.runs import COMPARE, REAL, SHARED, stage_name
+from t2imu_utils.tracks import BASE, StudySection, Track
 
-from t2imu_utils import data
-from t2imu_utils.arm_names import base_of, is_base, model_name
-from t2imu_utils.files import sha256, write_table
-from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
-from t2imu_utils.models.losses import TERMS, LossWeights
-from t2imu_utils.models.mdm import load_prior
-from t2imu_utils.models.text import TextEncoder, load_text_encoder
-from t2imu_utils.models.trainer import TrainConfig
-from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.runs import (
-    Run,
-    cache_dir,
-    finished_dir,
-    input_hash,
-    load_run,
-    open_run,
-    read_run,
-    require_run,
-    run_dir,
-)
-from t2imu_utils.style import label
-from t2imu_utils.tracks import OPEN_PRIOR, SHIPPED, Track, data_set
-
-PRIOR = "prior.safetensors"
-HISTORY = "history.parquet"
-STAGE = "02_finetuning"
-# In one training; a base that is to stop early looks more often.
-VALIDATIONS, LOOKS = 5, 20
+TRAINING, RECOGNITION = "02_finetuning", "07_har"
+LOSSES = ("pos", "foot", "vel")
 
 
 @dataclass(frozen=True)
-class Study:
-    """One generator of a track: what its base and its arms begin with and are trained on.
+class Arm:
+    """A model, by the parameters of notebook 02 that made it.
 
-    name: of the track's entry, and of the base's run folder. inputs: hashes of what it is trained
-    on, by name, for `runs.open_run`. num_processes: that share each batch; they change nothing but
-    rounding.
+    lambda_acc: None for a generator as it is, 0 for a control. seed: of the fine-tuning.
     """
 
-    track: Track
-    name: str
-    clips: Sequence[MotionClip]
-    held_out: Sequence[MotionClip]
-    inputs: dict[str, str]
-    device: torch.device | str = "cpu"
-    num_processes: int = 1
+    generator: str
+    lambda_acc: float | None = None
+    lambda_pos: float = 0.0
+    lambda_foot: float = 0.0
+    lambda_vel: float = 0.0
+    acc_variant: str = "features"
+    seed: int = 0
 
     @property
-    def generator(self) -> Generator:
-        """Its family."""
-        return generator_of(self.track, self.name)
+    def name(self) -> str:
+        """Its name, and that of its run folder: no two settings share one."""
+        parts = [self.generator]
+        if self.lambda_acc is not None:
+            parts.append(f"acc{self.lambda_acc:g}" if self.lambda_acc else "ft")
+        name = "-".join([*parts, *self.others, *[f"s{self.seed}"] * bool(self.seed)])
+        _KNOWN[name] = self
+        return name
+
+    @property
+    def others(self) -> list[str]:
+        """Its other losses, as they stand in its name."""
+        weights = {loss: getattr(self, f"lambda_{loss}") for loss in LOSSES}
+        parts = [f"{loss}{weight:g}" for loss, weight in weights.items() if weight]
+        return parts + [self.acc_variant] * (self.acc_variant != "features")
 
     @property
     def refined(self) -> bool:
-        """Whether there are a control and refined models of it."""
-        return section_of(self.track, self.name).refined
+        """Whether it was trained with L_acc."""
+        return bool(self.lambda_acc)
 
     @property
-    def encoder(self) -> TextEncoder:
-        """Its text encoder: its own or the track's."""
-        name = section_of(self.track, self.name).text_encoder or self.track.text_encoder
-        return load_text_encoder(name, cache_dir("text"))
+    def control(self) -> "Arm":
+        """The same seed and the same other losses, without L_acc."""
+        return replace(self, lambda_acc=0.0, acc_variant="features")
 
-    def start(self, seed: int = 0) -> Trained:
-        """What the base begins with: published weights, with the statistics that belong to
-        them; or an untrained prior of the track's size, with those of its training clips; or
-        motions that were made elsewhere."""
-        section, sizes = section_of(self.track, self.name), sizes_of(self.track, self.name)
-        if self.generator.ready_made:
-            return self.generator.read(sizes, data.bodies(self.track).neutral)
-        if section.checkpoint == SHIPPED:
-            return load_prior(OPEN_PRIOR, self.encoder)
-        if section.checkpoint is not None:
-            return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
-        return self.generator.untrained(sizes, self.clips, self.encoder, seed)
-
-    def make_base(self, prior: Trained, again: bool = True) -> Run:
-        """The base's run: trained from `prior`, or the published `prior` as it is, with its losses
-        on held-out clips, or motions as they were read.
-
-        again: False takes a base that was made of the same data with the same settings.
-        """
-        section = section_of(self.track, self.name)
-        if self.generator.ready_made:
-            return self._finish(self._open(self.name, {}, prior.sources), prior, pd.DataFrame())
-        if section.checkpoint is None:
-            settings = pretraining(self.track, self.name)
-            params = {"training": _kept(settings)}
-            if not again and (run := self._same(self.name, params, self.inputs)):
-                return run
-            run = self._open(self.name, params, self.inputs)
-            trained, curves = self.generator.train(
-                prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
-            )
-            return self._finish(run, trained, curves)
-        shipped = section.checkpoint == SHIPPED
-        origin = {"file": OPEN_PRIOR.name} if shipped else prior.history[-1]
-        used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
-        more = {
-            "checkpoint": sha256(
-                OPEN_PRIOR if shipped else repr(sorted(origin.items(), key=str)).encode()
-            ),
-            "statistics": sha256(used.astype(np.float32).tobytes()),
-            "text encoder": prior.text_encoder.fingerprint,
-        }
-        params, inputs = {"file": origin.get("file")}, self.inputs | more
-        if not again and (run := self._same(self.name, params, inputs)):
-            return run
-        run = self._open(self.name, params, inputs)
-        settings = finetuning(self.track, LossWeights(), None, 0)
-        terms = self.generator.validation(prior, self.held_out, settings, self.device)
-        row = {"step": 0, **terms}
-        trained = prior.history if shipped else []  # of what others published no more is known
-        clips = trained[-1]["clips"] if trained else 0
-        entry = {**origin, "clips": clips, "validation": row}
-        prior = replace(prior, history=[*trained, entry])
-        return self._finish(run, prior, pd.DataFrame([{**row, "split": "validation"}]))
-
-    def make_arm(
-        self, base: Run, weights: LossWeights, steps: int | None, seed: int, again: bool = True
-    ) -> Run:
-        """The run of an arm: the base, trained on. again: as of `make_base`."""
-        settings = finetuning(self.track, weights, steps, seed)
-        name, params = arm_name(weights, seed, self.name), {"training": _kept(settings)}
-        inputs = self.inputs | {"base": input_hash(self.track.name, self.name, STAGE)}
-        if not again and (run := self._same(name, params, inputs)):
-            return run
-        run = self._open(name, params, inputs)
-        prior = self.generator.load(base.path(PRIOR), self.encoder)
-        trained, curves = self.generator.refine(
-            prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
-        )
-        return self._finish(run, trained, curves)
-
-    def _open(self, model: str, params: dict[str, Any], inputs: dict[str, str]) -> Run:
-        return open_run(self.track.name, model, STAGE, self._sized(params), inputs)
-
-    def _same(self, model: str, params: dict[str, Any], inputs: dict[str, str]) -> Run | None:
-        """The finished run of a model, if it was made of the same with the same settings."""
-        if read_run(run_dir(self.track.name, model, STAGE)) is None:
-            return None
-        run, params = load_run(self.track.name, model, STAGE), self._sized(params)
-        same = (run.params, run.inputs) == (json.loads(json.dumps(params)), inputs)
-        return run if same else None
-
-    def _sized(self, params: dict[str, Any]) -> dict[str, Any]:
-        sizes = sizes_of(self.track, self.name)
-        return {"sizes": sizes.model_dump() if sizes else None, **params}
-
-    def _finish(self, run: Run, prior: Trained, curves: pd.DataFrame) -> Run:
-        """Write a trained prior and its loss curves, and close the run."""
-        files = self.generator.save(run.path(PRIOR), prior)
-        history = write_table(run.path(HISTORY), curves)
-        for state in run.dir.glob("*.pt"):  # of an interruption that is now over
-            state.unlink()
-        last = prior.history[-1]
-        metrics = {
-            "validation": last.get("validation", {}),
-            "clips": last.get("clips", 0),
-            "parameters": self.generator.parameters(prior),
-            **{name: last[name] for name in ("motions", "left out") if name in last},
-        }
-        if "training" not in run.params:  # what is known of weights that were trained elsewhere
-            told = [entry.get("config", {}).get("steps", 0) for entry in prior.history]
-            metrics["steps"] = sum(told)
-        return run.finish(metrics, [*files, history])
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of notebook 02 that are not its defaults."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        usual = {f.name: f.default for f in fields(self)[2:]}
+        return {name: x for name, x in given.items() if name not in usual or x != usual[name]}
 
 
-def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
-    """How a base is trained here: from scratch on its own loss alone, as its authors do."""
-    training = track.training
-    steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
-    settings = _settings(track, steps, training.pretrain_learning_rate, LossWeights(), seed)
-    if not training.early_stopping:
-        return settings
-    return replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
+# By name, the models that this process has named or read.
+_KNOWN: dict[str, Arm] = {}
 
 
-def finetuning(track: Track, weights: LossWeights, steps: int | None, seed: int) -> TrainConfig:
-    """How an arm is trained: the same for all arms but for the weights of their losses."""
-    steps = steps or track.training.finetune_steps
-    return _settings(track, steps, track.training.finetune_learning_rate, weights, seed)
+def arm(model: str) -> Arm:
+    """What a model is; one that has no record and was never named is a generator as it is."""
+    if model not in _KNOWN:
+        for path in sorted(runs.runs_root().glob(f"*/{model}/{TRAINING}/run.json")):
+            if settings := runs.read_json(path)["params"].get("arm"):
+                _KNOWN[model] = Arm(**settings)
+    return _KNOWN.get(model) or Arm(model)
 
 
-def _settings(
-    track: Track, steps: int, learning_rate: float, weights: LossWeights, seed: int
-) -> TrainConfig:
-    training = track.training
-    return TrainConfig(
-        steps=steps,
-        batch_size=training.batch_size,
-        learning_rate=learning_rate,
-        ema_decay=training.ema_decay,
-        condition_dropout=training.condition_dropout,
-        max_frames=training.max_frames,
-        seed=seed,
-        weights=weights,
-        checkpoint_every=training.checkpoint_every,
-        validate_every=max(1, steps // VALIDATIONS),
-    )
+def base_of(model: str) -> str:
+    """The generator that a model was made from."""
+    return arm(model).generator
 
 
-def control_weights(weights: LossWeights) -> LossWeights:
-    """Losses of the control of an arm: the arm's without L_acc."""
-    return LossWeights(weights.pos, weights.foot, weights.vel)
+def control_of(model: str) -> str:
+    """The name of a model's control."""
+    return arm(model).control.name
 
 
-def _kept(settings: TrainConfig) -> dict[str, Any]:
-    """Settings for `run.json`; how often a training checkpoints changes nothing."""
-    return settings.record("checkpoint_every")
+def is_base(model: str) -> bool:
+    """Whether a model is a generator as it was trained or published."""
+    return arm(model).lambda_acc is None
 
 
-def arm_name(weights: LossWeights, seed: int, generator: str) -> str:
-    """Folder name of an arm (see `arm_names`)."""
-    named = {f"lambda_{term}": getattr(weights, term) for term in ("acc", "pos", "foot", "vel")}
-    return model_name(
-        **named,
-        acc_variant=weights.acc_variant,
-        seed=seed,
-        generator=generator,
-    )
+def is_refined(model: str) -> bool:
+    """Whether a model was trained with L_acc."""
+    return arm(model).refined
 
 
-def load_model(track: Track, model: str, encoder: TextEncoder | None = None) -> Trained:
-    """The trained prior of a model that has finished stage 02."""
-    path = finished_dir(track.name, model, STAGE) / PRIOR
-    return generator_of(track, base_of(model)).load(path, encoder)
+def model_order(model: str) -> tuple:
+    """Sorting key: MDM first, then the others by name; of each the generator, control, weights."""
+    one = arm(model)
+    weight = -1.0 if one.lambda_acc is None else one.lambda_acc
+    return one.generator != BASE, one.generator, weight, one.seed, model
 
 
-def has_losses(track: Track, model: str) -> bool:
-    """Whether losses can be measured on a model."""
-    return generator_of(track, base_of(model)).examined
+# ---------------------------------------------------------------- which there are
+def finished_models(track: str, stage: str) -> list[str]:
+    """Models that have finished a stage, in the order of `model_order`."""
+    found = {p.parent.parent.name for p in (runs.runs_root() / track).glob(f"*/{stage}/run.json")}
+    return sorted(found - {SHARED, COMPARE, REAL}, key=model_order)
 
 
-def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
-    """What stands behind each model: parameters, clips, steps of all its trainings."""
-    rows = {}
-    for model in models:
-        record = require_run(track.name, model, STAGE)
-        steps = _steps(record)
-        if not is_base(model):
-            steps += _steps(require_run(track.name, base_of(model), STAGE))
-        metrics = record["metrics"]
-        rows[model] = {
-            "parameters (M)": round(metrics.get("parameters", 0) / 1e6, 2),
-            "clips": metrics.get("clips", 0),
-            "steps": steps,
-            "clips a step": track.training.batch_size,
-        }
-    return pd.DataFrame(rows).T
+def choose_models(track: Track, stage: str, wanted: Sequence[str] | None = None) -> list[str]:
+    """Models that a notebook compares: those asked for, or all that have finished `stage` and stand
+    side by side (`side_by_side`).
 
-
-def _steps(record: dict[str, Any]) -> int:
-    own = record["params"].get("training", {}).get("steps")
-    return own or record["metrics"].get("steps", 0)
-
-
-def budget(track: Track, models: Sequence[str]) -> str:
-    """The same in a sentence for a caption: parameters and steps of each generator."""
-    table = budget_table(track, list(dict.fromkeys(base_of(model) for model in models)))
-    trained = table[table["parameters (M)"] > 0]  # what was made elsewhere has none here
-    sizes = [
-        f"{label(model)} {row['parameters (M)']:.1f}"
-        + (f" ({int(row['steps']):,} steps)" if row["steps"] else "")
-        for model, row in trained.iterrows()
-    ]
-    clips = f"; {track.training.batch_size} clips a step" if table["steps"].any() else ""
-    return f"Parameters (M): {', '.join(sizes)}{clips}."
-
-
-def final_losses(curves: dict[str, pd.DataFrame], terms: Sequence[str] = TERMS) -> pd.DataFrame:
-    """Each term on held-out clips when it was last computed: a row an arm; none without curves.
-
-    Of a base that stops early these are the last weights, not those that are kept.
+    Raises:
+        InputError: a model asked for has not finished `stage`, or none has.
     """
-    rows = {
-        name: table[table["split"] == "validation"].ffill().iloc[-1].reindex(list(terms))
-        for name, table in curves.items()
-        if len(table)
-    }
-    return pd.DataFrame(rows).T.astype(float)
+    found = finished_models(track.name, stage)
+    absent = [model for model in wanted or [] if model not in found]
+    if absent or not found:
+        raise InputError(
+            f"models: {', '.join(absent) or 'none'}",
+            f"finished on track {track.name}: {', '.join(found) or 'none'}",
+            f"models that have finished {stage}",
+            f"Run notebooks/{stage}.ipynb for them first, or `make paper TRACK={track.name}`.",
+        )
+    return sorted(wanted, key=model_order) if wanted else side_by_side(found, track.study)
 
 
-def settings_table(study: Study, prior: Trained, settings: TrainConfig) -> pd.DataFrame:
-    """The network and the training of an arm as it will be run, a row for each setting; of motions
-    that were made elsewhere what is known of them."""
-    if study.generator.ready_made:
-        known = study.generator.network(prior)
-        return pd.Series(known, name="value", dtype=object).to_frame()
-    network = {"text encoder": prior.text_encoder.name, **study.generator.network(prior)}
-    if prior.history and "file" in prior.history[0]:
-        network["base"] = f"{prior.history[0].get('folder', '')}, {prior.history[0]['file']}"
-    names = ("steps", "batch_size", "learning_rate", "weight_decay", "ema_decay")
-    names += ("condition_dropout", "max_frames")
-    trained = {name: getattr(settings, name) for name in names}
-    return pd.Series(network | trained, name="value", dtype=object).to_frame()
+def grid(generators: Iterable[str], weights: Iterable[float], seeds: Sequence[int]) -> list[Arm]:
+    """Of each generator, seed by seed, its control and a model with each weight of L_acc."""
+    every = sorted({0.0, *weights})
+    return [Arm(g, weight, seed=seed) for g in generators for weight in every for seed in seeds]
+
+
+# ---------------------------------------------------------------- the study of a track
+def repeated(study: StudySection | None) -> list[Arm]:
+    """With every seed: the control, and the paper's loss with each weight."""
+    return grid([BASE], study.weights, study.seeds) if study else []
+
+
+def combined(study: StudySection | None) -> list[Arm]:
+    """The combinations of losses, each after its own control (the same without L_acc)."""
+    made: list[Arm] = []
+    for combination in study.combinations if study else ():
+        one = Arm(BASE, **combination.model_dump(), seed=study.seeds[0])
+        made += [one.control, one]
+    # A combination of nothing but L_acc has the control that is repeated.
+    return [one for one in dict.fromkeys(made) if one not in repeated(study)]
+
+
+def side_by_side(models: Sequence[str], study: StudySection | None) -> list[str]:
+    """Of models those that notebooks 03 to 07 show: of a study each with one seed, the lowest.
+
+    Combinations are shown by notebook 08 alone.
+    """
+    if study is None:
+        return list(models)
+    first: dict[Arm, int] = {}
+    for one in map(arm, models):
+        plain = replace(one, seed=0)
+        first[plain] = min(first.get(plain, one.seed), one.seed)
+    others = combined(study)
+    chosen = {replace(one, seed=seed) for one, seed in first.items()} - set(others)
+    return [model for model in models if arm(model) in chosen]
+
+
+def papers_refined(models: Sequence[str], study: StudySection | None = None) -> str:
+    """The model that stands for the paper's refined MDM: the study's first weight and seed where it
+    is among them, else the last of MDM's."""
+    if study and (own := Arm(BASE, study.weights[0], seed=study.seeds[0]).name) in models:
+        return own
+    own = sorted((m for m in models if base_of(m) == BASE), key=model_order)
+    return (own or list(models))[-1]
+
+
+def varied(study: StudySection | None, compared: Sequence[str]) -> list[tuple[str, str]]:
+    """Models whose recognition is done otherwise than in the paper, and the name of the stage."""
+    if study is None:
+        return []
+    refined = Arm(BASE, study.weights[0], seed=study.seeds[0]).name
+    pairs = [(model, slug) for model in (*compared, REAL) for slug in study.variants]
+    pairs += [(refined, slug) for slug in study.refined_variants]
+    return [(model, stage_name(RECOGNITION, slug)) for model, slug in pairs]
+
+
+def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:
+    """Seeds of the classifiers that are trained on a model's windows: the track's, or some of them
+    for a model that the study repeats, for combinations, and for recognition in other ways than
+    the paper's.
+
+    variant: the name of how it is done, "" for as in the paper.
+    """
+    one, study = arm(model), track.study
+    if study is None:
+        return track.har.seeds
+    again = one.lambda_acc is not None and one.seed != study.seeds[0]
+    count = study.classifiers if again else len(track.har.seeds)
+    if variant or one in combined(study):
+        count = min(count, study.variant_classifiers)
+    return track.har.seeds[:count]

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import pandas as pd
+import yaml
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.inputs import (
@@ -25,14 +26,7 @@ from t2imu_utils.inputs import (
     to_fetch,
 )
 from t2imu_utils.inputs import fetch as fetch_input
-from t2imu_utils.run_records import (
-    compare_text,
-    differences,
-    find_record,
-    list_text,
-    load_records,
-    show_text,
-)
+from t2imu_utils.runs import differences, find_record, leaves, load_records, output_hash
 from t2imu_utils.tracks import data_root
 
 WIDEST = 110  # columns; longer lines are hard to read
@@ -153,36 +147,53 @@ def build(target_clip: Path | None) -> None:
     raise SystemExit(bool(len(table)))
 
 
+# Of parameters and metrics those that a list of runs shows.
+LISTED = {
+    "λ": "params.arm.lambda_acc", "seed": "params.arm.seed", "L_acc": "metrics.acc",
+    "held-out L_acc": "metrics.validation.acc", "accuracy": "metrics.balanced_accuracy.mean",
+}  # fmt: skip
+
+
 @main.group("runs", invoke_without_command=True)
-@click.option("--track", help="Only this track's.")
-@click.option("--stage", help="Only of this stage: its number or name, such as 02.")
+@click.option("--track", default="*", help="Only this track's.")
+@click.option("--stage", default="", help="Only of this stage: how its name begins, such as 02.")
 @click.option("--json", "as_json", is_flag=True, help="For machines, with all that is recorded.")
 @click.pass_context
-def list_runs(ctx: click.Context, track: str | None, stage: str | None, as_json: bool) -> None:
+def list_runs(ctx: click.Context, track: str, stage: str, as_json: bool) -> None:
     """List the finished runs: when, how long, key parameters and metrics.
 
-    A run is named by track/model/stage, of which any part may be left out or cut short as long as
-    only one run fits (mdm-ft/02), or by the beginning of its hash.
+    A run is named by track/model/stage, which may be cut short as long as only one run fits
+    (mdm-ft/02), or by the beginning of its hash.
     """
     if ctx.invoked_subcommand is not None:
-        if track or stage or as_json:
-            raise click.UsageError("--track, --stage and --json belong to the list alone.")
         return
-    records, skipped = load_records(track, stage)
+    records, damaged = load_records(track, stage)
     if as_json:
-        click.echo(json.dumps([record.as_row() for record in records], indent=1))
+        click.echo(json.dumps(records, indent=1))
+    elif not records:
+        click.echo("No finished run fits. `make paper` makes them.")
     else:
-        click.echo(list_text(records))
-    for each in skipped:
-        click.echo(f"Left out: {each.reason}", err=True)
+        rows = [
+            {"hash": r["hash"][:8], "run": r["run"], "finished (UTC)": r["finished"]}
+            | {"seconds": r["wall_seconds"]}
+            | {name: leaves(r).get(path) for name, path in LISTED.items()}
+            for r in records
+        ]
+        table = pd.DataFrame(rows).dropna(axis="columns", how="all")
+        click.echo(table.to_string(index=False, na_rep="", float_format="{:.5g}".format))
+    for each in damaged:
+        click.echo(f"Left out: {each}", err=True)
 
 
 @list_runs.command("show")
 @click.argument("run")
 def show_run(run: str) -> None:
-    """Show one run in full."""
+    """Show one run in full, and which runs its inputs come from."""
     records, _ = load_records()
-    click.echo(show_text(find_record(run, records), records))
+    found = find_record(run, records)
+    origin = {output_hash(r): r["run"] for r in records}
+    inputs = {name: origin.get(x, x) for name, x in found["inputs"].items()}
+    click.echo(yaml.safe_dump(found | {"inputs": inputs}, sort_keys=False, allow_unicode=True))
 
 
 @list_runs.command("compare")
@@ -192,8 +203,8 @@ def show_run(run: str) -> None:
 def compare_runs(a: str, b: str, everything: bool) -> None:
     """Show what two runs differ in: parameters, inputs, versions, outputs, numbers."""
     records, _ = load_records()
-    first, second = find_record(a, records), find_record(b, records)
-    click.echo(compare_text(first, second, differences(first, second, everything)))
+    table = differences(find_record(a, records), find_record(b, records), everything)
+    click.echo(table.to_string(na_rep="", max_colwidth=24) if len(table) else "No difference.")
 
 
 def _job(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
@@ -242,7 +253,7 @@ def synthesise(
     from. On Slurm: --only $SLURM_ARRAY_TASK_ID/20 in a job array 1-20.
     """
     # Reads networks and body models: too slow a start for the other commands.
-    from t2imu_utils.synthesis_runs import plan_of, processors, summary_text, synthesise_windows
+    from t2imu_utils.synthesis import plan_of, processors, summary_text, synthesise_windows
     from t2imu_utils.tracks import PROMPTS, load_track
 
     if repetitions is not None and motions is not None:

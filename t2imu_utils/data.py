@@ -1,7 +1,7 @@
 """Stage 00: put a track's motion corpus and its real recordings in place, in one form each."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,25 +15,17 @@ from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
 from t2imu_utils.files import write_table
-from t2imu_utils.imu.mhealth import read_mhealth
-from t2imu_utils.imu.pamap2 import read_pamap2
-from t2imu_utils.imu.realworld import read_realworld
-from t2imu_utils.imu.umafall import read_umafall
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.motion.open_corpus import build_open
+from t2imu_utils.recordings import folder_of, read_recordings
+from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir, open_run
 from t2imu_utils.tracks import OPEN_BODY, Track, data_root, data_set
 
 STAGE = "00_data"
-READERS: dict[str, Callable[[Path], tuple[Clips, list[Skipped]]]] = {
-    "mhealth": read_mhealth,
-    "pamap2": read_pamap2,
-    "realworld": read_realworld,
-    "umafall": read_umafall,
-}
 SPLITS = ("train", "val", "test", "test_trials")
 SEED = 0
 # m/s²: joints of a whole clip that accelerate by more on average are no person's. A sprint has 15,
@@ -46,14 +38,17 @@ DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rat
 
 def prepare(track: Track) -> Run:
     """Build corpus and recordings of a track, each in one form."""
-    sections = (track.corpus, track.recordings)
-    raw = [section.reader for section in sections if section.made_up is None]
+    raw = {}
+    if track.corpus.made_up is None:
+        raw[track.corpus.reader] = data_set(track.corpus.reader)
+    if track.recordings.made_up is None:
+        raw[track.recordings.reader] = folder_of(track)
     params = {
         "corpus": [track.corpus.reader, track.corpus.made_up, *track.corpus.speeds],
-        "recordings": [track.recordings.reader, track.recordings.made_up],
+        "recordings": [track.recordings.reader, track.recordings.made_up, track.recordings.layout],
         "seed": SEED,
     }
-    run = open_run(track.name, SHARED, STAGE, params, {name: data_set(name) for name in raw})
+    run = open_run(track.name, SHARED, STAGE, params, raw)
     # Neither needs the other: two processes.
     jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
     (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
@@ -112,9 +107,8 @@ def _humanml3d(
 
 
 def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
-    reader = track.recordings.reader
     if track.recordings.made_up is None:
-        return READERS[reader](data_set(reader))
+        return read_recordings(track)
     from t2imu_utils.demo.recordings import write_recordings
 
     return read_realworld(write_recordings(archive, SEED, track.recordings.made_up))

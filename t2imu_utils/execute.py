@@ -41,6 +41,8 @@ from t2imu_utils.runs import ROOT
 log = logging.getLogger(__name__)
 
 KERNEL = "python3"
+# Tag of cells that look at all models: left out where the notebook is run for one of them.
+COMPARE = "compare"
 # A Unix socket's path may have 107 bytes, and the kernel appends a number to ours.
 LONGEST_SOCKET_FOLDER = 80
 KERNEL_ENVIRONMENT = {
@@ -207,6 +209,9 @@ def execute(
 ) -> Path:
     """Execute a notebook with checked parameters; `out` appears only when all of it has run.
 
+    With a parameter ``model`` the cells tagged ``compare`` are left out: it does the work of that
+    model, and what compares models is left to the execution without one.
+
     The executed notebook carries, under ``metadata.t2imu``, its own name and all parameters with
     their resolved values.
 
@@ -228,6 +233,8 @@ def execute(
     node = read_notebook(notebook)
     output_file(out, ".ipynb", force=True, source=notebook)
     given, resolved = resolve_parameters(node, parameters, notebook)
+    if resolved.get("model"):
+        node.cells = [c for c in node.cells if COMPARE not in c.metadata.get("tags", [])]
     if given:
         node = parameterize_notebook(node, given, kernel_name=KERNEL, language="python")
     node.metadata["t2imu"] = {

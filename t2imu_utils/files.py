@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,6 @@ from typing import Any
 import pandas as pd
 
 from t2imu_utils.errors import InputError
-
-COARSEST_CLOCK = 2_000_000_000  # ns: the resolution of a file's times on the coarsest file systems
-_digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -83,30 +79,17 @@ def _disk_full(error: BaseException, temporary: Path) -> str | None:
     return None
 
 
-def sha256(source: Path | bytes, remember: bool = False) -> str:
-    """Hex digest of a file's content, of a folder's files in order, or of bytes.
-
-    remember: do not read a file again that this process has read, if its size and times are as
-        they were then.
-    """
+def sha256(source: Path | bytes) -> str:
+    """Hex digest of a file's content, of a folder's files in order, or of bytes."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     source = Path(source)
     if source.is_dir():
         files = sorted(p for p in source.rglob("*") if p.is_file())
-        parts = [f"{p.relative_to(source)}:{sha256(p, remember)}" for p in files]
+        parts = [f"{p.relative_to(source)}:{sha256(p)}" for p in files]
         return sha256("\n".join(parts).encode())
-    found = source.stat()
-    state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    known = _digests.get(source.absolute()) if remember else None
-    if known is not None and known[0] == state:
-        return known[1]
     with open(source, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    # A file that changes twice within one tick of the clock keeps its times.
-    if remember and time.time_ns() - max(state[1:]) > COARSEST_CLOCK:
-        _digests[source.absolute()] = state, digest
-    return digest
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def output_file(path: Path, suffix: str, force: bool = False, source: Path | None = None) -> Path:

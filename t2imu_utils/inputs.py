@@ -130,13 +130,11 @@ def load_registry(path: Path = INPUTS) -> Registry:
 
 
 def find_input(registry: Registry, name: str) -> Input:
-    """The input called `name`, or the only one whose folder is called so."""
-    named = [entry for entry in registry.inputs.values() if Path(entry.path).name == name]
-    found = registry.inputs.get(name) or (named[0] if len(named) == 1 else None)
-    if found is None:
+    """The input called `name`."""
+    if name not in registry.inputs:
         known = ", ".join(sorted(registry.inputs))
         raise InputError("input", repr(name), f"one of {known}", "Check its spelling.")
-    return found
+    return registry.inputs[name]
 
 
 def needs_of(track: Track, registry: Registry) -> Needs:

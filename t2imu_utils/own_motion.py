@@ -20,8 +20,7 @@ from t2imu_utils.body.table1 import PEOPLE, betas_of, measure, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.imu.differentiation import DEFAULT
-from t2imu_utils.imu.sensors import GRAVITY, synthesise
+from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.motion.exports import Up, read_exports, read_npz
 from t2imu_utils.motion.skeleton import bone_lengths

@@ -21,7 +21,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from PIL import Image
 
 from t2imu_utils.activities import HIGH_DYNAMIC, category_of
-from t2imu_utils.arm_names import base_of, control_of, is_refined, model_order, parse
+from t2imu_utils.arms import arm as model_of
+from t2imu_utils.arms import base_of, control_of, is_refined, model_order
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write
@@ -57,8 +58,6 @@ ACC = "power of the acceleration ((m/s²)²/Hz)"
 CHANGE = "Δ $L_\\mathrm{acc}$"
 SCHEMES = {
     "central": (INK, "second difference (the paper's)"),
-    "savgol": ("#e69f00", "Savitzky-Golay"),
-    "cubic": ("#cc79a7", "cubic spline"),
     "quintic": ("#56b4e9", "quintic spline"),
     "smoothing": ("#009e73", "smoothing spline"),
     "spectral": ("#0072b2", "spectral"),
@@ -213,7 +212,7 @@ def grouped_bars(
 def refined_arms(arms: Sequence[str], generator: str) -> list[str]:
     """Refined models of a generator without seed and options of their own, by weight."""
     own = {a for a in arms if a not in (REAL, *TRIVIAL) and base_of(a) == generator}
-    return sorted((a for a in own if is_refined(a) and not parse(a).options), key=model_order)
+    return sorted((a for a in own if is_refined(a) and not model_of(a).others), key=model_order)
 
 
 def _shown(arms: Sequence[str], generator: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where results go and what made them: run folders, `run.json`, which runs there are.
+"""Where results go and what made them: run folders, and the `run.json` in each.
 
 Every stage of every model writes into ``data/runs/<track>/<model>/<stage>/``. A `run.json` there
 says that the stage is whole and what it was made from. Whether a stage is run again is decided by
@@ -8,10 +8,10 @@ the workflow alone (`workflow/Snakefile`); who runs one by hand overwrites what 
 import json
 import os
 import platform
-import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,23 +20,15 @@ from typing import Any
 import pandas as pd
 
 import t2imu_utils
-from t2imu_utils.arm_names import model_order
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import plain, read_json, sha256, write_json
+from t2imu_utils.files import plain, read_json, sha256, write_json, write_table
 
 PACKAGE = Path(t2imu_utils.__file__).parent
 ROOT = PACKAGE.parent
 STAGES = (
-    "00_data",
-    "01_prompt_generation",
-    "02_finetuning",
-    "03_smpl_fitting",
-    "04_imu_synthesis",
-    "05_lacc_analysis",
-    "06_tsne",
-    "07_har",
-    "08_sweep",
-)
+    "00_data", "01_prompt_generation", "02_finetuning", "03_smpl_fitting", "04_imu_synthesis",
+    "05_lacc_analysis", "06_tsne", "07_har", "08_sweep",
+)  # fmt: skip
 # Parts of a stage that have a record of their own: of notebook 03 the comparison of solvers.
 PARTS = ("03_solvers",)
 # What each leaves beside `run.json`, at least: with that the outputs of its job in the workflow.
@@ -49,13 +41,12 @@ OUTPUTS = {
     "04_imu_synthesis": ("imu.npz",),
     "07_har": ("counts.parquet",),
 }
-# What follows the dash where one stage is done in another way: "gravity-keep0.5" of notebook 07.
-VARIANT = re.compile(r"[a-z][a-z0-9._]*(-[a-z][a-z0-9._]*)*")
 # Folders beside those of the models: what all share, what compares them, and real data.
 SHARED, COMPARE, REAL = "shared", "compare", "real"
 RECORDED_VERSIONS = ("torch", "numpy", "scipy", "diffusers", "smplx", "transformers")
 
 
+# ---------------------------------------------------------------- places
 def runs_root() -> Path:
     """``data/runs`` of the repository, or the folder named by ``T2IMU_RUNS``."""
     return Path(os.environ.get("T2IMU_RUNS", ROOT / "data" / "runs"))
@@ -86,34 +77,28 @@ def plain_stage(stage: str) -> str:
 
 def run_dir(track: str, model: str, stage: str) -> Path:
     """The folder of one stage of one model, or of a variant of it; made when missing."""
-    plain = plain_stage(stage)
-    known = plain in (*STAGES, *PARTS)
-    if not known or (stage != plain and not VARIANT.fullmatch(stage[len(plain) + 1 :])):
+    if plain_stage(stage) not in (*STAGES, *PARTS) or "/" in stage:
         raise InputError("stage", repr(stage), f"one of {', '.join(STAGES)}", "Check its spelling.")
     folder = runs_root() / track / model / stage
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
-
-
+# ---------------------------------------------------------------- what made it
 def compute_device() -> str:
     """Where networks are trained and sampled: "cuda" if there is such a device, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(ROOT), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
 
 
 def provenance() -> dict[str, Any]:
@@ -136,6 +121,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+# ---------------------------------------------------------------- one run
 @dataclass
 class Run:
     """One stage of one model.
@@ -144,30 +130,42 @@ class Run:
         dir: the run's folder.
         params: resolved parameters, seeds among them.
         inputs: hash of each input, by name.
-        metrics: what the finished run measured, empty before.
+        metrics: what it measured.
+        outputs: the files that it wrote.
+        before: the metrics of the run that this one writes over.
     """
 
     dir: Path
     params: dict[str, Any]
     inputs: dict[str, str]
     metrics: dict[str, Any] = field(default_factory=dict)
+    outputs: list[Path] = field(default_factory=list)
+    before: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:
         """A file of this run."""
         return self.dir / name
 
+    def save(self, name: str, content: Any) -> None:
+        """Write an output: a table (``name.parquet``), or what has a `save` of its own."""
+        if isinstance(content, pd.DataFrame):
+            self.outputs.append(write_table(self.path(f"{name}.parquet"), content))
+        else:
+            self.outputs += content.save(self.path(name))
+
     def written(self) -> pd.DataFrame:
-        """What the finished run left, with sizes: the closing table of a notebook."""
+        """What the finished run left, with sizes."""
         return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
 
     def finish(self, metrics: dict[str, Any], outputs: Sequence[Path]) -> "Run":
         """Write `run.json` last, so that it stands only beside whole outputs."""
         self.metrics = metrics
+        track, model, stage = self.dir.parts[-3:]
         record = {
-            "track": self.dir.parts[-3],
-            "model": self.dir.parts[-2],
-            "stage": self.dir.parts[-1],
+            "track": track,
+            "model": model,
+            "stage": stage,
             "params": self.params,
             "inputs": self.inputs,
             "outputs": {Path(p).name: sha256(Path(p)) for p in outputs},
@@ -181,42 +179,40 @@ class Run:
 
 
 def open_run(
-    track: str,
-    model: str,
-    stage: str,
-    params: dict[str, Any],
-    inputs: dict[str, str | Path],
+    track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
 ) -> Run:
     """Begin a stage of a model; what it left before counts as finished no longer.
 
     Args:
         params: everything that a person may set, resolved; must be JSON-able.
-        inputs: hashes, or files and folders to hash, that the stage reads.
+        inputs: what the stage reads: hashes, files and folders, or finished stages as pairs of a
+            model and a stage.
     """
     folder = run_dir(track, model, stage)
-    hashes = {name: sha256(v) if isinstance(v, Path) else v for name, v in inputs.items()}
+    hashes = {name: _hash(track, read) for name, read in inputs.items()}
+    before = (read_run(folder) or {}).get("metrics", {})
     (folder / "run.json").unlink(missing_ok=True)
-    return Run(folder, json.loads(json.dumps(params)), hashes)
+    return Run(folder, json.loads(json.dumps(params)), hashes, before=before)
 
 
-def load_run(track: str, model: str, stage: str) -> Run:
-    """A finished stage of a model. Errors as of `require_run`."""
-    record = require_run(track, model, stage)
-    return Run(run_dir(track, model, stage), record["params"], record["inputs"], record["metrics"])
+def _hash(track: str, read: str | Path | tuple[str, str]) -> str:
+    if isinstance(read, tuple):
+        return input_hash(track, *read)
+    return sha256(read) if isinstance(read, Path) else read
 
 
-def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
-    """What a finished stage left for each model, with sizes: the closing table of a notebook."""
-    rows = []
-    for model in models:
-        folder = run_dir(track, model, stage)
-        for name in require_run(track, model, stage)["outputs"]:
-            rows.append((f"{track}/{model}/{stage}/{name}", _size(folder / name) / 1e6))
-    return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
+@contextmanager
+def record(
+    track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
+) -> Iterator[Run]:
+    """A stage of a model, from its beginning to its `run.json`; arguments as of `open_run`.
 
-
-def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
+    `Run.metrics`. After an error there is no `run.json`.
+    """
+    run = open_run(track, model, stage, params, inputs)
+    yield run
+    run.finish(run.metrics, run.outputs)
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -225,20 +221,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def record_hash(record: dict[str, Any]) -> str:
-    """Hash of all that stands in a record but this hash itself: it names the run."""
-    content = {name: value for name, value in record.items() if name != "checksum"}
-    return sha256(json.dumps(plain(content), sort_keys=True).encode())
-
-
 def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
     """The `run.json` of a finished stage.
 
     Raises:
         InputError: the stage has not been run, with the command that runs it.
     """
-    record = read_run(run_dir(track, model, stage))
-    if record is None:
+    found = read_run(run_dir(track, model, stage))
+    if found is None:
         raise InputError(
             run_dir(track, model, stage) / "run.json",
             "nothing",
@@ -246,7 +236,13 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
             f"Run notebooks/{plain_stage(stage)}.ipynb on track {track} first, or `make paper "
             f"TRACK={track}`.",
         )
-    return record
+    return found
+
+
+def load_run(track: str, model: str, stage: str) -> Run:
+    """A finished stage of a model. Errors as of `require_run`."""
+    found = require_run(track, model, stage)
+    return Run(run_dir(track, model, stage), found["params"], found["inputs"], found["metrics"])
 
 
 def finished_dir(track: str, model: str, stage: str) -> Path:
@@ -260,30 +256,123 @@ def input_hash(track: str, model: str, stage: str) -> str:
     return output_hash(require_run(track, model, stage))
 
 
-def output_hash(record: dict[str, Any]) -> str:
+def output_hash(content: dict[str, Any]) -> str:
     """The hash by which a later stage names what the run of a `run.json` wrote."""
-    return sha256(json.dumps(record["outputs"], sort_keys=True).encode())
+    return sha256(json.dumps(content["outputs"], sort_keys=True).encode())
 
 
-def finished_models(track: str, stage: str) -> list[str]:
-    """Models that have finished a stage, in the order of `arm_names.model_order`."""
-    found = {p.parent.parent.name for p in (runs_root() / track).glob(f"*/{stage}/run.json")}
-    return sorted(found - {SHARED, COMPARE, REAL}, key=model_order)
+def record_hash(content: dict[str, Any]) -> str:
+    """Hash of all that stands in a record but this hash itself: it names the run."""
+    kept = {name: value for name, value in content.items() if name != "checksum"}
+    return sha256(json.dumps(plain(kept), sort_keys=True).encode())
 
 
-def choose_models(track: str, stage: str, wanted: list[str] | None) -> list[str]:
-    """The models to compare: those asked for, or all that have finished `stage`.
+def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
+    """What a finished stage left for each model, with sizes: the closing table of a notebook."""
+    rows = []
+    for model in models:
+        folder = run_dir(track, model, stage)
+        for name in require_run(track, model, stage)["outputs"]:
+            parts = [folder / name, *(folder / name).rglob("*")]
+            size = sum(p.stat().st_size for p in parts if p.is_file())
+            rows.append((f"{track}/{model}/{stage}/{name}", size / 1e6))
+    return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
+
+
+# ---------------------------------------------------------------- all runs
+def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]], list[str]]:
+    """All finished runs by track, stage and model: the content of each `run.json`, with its
+    ``hash``.
+
+    Args:
+        track: only this one's.
+        stage: only of stages whose name begins so, such as "02".
+
+    Returns:
+        The runs, and what is wrong with files that are no whole `run.json`.
+    """
+    found, damaged = [], []
+    for path in sorted(runs_root().glob(f"{track}/*/{stage}*/run.json")):
+        try:
+            content = read_json(path)
+            found.append({"hash": record_hash(content), "run": run_name(content), **content})
+        except (InputError, KeyError) as error:
+            damaged.append(f"{path}: {error}")
+    return sorted(found, key=lambda r: (r["track"], r["stage"], r["model"])), damaged
+
+
+def run_name(content: Mapping[str, Any]) -> str:
+    """``track/model/stage`` of a record."""
+    return "/".join(content[part] for part in ("track", "model", "stage"))
+
+
+def find_record(text: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The one run that `text` names: by ``track/model/stage``, where any part may be left out at
+    the front and the stage cut short (``mdm-ft/02``), or by the beginning of its hash.
 
     Raises:
-        InputError: a model asked for has not finished `stage`, or none has.
+        InputError: no run fits, or several do.
     """
-    found = finished_models(track, stage)
-    missing = [model for model in wanted or [] if model not in found]
-    if missing or not found:
+    fits = [r for r in records if f"/{r['run']}".startswith(f"/{text}")]
+    fits = fits or [r for r in records if f"/{text}" in f"/{r['run']}"]
+    fits = fits or [r for r in records if r["hash"].startswith(text)]
+    if len(fits) != 1:
+        listed = ", ".join(f"{r['run']} ({r['hash'][:12]})" for r in (fits or records)[:12])
         raise InputError(
-            f"models: {', '.join(missing) or 'none'}",
-            f"finished on track {track}: {', '.join(found) or 'none'}",
-            f"models that have finished {stage}",
-            f"Run notebooks/{stage}.ipynb for them first, or `make paper TRACK={track}`.",
-        )
-    return sorted(wanted, key=model_order) if wanted else found
+            f"run {text!r}", f"{len(fits)} runs that fit", f"one of {listed or 'none'}",
+            "Give more of its name or hash; `t2imu runs` lists all.",
+        )  # fmt: skip
+    return fits[0]
+
+
+def leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested values by dotted name: ``{"a": {"b": [1]}}`` becomes ``{"a.b.0": 1}``."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = (leaves(item, f"{name}.{key}".lstrip(".")) for key, item in value.items())
+    return {below: leaf for part in parts for below, leaf in part.items()}
+
+
+def differences(
+    first: dict[str, Any], second: dict[str, Any], everything: bool = False
+) -> pd.DataFrame:
+    """What two runs differ in, or (`everything`) all that they have: a row for each value.
+
+    Returns:
+        Index: its dotted name in `run.json`; columns ``a``, ``b``, and ``b - a`` of numbers.
+    """
+    kept = ("params", "inputs", "outputs", "metrics", "versions", "git", "device", "threads")
+    a, b = (leaves({part: r.get(part) for part in kept}) for r in (first, second))
+    rows = {}
+    for name in dict.fromkeys([*a, *b]):
+        old, new = a.get(name), b.get(name)
+        if everything or old != new:
+            numbers = all(type(x) in (int, float) for x in (old, new))
+            rows[name] = {"a": old, "b": new, "b - a": new - old if numbers else None}
+    return pd.DataFrame.from_dict(rows, "index", columns=["a", "b", "b - a"], dtype=object)
+
+
+def cost_by_stage(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """What finished runs took: a row for each stage in their order, then ``all``.
+
+    A run's time is that of the wall, from its beginning to its `run.json`; without the start of
+    its process, and whatever else the machine did meanwhile is in it. Variants of a stage
+    (`stage_name`) count with it.
+
+    Returns:
+        Columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
+    """
+    rows = [(plain_stage(r["stage"]), r["wall_seconds"], r["device"]) for r in records]
+    table = pd.DataFrame(rows, columns=["stage", "seconds", "device"])
+    grouped = pd.concat([table, table.assign(stage="all")]).groupby("stage", sort=False)
+    found = pd.DataFrame(
+        {
+            "runs": grouped["seconds"].count(),
+            "hours": grouped["seconds"].sum() / 3600,
+            "longest": grouped["seconds"].max() / 60,
+            "device": grouped["device"].agg(lambda names: ", ".join(sorted(set(names)))),
+        }
+    )
+    return found.loc[sorted(found.index, key=lambda stage: (stage == "all", stage))]

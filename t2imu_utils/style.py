@@ -1,6 +1,5 @@
 """One style, one colour and one name for each model, one order of activities."""
 
-import re
 from collections.abc import Sequence
 from math import log10
 
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
-from t2imu_utils.arm_names import BASE, ArmName, parse
+from t2imu_utils.arms import BASE, arm
 
 INK, QUIET, FAINT = "#1f2328", "#6b7480", "#e3e6ea"
 # Told apart with any colour vision (after Okabe & Ito); what is not a model is grey or black.
@@ -86,21 +85,21 @@ def colour(model: str) -> str:
     generator the control is a lighter and the refined arm a darker shade of its own colour. One of
     another name gets one of a few spare colours, the same in every figure.
     """
-    name = parse(model) or ArmName(model)
-    own = COLOURS.get(name.generator)
+    one = arm(model)
+    own = COLOURS.get(one.generator)
     if own is None:
-        own = OTHER_MODELS[sum(name.generator.encode()) % len(OTHER_MODELS)]
-    if name.weight is None:
+        own = OTHER_MODELS[sum(one.generator.encode()) % len(OTHER_MODELS)]
+    if one.lambda_acc is None:
         return own
-    if name.generator == BASE:
-        return to_hex(REFINED(_darkness(name.weight))) if name.refined else CONTROL
+    if one.generator == BASE:
+        return to_hex(REFINED(_darkness(one.lambda_acc))) if one.refined else CONTROL
     shades = LinearSegmentedColormap.from_list("shades", ["white", own, "black"])
-    return to_hex(shades(0.55 + 0.4 * _darkness(name.weight) if name.refined else 0.28))
+    return to_hex(shades(0.55 + 0.4 * _darkness(one.lambda_acc) if one.refined else 0.28))
 
 
 def is_known(name: str) -> bool:
     """Whether it is a model of a known generator, or another name that has a colour."""
-    return (parse(name) or ArmName(name)).generator in COLOURS
+    return arm(name).generator in COLOURS
 
 
 def _darkness(weight: float) -> float:
@@ -110,12 +109,11 @@ def _darkness(weight: float) -> float:
 
 def label(model: str) -> str:
     """The name of a model for a legend: ``mdm-acc0.1`` becomes "MDM, λ = 0.1"."""
-    name = parse(model) or ArmName(model)
-    parts = [LABELS.get(name.generator, name.generator)]
-    if name.weight is not None:
-        parts.append(f"λ = {name.weight:g}" if name.refined else "control")
-    parts += re.split(r"-(?=[a-z])", name.options) if name.options else []
-    parts += [f"seed {name.seed}"] if name.seed else []
+    one = arm(model)
+    parts = [LABELS.get(one.generator, one.generator)]
+    if one.lambda_acc is not None:
+        parts.append(f"λ = {one.lambda_acc:g}" if one.refined else "control")
+    parts += [*one.others, *[f"seed {one.seed}"] * bool(one.seed)]
     return ", ".join(parts)
 
 

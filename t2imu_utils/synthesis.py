@@ -1,16 +1,30 @@
-"""From text to windows of virtual sensors, one shard at a time: Sections III-A to III-D in a row.
+"""Windows of virtual sensors by the thousand: from text to partitioned Parquet, shard by shard.
 
 The work is that of notebooks 03 and 04 and of the windows of 06 and 07, without what lies between
-them on disk. A shard is sampled, fitted, sensed, cut and written, then forgotten: memory does not
-grow with the number of motions. One thread computes it on the CPU, so that its bits do not depend
-on how many there are; several processes work side by side (`synthesis_runs`).
+them on disk. A shard is some repetitions of one prompt, one file, and the smallest piece of work.
+What it holds follows from the plan alone, not from who makes it or when: it is sampled, fitted,
+sensed, cut and written, then forgotten. One thread computes it on the CPU, so that its bits do not
+depend on how many there are. A folder of windows looks like this::
+
+    windows/generator=mdm/activity=walking/p070-r000064.parquet    prompt 70, repetitions from 64
+    records/generator=mdm/activity=walking/p070-r000064.json       its checksum, and what made it
+    records/generator=mdm/manifest.json                            the plan, and where it came from
+
+``windows`` holds nothing but Parquet files, so that any reader of partitioned data takes it as a
+whole. Every row is one window of one sensor (`COLUMNS`).
 """
 
 import json
+import os
+import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +35,317 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
-from t2imu_utils import arms, data
-from t2imu_utils.activities import SITES
-from t2imu_utils.arm_names import base_of
+from t2imu_utils import data, runs
+from t2imu_utils.activities import ACTIVITIES, SITES
+from t2imu_utils.arms import TRAINING, base_of
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Bodies, Body, Shape
 from t2imu_utils.body.table1 import shapes_of, solve_table
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write
+from t2imu_utils.files import atomic_write, plain, read_json, sha256, write_json
+from t2imu_utils.finetuning import load_model
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import Site, sensor_sites
 from t2imu_utils.imu.windows import windows
-from t2imu_utils.models.generator import Generator, check_requests, generator_of
+from t2imu_utils.models.generator import Generator, check_requests, generator_of, section_of
+from t2imu_utils.models.prompts import draw_requests, load_prompts
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.runs import compute_device
-from t2imu_utils.shards import COLUMNS, OVERLAP, SIZE, Plan, Shard
-from t2imu_utils.tracks import Track
+from t2imu_utils.runs import compute_device, provenance, record_hash
+from t2imu_utils.tracks import PROMPTS, Track
 
+# ---------------------------------------------------------------- what is asked for, and where
+SIZE, OVERLAP = 40, 0.5  # of a window: frames, and the share that the next one repeats
+WINDOWS, RECORDS, MANIFEST = "windows", "records", "manifest.json"
+COLUMNS = {
+    "generator": "model that made the motion; a folder, not stored in the file",
+    "activity": "of the prompt; a folder, not stored in the file",
+    "prompt": "the sentence",
+    "repetition": "of the prompt, from 0",
+    "motion": "number of the motion, the same for all models: repetition × prompts + prompt",
+    "seed": "of the motion's noise",
+    "body": "of Table I",
+    "site": "where the sensor is; a row group each",
+    "start_frame": "of the window in the motion",
+    "acc": f"{SIZE} × 3 float32 in m/s², the axes of a frame together: x0 y0 z0 x1 y1 z1 …",
+    "gyro": f"{SIZE} × 3 float32 in rad/s, in the same order",
+}
+NOTHING = "nothing"
+STALE = 3600  # s: what has been half-written for so long belongs to a process that is gone
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The repetitions from `first` to before `stop` of one prompt, the `number`-th of its plan."""
+
+    activity: str
+    prompt: str
+    number: int
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    @property
+    def name(self) -> str:
+        """Its place below the folder of its model, without an ending."""
+        return f"activity={self.activity}/p{self.number:03d}-r{self.first:06d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for: of every prompt so many repetitions.
+
+    seconds: shortest and longest motion. shard_size: motions of a shard at most. seed: 0 asks for
+    the motions of notebook 01, any other number for others. batch_size: motions sampled at once.
+    guidance: scale of the text, None for the generator's own. gravity: m/s².
+
+    Raises:
+        InputError: no prompts, a number below 1, motions too short for a window.
+    """
+
+    track: str
+    model: str
+    prompts: Mapping[str, Sequence[str]]
+    repetitions: int
+    seconds: tuple[float, float]
+    shard_size: int = 64
+    seed: int = 0
+    batch_size: int = 32
+    guidance: float | None = None
+    gravity: float = 9.81
+
+    def __post_init__(self) -> None:
+        for name in ("repetitions", "shard_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"synthesis: {name}", str(getattr(self, name)), "at least 1", "Change it."
+                )
+        unknown = [name for name in self.prompts if name not in ACTIVITIES]
+        if unknown or not self.sentences:
+            raise InputError(
+                "synthesis: prompts", f"those of {', '.join(unknown) or 'no activity'}",
+                f"sentences for some of {', '.join(ACTIVITIES)}", "Check their keys.",
+            )  # fmt: skip
+        shortest, longest = self.seconds
+        if not SIZE <= round(shortest * RATE) <= round(longest * RATE):
+            raise InputError(
+                "synthesis: seconds", f"{shortest:g} to {longest:g} s",
+                f"{SIZE / RATE:g} s, the length of a window, or more, the shorter first",
+                "Ask for longer motions.",
+            )  # fmt: skip
+
+    @cached_property
+    def sentences(self) -> list[tuple[str, str]]:
+        """Activity and prompt, in order."""
+        return [(activity, text) for activity, lines in self.prompts.items() for text in lines]
+
+    @property
+    def motions(self) -> int:
+        """How many there will be."""
+        return len(self.sentences) * self.repetitions
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """All shards in order: by prompt, then by repetition."""
+        return [
+            Shard(*sentence, number, first, min(first + self.shard_size, self.repetitions))
+            for number, sentence in enumerate(self.sentences)
+            for first in range(0, self.repetitions, self.shard_size)
+        ]
+
+    def part(self, job: int, jobs: int) -> list[Shard]:
+        """The shards of one of several jobs, counted from 1: every `jobs`-th."""
+        if not 1 <= job <= jobs:
+            raise InputError(
+                "synthesis: only", f"{job}/{jobs}", "a job from 1 to their number, such as 3/20",
+                "Count jobs from 1 (sbatch --array=1-20).",
+            )  # fmt: skip
+        return self.shards[job - 1 :: jobs]
+
+    def requests(self, shard: Shard) -> pd.DataFrame:
+        """One row for every motion of a shard: `priors.prompts.draw_requests`, and its number."""
+        own = range(shard.first, shard.stop)
+        prompts = {shard.activity: [shard.prompt]}
+        table = draw_requests(prompts, own, self.seconds, RATE, self.seed)
+        motion = table["repetition"] * len(self.sentences) + shard.number
+        return table.assign(motion=motion)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of windows of one model. ingredients: hashes of what its motions are made from."""
+
+    folder: Path
+    plan: Plan
+    ingredients: dict[str, str]
+
+    def path(self, shard: Shard) -> Path:
+        """The Parquet file of a shard."""
+        return self._place(WINDOWS) / f"{shard.name}.parquet"
+
+    def record_path(self, shard: Shard) -> Path:
+        """The record of a shard."""
+        return self._place(RECORDS) / f"{shard.name}.json"
+
+    def _place(self, part: str) -> Path:
+        return self.folder / part / f"generator={self.plan.model}"
+
+    def key(self, shard: Shard) -> str:
+        """Hash of all that a shard is made from: two with equal keys are equal."""
+        chosen = {n: getattr(self.plan, n) for n in ("model", "batch_size", "guidance", "gravity")}
+        asked = sha256(self.plan.requests(shard).to_json().encode())
+        made_from = {"ingredients": self.ingredients, "requests": asked, **chosen}
+        return sha256(json.dumps(made_from, sort_keys=True).encode())
+
+    def record(self, shard: Shard) -> dict[str, Any]:
+        """What was recorded of a shard.
+
+        Raises:
+            InputError: nothing, or it is damaged.
+        """
+        return _read_checked(self.record_path(shard))
+
+    def close(self, shard: Shard, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the record of a shard, whose file is in its place now."""
+        path = self.path(shard)
+        record = {
+            **asdict(shard),
+            "file": path.relative_to(self.folder).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+            "key": self.key(shard),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **facts,
+        }
+        _write_checked(self.record_path(shard), record)
+        return record
+
+    def fault(self, shard: Shard) -> str | None:
+        """What is found in place of a whole shard: `NOTHING`, or what is wrong; None if whole."""
+        path, kept = self.path(shard), self.record_path(shard)
+        if not kept.exists():
+            return "a file without a record" if path.exists() else NOTHING
+        try:
+            record = _read_checked(kept)
+        except InputError as error:
+            return f"a damaged record ({error.found})"
+        if record["stop"] < shard.stop:
+            return f"{record['motions']} motions of {len(shard)}"
+        if record["key"] != self.key(shard):
+            return "a shard that was made from something else"
+        if not path.exists():
+            return "no file, only its record"
+        if path.stat().st_size != record["bytes"]:
+            return f"{path.stat().st_size} bytes of {record['bytes']}"
+        found = sha256(path)
+        expected = f"{record['sha256'][:12]} was recorded"
+        return None if found == record["sha256"] else f"sha256 {found[:12]}, {expected}"
+
+
+def open_store(
+    folder: Path, plan: Plan, ingredients: dict[str, str], provenance: dict[str, Any]
+) -> Store:
+    """The folder of a plan, with its manifest; more repetitions of the same are welcome.
+
+    Raises:
+        InputError: it holds windows of another plan, or made from other things.
+    """
+    store = Store(Path(folder), plan, ingredients)
+    path = store._place(RECORDS) / MANIFEST
+    if path.exists():
+        old = _read_checked(path)
+        _refuse_other(path, old, {"plan": plan.as_json(), "ingredients": ingredients})
+        if old["plan"]["repetitions"] == plan.repetitions:
+            return store
+    content = {
+        "plan": plan.as_json(),
+        "ingredients": ingredients,
+        "motions": plan.motions,
+        "shards": len(plan.shards),
+        "columns": COLUMNS,
+        "window": {"frames": SIZE, "overlap": OVERLAP, "rate": RATE, "sites": list(SITES)},
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **provenance,
+    }
+    _write_checked(path, content)
+    return store
+
+
+def load_store(folder: Path, model: str | None = None) -> Store:
+    """A folder of windows as its manifest describes it.
+
+    Args:
+        model: whose windows; None where the folder has those of one only.
+
+    Raises:
+        InputError: no manifest, a damaged one, or several models and none named.
+    """
+    found = {path.parent.name.split("=", 1)[1]: path for path in _manifests(Path(folder))}
+    if model not in found and (model or len(found) != 1):
+        raise InputError(
+            f"{folder}: generator {model or ''}".rstrip(), ", ".join(found) or NOTHING,
+            "windows of the model that is asked for" if model else "windows of one model",
+            "Name one of them, or make its windows with `t2imu synthesise`.",
+        )  # fmt: skip
+    content = _read_checked(found[model or next(iter(found))])
+    plan = content["plan"]
+    plan["seconds"] = tuple(plan["seconds"])
+    return Store(Path(folder), Plan(**plan), content["ingredients"])
+
+
+def remove_leftovers(store: Store) -> None:
+    """Delete what was half-written by processes that were killed."""
+    for part in (WINDOWS, RECORDS):
+        for path in store._place(part).glob("**/.*.tmp"):
+            try:
+                if time.time() - path.stat().st_mtime > STALE:
+                    path.unlink()
+            except FileNotFoundError:  # its process is alive, and done with it
+                continue
+
+
+def _manifests(folder: Path) -> Iterator[Path]:
+    yield from sorted((folder / RECORDS).glob(f"generator=*/{MANIFEST}"))
+
+
+def _refuse_other(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Whatever differs but a larger number of repetitions would leave a mixture."""
+    before, now = (old["plan"] | old["ingredients"], new["plan"] | new["ingredients"])
+    differs = [
+        f"other {name}" if isinstance(now[name], dict) else f"{name} {before.get(name)}, now {x}"
+        for name, x in now.items()
+        if x != before.get(name) and not (name == "repetitions" and before[name] <= x)
+    ]
+    if differs:
+        raise InputError(
+            path, "; ".join(differs), "the same plan and ingredients, or more repetitions",
+            "Name another folder, or delete the windows and records of this model and start anew.",
+        )  # fmt: skip
+
+
+def _write_checked(path: Path, content: dict[str, Any]) -> Path:
+    return write_json(path, content | {"checksum": record_hash(content)})
+
+
+def _read_checked(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if content.get("checksum") != record_hash(content):
+        raise InputError(
+            path, "content that is not what was written", "its recorded checksum",
+            "Delete it and run the same `t2imu synthesise` again.",
+        )  # fmt: skip
+    return content
+
+
+# ---------------------------------------------------------------- one shard
 STAGES = ("sampling", "fitting", "sensors", "writing")
 CHANNELS = ("acc", "gyro")
 _SIGNAL = pa.list_(pa.field("element", pa.float32()), SIZE * 3)
@@ -80,7 +386,7 @@ def tools_of(track: Track, model: str) -> Tools:
             f"synthesis: {model}", "motions that were made elsewhere", "a model that makes motions",
             "Choose one that is trained here or published.",
         )  # fmt: skip
-    return with_bodies(generator, arms.load_model(track, model), data.bodies(track))
+    return with_bodies(generator, load_model(track, model), data.bodies(track))
 
 
 def with_bodies(generator: Generator, prior: Any, bodies: Bodies) -> Tools:
@@ -195,3 +501,186 @@ def _rows(
         flat = pa.array(np.ascontiguousarray(signals[:, :, number]).reshape(-1))
         own[name] = pa.FixedSizeListArray.from_arrays(flat, type=_SIGNAL)
     return pa.table({**shared, **own}, SCHEMA)
+
+
+# ---------------------------------------------------------------- all shards
+# What a worker process makes its shards with, and where: each is handed them once.
+_handed: tuple[Tools, Store, dict[str, Any]] | None = None
+
+
+def plan_of(
+    track: Track,
+    model: str,
+    repetitions: int | None = None,
+    motions: int | None = None,
+    seconds: tuple[float, float] | None = None,
+    shard_size: int = 64,
+    seed: int = 0,
+    prompts: Path = PROMPTS,
+) -> Plan:
+    """What is asked for, where nothing else is said as the track's notebooks ask it.
+
+    motions: at least so many, in place of `repetitions`.
+    """
+    by_activity = load_prompts(prompts)
+    if motions is not None:
+        repetitions = -(-motions // sum(map(len, by_activity.values())))
+    shortest, longest = seconds or track.sampling.seconds
+    return Plan(
+        track.name,
+        model,
+        by_activity,
+        track.sampling.repetitions if repetitions is None else repetitions,
+        (shortest, longest),
+        shard_size,
+        seed,
+        track.sampling.batch_size,
+        section_of(track, base_of(model)).guidance,
+    )
+
+
+def synthesise_windows(
+    track: Track,
+    plan: Plan,
+    folder: Path,
+    workers: int = 1,
+    only: tuple[int, int] = (1, 1),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Make the windows of a plan with a model that has finished stage 02 (see `run_shards`)."""
+    tools = tools_of(track, plan.model)
+    ingredients = {
+        "prior": runs.input_hash(track.name, plan.model, TRAINING),
+        "body": sha256(data.body_files(track)),
+    }
+    if tools.generator.sampler:
+        ingredients["sampler"] = sha256(json.dumps(tools.generator.sampler).encode())
+    return run_shards(tools, plan, folder, ingredients, workers, only, progress)
+
+
+def run_shards(
+    tools: Tools,
+    plan: Plan,
+    folder: Path,
+    ingredients: dict[str, str],
+    workers: int = 1,
+    only: tuple[int, int] = (1, 1),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Make the shards of a plan that are not there whole; those that are stay as they are.
+
+    What is asked for again goes on where it stopped. The shards are the same, byte for byte on
+    one kind of machine, for any number of workers and jobs and in any order.
+
+    Args:
+        folder: see `shards`; other models may have theirs in it.
+        ingredients: hashes of what the motions are made from, by name.
+        workers: processes side by side, each with one thread and its own copy of the tools; they
+            share the GPU where there is one.
+        only: job i of n makes every n-th shard, from the i-th on.
+
+    Returns:
+        A row for each shard by its name: ``fault`` (of `Store.fault`: what was in its place), and
+        of its record ``motions``, ``windows``, ``rows``, ``bytes``, ``peak_mb`` and the seconds of
+        each of `STAGES`; ``attrs["wall"]`` has the seconds of this call.
+
+    Raises:
+        InputError: see `check_plan` and `open_store`; less than one worker, or one that was ended
+            from outside.
+    """
+    if workers < 1:
+        raise InputError(
+            "synthesis: workers", str(workers), "at least 1", "One for each processor is good."
+        )
+    chosen = plan.part(*only)
+    check_plan(tools, plan)
+    started, origin = time.time(), provenance()
+    store = open_store(folder, plan, ingredients, origin)
+    remove_leftovers(store)
+    handed = tools, store, {name: origin[name] for name in ("git", "versions", "device")}
+    rows = {}
+    with tqdm(
+        total=sum(map(len, chosen)), unit="motion", mininterval=2, disable=not progress
+    ) as bar:
+        for shard, fault, record in _each(chosen, handed, min(workers, len(chosen))):
+            kept = {name: record[name] for name in ("motions", "windows", "rows", "bytes")}
+            own = kept | record["seconds"] | {"peak_mb": record["peak_mb"]}
+            rows[shard.name] = {"fault": fault, **own}
+            bar.update(len(shard))
+    columns = ["fault", "motions", "windows", "rows", "bytes", *STAGES, "peak_mb"]
+    table = pd.DataFrame.from_dict(rows, "index", columns=columns).astype({"fault": object})
+    table.attrs["wall"] = time.time() - started
+    return table
+
+
+def _each(
+    shards: Sequence[Shard], handed: tuple[Tools, Store, dict[str, Any]], workers: int
+) -> Iterator[tuple[Shard, str | None, dict[str, Any]]]:
+    """Shards as they are finished, each with what was found in its place and its record."""
+    if workers <= 1:
+        for shard in shards:
+            yield shard, *_ensure(shard, handed)
+        return
+    # Not forked: a process that has computed on a GPU, or with threads, cannot be.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _take, (handed,))
+    try:
+        jobs = {pool.submit(_ensure, shard): shard for shard in shards}
+        for job in as_completed(jobs):
+            yield jobs.pop(job), *job.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "synthesis: workers", "a process that was ended from outside", "all to finish",
+            "If memory ran out, take fewer workers or smaller shards. What is finished stays: the "
+            "same command goes on from there.",
+        ) from error  # fmt: skip
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _take(handed: tuple[Tools, Store, dict[str, Any]]) -> None:
+    global _handed
+    _handed = handed
+
+
+def _ensure(
+    shard: Shard, handed: tuple[Tools, Store, dict[str, Any]] | None = None
+) -> tuple[str | None, dict[str, Any]]:
+    """What was found in place of a shard (`Store.fault`), and its record once it is whole."""
+    tools, store, origin = handed or _handed
+    fault = store.fault(shard)
+    if fault is None:
+        return None, store.record(shard)
+    facts = make_shard(tools, store.plan, shard, store.path(shard))
+    return fault, store.close(shard, {**facts, "peak_mb": peak_mb(), **origin})
+
+
+def peak_mb() -> float:
+    """The most memory (resident set) that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def processors() -> int:
+    """Processors that this machine, or a cluster's job on it, has room for."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def summary_text(made: pd.DataFrame, plan: Plan, folder: Path) -> str:
+    """What `run_shards` made, in lines for a terminal."""
+    again = made[made["fault"].notna() & (made["fault"] != NOTHING)]
+    lines = [f"Remade: {name}: {fault}" for name, fault in again["fault"].items()]
+    total = made.select_dtypes("number").sum()
+    lines.append(
+        f"{plan.model} on {plan.track}: {total['motions']:.0f} motions in {len(made)} shards, of "
+        f"which {made['fault'].isna().sum()} were there already; the whole plan has "
+        f"{plan.motions} in {len(plan.shards)}"
+    )
+    lines.append(
+        f"{total['windows']:.0f} windows, {total['rows']:.0f} rows, {total['bytes'] / 1e6:.1f} MB "
+        f"in {folder}"
+    )
+    each = total[list(STAGES)] / max(total["motions"], 1)
+    lines.append("seconds a motion: " + ", ".join(f"{n} {x:.3f}" for n, x in each.items()))
+    lines.append(f"{made.attrs['wall']:.0f} s; at most {made['peak_mb'].max():.0f} MB a process")
+    return "\n".join(lines)

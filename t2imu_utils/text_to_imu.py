@@ -24,8 +24,7 @@ from t2imu_utils.body.table1 import MEAN, PEOPLE, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import output_file, sha256
-from t2imu_utils.imu.differentiation import DEFAULT
-from t2imu_utils.imu.sensors import GRAVITY, synthesise
+from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.generator import check_requests

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from t2imu_utils.arm_names import BASE
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import ROOT
 
@@ -20,6 +19,9 @@ PROMPTS = ROOT / "data" / "prompts" / "activities.yaml"
 OPEN_BODY = ROOT / "data" / "body" / "open_body.npz"
 OPEN_PRIOR = ROOT / "data" / "prior" / "mdm_cmu.safetensors"
 PAPER_VALUES = ROOT / "data" / "paper_values.json"
+
+# The generator that the paper refines.
+BASE = "mdm"
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -56,12 +58,13 @@ class CorpusSection(Section):
 class RecordingsSection(Section):
     """Real recordings that the classifier is tested on."""
 
-    reader: Literal["realworld", "umafall", "pamap2", "mhealth"]
+    reader: Literal["realworld", "umafall", "hapt", "csv"]
     labels: Literal["activities", "categories"]
     classes: list[str]
     channels: list[Literal["acc", "gyro"]]
     sites: list[str]
     made_up: Count | None = None  # how many subjects the demo writes
+    layout: dict[str, Any] | None = None  # of CSV files: `recordings.csv.Layout`
 
 
 class GeneratorSection(Section):

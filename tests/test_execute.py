@@ -126,20 +126,6 @@ def test_kernel_start_is_tried_twice(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("again*"))
 
 
-def test_a_kernel_that_never_answers_is_ended(tmp_path, monkeypatch):
-    """A real failed start: the interpreter ends at once, and no process or folder is left."""
-    broken = tmp_path / "ipykernel_launcher.py"
-    broken.write_text("raise SystemExit('not today')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
-    with (
-        pytest.raises(NotebookError, match="did not start, twice"),
-        runner.isolated_kernel(tmp_path),
-    ):
-        pass
-    assert not list(tmp_path.glob("t2imu-*"))
-
-
 def test_cancelled_job_keeps_what_ran_and_takes_its_kernel_along(tmp_path):
     told = tmp_path / "pid"
     cell = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid()))"
@@ -159,6 +145,19 @@ def test_cancelled_job_keeps_what_ran_and_takes_its_kernel_along(tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(int(told.read_text()), 0)
     assert [p.name for p in tmp_path.glob("out*")] == ["out.failed.ipynb"]
+
+
+def test_for_one_model_what_compares_models_is_left_out(tmp_path):
+    cell = nbformat.v4.new_code_cell
+    cells = [
+        cell("model: str | None = None", metadata={"tags": ["parameters"]}),
+        cell("print(model)"),
+        cell("print('all')", metadata={"tags": ["compare"]}),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "nb.ipynb")
+    for given, said in (({}, "None\nall\n"), ({"model": "mdm"}, "mdm\n")):
+        out = execute(tmp_path / "nb.ipynb", tmp_path / "out.ipynb", given, progress=False)
+        assert printed(out) == said
 
 
 def test_command_line_refusals(tmp_path):

@@ -8,6 +8,7 @@ import pickle
 import re
 import threading
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from t2imu_utils.inputs import (
     as_text,
     examine,
     fetch,
-    find_input,
     lacking,
     load_registry,
     needs_of,
@@ -48,7 +48,8 @@ def packed(members: dict[str, bytes] | list[str]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in members:
-            archive.writestr(name, members[name] if isinstance(members, dict) else b"1")
+            content = members[name] if isinstance(members, dict) else b"1"
+            archive.writestr(zipfile.ZipInfo(name), content)  # of no date: the same bytes again
     return buffer.getvalue()
 
 
@@ -116,13 +117,6 @@ def test_a_damaged_registry_is_told(tmp_path):
         load_registry(tmp_path / "inputs.yaml")
 
 
-def test_inputs_are_found_by_name_and_by_folder():
-    assert find_input(REGISTRY, "distilbert").name == "distilbert"
-    assert find_input(REGISTRY, "distilbert-base-uncased").name == "distilbert"
-    with pytest.raises(InputError, match="'smlp'; expected one of amass, broad, clip"):
-        find_input(REGISTRY, "smlp")
-
-
 def test_needs_follow_from_the_track(tmp_path):
     assert needs_of(load_track("demo"), REGISTRY).required == []
     paper = needs_of(load_track("paper"), REGISTRY)
@@ -168,13 +162,10 @@ def test_what_is_missing_whole_and_in_part(tmp_path, name):
         ("humanml3d_texts", "Std.npy", np.zeros(251), r"shape \(251,\), not \[263\]"),
         ("humanml3d_texts", "index.csv", "html", "index.csv is a web page"),
         ("humanml3d", "new_joint_vecs/1.npy", np.zeros((9, 251)), "not .None, 263"),
-        ("humanact12", "humanact12/humanact12/1.npy", np.zeros((9, 22, 3)), "not .None, 24, 3"),
         ("smplh", "male/model.npz", {"v_template": (10475, 3)}, "not .6890, 3"),
         ("smplh", "male/model.npz", {"v_template": (6890, 3)}, "no array shapedirs"),
         ("smplh", "male/model.npz", "cut", "no whole archive"),
         ("mdm_distilbert", "args.json", {"arch": "trans_enc"}, "'trans_enc', not 'trans_dec'"),
-        ("mdm_distilbert", "args.json", "cut", "unreadable"),
-        ("mdm_distilbert", "model1.pt", "html", "model1.pt is a web page"),
         ("distilbert", "config.json", {"model_type": "bert"}, "'bert', not 'distilbert'"),
         ("distilbert", "model.safetensors", "cut", "no whole safetensors"),
         ("remodiffuse", "t2m_text_train.npz", {"captions": (2,)}, "has no array"),
@@ -236,14 +227,11 @@ def test_one_choice_suffices_but_must_be_whole(tmp_path):
     assert status("demo", tmp_path).empty and lacking(status("demo", tmp_path)) == []
 
 
-def test_the_text_names_everything_and_keeps_to_the_width(tmp_path):
+def test_the_text_names_everything(tmp_path):
     table = status("paper", tmp_path)
-    text = as_text(table, "paper", tmp_path, 80)
+    text = as_text(table, "paper", tmp_path)
     for row in table.itertuples():
         assert row.page in text and str(tmp_path / row.path) in text
-    # Only what cannot be broken, an address or a path, may be longer.
-    body = text.split("\n\n")[1:-1]
-    assert all(len(line.split()) <= 2 for b in body for line in b.split("\n") if len(line) > 80)
 
 
 def test_real_recordings_and_motions_are_present(real_data):
@@ -258,25 +246,15 @@ def test_real_recordings_and_motions_are_present(real_data):
 BYTES = np.random.default_rng(0).bytes(100_000)
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        content = self.server.files.get(self.path)
-        if content is None:
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        return self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def server():
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.files = {"/a.bin": packed({"x": BYTES})}
+def server(tmp_path_factory):
+    """A server of a folder, `served`, on this machine."""
+    served = tmp_path_factory.mktemp("served")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=served)
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    made.served = served
     threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
+    write(served / "a.bin", packed({"x": BYTES}))
     yield made
     made.shutdown()
     made.server_close()
@@ -294,12 +272,14 @@ def test_a_file_comes_once_and_is_never_written_over(server, tmp_path):
     entry, path = thing(server), tmp_path / "set" / "a.bin"
     assert [place for _, place in plan(entry, tmp_path)] == [path]
     fetch(entry, tmp_path, progress=False)
-    assert path.read_bytes() == server.files["/a.bin"] and plan(entry, tmp_path) == []
+    assert (
+        path.read_bytes() == (server.served / "a.bin").read_bytes() and plan(entry, tmp_path) == []
+    )
     assert examine(entry, tmp_path) == ("present", "a.bin")
     path.write_bytes(packed({"mine": b""}))
     fetch(entry, tmp_path, progress=False)
     assert path.read_bytes() == packed({"mine": b""})
-    told = examine(thing(server, sha256=sha256(server.files["/a.bin"])), tmp_path)
+    told = examine(thing(server, sha256=sha256(server.served / "a.bin")), tmp_path)
     assert told == ("present", "a.bin, a.bin differs from the published file")
 
 
@@ -314,7 +294,9 @@ def test_a_file_comes_once_and_is_never_written_over(server, tmp_path):
     ],
 )
 def test_what_is_not_the_file_is_not_kept(server, tmp_path, facts, content):
-    server.files["/a.bin"] = content
+    (server.served / "a.bin").unlink()
+    if content is not None:
+        write(server.served / "a.bin", content)
     with pytest.raises(InputError, match="http://home.page"):
         fetch(thing(server, **facts), tmp_path, progress=False)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -323,7 +305,7 @@ def test_what_is_not_the_file_is_not_kept(server, tmp_path, facts, content):
 def test_an_archive_is_unpacked_without_its_outer_folder(server, tmp_path):
     content = {"x/args.json": b"{}", "x/deep/model1.pt": b"2", "__MACOSX/._args": b""}
     entry = thing(server, "../m.zip", path="models/mine", unpack=".")
-    server.files["/m.zip"] = packed(content)
+    write(server.served / "m.zip", packed(content))
     write(tmp_path / "models" / "mine" / "args.json", "mine")
     fetch(entry, tmp_path, progress=False)
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())

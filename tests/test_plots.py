@@ -15,8 +15,8 @@ from PIL import Image
 from t2imu_utils import plots, style
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.differentiation import SCHEMES, gain_table
-from t2imu_utils.imu.sensors import virtual_imu
+from t2imu_utils.imu.sensors import gain_table, virtual_imu
+from t2imu_utils.models.diffusion import SCHEMES
 
 matplotlib.use("Agg")
 MODELS = [

@@ -13,7 +13,7 @@ import pytest
 
 from t2imu_utils.analysis import lacc
 from t2imu_utils.analysis.motions import categorise
-from t2imu_utils.arm_names import BASE, model_order
+from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.files import read_json
 from t2imu_utils.models.mdm import MDMDenoiser, load_prior
 from t2imu_utils.motion.cmu import build_cmu

@@ -1,51 +1,173 @@
-"""From requests to a file of windows, and what readers of Parquet make of it."""
+"""Windows by the thousand: plans, shards, folders; any number of workers, interrupted, damaged."""
 
-from pathlib import Path
+import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from pandas.testing import assert_frame_equal
 
+from t2imu_utils import synthesis
 from t2imu_utils.activities import SITES
 from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import synthesise
-from t2imu_utils.imu.windows import windows
-from t2imu_utils.models.generator import family
 from t2imu_utils.models.prompts import draw_requests
-from t2imu_utils.runs import PACKAGE
-from t2imu_utils.shards import COLUMNS, SIZE, Plan
-from t2imu_utils.synthesis import SCHEMA, STAGES, check_plan, make_shard, tools_of
+from t2imu_utils.synthesis import (
+    COLUMNS,
+    SCHEMA,
+    SIZE,
+    Plan,
+    load_store,
+    make_shard,
+    open_store,
+    plan_of,
+    run_shards,
+    summary_text,
+    tools_of,
+)
 from t2imu_utils.tracks import GeneratorSection, RecordingsSection, load_track
 
 PROMPTS = {
     "climbing down": ["a person walks down the stairs"],
     "walking": ["a person walks", "a person strolls along slowly"],
 }
-PLAN = Plan("demo", "mdm", PROMPTS, 2, (2.5, 4.5), shard_size=2, batch_size=3)
+ASKED = ["activity", "prompt", "repetition", "frames", "seed"]
+
+
+def plan(repetitions=5, **others):
+    return Plan("demo", "mdm", PROMPTS, repetitions, (2.5, 4.0), **{"shard_size": 2, **others})
+
+
+def requests(some):
+    return pd.concat([some.requests(shard) for shard in some.shards], ignore_index=True)
+
+
+def test_shards_ask_for_what_notebook_01_asks_for():
+    expected = draw_requests(PROMPTS, 5, (2.5, 4.0), 20.0)
+    for size in (1, 2, 5, 64):
+        assert_frame_equal(requests(plan(shard_size=size))[ASKED], expected)
+
+
+def test_a_motion_is_the_same_in_every_plan_that_has_it():
+    few, many = requests(plan()), requests(plan(repetitions=11, shard_size=4))
+    kept = many[many["repetition"] < 5].reset_index(drop=True)
+    assert_frame_equal(few, kept)
+    assert sorted(many["motion"]) == list(range(33))
+    other = requests(plan(seed=1))
+    assert not set(other["seed"]) & set(few["seed"])
+    assert (other["frames"] != few["frames"]).any() and (other["motion"] == few["motion"]).all()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 4, 9, 20])
+def test_jobs_share_all_shards(jobs):
+    parts = [plan().part(job, jobs) for job in range(1, jobs + 1)]
+    together = [shard for part in parts for shard in part]
+    assert sorted(together, key=plan().shards.index) == plan().shards
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"repetitions": 0}, "repetitions: found 0"),
+        ({"shard_size": 0}, "shard_size: found 0"),
+        ({"batch_size": -1}, "batch_size: found -1"),
+        ({"seconds": (1.9, 3.0)}, "seconds: found 1.9 to 3 s; expected 2 s, the length of a w"),
+        ({"seconds": (4.0, 3.0)}, "seconds: found 4 to 3 s"),
+        ({"prompts": {}}, "prompts: found those of no activity"),
+        ({"prompts": {"walkin": ["a person walks"]}}, "prompts: found those of walkin"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        replace(plan(), **wrong)
+
+
+# ---------------------------------------------------------------- folders
+def opened(folder, some=None, **ingredients):
+    return open_store(folder, some or plan(), {"prior": "a" * 64, **ingredients}, {})
+
+
+def filled(folder, some=None):
+    """A folder in which every shard is a file of its name."""
+    store = opened(folder, some)
+    for shard in store.plan.shards:
+        store.path(shard).parent.mkdir(parents=True, exist_ok=True)
+        store.path(shard).write_text(shard.name)
+        store.close(shard, {"motions": len(shard)})
+    return store
+
+
+def faults(store):
+    found = {shard.name: store.fault(shard) for shard in store.plan.shards}
+    return {name: fault for name, fault in found.items() if fault is not None}
+
+
+def test_more_repetitions_keep_what_is_there(tmp_path):
+    filled(tmp_path)
+    store = opened(tmp_path, plan(repetitions=8))
+    assert load_store(tmp_path) == store
+    kept = [shard.name for shard in store.plan.shards if store.fault(shard) is None]
+    assert len(kept) == 6 and all(name.endswith(("r000000", "r000002")) for name in kept)
+    grown = [fault for name, fault in faults(store).items() if name.endswith("r000004")]
+    assert grown == ["1 motions of 2"] * 3
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"repetitions": 4}, "repetitions 5, now 4"),
+        ({"seed": 3}, "seed 0, now 3"),
+        ({"shard_size": 5}, "shard_size 2, now 5"),
+        ({"prompts": {"walking": ["a person walks"]}}, "other prompts"),
+        ({"seconds": (2.5, 3.0)}, r"seconds \[2.5, 4.0\], now \[2.5, 3.0\]"),
+    ],
+)
+def test_another_plan_does_not_share_the_folder(tmp_path, other, said):
+    filled(tmp_path)
+    with pytest.raises(InputError, match=f"manifest.json: found {said}; .*Name another folder"):
+        opened(tmp_path, replace(plan(), **other))
+    assert faults(load_store(tmp_path)) == {}
+
+
+def test_models_share_a_folder(tmp_path):
+    filled(tmp_path)
+    filled(tmp_path, replace(plan(), model="mdm-acc0.1"))
+    assert load_store(tmp_path, "mdm-acc0.1").plan.model == "mdm-acc0.1"
+    assert faults(load_store(tmp_path, "mdm")) == {}
+    with pytest.raises(InputError, match="found mdm, mdm-acc0.1; expected windows of one model"):
+        load_store(tmp_path)
+    with pytest.raises(InputError, match="generator momask: found mdm, mdm-acc0.1"):
+        load_store(tmp_path, "momask")
+    with pytest.raises(InputError, match="found nothing; .*t2imu synthesise"):
+        load_store(tmp_path / "nowhere")
+
+
+SMALL = Plan("demo", "mdm", PROMPTS, 2, (2.5, 4.5), shard_size=2, batch_size=3)
 KEYS = ["motion", "body", "start_frame"]
 
 
 @pytest.fixture(scope="module")
 def written(windows_tools, tmp_path_factory):
-    """All shards of `PLAN`, laid out as a store does: folder and facts."""
+    """All shards of `SMALL`, laid out as a store does: folder and facts."""
     folder = tmp_path_factory.mktemp("windows") / "windows"
     facts = {}
-    for shard in PLAN.shards:
+    for shard in SMALL.shards:
         path = folder / "generator=mdm" / f"{shard.name}.parquet"
-        facts[path] = make_shard(windows_tools, PLAN, shard, path)
+        facts[path] = make_shard(windows_tools, SMALL, shard, path)
     return folder, facts
 
 
 def as_notebooks(tools, requests):
     """Virtual sensors of requests as notebooks 03 and 04 make them."""
-    prior, batch_size = tools.prior, PLAN.batch_size
+    prior, batch_size = tools.prior, SMALL.batch_size
     motions = tools.generator.sample(prior, requests, None, batch_size, progress=False)
     fits = tools.generator.fits(prior, motions, tools.body)
     return synthesise(fits, tools.body, tools.shapes, tools.sites, progress=False)
@@ -54,7 +176,7 @@ def as_notebooks(tools, requests):
 @pytest.fixture(scope="module")
 def virtual(windows_tools):
     """The same motions in the order of notebook 01, made with those of their shard."""
-    requests = draw_requests(PROMPTS, 2, PLAN.seconds, 20.0)
+    requests = draw_requests(PROMPTS, 2, SMALL.seconds, 20.0)
     parts = [as_notebooks(windows_tools, part) for _, part in requests.groupby("prompt")]
     order = requests["prompt"].drop_duplicates().rank().astype(int) - 1
     return Clips.concat([parts[i] for i in order])
@@ -80,17 +202,9 @@ def test_windows_are_those_of_the_notebooks(written, virtual, site):
     assert rows["body"].tolist() == expected.subjects.tolist()
 
 
-def test_what_motions_are_made_with_is_a_matter_of_rounding(windows_tools, written):
-    """All at once, as the notebooks do; twice differentiated, rounding is not so small."""
-    virtual = as_notebooks(windows_tools, draw_requests(PROMPTS, 2, PLAN.seconds, 20.0))
-    expected = windows(virtual, channels=["acc"], sites=["chest"])[0]
-    found = np.concatenate([signals(pd.read_parquet(p), "acc", "chest") for p in written[1]])
-    assert np.median(np.abs(found - expected)) < 1e-3 * expected.std()
-
-
 def test_a_row_says_where_it_is_from(written):
     table = pd.concat(map(pd.read_parquet, written[1]), ignore_index=True)
-    asked = pd.concat([PLAN.requests(shard) for shard in PLAN.shards]).set_index("motion")
+    asked = pd.concat([SMALL.requests(shard) for shard in SMALL.shards]).set_index("motion")
     for name in ("prompt", "repetition", "seed"):
         assert table[name].tolist() == asked.loc[table["motion"], name].tolist()
     assert not table.duplicated([*KEYS, "site"]).any()
@@ -112,98 +226,14 @@ def test_a_file_has_a_row_group_for_each_site(written):
     assert statistics.min == statistics.max == "upperarm"
 
 
-def test_facts_of_a_shard(written):
-    for path, facts in written[1].items():
-        rows = pq.read_metadata(path).num_rows
-        assert facts["motions"] == 2 and facts["dropped"] == 0
-        assert facts["rows"] == rows == 9 * facts["windows"] and facts["joint error (mm)"] > 0
-        assert list(facts["seconds"]) == list(STAGES) and min(facts["seconds"].values()) > 0
-
-
 def test_threads_do_not_change_a_bit(windows_tools, written, tmp_path):
     torch.set_num_threads(2)
     try:
-        make_shard(windows_tools, PLAN, PLAN.shards[1], tmp_path / "again.parquet")
+        make_shard(windows_tools, SMALL, SMALL.shards[1], tmp_path / "again.parquet")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
     assert sha256(tmp_path / "again.parquet") == sha256(list(written[1])[1])
-
-
-def test_gravity_is_that_of_the_plan(windows_tools, written, tmp_path):
-    fallen = Plan("demo", "mdm", PROMPTS, 2, PLAN.seconds, 2, batch_size=3, gravity=0.0)
-    make_shard(windows_tools, fallen, PLAN.shards[0], tmp_path / "fallen.parquet")
-    tables = [pd.read_parquet(p) for p in (next(iter(written[1])), tmp_path / "fallen.parquet")]
-    acc, without = (signals(table, "acc", "chest") for table in tables)
-    np.testing.assert_allclose(np.linalg.norm(acc - without, axis=-1), 9.81, rtol=1e-3)
-
-
-def test_an_interrupted_shard_leaves_no_file(windows_tools, tmp_path, monkeypatch):
-    def stop(self, table, *others):
-        if table.column("site")[0].as_py() == "waist":
-            raise KeyboardInterrupt
-        return write(self, table, *others)
-
-    write = pq.ParquetWriter.write_table
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", stop)
-    path = tmp_path / "shard.parquet"
-    with pytest.raises(KeyboardInterrupt):
-        make_shard(windows_tools, PLAN, PLAN.shards[0], path)
-    assert list(tmp_path.iterdir()) == []
-
-
-# ---------------------------------------------------------------- readers
-def test_pandas_reads_the_folder(written):
-    folder, facts = written
-    table = pd.read_parquet(folder, filters=[("site", "in", ["chest", "shin"])])
-    assert set(table) == set(COLUMNS) and set(table["site"]) == {"chest", "shin"}
-    assert len(table) == 2 * sum(each["windows"] for each in facts.values())
-    assert set(table["activity"]) == set(PROMPTS) and set(table["generator"]) == {"mdm"}
-    at = table["activity"] == "climbing down"
-    assert set(table.loc[at, "prompt"]) == set(PROMPTS["climbing down"])
-    assert signals(table, "gyro", "shin").dtype == np.float32
-
-
-def test_pyarrow_reads_the_folder(written):
-    folder, facts = written
-    windows = ds.dataset(folder, partitioning="hive")
-    chosen = (ds.field("activity") == "walking") & (ds.field("site") == "head")
-    table = windows.to_table(columns=["acc", "motion"], filter=chosen)
-    assert table.column_names == ["acc", "motion"]
-    paths = [path for path in facts if path.parent.name == "activity=walking"]
-    assert table.num_rows == sum(facts[path]["windows"] for path in paths) > 0
-
-
-def test_polars_reads_the_folder(written):
-    polars = pytest.importorskip("polars", reason="polars is not installed")
-    folder, facts = written
-    lazy = polars.scan_parquet(folder, hive_partitioning=True)
-    table = lazy.filter(polars.col("site") == "head").select("activity", "acc").collect()
-    assert table["acc"].to_numpy().shape == (sum(f["windows"] for f in facts.values()), 120)
-    assert set(table["activity"]) == set(PROMPTS)
-
-
-def test_duckdb_reads_the_folder(written):
-    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
-    folder, facts = written
-    found = duckdb.sql(
-        "select activity, count(*), min(len(gyro)) from "
-        f"read_parquet('{folder}/**/*.parquet', hive_partitioning=true) "
-        "where site = 'head' group by activity"
-    ).fetchall()
-    assert {row[0] for row in found} == set(PROMPTS) and {row[2] for row in found} == {120}
-    assert sum(row[1] for row in found) == sum(each["windows"] for each in facts.values())
-
-
-# ---------------------------------------------------------------- what cannot be made
-def test_what_the_prior_cannot_make_is_told_first(windows_tools):
-    long = Plan("demo", "mdm", PROMPTS, 1, (2.5, 11.0))
-    with pytest.raises(InputError, match=r"frames\[0\]: found 220; expected .* to 196 frames"):
-        check_plan(windows_tools, long)
-    wordy = Plan("demo", "mdm", {"walking": ["on " * 61]}, 1, (2.5, 3.0))
-    with pytest.raises(InputError, match=r"prompts\[0\]: found 61 words"):
-        check_plan(windows_tools, wordy)
-    check_plan(windows_tools, PLAN)
 
 
 def test_motions_made_elsewhere_are_no_model():
@@ -215,15 +245,105 @@ def test_motions_made_elsewhere_are_no_model():
         tools_of(track, "kimodo")
 
 
-def test_no_published_result_depends_on_it():
-    """Shards may change without a run of the paper: nothing but the command imports them."""
-    for name in ("shards", "synthesis", "synthesis_runs", "text_to_imu"):
-        users = [
-            path.relative_to(PACKAGE).as_posix()
-            for path in Path(PACKAGE).rglob("*.py")
-            if f"t2imu_utils.{name} import" in path.read_text(encoding="utf-8")
-        ]
-        allowed = {"cli.py", "synthesis.py", "synthesis_runs.py"}
-        if name == "synthesis":  # whose rows of windows the other command makes too
-            allowed |= {"text_to_imu.py"}
-        assert set(users) <= allowed
+PLAN = Plan(
+    "demo", "mdm", {"running": ["a person runs"], "walking": ["a person walks"]}, 3, (2.5, 3.0), 2
+)
+MADE_FROM = {"prior": "a" * 64}
+
+
+def run(tools, folder, plan=PLAN, **others):
+    return run_shards(tools, plan, folder, MADE_FROM, progress=False, **others)
+
+
+def files(folder):
+    """Hash of every file of windows, by its place."""
+    paths = sorted((folder / "windows").rglob("*.parquet"))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def whole(windows_tools, tmp_path_factory):
+    """All shards, made one after the other, and the summary."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(windows_tools, folder)
+
+
+def test_all_shards_are_made_and_summed_up(whole):
+    folder, summary = whole
+    store = load_store(folder)
+    assert len(files(folder)) == 6 and store.plan == PLAN
+    assert {store.fault(shard) for shard in PLAN.shards} == {None}
+    records = [store.record(shard) for shard in PLAN.shards]
+    assert set(summary["fault"]) == {NOTHING} and len(summary) == 6
+    assert summary["motions"].sum() == 9 == sum(record["motions"] for record in records)
+    assert summary["bytes"].sum() == sum(path.stat().st_size for path in stamps(folder))
+    rows = len(pd.read_parquet(folder / "windows"))
+    assert rows == summary["rows"].sum() == 9 * summary["windows"].sum()
+    assert summary[list(STAGES)].min(axis=None) > 0 and 100 < summary["peak_mb"].max() < 100_000
+    assert {"git", "versions", "device", "sha256", "key", "finished"} <= set(records[0])
+
+
+def test_workers_do_not_change_a_bit(windows_tools, whole, tmp_path):
+    summary = run(windows_tools, tmp_path, workers=2)
+    assert files(tmp_path) == files(whole[0])
+    assert len(summary) == 6 and summary["motions"].sum() == 9
+
+
+def test_jobs_in_any_order_make_the_same_whole(windows_tools, whole, tmp_path):
+    made = [run(windows_tools, tmp_path, only=(job, 4)) for job in (3, 1, 4, 2)]
+    assert [len(table) for table in made] == [1, 2, 1, 2]
+    assert files(tmp_path) == files(whole[0])
+    assert run(windows_tools, tmp_path, only=(7, 7)).empty
+
+
+def test_an_interrupted_run_goes_on(windows_tools, whole, tmp_path, monkeypatch):
+    def stop(tools, plan, shard, path):
+        if shard == PLAN.shards[3]:
+            raise KeyboardInterrupt
+        return make_shard(tools, plan, shard, path)
+
+    monkeypatch.setattr(synthesis, "make_shard", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(windows_tools, tmp_path)
+    monkeypatch.undo()
+    assert len(files(tmp_path)) == 3
+    # What a killed process leaves: a half-written file that no reader looks at.
+    leftover = next(iter(stamps(tmp_path))).with_name(".p009.parquet.node.1.tmp")
+    leftover.write_bytes(b"PAR1")
+    summary = run(windows_tools, tmp_path)
+    assert summary["fault"].isna().sum() == 3 == (summary["fault"] == NOTHING).sum()
+    assert files(tmp_path) == files(whole[0])
+    assert len(pd.read_parquet(tmp_path / "windows")) == summary["rows"].sum()
+
+
+def test_damaged_shards_are_named_and_made_again(windows_tools, whole, tmp_path):
+    run(windows_tools, tmp_path)
+    paths, store = list(stamps(tmp_path)), load_store(tmp_path)
+    content = bytearray(paths[0].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[0].write_bytes(content)
+    os.truncate(paths[1], paths[1].stat().st_size // 2)  # as a failing disk leaves it
+    store.record_path(PLAN.shards[2]).unlink()  # killed between the file and its record
+    then = stamps(tmp_path)
+    summary = run(windows_tools, tmp_path)
+    told = summary_text(summary, PLAN, tmp_path)
+    assert summary.index[summary["fault"].notna()].tolist() == [s.name for s in PLAN.shards[:3]]
+    assert "Remade: activity=lying/p000-r000000: sha256 " in told
+    assert "p000-r000002: " in told and " bytes of " in told and "without a record" in told
+    assert files(tmp_path) == files(whole[0])
+    changed = [path for path, stamp in stamps(tmp_path).items() if stamp != then[path]]
+    assert changed == paths[:3]
+
+
+def test_a_plan_is_the_tracks_where_nothing_else_is_said():
+    track = load_track("demo")
+    plan = plan_of(track, "mdm-acc0.1")
+    assert (plan.repetitions, plan.seconds) == (1, (3.0, 3.2)) and plan.motions == 80
+    assert plan.batch_size == track.sampling.batch_size and plan.guidance is None
+    assert plan_of(track, "mdm", motions=1000).repetitions == 13
+    other = plan_of(track, "mdm", repetitions=100, seconds=(2.0, 5.0), shard_size=50, seed=4)
+    assert other.motions == 8000 and len(other.shards) == 160 and other.seed == 4

@@ -1,4 +1,4 @@
-"""The workflow on a copy of the repository whose notebooks, cells and their runners are stubs."""
+"""The workflow on a copy of the repository whose notebooks and their runner are stubs."""
 
 import ast
 import json
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -17,55 +17,35 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from t2imu_utils import study_arms
-from t2imu_utils.arms import arm_name
-from t2imu_utils.cells.__main__ import CELLS, main
-from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.parameters import resolve_parameters
 from t2imu_utils.runs import PARTS, ROOT, STAGES
 from t2imu_utils.tracks import load_track
 
 DATA, PROMPTS, TRAINING, MOTIONS, SENSORS, LOSSES, TSNE, HAR, SWEEP = STAGES
 (SOLVERS,) = PARTS
-# Stand in for `t2imu_utils.execute` and `t2imu_utils.cells`: they write down what they were asked
-# for, in order, then what a stage would leave, or fail where the file "fail" says so.
-WORK = """
+# Stands in for `t2imu_utils.execute`: it writes down what it was asked for, then what a stage would
+# leave, or fails where the file "fail" says so.
+EXECUTE = """
 import json, sys, time
 from pathlib import Path
 from t2imu_utils.runs import OUTPUTS
 
-def work(track, model, stage, **given):
-    with open("calls.jsonl", "a") as stream:
-        stream.write(json.dumps({"model": model, "stage": stage, "track": track, **given}) + "\\n")
-    if Path("fail").exists() and Path("fail").read_text() == f"{model} {stage}":
-        sys.exit(1)
-    folder = Path("data/runs", track, model, stage)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("run.json", *(() if model == "compare" else OUTPUTS.get(stage, ()))):
-        (folder / name).write_text(json.dumps([model, stage, time.time_ns()]))
-"""
-EXECUTE = """
-import sys
-from pathlib import Path
-from t2imu_utils.work import work
-
 notebook, log, *rest = sys.argv[1:]
 given = dict(zip(rest[1::3], rest[2::3]))
-work(model=Path(log).parent.parent.name, stage=Path(notebook).stem, **given)
+model, stage = Path(log).parts[-3:-1]
+call = {"folder": model, "stage": stage, "notebook": Path(notebook).stem, **given}
+with open("calls.jsonl", "a") as stream:
+    stream.write(json.dumps(call) + "\\n")
+if Path("fail").exists() and Path("fail").read_text() == f"{model} {stage}":
+    sys.exit(1)
+for name in ("run.json", *(() if model == "compare" else OUTPUTS.get(stage, ()))):
+    (Path(log).parent / name).write_text(json.dumps([model, stage, time.time_ns()]))
 Path(log).write_text("executed")
-"""
-CELL = """
-import sys
-from t2imu_utils.work import work
-
-stage, _, track, _, model = sys.argv[1:]
-work(track, model, stage, cell=True)
 """
 COMPARISONS = [(stage, "compare") for stage in STAGES[3:]]
 # What follows from any other comparison, and once for all.
 LAST = [(HAR, "compare"), (SWEEP, "compare")]
-# Without what only a study has.
-TESTED = [stage for stage in CELLS if stage not in PARTS]
+TESTED = [MOTIONS, SENSORS, LOSSES, HAR]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +54,7 @@ def stubs(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "workflow", folder / "workflow")
     package = folder / "t2imu_utils"
     shutil.copytree(ROOT / "t2imu_utils", package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "cells" / "__main__.py").write_text(CELL)
     (package / "execute.py").write_text(EXECUTE)
-    (package / "work.py").write_text(WORK)
     (folder / "environment").touch()
     (folder / "notebooks").mkdir()
     for stage in STAGES:
@@ -116,18 +94,11 @@ def calls(project: Path, target: str = "paper", **config: str) -> list[dict]:
 
 
 def work(made: list[dict]) -> list[tuple[str, str]]:
-    return sorted((call["stage"], call["model"]) for call in made)
+    return sorted((call["stage"], call["folder"]) for call in made)
 
 
 def of(stage: str, *models: str) -> list[tuple[str, str]]:
     return [(stage, model) for model in models]
-
-
-def compared(made: list[dict]) -> list[str]:
-    """The models that stand side by side in the end."""
-    return next(
-        json.loads(call["models"]) for call in made if call["stage"] == HAR and "models" in call
-    )
 
 
 def everything(*models: str) -> list[tuple[str, str]]:
@@ -162,7 +133,7 @@ def project(stubs, tmp_path) -> Path:
 
 def test_the_paper_in_its_order(paper):
     made = paper[1]
-    order = [(call["stage"], call["model"]) for call in made]
+    order = [(call["stage"], call["folder"]) for call in made]
     assert sorted(order) == everything(*MODELS)
     for before, after in (
         ((DATA, "shared"), (TRAINING, "mdm")),
@@ -185,27 +156,21 @@ def test_the_paper_in_its_order(paper):
 
 
 def test_everyone_is_told_what_to_do(paper):
-    made = paper[1]
-    assert {call["track"] for call in made} == {"demo"}
-    # Cells do what one model has to do in a stage; the rest are notebooks.
-    cells = {(call["stage"], call["model"]) for call in made if "cell" in call}
-    once = {(HAR, "real"), (SOLVERS, "mdm")}
-    assert cells == {(stage, model) for stage in TESTED for model in MODELS} | once
-    asked = {
-        call["model"]: [call[name] for name in ("generator", "lambda_acc")] + [call.get("seed")]
-        for call in made
-        if call["stage"] == TRAINING
-    }
-    assert asked == {
-        "mdm": ["mdm", "None", None],
-        "mdm-ft": ["mdm", "0", "0"],
-        "mdm-acc0.1": ["mdm", "0.1", "0"],
-    }
-    shown = [json.loads(call["models"]) for call in made if "models" in call]
-    assert shown == [list(MODELS)] * 5
-    # What cells have computed notebooks read.
-    computing = {call["stage"] for call in made if call.get("compute") == "False"}
-    assert computing == set(TESTED)
+    made = {(call["stage"], call["folder"]): call for call in paper[1]}
+    assert {call["track"] for call in made.values()} == {"demo"}
+    for stage in TESTED:
+        for model in MODELS:
+            assert made[stage, model]["model"] == model and made[stage, model]["notebook"] == stage
+        assert "model" not in made[stage, "compare"]
+    assert made[HAR, "real"]["model"] == "real"
+    assert made[SOLVERS, "mdm"] == {
+        "folder": "mdm", "stage": SOLVERS, "notebook": MOTIONS, "track": "demo", "model": "mdm",
+        "compare_solvers": "True",
+    }  # fmt: skip
+    asked = {m: made[TRAINING, m] for m in MODELS}
+    assert {m: (call["generator"], call["lambda_acc"]) for m, call in asked.items()} == {
+        "mdm": ("mdm", "None"), "mdm-ft": ("mdm", "0"), "mdm-acc0.1": ("mdm", "0.1"),
+    }  # fmt: skip
 
 
 def test_a_second_call_does_nothing(made):
@@ -213,33 +178,23 @@ def test_a_second_call_does_nothing(made):
 
 
 def test_another_weight_and_another_seed_join_the_others(made):
-    more = calls(made, LAMBDA_ACC="0.3")
     new = [pair for stage in (TRAINING, *TESTED) for pair in of(stage, "mdm-acc0.3")]
-    assert work(more) == sorted([*new, *COMPARISONS])
-    assert compared(more) == [*MODELS, "mdm-acc0.3"]
+    assert work(calls(made, LAMBDA_ACC="0.3")) == sorted([*new, *COMPARISONS])
     seeded = calls(made, LAMBDA_ACC="0", SEEDS="1")
     assert work(seeded)[0] == (TRAINING, "mdm-ft-s1")
     assert [call["seed"] for call in seeded if "seed" in call] == ["1"]
-    assert compared(seeded) == [
-        "mdm",
-        "mdm-ft",
-        "mdm-ft-s1",
-        *MODELS[2:],
-        "mdm-acc0.3",
-    ]
 
 
 def test_only_the_asked_generators_beside_mdm(project):
     momask = ("momask", "momask-ft", "momask-acc0.1")
     executed = calls(project, GENERATORS="momask")
     assert work(executed) == everything(*MODELS, *momask)
-    generators = {call["model"]: call["generator"] for call in executed if "generator" in call}
+    generators = {call["folder"]: call["generator"] for call in executed if "generator" in call}
     assert generators == {model: model.split("-")[0] for model in (*MODELS, *momask)}
     # One that is not refined has no arms.
     assert not load_track("demo").generators["t2mgpt"].refined
     more = calls(project, GENERATORS="mdm t2mgpt")
     assert of(TRAINING, "t2mgpt") == [pair for pair in work(more) if pair[0] == TRAINING]
-    assert compared(more) == [*MODELS, *momask, "t2mgpt"]
 
 
 GRID = {"LAMBDA_ACC": "0.1 0.3", "SEEDS": "0 1"}
@@ -324,16 +279,15 @@ def test_what_was_done_by_hand_is_followed(made, how, model, stage, name):
     assert work(calls(made)) == sorted(BY_HAND[how, model, stage, name])
 
 
-def test_an_arm_made_by_hand_is_shown_with_the_others(made):
-    runs = made / "data/runs/demo"
-    for name in ("mdm-acc0.1-joints", "gone", "gone-ft"):  # the last two: of no generator here
-        (runs / name / TRAINING).mkdir(parents=True)
+def test_a_model_made_by_hand_is_shown_with_the_others(made):
+    folder = made / "data/runs/demo"
+    joints = {"params": {"arm": Arm("mdm", 0.1, acc_variant="joints").parameters}}
+    for name, content in (("mine", joints), ("gone", {"params": {}})):  # of no generator here
+        (folder / name / TRAINING).mkdir(parents=True)
         for file in ("run.json", "history.parquet"):
-            (runs / name / TRAINING / file).write_text("{}")
-    shown = calls(made)
-    new = [pair for stage in TESTED for pair in of(stage, "mdm-acc0.1-joints")]
-    assert work(shown) == sorted([*new, *COMPARISONS])
-    assert compared(shown) == [*MODELS, "mdm-acc0.1-joints"]
+            (folder / name / TRAINING / file).write_text(json.dumps(content))
+    new = [pair for stage in TESTED for pair in of(stage, "mine")]
+    assert work(calls(made)) == sorted([*new, *COMPARISONS])
 
 
 def standing(project: Path) -> dict[Path, tuple[int, bytes]]:
@@ -349,7 +303,7 @@ def test_a_dry_run_says_much_and_changes_nothing(made):
     done = make(made, "sweep", GENERATORS="mdm", LAMBDA_ACC="0.1 0.3", SHOW="-n")
     assert done.returncode == 0 and standing(made) == before
     for rule, count in {
-        "arm": 1,
+        "training": 1,
         "motions": 1,
         "sensors": 2,
         "recognition": 2,
@@ -373,13 +327,9 @@ def test_a_track_of_ones_own_is_given_as_a_file(made, tmp_path):
     ("config", "said"),
     [
         ({"TRACK": "nowhere"}, "expected one of cmu, demo, open"),
-        ({"LAMBDA_ACC": "much"}, "expected weights of at least 0"),
-        ({"LAMBDA_ACC": "0.1 inf"}, "expected weights of at least 0"),
-        ({"SEEDS": "0 -1"}, "seeds='0 -1': expected weights of at least 0 and whole numbers"),
-        (
-            {"GENERATORS": "mdm gan"},
-            "generators=gan: not on track demo; expected some of mdm, momask",
-        ),
+        ({"LAMBDA_ACC": "0.1 inf"}, "expected numbers of at least 0"),
+        ({"SEEDS": "0 -1"}, "expected numbers of at least 0"),
+        ({"GENERATORS": "mdm gan"}, "generators=gan: not on track demo"),
     ],
 )
 def test_bad_requests_are_told(stubs, config, said):
@@ -389,70 +339,32 @@ def test_bad_requests_are_told(stubs, config, said):
     assert journal(stubs) == []
 
 
-def test_every_command_fits_its_notebook_or_cell(tmp_path):
-    """What the workflow passes to the real notebooks is what they declare."""
+@pytest.mark.parametrize(("track", "study"), [("demo", "1"), ("cmu", "1"), ("cmu", "0")])
+def test_every_command_fits_its_notebook(tmp_path, track, study):
+    """What the workflow passes to the real notebooks is what they declare, and names its folder."""
     for name in ("workflow", "notebooks", "t2imu_utils"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "environment").touch()
-    printed = make(tmp_path, SHOW="--dry-run --printshellcmds").stdout
-    commands = [shlex.split(line) for line in printed.splitlines() if " -m t2imu_utils." in line]
-    notebooks = [words for words in commands if "t2imu_utils.execute" in words]
-    for words in notebooks:
-        words = words[words.index("t2imu_utils.execute") + 1 :]
-        given = dict(zip(words[3::3], words[4::3], strict=True))
-        path = tmp_path / words[0]
-        resolve_parameters(nbformat.read(path, as_version=4), given, path)
-    # By default the whole track: a base each, a control and an arm where it is refined.
-    generators = load_track("demo").generators
-    models = len(generators) + 2 * sum(section.refined for section in generators.values())
-    assert len(notebooks) == 2 + models + len(COMPARISONS)
-    cells = Counter()
-    for words in commands:
-        if "t2imu_utils.cells" in words:
-            words = words[words.index("t2imu_utils.cells") + 1 :]
-            context = main.make_context("cells", words)
-            assert context.params["track"] == "demo"
-            cells[context.params["stage"]] += 1
-    assert cells == dict.fromkeys(TESTED, models) | {HAR: models + 1, SOLVERS: 1}
-
-
-def test_a_study_is_made_with_its_track_unless_it_is_left_out(tmp_path):
-    """Of `cmu`: every arm is trained with settings that notebook 02 knows and tested, and each
-    command fits its cell."""
-    for name in ("workflow", "notebooks", "t2imu_utils", "data/prompts", "data/body"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    (tmp_path / "environment").touch()
-    study = load_track("cmu").study
-
-    def commands(**config: str) -> list[list[str]]:
-        asked = {"TRACK": "cmu", "GENERATORS": "mdm", "SHOW": "--dry-run --printshellcmds"}
-        lines = make(tmp_path, **asked, **config).stdout.splitlines()
-        words = [shlex.split(line) for line in lines if " -m t2imu_utils." in line]
-        return [line[line.index("-m") + 1 :] for line in words]
-
-    trained, tested = {"mdm"}, set()
-    for module, first, *rest in commands():
-        if module == "t2imu_utils.execute" and TRAINING in first:
-            given = dict(zip(rest[2::3], rest[3::3], strict=True))
-            path = tmp_path / first
-            _, found = resolve_parameters(nbformat.read(path, as_version=4), given, path)
-            weights = LossWeights(
-                *(found[f"lambda_{name}"] for name in ("pos", "foot", "vel")),
-                found["lambda_acc"] or 0.0,
-                found["acc_variant"],
-            )
-            name = arm_name(weights, found["seed"], "mdm")
-            assert name in rest[0] or found["lambda_acc"] is None
-            trained.add(name if found["lambda_acc"] is not None else "mdm")
-        elif module == "t2imu_utils.cells":
-            main.make_context("cells", [first, *rest])
-            if not first.startswith(PARTS):
-                tested.add(rest[rest.index("--model") + 1])
-    wanted = {**study_arms.repeated(study), **study_arms.combined(study)}
-    assert trained == {"mdm", *wanted}
-    assert tested == {"mdm", "real", *wanted}
-    alone = [line for line in commands(STUDY="0") if TRAINING in line[1]]
-    assert len(alone) == 3
+    asked = {"TRACK": track, "GENERATORS": "mdm", "STUDY": study}
+    printed = make(tmp_path, **asked, SHOW="--dry-run --printshellcmds").stdout
+    trained = set()
+    for line in printed.splitlines():
+        if " -m t2imu_utils." in line:
+            words = shlex.split(line)
+            notebook, log, *rest = words[words.index("t2imu_utils.execute") + 1 :]
+            given = dict(zip(rest[1::3], rest[2::3], strict=True))
+            path, (model, stage) = tmp_path / notebook, Path(log).parts[-3:-1]
+            node = nbformat.read(path, as_version=4)
+            _, found = resolve_parameters(node, given, path)
+            if stage == TRAINING:
+                names = {field.name for field in fields(Arm)}
+                assert Arm(**{n: x for n, x in found.items() if n in names}).name == model
+                trained.add(model)
+            else:
+                assert found.get("model") in (model, None)
+    plan = load_track(track).study if study == "1" else None
+    wanted = [*arms.repeated(plan), *arms.combined(plan)]
+    assert trained == {*MODELS, *(one.name for one in wanted)}
 
 
 def declared() -> list[Requirement]:

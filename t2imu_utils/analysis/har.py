@@ -12,7 +12,7 @@ for which class. Balanced accuracy, recalls and confusion all follow from it.
 import copy
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -37,14 +37,9 @@ from t2imu_utils.analysis.windows import (
     labels_of,
 )
 from t2imu_utils.clips import Clips
+from t2imu_utils.demo.recordings import FOLDER
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.sensor_model import (
-    FOLDER,
-    SUFFIX,
-    measured,
-    read_sensor_model,
-    sensor_parameters,
-)
+from t2imu_utils.imu.phone import SUFFIX, measured, read_sensor_model, sensor_parameters
 from t2imu_utils.tracks import HarSection, RecordingsSection, Track
 
 STAGE, SENSORS = "07_har", "04_imu_synthesis"
@@ -113,7 +108,7 @@ class Classifier:
     `history` has one row an epoch: ``epoch``, ``train_loss``, ``validation_loss``.
     """
 
-    network: DeepConvLSTM
+    network: nn.Module
     mean: Float[np.ndarray, "C"]
     std: Float[np.ndarray, "C"]
     classes: tuple[str, ...]
@@ -149,14 +144,16 @@ def train_classifier(
     groups: Sequence | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
+    network: Callable[..., nn.Module] = DeepConvLSTM,
 ) -> Classifier:
-    """Train a DeepConvLSTM; the same arguments give the same weights (on one kind of machine).
+    """Train a `network`; the same arguments give the same weights (on one kind of machine).
 
     Args:
         x: windows of virtual (or, for the reference line, real) sensors, m/s² and rad/s.
         y: their classes.
         groups: the motion (or recording, or subject) that each window comes from, so that
             overlapping windows, and one motion on eight bodies, fall on one side of the split.
+        network: one of one's own, made of the same arguments as `DeepConvLSTM`.
     """
     x = np.asarray(x, dtype=np.float32)
     target = pd.Categorical(y, categories=list(classes)).codes.astype(np.int64)
@@ -174,7 +171,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         sizes = config.filters, config.units, config.dropout
-        network = DeepConvLSTM(x.shape[2], len(classes), *sizes).to(device)
+        network = network(x.shape[2], len(classes), *sizes).to(device)
         optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
         best_state, best_loss, waited = network.state_dict(), float("inf"), 0
         bar = tqdm(range(config.epochs), desc="DeepConvLSTM", mininterval=2, disable=not progress)
@@ -241,6 +238,7 @@ def train_on_real(
     config: HarConfig,
     folds: int = 5,
     device: torch.device | str = "cpu",
+    network: Callable[..., nn.Module] = DeepConvLSTM,
 ) -> np.ndarray:
     """The reference line: train and test on real recordings, no subject on both sides.
 
@@ -256,7 +254,7 @@ def train_on_real(
     for fit, test in splitter.split(real.x, real.labels, real.subjects):
         known = [name for name in classes if name in real.labels[fit]]
         given = real.x[fit], real.labels[fit], known, config, real.subjects[fit], device
-        found[test] = predict(train_classifier(*given, progress=False), real.x[test])
+        found[test] = predict(train_classifier(*given, False, network), real.x[test])
     return found.astype(str)
 
 
@@ -268,6 +266,7 @@ def repeat(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     progress: bool = True,
+    network: Callable[..., nn.Module] = DeepConvLSTM,
 ) -> pd.DataFrame:
     """Train and test on all real windows, once for each seed: a count table.
 
@@ -277,10 +276,10 @@ def repeat(
     for seed in tqdm(seeds, "trainings", mininterval=2, disable=not progress):
         config = har_config(section, seed)
         if train is None:
-            found = train_on_real(test, classes, config, section.folds, device)
+            found = train_on_real(test, classes, config, section.folds, device, network)
         else:
             given = train.x, train.labels, classes, config, train.groups, device
-            found = predict(train_classifier(*given, progress=False), test.x)
+            found = predict(train_classifier(*given, False, network), test.x)
         columns = {"seed": seed, "subject": test.subjects, "truth": test.labels, "found": found}
         rows.append(pd.DataFrame(columns))
     return pd.concat(rows).groupby(COLUMNS).size().rename("windows").reset_index()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from t2imu_utils.analysis.stats import summary_of
-from t2imu_utils.arm_names import BASE, model_order
+from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.files import read_json
 from t2imu_utils.style import label
 from t2imu_utils.tracks import PAPER_VALUES, SHIPPED, Track

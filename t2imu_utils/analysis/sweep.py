@@ -2,11 +2,10 @@
 
 Every arm is held against its control, clip by clip: the same seed and the same other losses
 without L_acc. So what training on does without L_acc is not counted as the doing of L_acc. Arms are
-named as models are (`arm_names`), without the seed. "gaussian" and "constant" are no arms: they are
+named as models are (`arms`), without the seed. "gaussian" and "constant" are no arms: they are
 what a filter of one line and a frozen pose make of the reference's own x̂_0.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +17,8 @@ from t2imu_utils.activities import HIGH_DYNAMIC, category_of
 from t2imu_utils.analysis import motions as moving
 from t2imu_utils.analysis.lacc import ALL, CONSTANT, GAUSSIAN, MODEL, paired_difference
 from t2imu_utils.analysis.motions import PARTS
-from t2imu_utils.arm_names import base_of, control_of, is_base, model_name, model_order, parse
+from t2imu_utils.arms import Arm, base_of, control_of, finished_models, is_base, model_order
+from t2imu_utils.arms import arm as model_of
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.motion.features import features_to_joints
@@ -59,7 +59,7 @@ Losses = Mapping[str, pd.DataFrame]
 
 def arm_of(model: str) -> str:
     """The name of a model without its seed: what it shares with those of other seeds."""
-    return re.sub(r"-s\d+$", "", model)
+    return replace(model_of(model), seed=0).name
 
 
 # ---------------------------------------------------------------- the grid
@@ -79,11 +79,10 @@ def finished_cells(track: Track) -> pd.DataFrame:
     moved = (metrics(runs.COMPARE, LOSSES) or {}).get("sampled", {})
     signals = (metrics(runs.COMPARE, "06_tsne") or {}).get("similarity", {})
     rows = []
-    for model in runs.finished_models(track.name, "02_finetuning"):
-        if (name := parse(model)) is None:
-            continue
-        row = {"model": model, "generator": name.generator, "lambda_acc": name.weight}
-        row |= {"seed": name.seed, "options": name.options}
+    for model in finished_models(track.name, "02_finetuning"):
+        name = model_of(model)
+        row = {"model": model, "generator": name.generator, "lambda_acc": name.lambda_acc}
+        row |= {"seed": name.seed, "options": "-".join(name.others)}
         held_out = metrics(model, "02_finetuning")["validation"]
         # Of a generator that is trained in stages: those of its tokeniser.
         held_out = held_out.get("rvq", held_out)
@@ -108,9 +107,9 @@ def finished_cells(track: Track) -> pd.DataFrame:
 def load_losses(track: Track) -> dict[str, pd.DataFrame]:
     """Losses of every model of the grid that has them (`lacc.clip_losses`), by name."""
     found = {}
-    for model in runs.finished_models(track.name, LOSSES):
+    for model in finished_models(track.name, LOSSES):
         # Motions that were made elsewhere have no losses.
-        if parse(model) and runs.require_run(track.name, model, LOSSES)["outputs"]:
+        if runs.require_run(track.name, model, LOSSES)["outputs"]:
             folder = runs.finished_dir(track.name, model, LOSSES)
             found[model] = pd.read_parquet(folder / "losses.parquet")
     return found
@@ -153,7 +152,7 @@ def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]
         for estimate, part in table.groupby("estimate", observed=True)
     }
     for model in sorted(losses, key=model_order):
-        base, control, seed = base_of(model), control_of(model), parse(model).seed
+        base, control, seed = base_of(model), control_of(model), model_of(model).seed
         compared = []
         if not is_base(model):
             compared = [
@@ -161,7 +160,7 @@ def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]
                 (CONTROL, control, arm_of(model), MODEL),
             ]
         # The base and the plain control are references, of which trivial estimates are made.
-        if model in (base, model_name(0, seed=seed, generator=base)):
+        if model in (base, Arm(base, 0.0, seed=seed).name):
             kind = BASE if is_base(model) else CONTROL
             compared += [(kind, model, estimate, estimate) for estimate in TRIVIAL]
         for kind, reference, arm, estimate in compared:
@@ -204,7 +203,7 @@ def change_over_seeds(
 def changes_by_seed(losses: Losses, groups: pd.DataFrame, value: str = "acc") -> pd.DataFrame:
     """`change_over_seeds` in each seed by itself: columns `KEYS`, ``seed`` and ``relative``."""
     parts = []
-    for seed in sorted({parse(model).seed for model in losses}):
+    for seed in sorted({model_of(model).seed for model in losses}):
         own = {m: x for m, x in losses.items() if is_base(m) or parse(m).seed == seed}
         parts.append(change_over_seeds(own, groups, draws=1, value=value).assign(seed=seed))
     return pd.concat(parts, ignore_index=True)[[*KEYS, "seed", "relative"]]
@@ -289,10 +288,10 @@ def costs(losses: Losses, motions: pd.DataFrame, sensors: pd.DataFrame) -> pd.Da
     whole = sensors[(sensors[["label", "site", "measure"]] == [ALL, ALL, "distance"]).all(axis=1)]
     table["sensor_distance"] = whole.set_index("model")["value"]
     table = table.join(pd.DataFrame({m: _clip_losses(x).mean() for m, x in losses.items()}).T)
-    table = table[[m == REAL or parse(m) is not None for m in table.index]].reset_index()
+    table = table.reset_index()
     real = table["model"] == REAL
     table["generator"] = table["model"].map(base_of).where(~real, REAL)
-    table["seed"] = [0 if m == REAL else parse(m).seed for m in table["model"]]
+    table["seed"] = [0 if m == REAL else model_of(m).seed for m in table["model"]]
     columns = ["model", "generator", "arm", "seed", *COSTS]
     table = table.assign(arm=table["model"].map(arm_of)).reindex(columns=columns)
     return table.astype(dict.fromkeys(COSTS, float))

@@ -19,10 +19,9 @@ from scipy.signal import butter, sosfiltfilt
 from scipy.spatial.transform import Rotation, Slerp
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.broad import Piece, Trial
-from t2imu_utils.imu.differentiation import DEFAULT, SCHEMES
-from t2imu_utils.imu.sensors import virtual_imu
+from t2imu_utils.imu.sensors import DEFAULT, SCHEMES, virtual_imu
 from t2imu_utils.motion.resample import resample
+from t2imu_utils.recordings.broad import Piece, Trial
 
 BAND = 10.0  # Hz, what a motion at 20 Hz can hold
 EDGE = 0.25  # s at the ends of a piece that the filters of the comparison spoil
@@ -37,17 +36,13 @@ Readings = dict[str, Float[np.ndarray, "T 3"]]
 
 @dataclass(frozen=True)
 class Alignment:
-    """What the optical pose does not tell of an IMU.
+    """What the optical pose does not tell of an IMU."""
 
-    Attributes:
-        lever_arm: from the tracked point to the accelerometer, in metres, IMU axes.
-        acc_delay: how late the accelerometer's readings are, in seconds.
-        gyro_delay: the same of the gyroscope.
-    """
-
-    lever_arm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    acc_delay: float = 0.0
-    gyro_delay: float = 0.0
+    lever_arm: tuple[
+        float, float, float
+    ]  # from the tracked point to the accelerometer, m, IMU axes
+    acc_delay: float  # how late readings are, in seconds
+    gyro_delay: float
 
 
 def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
@@ -76,9 +71,7 @@ def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
     }
 
 
-def _normal_equations(
-    trial: Trial,
-) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
+def _normal_equations(trial: Trial) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
     """Products of the columns and of what they shall explain, for acc and for gyro."""
     acc_sum, gyro_sum = np.zeros((5, 5)), np.zeros((2, 2))
     for piece in trial.pieces:
@@ -104,18 +97,15 @@ def _solve(acc: Float[np.ndarray, "5 5"], gyro: Float[np.ndarray, "2 2"]) -> Ali
 
 
 def native_table(
-    trials: Sequence[Trial],
-    alignments: Mapping[str, Alignment] | None = None,
-    scheme: str = DEFAULT,
-    band: float | None = BAND,
+    trials: Sequence[Trial], alignments: Mapping[str, Alignment], scheme: str = DEFAULT
 ) -> pd.DataFrame:
     """Virtual against real readings at the rate of the data set, during movement.
 
+    Both are filtered to `BAND` (zero phase). Above 10 to 15 Hz the optical system's jitter and the
+    IMU's noise and vibration are larger than the movement, whatever the scheme.
+
     Args:
-        alignments: by name of trial; None takes `left_out`.
-        band: both sides are filtered to so many Hz (zero phase); None leaves them. Above 10 to
-            15 Hz the optical system's jitter and the IMU's noise and vibration are larger than the
-            movement, whatever the scheme.
+        alignments: by name of trial, from `left_out`.
 
     Returns:
         One row for each trial, sensor ("acc" in m/s², "gyro" in rad/s) and axis: ``samples``;
@@ -123,38 +113,35 @@ def native_table(
         what it holds above the band; ``rmse``; ``correlation``, NaN where the sensor was at rest
         (`AT_REST`).
     """
-    alignments = left_out(trials) if alignments is None else alignments
     rows = []
     for trial in trials:
         pairs = [_native_pair(p, trial.rate, alignments[trial.name], scheme) for p in trial.pieces]
         inside = [_inside(piece, trial.rate) for piece in trial.pieces]
         for sensor in ("acc", "gyro"):
             whole = [(virtual[sensor], real[sensor]) for virtual, real in pairs]
-            low = [[_lowpass(x, trial.rate, band or BAND) for x in pair] for pair in whole]
-            virtual, real = _joined(low if band else whole, inside)
+            low = [[_lowpass(x, trial.rate) for x in pair] for pair in whole]
+            virtual, real = _joined(low, inside)
             above = _joined(whole, inside)[1] - _joined(low, inside)[1]
+            spread, rmse = real.std(0), np.sqrt(((virtual - real) ** 2).mean(0))
             for column, axis in enumerate("xyz"):
-                rows.append(
-                    {
-                        "trial": trial.name,
-                        "kind": trial.kind,
-                        "sensor": sensor,
-                        "axis": axis,
-                        "samples": len(real),
-                        **_agreement(virtual[:, column], real[:, column], AT_REST[sensor]),
-                        "above": float(np.sqrt((above[:, column] ** 2).mean())),
-                    }  # fmt: skip
-                )
+                pair = virtual[:, column], real[:, column]
+                still = spread[column] < AT_REST[sensor]
+                correlation = np.nan if still else float(np.corrcoef(*pair)[0, 1])
+                rows.append({
+                    "trial": trial.name, "kind": trial.kind, "sensor": sensor, "axis": axis,
+                    "samples": len(real),
+                    "spread": float(spread[column]), "rmse": float(rmse[column]),
+                    "correlation": correlation,
+                    "above": float(np.sqrt((above[:, column] ** 2).mean())),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def scheme_table(
     trials: Sequence[Trial],
-    alignments: Mapping[str, Alignment] | None = None,
+    alignments: Mapping[str, Alignment],
     schemes: Sequence[str] = tuple(SCHEMES),
     rate: float = 20.0,
-    jitter: tuple[float, float] = (0.0, 0.0),
-    seed: int = 0,
 ) -> pd.DataFrame:
     """What each scheme makes of a pose at 20 Hz, against the real readings at 20 Hz.
 
@@ -164,17 +151,13 @@ def scheme_table(
     the rest that no scheme at 20 Hz could mend.
 
     Args:
-        alignments: by name of trial; None takes `left_out`.
-        jitter: standard deviation of white noise added to the pose at 20 Hz, in metres and in rad
-            along each axis, as generated and fitted motions have it.
+        alignments: by name of trial, from `left_out`.
 
     Returns:
         One row for each trial, scheme and sensor, in movement: ``frames``, ``rmse`` inside of the
         clips (all axes), ``rmse_ends`` of their first and last `END` frames (NaN for `NATIVE`),
         ``spread`` of the real reading.
     """
-    alignments = left_out(trials) if alignments is None else alignments
-    rng = np.random.default_rng(seed)
     rows = []
     for trial in trials:
         clips = [_clips_at(p, trial.rate, rate, alignments[trial.name]) for p in trial.pieces]
@@ -183,9 +166,6 @@ def scheme_table(
             continue
         clip = {name: np.concatenate([piece[name] for piece in clips]) for name in clips[0]}
         size = clip["positions"].shape
-        positions = clip["positions"] + rng.normal(0, 1, size) * jitter[0]
-        turn = Rotation.from_rotvec(rng.normal(0, 1, (size[0] * size[1], 3)) * jitter[1])
-        rotations = clip["rotations"] @ turn.as_matrix().reshape(*size, 3)
         inside = np.zeros(size[:2], bool)
         inside[:, END:-END] = True
         inside, ends = inside & clip["moving"], ~inside & clip["moving"]
@@ -193,23 +173,16 @@ def scheme_table(
             if name == NATIVE:
                 found = {sensor: clip[f"native {sensor}"] for sensor in ("acc", "gyro")}
             else:
-                found = _virtual(positions, rotations, rate, name)
+                found = _virtual(clip["positions"], clip["rotations"], rate, name)
             for sensor, virtual in found.items():
                 square = (virtual - clip[sensor]) ** 2
-                rows.append(
-                    {
-                        "trial": trial.name,
-                        "kind": trial.kind,
-                        "scheme": name,
-                        "sensor": sensor,
-                        "frames": int(inside.sum()),
-                        "rmse": float(np.sqrt(square[inside].mean())),
-                        "rmse_ends": np.nan
-                        if name == NATIVE
-                        else float(np.sqrt(square[ends].mean())),
-                        "spread": float(clip[sensor][inside].std(0).mean()),
-                    }  # fmt: skip
-                )
+                ends_rmse = np.nan if name == NATIVE else np.sqrt(square[ends].mean())
+                rows.append({
+                    "trial": trial.name, "kind": trial.kind, "scheme": name, "sensor": sensor,
+                    "frames": int(inside.sum()), "rmse": float(np.sqrt(square[inside].mean())),
+                    "rmse_ends": float(ends_rmse),
+                    "spread": float(clip[sensor][inside].std(0).mean()),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -218,11 +191,12 @@ def _clips_at(
 ) -> dict[str, np.ndarray]:
     """Clips of pose and readings at another rate, each (clips, frames, …)."""
     virtual, real = _native_pair(piece, rate, alignment, DEFAULT)
+    at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
     slow = {sensor: resample(real[sensor], rate, new_rate) for sensor in real}
     slow |= {f"native {s}": resample(virtual[s], rate, new_rate) for s in virtual}
     times, at = np.arange(len(piece.acc)) / rate, np.arange(len(slow["acc"])) / new_rate
     at = at.clip(max=times[-1])
-    slow["positions"] = CubicSpline(times, _at_sensor(piece, alignment))(at)
+    slow["positions"] = CubicSpline(times, at_sensor)(at)
     slow["rotations"] = Slerp(times, Rotation.from_matrix(piece.rotations))(at).as_matrix()
     slow["moving"] = piece.moving[np.rint(at * rate).astype(int)]
     frames = round(CLIP * new_rate)
@@ -237,15 +211,12 @@ def _native_pair(
     piece: Piece, rate: float, alignment: Alignment, scheme: str
 ) -> tuple[Readings, Readings]:
     """Virtual readings, and the real ones without their delay."""
-    virtual = _virtual(_at_sensor(piece, alignment), piece.rotations, rate, scheme)
-    return virtual, {
-        "acc": _earlier(piece.acc, alignment.acc_delay * rate),
-        "gyro": _earlier(piece.gyro, alignment.gyro_delay * rate),
+    at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
+    delays = {"acc": alignment.acc_delay, "gyro": alignment.gyro_delay}
+    return _virtual(at_sensor, piece.rotations, rate, scheme), {
+        sensor: shift(getattr(piece, sensor), (-delay * rate, 0), order=3, mode="nearest")
+        for sensor, delay in delays.items()
     }
-
-
-def _at_sensor(piece: Piece, alignment: Alignment) -> Float[np.ndarray, "T 3"]:
-    return piece.positions + piece.rotations @ np.array(alignment.lever_arm)
 
 
 def _virtual(
@@ -260,14 +231,8 @@ def _virtual(
     return {"acc": acc.numpy(), "gyro": gyro.numpy()}
 
 
-def _earlier(x: Float[np.ndarray, "T 3"], samples: float) -> Float[np.ndarray, "T 3"]:
-    return shift(x, (-samples, 0), order=3, mode="nearest")
-
-
-def _lowpass(
-    x: Float[np.ndarray, "T ..."], rate: float, band: float = BAND
-) -> Float[np.ndarray, "T ..."]:
-    return sosfiltfilt(butter(4, band, fs=rate, output="sos"), x, axis=0)
+def _lowpass(x: Float[np.ndarray, "T ..."], rate: float) -> Float[np.ndarray, "T ..."]:
+    return sosfiltfilt(butter(4, BAND, fs=rate, output="sos"), x, axis=0)
 
 
 def _inside(piece: Piece, rate: float) -> np.ndarray:
@@ -282,10 +247,3 @@ def _joined(
 ) -> list[Float[np.ndarray, "n 3"]]:
     kept = [[x[keep] for x in pair] for pair, keep in zip(pairs, inside, strict=True)]
     return [np.concatenate(side) for side in zip(*kept, strict=True)]
-
-
-def _agreement(virtual: np.ndarray, real: np.ndarray, at_rest: float) -> dict[str, float]:
-    spread = float(real.std())
-    correlation = np.corrcoef(virtual, real)[0, 1] if spread >= at_rest else np.nan
-    rmse = float(np.sqrt(((virtual - real) ** 2).mean()))
-    return {"spread": spread, "rmse": rmse, "correlation": float(correlation)}

@@ -95,21 +95,13 @@ def sensor_sites(body: Body, names: Sequence[str] = SITES) -> list[Site]:
         rule = RULES[name]
         bone = joints[rule.high] - joints[rule.low]
         hit = _last_hit(skin, body.faces, joints[rule.low] + rule.along * bone, rule.toward)
-        if hit is None:
-            raise InputError(
-                f"{body.path}: site {name}",
-                "no skin where its ray leaves the body",
-                "a closed body in SMPL's rest pose, Y up, facing +Z, in metres",
-                "Check the model's units and pose.",
-            )
-        ring = _ring(body.faces, hit)
+        ring = None if hit is None else _ring(body.faces, hit)
         if ring is None:
             raise InputError(
-                f"{body.path}: site {name}, vertex {hit}",
-                "an open or folded surface",
-                "a closed surface around it",
-                "Weld the mesh's seams.",
-            )
+                f"{body.path}: site {name}", "no closed surface where its ray leaves the body",
+                "a closed body in SMPL's rest pose, Y up, facing +Z, in metres",
+                "Check the model's units and pose, or weld the mesh's seams.",
+            )  # fmt: skip
         edges = skin[list(ring)] - skin[hit]
         weights = np.linalg.pinv(edges.T) @ (bone / np.linalg.norm(bone))
         sites.append(Site(name, hit, ring, tuple(weights.tolist())))
@@ -130,11 +122,6 @@ def sensor_frames(
         vertices: those of `site_vertices`, in their order, in metres.
         sites: the sensors.
     """
-    expected = sum(1 + len(site.ring) for site in sites)
-    if vertices.shape[-2] != expected:
-        raise InputError(
-            "sensor_frames: vertices", f"{vertices.shape[-2]}", f"{expected}", "Use site_vertices."
-        )
     # Rings differ in length: the last neighbour is repeated, whose edge spans no area with itself.
     longest = max(len(site.ring) for site in sites)
     own, around, weights, first = [], [], [], 0

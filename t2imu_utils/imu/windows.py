@@ -50,11 +50,9 @@ def windows(
     step = round(size * (1 - overlap))
     if size < 1 or not 1 <= step <= size:
         raise InputError(
-            "windows: size, overlap",
-            f"{size} and {overlap}",
-            "at least one frame, and an overlap from 0 to less than 1",
-            "Change the parameters.",
-        )
+            "windows: size, overlap", f"{size} and {overlap}",
+            "at least one frame, and an overlap from 0 to less than 1", "Change them.",
+        )  # fmt: skip
     at = [have.index(name) for name in sites]
     signal = np.concatenate([clips.arrays[name][:, at] for name in channels], axis=-1)
     signal = np.ascontiguousarray(signal.reshape(len(signal), -1), dtype=np.float32)

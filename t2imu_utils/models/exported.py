@@ -211,7 +211,7 @@ def _with_prompts(clips: Clips, folder: Path, file: Path) -> Clips:
             file, "prompts for motions that carry their own", "either", "Leave out prompts."
         )
     try:
-        text = file.read_text("utf-8-sig").rstrip("\n")
+        text = file.read_text("utf-8-sig").removesuffix("\n")
         lines = [_LENGTH.sub("", line).strip() for line in text.split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(

@@ -1,8 +1,11 @@
 """The training losses, eqs. (2)-(6) of the paper, one value a sample, padding masked out."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
+import cloudpickle
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +20,7 @@ WEIGHTED = TERMS[1:]
 # What L_acc is taken of: the equation as printed, joints in m/s², or the spectrum of these.
 AccVariant = Literal["features", "joints", "spectrum"]
 VARIANTS = get_args(AccVariant)
+LossFunction = Callable[[Tensor, Tensor, Tensor], Float[Tensor, "B"]]
 # Of the spectrum: bands of equal width up to half the frame rate; points of the transform, more
 # than HumanML3D's longest motion has frames; and what is added to powers, (m/s²)², so that a motion
 # at rest has a logarithm.
@@ -25,13 +29,19 @@ BANDS, POINTS, FLOOR = 8, 256, 0.1
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The lambdas of eq. (6), and what L_acc is taken of; the weight of L_simple is 1."""
+    """The lambdas of eq. (6), and what L_acc is taken of; the weight of L_simple is 1.
+
+    functions: terms of one's own in place of those of `motion_losses`, by name of `TERMS`: of clean
+    and predicted normalised features (B, T, 263) and the mask of valid frames (B, T), a loss for
+    each sample (B,). Features of padded frames are 0.
+    """
 
     pos: float = 0.0
     foot: float = 0.0
     vel: float = 0.0
     acc: float = 0.0
     acc_variant: AccVariant = "features"
+    functions: Mapping[str, LossFunction] = field(default_factory=dict)
 
     def __post_init__(self):
         for name in WEIGHTED:
@@ -45,6 +55,24 @@ class LossWeights:
                 "LossWeights: acc_variant", repr(self.acc_variant), f"one of {', '.join(VARIANTS)}",
                 "Choose one of them.",
             )  # fmt: skip
+
+    def __reduce__(self):
+        # Functions of a notebook are passed to other processes by value.
+        given = (self.pos, self.foot, self.vel, self.acc, self.acc_variant)
+        return _unpickled, (given, cloudpickle.dumps(dict(self.functions)))
+
+
+def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `dict_factory` of `asdict` for settings that hold `LossWeights`: of functions of one's
+    own their source is kept, so that another function is another training."""
+    found = dict(fields)
+    if own := found.pop("functions", None):
+        found["functions"] = {name: inspect.getsource(loss) for name, loss in own.items()}
+    return found
+
+
+def _unpickled(given: tuple, functions: bytes) -> LossWeights:
+    return LossWeights(*given, cloudpickle.loads(functions))
 
 
 def first_difference(x: Float[Tensor, "B T ..."]) -> Float[Tensor, "B T-1 ..."]:
@@ -140,7 +168,8 @@ def motion_losses(
     (`all_terms=True`: always), and only those enter `total`. Joints are recovered from the
     de-normalised features. A training takes any function with these arguments in its place.
     """
-    wanted = {name for name in WEIGHTED if all_terms or getattr(weights, name) > 0}
+    asked = {name for name in WEIGHTED if all_terms or getattr(weights, name) > 0}
+    wanted = asked - set(weights.functions)
     # Not a product: padding may hold anything, also NaN.
     x0, x0_hat = (x.masked_fill(~mask[..., None], 0.0) for x in (x0, x0_hat))
     terms = {"simple": l_simple(x0, x0_hat, mask)}
@@ -159,6 +188,9 @@ def motion_losses(
         loss = (l_acc_spectrum if spectrum else l_acc_joints) if of_joints else l_acc
         compared = (joints, joints_hat) if of_joints else (x0, x0_hat)
         terms["acc"] = loss(*compared, mask)
+    for name, loss in weights.functions.items():
+        if name in (*asked, "simple"):
+            terms[name] = loss(x0, x0_hat, mask)
     total = terms["simple"]
     for name in WEIGHTED:
         if getattr(weights, name) > 0:

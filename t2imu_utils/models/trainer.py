@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256, write_json
-from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.losses import LossWeights, motion_losses, recorded
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import check_features
 
@@ -123,7 +123,7 @@ class TrainConfig:
         usual = {f.name: f.default for f in fields(self) if f.name in LATER}
         return {
             name: value
-            for name, value in asdict(self).items()
+            for name, value in asdict(self, dict_factory=recorded).items()
             if name not in left_out and not (name in usual and value == usual[name])
         }
 

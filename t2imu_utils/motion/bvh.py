@@ -7,8 +7,9 @@ what programs that write them on every joint mean; where all OFFSETs of position
 in most files, this is the same as adding them.
 """
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,8 @@ COMMON_RATES = (20, 24, 25, 29.97, 30, 48, 50, 59.94, 60, 72, 90, 100, 120, 144,
 RATE_TOLERANCE = 0.005
 MIN_RATE, MAX_RATE = 20.0, 1000.0
 
-Line = tuple[int, str]  # its number in the file, and its text
+WORD = re.compile(r"[{}]|[^\s{}]+")
+MOST_WORDS = 20  # of a name
 
 
 @dataclass(frozen=True)
@@ -88,29 +90,88 @@ def parse_bvh(text: str, where: str | Path) -> Bvh:
         InputError: missing section, bad hierarchy, truncated file, wrong number of values, a
             value that is no finite number, or a rate out of bounds; names the line.
     """
-    lines = [
-        (number, line.strip())
-        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    motion = next((i for i, (_, line) in enumerate(lines) if line.upper() == "MOTION"), None)
-    if motion is None:
+    numbered = enumerate(text.removeprefix("\ufeff").split("\n"), 1)
+    lines = [(n, line) for n, line in numbered if line.strip() and line.strip()[0] != "#"]
+    here, rows = 0, []
+    try:
+        keywords = [line.strip().upper() for _, line in lines]
+        motion = keywords.index("MOTION") if "MOTION" in keywords else len(lines)
+        hierarchy = ((n, w) for n, line in lines[:motion] for w in WORD.findall(line))
+
+        def take() -> str:
+            nonlocal here
+            here, word = next(hierarchy, (here, "the end of HIERARCHY"))
+            return word
+
+        joints = _hierarchy(take)
+        header, width = {}, sum(map(len, joints[3]))
+        for number, line in lines[motion + 1 : motion + 3]:
+            here, (field, _, value) = number, line.partition(":")
+            header[" ".join(field.split()).upper()] = float(value)
+        frames, frame_time = int(header["FRAMES"]), header["FRAME TIME"]
+        for number, line in lines[motion + 3 :]:
+            here = number
+            rows.append([float(word) for word in line.split()])
+            if len(rows[-1]) != width or not math.isfinite(sum(rows[-1])):
+                raise ValueError(f"{len(rows[-1])} values, or one that is not finite")
+        if len(rows) != frames:
+            raise ValueError(f"{len(rows)} frames, not the {frames} that 'Frames:' promises")
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise InputError(
-            f"{where}: MOTION", f"no such section in {len(lines)} lines", "a MOTION line", REMEDY
-        )
-    names, parents, offsets, channels = _hierarchy(lines[:motion], where)
-    frames = int(_header(lines, motion + 1, "Frames", where))
-    frame_time = _header(lines, motion + 2, "Frame Time", where)
-    values = _values(lines[motion + 3 :], frames, sum(map(len, channels)), where)
-    bvh = Bvh(names, parents, offsets, channels, frame_time, values)
-    if frame_time <= 0 or not MIN_RATE <= bvh.rate <= MAX_RATE:
+            f"{where}: line {here}", str(error), "a whole file: HIERARCHY, then MOTION", REMEDY
+        ) from error
+    values = np.array(rows).reshape(frames, width)
+    bvh = Bvh(*map(tuple, joints[:2]), np.array(joints[2]), tuple(joints[3]), frame_time, values)
+    if not (frame_time > 0 and MIN_RATE <= bvh.rate <= MAX_RATE):
+        rate = f"{bvh.rate:.4g} frames/s" if frame_time > 0 else f"{frame_time:g} s"
         raise InputError(
-            f"{where}: Frame Time, line {lines[motion + 2][0]}",
-            f"{bvh.rate:.4g} frames/s" if frame_time > 0 else f"{frame_time:g} s",
-            f"{MIN_RATE:g} to {MAX_RATE:g} frames/s",
+            f"{where}: Frame Time", rate, f"{MIN_RATE:g} to {MAX_RATE:g} frames/s",
             "Frame Time counts seconds. " + REMEDY,
-        )
+        )  # fmt: skip
     return bvh
+
+
+def _hierarchy(take: Callable[[], str]) -> tuple[list, list, list, list]:
+    """Names, parents, offsets and channels of the joints, from the section's words in turn."""
+    if (word := take()).upper() != "HIERARCHY":
+        raise ValueError(f"{word}, not HIERARCHY")
+    names: list[str] = []
+    parents: list[int] = []
+    offsets: list[list[float] | None] = []
+    channels: list[tuple[str, ...] | None] = []
+    stack: list[int] = []
+    while (word := take()) != "the end of HIERARCHY" or stack:
+        keyword = word.upper()
+        if keyword == "ROOT" and not stack or keyword in ("JOINT", "END") and stack:
+            label = []
+            while len(label) < MOST_WORDS and (part := take()) != "{":
+                label.append(part)
+            name = f"{names[stack[-1]]}.end" if keyword == "END" else " ".join(label)
+            if not name or name in names:
+                raise ValueError(f"{name!r} is no name, or that of two joints")
+            parents.append(stack[-1] if stack else -1)
+            stack.append(len(names))
+            names.append(name)
+            offsets.append(None)
+            channels.append(() if keyword == "END" else None)
+        elif keyword == "OFFSET" and stack:
+            offsets[stack[-1]] = [float(take()) for _ in "xyz"]
+            if not np.isfinite(offsets[stack[-1]]).all():
+                raise ValueError("an offset that is not finite")
+        elif keyword == "CHANNELS" and stack:
+            listed = tuple(take().capitalize() for _ in range(int(take())))
+            if len(set(listed)) != len(listed) or not set(listed) <= set(CHANNELS):
+                raise ValueError(f"{' '.join(listed)}: not different ones of {' '.join(CHANNELS)}")
+            channels[stack[-1]] = listed
+        elif keyword == "}" and stack:
+            joint = stack.pop()
+            if offsets[joint] is None or channels[joint] is None:
+                raise ValueError(f"{names[joint]} without OFFSET or CHANNELS")
+        else:
+            raise ValueError(f"{word}, not ROOT, JOINT, End Site, OFFSET, CHANNELS or a brace")
+    if not names:
+        raise ValueError("no joint")
+    return names, parents, offsets, channels
 
 
 def joint_positions(bvh: Bvh, names: Sequence[str] | None = None) -> Float[np.ndarray, "T N 3"]:
@@ -149,133 +210,6 @@ def joint_positions(bvh: Bvh, names: Sequence[str] | None = None) -> Float[np.nd
         positions.append(position)
         rotations.append(turn)
     return np.stack([positions[bvh.names.index(name)] for name in wanted], axis=1)
-
-
-def _hierarchy(
-    lines: list[Line], where: str | Path
-) -> tuple[tuple[str, ...], tuple[int, ...], np.ndarray, tuple[tuple[str, ...], ...]]:
-    """Names, parents, offsets and channels of the HIERARCHY section."""
-    tokens = [(t, n) for n, line in lines for t in re.findall(r"[{}]|[^\s{}]+", line)]
-    position = 0
-
-    def fail(found: str, expected: str) -> InputError:
-        line = tokens[min(position, len(tokens)) - 1][1] if tokens else 1
-        return InputError(f"{where}: HIERARCHY, line {line}", found, expected, REMEDY)
-
-    def take(expected: str) -> str:
-        nonlocal position
-        position += 1
-        if position > len(tokens):
-            raise fail("the end of the section", expected)
-        return tokens[position - 1][0]
-
-    def number(expected: str) -> float:
-        token = take(expected)
-        if not np.isfinite(value := _number(token)):
-            raise fail(repr(token), expected)
-        return value
-
-    if (first := take("HIERARCHY")).upper() != "HIERARCHY":
-        raise fail(repr(first), "HIERARCHY")
-    names: list[str] = []
-    parents: list[int] = []
-    offsets: list[list[float] | None] = []
-    channels: list[tuple[str, ...] | None] = []
-    stack: list[int] = []
-    while position < len(tokens) or stack:
-        token = take("ROOT, JOINT, End Site, OFFSET, CHANNELS or }")
-        keyword = token.upper()
-        if keyword in ("ROOT", "JOINT", "END"):
-            if (keyword == "ROOT") != (not stack):
-                raise fail(token, "ROOT outside of all braces, JOINT and End Site inside")
-            label = []
-            while (part := take("{")) != "{":
-                label.append(part)
-            name = f"{names[stack[-1]]}.end" if keyword == "END" else " ".join(label)
-            if not name or name in names:
-                raise fail(f"joint name {name!r}", "a name that no other joint has")
-            parents.append(stack[-1] if stack else -1)
-            stack.append(len(names))
-            names.append(name)
-            offsets.append(None)
-            channels.append(() if keyword == "END" else None)
-        elif not stack:
-            raise fail(repr(token), "ROOT")
-        elif keyword == "OFFSET":
-            offsets[stack[-1]] = [
-                number(f"three numbers of OFFSET of {names[stack[-1]]}") for _ in "xyz"
-            ]
-        elif keyword == "CHANNELS":
-            count = number("the number of channels")
-            listed = tuple(take("a channel").capitalize() for _ in range(int(count)))
-            if len(set(listed)) != len(listed) or not set(listed) <= set(CHANNELS):
-                raise fail(
-                    f"channels {' '.join(listed)}", f"different ones of {' '.join(CHANNELS)}"
-                )
-            channels[stack[-1]] = listed
-        elif keyword == "}":
-            joint = stack.pop()
-            if offsets[joint] is None or channels[joint] is None:
-                missing = "OFFSET" if offsets[joint] is None else "CHANNELS"
-                raise fail(f"joint {names[joint]} without {missing}", "OFFSET and CHANNELS")
-        else:
-            raise fail(repr(token), "ROOT, JOINT, End Site, OFFSET, CHANNELS or }")
-    if not names:
-        raise fail("no joint", "at least one ROOT")
-    return tuple(names), tuple(parents), np.array(offsets), tuple(channels)
-
-
-def _header(lines: list[Line], at: int, field: str, where: str | Path) -> float:
-    """The number behind ``Frames:`` or ``Frame Time:``."""
-    number, line = lines[min(at, len(lines) - 1)]
-    name, _, rest = line.partition(":")
-    value = _number(rest) if " ".join(name.split()).upper() == field.upper() else np.nan
-    if not np.isfinite(value) or value < 0:
-        raise InputError(
-            f"{where}: {field}, line {number}", repr(line), f"'{field}: number'", REMEDY
-        )
-    return value
-
-
-def _values(
-    lines: list[Line], frames: int, width: int, where: str | Path
-) -> Float[np.ndarray, "T C"]:
-    """The rows of the MOTION section."""
-    if len(lines) != frames:
-        raise InputError(
-            f"{where}: MOTION, line {lines[-1][0] if lines else 'last'}",
-            f"{len(lines)} frames",
-            f"the {frames} frames that 'Frames:' promises",
-            "The file is truncated or damaged. " + REMEDY,
-        )
-    values = np.empty((frames, width))
-    for frame, (number, line) in enumerate(lines):
-        tokens = line.split()
-        if len(tokens) != width:
-            raise InputError(
-                f"{where}: frame {frame}, line {number}",
-                f"{len(tokens)} values",
-                f"{width} values, one a channel",
-                "The file is truncated or damaged. " + REMEDY,
-            )
-        try:
-            values[frame] = [float(token) for token in tokens]
-        except ValueError:
-            values[frame] = np.nan
-        if not np.isfinite(values[frame]).all():
-            bad = next(token for token in tokens if not np.isfinite(_number(token)))
-            raise InputError(
-                f"{where}: frame {frame}, line {number}", repr(bad), "finite numbers", REMEDY
-            )
-    return values
-
-
-def _number(token: str) -> float:
-    """What a token says, NaN if that is no number."""
-    try:
-        return float(token)
-    except ValueError:
-        return np.nan
 
 
 METRES_PER_BANDAI_UNIT = 0.01

@@ -12,8 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.ndimage import find_objects, label, uniform_filter1d
+from jaxtyping import Float
 from scipy.signal import butter, sosfiltfilt
 
 from t2imu_utils.errors import InputError, Skipped
@@ -35,8 +34,6 @@ KNEE, ANKLE, TOE = 0.05, 0.042, 0.025
 PELVIS, SPINE = 0.09, 0.11
 STRAIGHT = 1.002  # of the farthest reach: a knee that straightens fully jumps on its way back
 ARMS = tuple(f"{s}_{j}" for s in ("left", "right") for j in ("shoulder", "elbow", "wrist"))
-NECK = JOINTS.index("neck")
-SLOW = 0.1  # m/s, of pelvis and neck at rest
 
 _MEMBER = re.compile(r"(m05_(s\d+)_e\d+)_positions\.txt$")
 
@@ -103,58 +100,6 @@ def parse_markers(text: str, where: str) -> Markers:
         raise InputError(where, found, "no gap", "Leave it out.")
     places = sosfiltfilt(butter(2, CUTOFF, fs=RATE, output="sos"), places, axis=0)
     return dict(zip(MARKERS, 0.001 * places[..., [1, 2, 0]].transpose(1, 0, 2), strict=True))
-
-
-def sit_phases(joints: Float[np.ndarray, "T 22 3"], rate: float) -> list[tuple[int, int, int, int]]:
-    """When somebody sits down, is seated and stands up again, for every seat of a take in turn.
-
-    Seated is where the pelvis lies at most 4 cm above its lowest point of that seat and is slow;
-    standing, where it lies at most 5 cm below its height of standing.
-
-    Returns:
-        Frames (start_sitting_down, seated_from, seated_to, standing_again). Sitting down starts,
-        and standing up ends, where pelvis and neck rest next to the way down and up, or a second
-        away from it where a walk does. Where the take shows no way down, start_sitting_down is
-        seated_from; where it shows no way up, standing_again is seated_to.
-
-    Raises:
-        InputError: the pelvis goes up and down by less than 10 cm.
-    """
-    ends = uniform_filter1d(joints[:, [0, NECK]], max(1, round(0.1 * rate)), axis=0)
-    height = ends[:, 0, 1]
-    if np.ptp(height) < 0.1:
-        found = f"the pelvis between {height.min():.2f} and {height.max():.2f} m"
-        raise InputError("sit_phases", found, "standing and a seat 0.1 m below", "Leave it out.")
-    slow = np.linalg.norm(np.gradient(ends, 1 / rate, axis=0), axis=-1) < SLOW
-    low = height < (height.min() + height.max()) / 2
-    standing = height > np.percentile(height[~low], 75) - 0.05
-    still = standing & slow.all(1)
-    runs = [run for (run,) in find_objects(label(low)[0])]
-    bounds = [0, *(run.stop for run in runs[:-1])], [*(run.start for run in runs[1:]), len(height)]
-    phases = []
-    for run, since, until in zip(runs, *bounds, strict=True):
-        deep = low & (height < height[run].min() + 0.04)
-        rests = run.start + np.flatnonzero(deep[run] & slow[run, 0])
-        seated = [*rests, run.start + int(height[run].argmin())]
-        way_down = _last_rest(standing[since : run.start], still[since : run.start], rate)
-        way_up = _last_rest(standing[run.stop : until][::-1], still[run.stop : until][::-1], rate)
-        first, last = int(min(seated)), int(max(seated))
-        start = first if way_down is None else since + way_down
-        again = last if way_up is None else until - 1 - way_up
-        phases.append((start, first, last, again))
-    return phases
-
-
-def _last_rest(
-    standing: Bool[np.ndarray, "T"], still: Bool[np.ndarray, "T"], rate: float
-) -> int | None:
-    """The last still frame in the second up to the last one of standing, or that second's start."""
-    if not standing.any():
-        return None
-    last = int(np.flatnonzero(standing)[-1])
-    first = max(0, last - round(rate))
-    rests = np.flatnonzero(still[first : last + 1])
-    return first + (int(rests[-1]) if len(rests) else 0)
 
 
 def _person(

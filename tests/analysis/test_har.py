@@ -28,7 +28,7 @@ from t2imu_utils.analysis.har import (
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import write_table
-from t2imu_utils.imu.sensor_model import measured, read_sensor_model
+from t2imu_utils.imu.phone import measured, read_sensor_model
 from t2imu_utils.motion.corpus import MotionClip, write_corpus
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import HarSection

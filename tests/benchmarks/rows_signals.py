@@ -21,8 +21,8 @@ from t2imu_utils.analysis.har import DeepConvLSTM
 from t2imu_utils.analysis.signals import SHAPE, catch24
 from t2imu_utils.demo.recordings import write_recordings
 from t2imu_utils.execute import KERNEL
-from t2imu_utils.imu.realworld import read_realworld
 from t2imu_utils.parameters import TAG
+from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import ROOT
 from tests.benchmarks.comparison import Comparison, within
 from tests.benchmarks.machine import Machine, seconds

@@ -29,9 +29,16 @@ from t2imu_utils.models.generator import generator_of, sizes_of
 from t2imu_utils.models.prompts import load_prompts
 from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.runs import cache_dir
-from t2imu_utils.shards import Plan, Store, load_store
-from t2imu_utils.synthesis import STAGES, Tools, tools_of, with_bodies
-from t2imu_utils.synthesis_runs import Summary, run_shards
+from t2imu_utils.synthesis import (
+    STAGES,
+    Plan,
+    Store,
+    Tools,
+    load_store,
+    run_shards,
+    tools_of,
+    with_bodies,
+)
 from t2imu_utils.tracks import Track, load_track
 
 MANY = 1_000_000
@@ -77,19 +84,21 @@ def operations(tools: Tools, plan: Plan) -> float:
 
 
 def cost_table(
-    summary: Summary, gpu_seconds: float, on: str, gpus: int, cores: int
+    made: pd.DataFrame, gpu_seconds: float, on: str, gpus: int, cores: int
 ) -> pd.DataFrame:
     """A row for each stage, and their sum: what a motion took here, and what a million take."""
     rows = {}
     for stage in STAGES:
-        here = summary.per_motion[stage]
+        here = made[stage].sum() / made["motions"].sum()
         sampled = stage == "sampling"
         row = {"s a motion, measured": here}
         row["processor hours"] = 0.0 if sampled else here * MANY / 3600
         row[f"GPU hours ({on})"] = gpu_seconds * MANY / 3600 if sampled else 0.0
         # Sampling on the GPUs and the rest on processors beside them: the slower of the two counts.
         row["hours"] = row[f"GPU hours ({on})"] / gpus + row["processor hours"] / cores
-        row["GB"] = summary.bytes / summary.motions * MANY / 1e9 if stage == "writing" else 0.0
+        row["GB"] = (
+            made["bytes"].sum() / made["motions"].sum() * MANY / 1e9 if stage == "writing" else 0.0
+        )
         rows[stage] = row
     table = pd.DataFrame(rows).T
     table.loc["all"] = table.sum()
@@ -128,27 +137,32 @@ def main(
     tools = untrained(track, model) if random else tools_of(track, model)
     plan = whole_shards(track, model, motions, shard_size)
     with tempfile.TemporaryDirectory() as folder:
-        summary = run_shards(tools, plan, Path(folder), {"prior": "a" * 64}, workers)
+        made = run_shards(tools, plan, Path(folder), {"prior": "a" * 64}, workers)
         told = memory(load_store(Path(folder))) if workers == 1 else ""
     operated = operations(tools, plan)
     if tools.device == "cuda":
-        on, each = f"measured, {torch.cuda.get_device_name()}", summary.per_motion["sampling"]
+        on, each = (
+            f"measured, {torch.cuda.get_device_name()}",
+            made["sampling"].sum() / made["motions"].sum(),
+        )
     elif gpu_seconds is not None:
         on, each = "given, measured elsewhere", gpu_seconds
     else:
         on = f"EXTRAPOLATED at {gpu_tflops:g} TFLOP/s, not measured"
         each = operated / (gpu_tflops * 1e12)
     weights = "untrained" if random else "trained"
+    total = made.select_dtypes("number").sum()
+    per_motion = total / total["motions"]
     lines = [
-        f"{model} on {name}, {weights}: {summary.motions} motions of {plan.seconds[0]:g} to "
+        f"{model} on {name}, {weights}: {total['motions']:.0f} motions of {plan.seconds[0]:g} to "
         f"{plan.seconds[1]:g} s, {len(plan.shards)} shards of {plan.shard_size}, 8 bodies, 9 sites",
-        f"device {tools.device}, {workers} processes of one thread, {summary.wall:.0f} s in all",
-        f"{summary.windows / summary.motions:.1f} windows a motion (of 9 sensors each), "
-        f"{summary.bytes / summary.motions / 1e3:.0f} kB a motion, "
+        f"device {tools.device}, {workers} processes of one thread, {made.attrs['wall']:.0f} s",
+        f"{per_motion['windows']:.1f} windows a motion (of 9 sensors each), "
+        f"{per_motion['bytes'] / 1e3:.0f} kB a motion, "
         f"{operated / 1e9:.1f} GFLOP a motion (counted, sampling)",
         told,
         f"\nFor {MANY:,} motions:",
-        cost_table(summary, each, on, gpus, cores).to_string(float_format="{:.4g}".format),
+        cost_table(made, each, on, gpus, cores).to_string(float_format="{:.4g}".format),
     ]
     click.echo("\n".join(_filled(lines)))
 

@@ -17,7 +17,7 @@ from t2imu_utils.demo.recordings import (
     write_recordings,
 )
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.realworld import read_realworld
+from t2imu_utils.recordings.realworld import read_realworld
 
 SECONDS = 20.0
 STREAM = re.compile(r"^(acc|Gyroscope)_([a-z]+)(?:_(\d+))?_([a-z]+)\.csv$")

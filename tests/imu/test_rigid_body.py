@@ -3,17 +3,12 @@ import pytest
 import torch
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.broad import Piece, Trial, read_broad_folder
-from t2imu_utils.imu.rigid_body import (
-    NATIVE,
-    Alignment,
-    left_out,
-    native_table,
-    scheme_table,
-)
+from t2imu_utils.imu.rigid_body import NATIVE, Alignment, left_out, native_table, scheme_table
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
+from t2imu_utils.recordings.broad import Piece, Trial, read_broad_folder
 
 RATE = 200.0
+NONE = Alignment((0.0, 0.0, 0.0), 0.0, 0.0)
 TRUE = Alignment((0.03, -0.02, 0.05), 0.004, 0.006)
 
 
@@ -44,7 +39,7 @@ def board(seed, alignment=TRUE, seconds=30.0, still=False):
     _, gyro = readings(time - alignment.gyro_delay, np.zeros(3))
     moving = np.ones(len(time), bool)
     piece = Piece(0, positions, rotations, acc, gyro, moving)
-    return Trial(f"{seed:02d}_made_up", f"{seed:02d}", "made up", RATE, (piece,), len(time), 0, ())
+    return Trial(f"{seed:02d}_made_up", "made up", RATE, (piece,))
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +64,16 @@ def test_a_trial_has_no_part_in_its_own_alignment(made_up):
 
 
 def test_made_up_readings_are_met_once_they_are_aligned(made_up):
-    table = native_table(made_up)
+    table = native_table(made_up, left_out(made_up))
     assert len(table) == 18 and table["samples"].eq(len(made_up[0].pieces[0].acc) - 100).all()
     assert table["correlation"].min() > 0.9999
     assert (table["rmse"] < 0.01 * table["spread"]).all()
-    plain = native_table(made_up, {trial.name: Alignment() for trial in made_up})
+    plain = native_table(made_up, {trial.name: NONE for trial in made_up})
     assert (plain["rmse"] > 3 * table["rmse"]).all()
 
 
 def test_at_rest_there_is_no_correlation_but_an_error():
-    table = native_table([board(1, still=True)], {"01_made_up": Alignment()})
+    table = native_table([board(1, still=True)], {"01_made_up": NONE})
     assert table["correlation"].isna().all() and table["rmse"].max() < 1e-3
 
 
@@ -91,11 +86,6 @@ def test_schemes_are_told_apart_at_20_hz(made_up):
     assert (rmse.loc[NATIVE] < rmse.loc["spectral"]).all()
     ends = table.pivot_table(index="scheme", columns="sensor", values="rmse_ends")
     assert (ends > rmse.drop(NATIVE)).all().all()
-    noisy = scheme_table(made_up, {t.name: TRUE for t in made_up}, jitter=(1e-3, 1e-3))
-    noise = noisy.pivot_table(index="scheme", columns="sensor", values="rmse")["acc"]
-    # 1 mm through weights 1, -2, 1 over the squared step.
-    assert noise["central"] == pytest.approx(0.98, rel=0.15)
-    assert noise["quintic"] > 1.5 * noise["central"] and noise["spectral"] < 1.2 * noise["central"]
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +127,3 @@ def test_the_default_loses_least_of_a_real_imu_at_20_hz(trials, alignments):
     fast = [name for name in found.index if "fast" in name]
     assert fast and (found["acc"]["spectral"] < 0.85 * found["acc"]["central"])[fast].all()
     assert (found["acc"]["spectral"] < found["acc"]["quintic"]).all()
-
-
-def test_it_still_does_with_the_jitter_of_generated_motions(trials, alignments):
-    """Half a millimetre and a tenth of a degree: splines through every frame pay for it."""
-    two = [trial for trial in trials if trial.kind in ("fast rotation", "slow translation")]
-    found = errors_at_20_hz(two, alignments, jitter=(5e-4, np.radians(0.1)))
-    assert (found["gyro"]["spectral"] < 0.75 * found["gyro"]["central"]).all()
-    assert (found["acc"]["spectral"] < 1.1 * found["acc"]["central"]).all()
-    assert (found["acc"]["spectral"] < 0.75 * found["acc"]["quintic"]).all()

@@ -7,13 +7,20 @@ from t2imu_utils.body.smpl import Shape, load_bodies, load_body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu import sensors
-from t2imu_utils.imu.differentiation import DEFAULT
-from t2imu_utils.imu.sensors import synthesise, virtual_imu
+from t2imu_utils.imu.sensors import (
+    DEFAULT,
+    SCHEMES,
+    gain_table,
+    quintic_operators,
+    synthesise,
+    turned,
+    virtual_imu,
+)
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from tests.body.layouts import write_fake_smpl
 
-RATE = 50.0
+RATE, SLOW = 50.0, 20.0
 TIME = torch.arange(200, dtype=torch.float64) / RATE
 
 
@@ -66,35 +73,9 @@ def test_on_a_carousel_it_reads_the_centripetal_term_and_a_constant_rate():
     torch.testing.assert_close(gyro, torch.tensor([0, omega, 0]).double().expand(200, 3))
 
 
-def test_a_constant_spin_about_a_body_axis_gives_a_constant_gyro_in_every_attitude():
-    spin = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    start = turning((3, 1, 2), torch.full((200,), 1.1, dtype=torch.float64))
-    rotations = start @ axis_angle_to_matrix(TIME[:, None] * spin)
-    _, gyro = virtual_imu(torch.zeros(200, 3, dtype=torch.float64), rotations, RATE)
-    torch.testing.assert_close(gyro, spin.expand(200, 3))
-
-
-def test_fast_turns_up_to_half_a_turn_a_step_are_not_aliased():
-    _, gyro = virtual_imu(torch.zeros(200, 3).double(), turning((0, 0, 1), 150 * TIME), RATE)
-    torch.testing.assert_close(gyro[:, 2], torch.full((200,), 150.0).double())
-
-
-def test_leading_dimensions_are_batched():
-    rng = torch.Generator().manual_seed(0)
-    path = torch.randn(2, 3, 20, 3, generator=rng)
-    rotations = axis_angle_to_matrix(torch.randn(2, 3, 20, 3, generator=rng))
-    acc, gyro = virtual_imu(path, rotations, RATE)
-    one = virtual_imu(path[1, 2], rotations[1, 2], RATE)
-    torch.testing.assert_close((acc[1, 2], gyro[1, 2]), one)
-
-
 @pytest.mark.parametrize(
     ("positions", "rotations", "scheme", "word"),
-    [
-        ((2, 3), (2, 3, 3), "central", "at least 3"),
-        ((9, 3), (8, 3, 3), "central", "orientation"),
-        ((9, 3), (9, 3, 3), "magic", "central"),
-    ],
+    [((2, 3), (2, 3, 3), "central", "at least 3"), ((9, 3), (9, 3, 3), "magic", "central")],
 )
 def test_bad_input_is_told(positions, rotations, scheme, word):
     with pytest.raises(InputError, match=word):
@@ -193,23 +174,6 @@ def test_a_standing_body_feels_gravity_and_no_turn_at_every_site(body, shapes):
     assert out.arrays["acc"][:, trunk_and_legs, 1].min() > 9.0
 
 
-def test_frames_skinned_at_once_do_not_matter(body, shapes, monkeypatch):
-    sites = sensor_sites(body)
-    whole = synthesise(fits(), body, shapes, sites, progress=False)
-    monkeypatch.setattr(sensors, "BATCH", 1)
-    parts = synthesise(fits(), body, shapes, sites, progress=False)
-    np.testing.assert_allclose(parts.arrays["acc"], whole.arrays["acc"], atol=5e-3)
-    assert parts.table.equals(whole.table)
-
-
-def test_gravity_is_the_one_that_was_asked_for(body, shapes):
-    sites = sensor_sites(body)
-    moon = synthesise(fits(), body, shapes, sites, gravity=1.62, progress=False)
-    earth = synthesise(fits(), body, shapes, sites, progress=False)
-    added = np.linalg.norm(earth.arrays["acc"] - moon.arrays["acc"], axis=-1)
-    np.testing.assert_allclose(added, 9.81 - 1.62, atol=1e-3)
-
-
 def test_spread_is_that_of_the_length_and_tells_missing_sites():
     acc = np.zeros((40, 2, 3), np.float32)
     acc[:, 0] = [3.0, 4.0, 0.0]
@@ -218,3 +182,127 @@ def test_spread_is_that_of_the_length_and_tells_missing_sites():
     clips = Clips.from_list([{"activity": "walking"}], {"acc": [acc]}, {"sites": ["a", "b"]})
     table = sensors.acceleration_spread(clips, ["a", "b"]).set_index("site")["spread"]
     assert table["a"] == pytest.approx(2.5) and np.isnan(table["b"])
+
+
+# How the error of the inside falls with the step: acceleration, angular velocity.
+ORDERS = {"central": (2, 2), "quintic": (4, 4)}
+
+
+def known_motion(rate, seconds=3.0):
+    """Path, attitude, acceleration and angular velocity of a motion about two axes at once."""
+    t = torch.arange(int(seconds * rate), dtype=torch.float64) / rate
+    path = torch.stack([torch.sin(3 * t), torch.cos(2 * t), t**3], 1)
+    acceleration = torch.stack([-9 * torch.sin(3 * t), -4 * torch.cos(2 * t), 6 * t], 1)
+    a, b = 0.8 * torch.sin(2 * t), 1.5 * t**2
+    about_y = torch.stack([0 * a, a, 0 * a], 1)
+    about_x = torch.stack([b, 0 * b, 0 * b], 1)
+    attitude = axis_angle_to_matrix(about_y) @ axis_angle_to_matrix(about_x)
+    swing = 1.6 * torch.cos(2 * t)
+    gyro = torch.stack([3 * t, swing * torch.cos(b), -swing * torch.sin(b)], 1)
+    return path, attitude, acceleration, gyro
+
+
+def inside_errors(scheme, rate):
+    path, attitude, *true = known_motion(rate)
+    found = SCHEMES[scheme](path, attitude, rate)
+    inside = slice(int(rate), -int(rate))
+    return [float((f - t)[inside].abs().max()) for f, t in zip(found, true, strict=True)]
+
+
+def random_motion(frames, *lead, dtype=torch.float64):
+    rng = torch.Generator().manual_seed(frames)
+    path = torch.randn(*lead, frames, 3, generator=rng, dtype=dtype).cumsum(-2) / 10
+    steps = torch.randn(*lead, frames, 3, generator=rng, dtype=dtype).cumsum(-2) / 10
+    return path, axis_angle_to_matrix(steps)
+
+
+@pytest.mark.parametrize("scheme", ORDERS)
+def test_errors_fall_with_the_order_of_the_scheme(scheme):
+    coarse, fine = inside_errors(scheme, 20.0), inside_errors(scheme, 40.0)
+    for slow, fast, order in zip(coarse, fine, ORDERS[scheme], strict=True):
+        assert order - 0.4 < np.log2(slow / fast) < order + 0.4
+
+
+@pytest.mark.parametrize("scheme", ["smoothing", "spectral"])
+def test_what_is_slow_is_differentiated_all_but_exactly(scheme):
+    acc, gyro = inside_errors(scheme, 20.0)
+    assert acc < 3e-4 and gyro < 3e-4
+    assert acc < inside_errors("central", 20.0)[0] / 50
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_parabolas_and_constant_spins_are_exact_up_to_the_ends(scheme):
+    t = torch.arange(50, dtype=torch.float64) / SLOW
+    path = torch.stack([2 + 3 * t, t**2 / 2, -(t**2)], 1)
+    spin = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    start = axis_angle_to_matrix(torch.tensor([0.3, 1.0, -0.4], dtype=torch.float64))
+    # At 40 rad/s a step turns by 2.3 rad: less than half a turn, and not aliased.
+    for factor in (1.0, 17.0):
+        attitude = start @ axis_angle_to_matrix(factor * t[:, None] * spin)
+        acc, gyro = SCHEMES[scheme](path, attitude, SLOW)
+        torch.testing.assert_close(gyro, factor * spin.expand(50, 3))
+    expected = torch.tensor([0, 1.0, -2.0], dtype=torch.float64).expand(50, 3)
+    torch.testing.assert_close(acc, expected, atol=1e-6, rtol=0)
+
+
+def test_central_differences_are_the_papers_number_by_number():
+    path, attitude = random_motion(30, dtype=torch.float32)
+    acc, gyro = SCHEMES["central"](path, attitude, SLOW)
+    second = (path[2:] - path[1:-1]) - (path[1:-1] - path[:-2])
+    assert torch.equal(acc[1:-1], second * SLOW**2)
+    assert torch.equal(acc[0], acc[1]) and torch.equal(acc[-1], acc[-2])
+    steps = sensors._steps(attitude) * SLOW
+    assert torch.equal(gyro[1:-1], (steps[1:] + steps[:-1]) / 2)
+    assert torch.equal(gyro[0], steps[0]) and torch.equal(gyro[-1], steps[-1])
+
+
+def test_turned_angle_holds_the_coning_term():
+    """A cone: the axis of rotation itself turns, so that the steps' vectors fall short."""
+    path, attitude, _, gyro = known_motion(200.0)
+    fine = gyro.cumsum(0) / 200.0
+    whole = fine[10::10] - fine[:-10:10] + (gyro[:-10:10] - gyro[10::10]) / 400  # trapezoids
+    coarse = attitude[::10]
+    plain = sensors._steps(coarse)
+    inner = slice(1, -1)
+    error = (turned(coarse) - whole)[inner].abs().max()
+    assert error < 2e-4 < 0.2 * (plain - whole)[inner].abs().max()
+
+
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s != "central"])
+def test_long_clips_are_the_same_in_blocks(scheme):
+    """300 frames are more than one block; against a matrix for all of them."""
+    path, attitude = random_motion(300)
+    operators = SCHEMES[scheme].args[0]
+    first, second = (torch.from_numpy(matrix) for matrix in operators(300, SLOW))
+    acc, gyro = SCHEMES[scheme](path, attitude, SLOW)
+    close = 1e-3 if scheme == "spectral" else 1e-9
+    whole = second @ path
+    torch.testing.assert_close(acc, whole, atol=close * float(whole.std()), rtol=0)
+    angle = torch.cat((torch.zeros(1, 3, dtype=torch.float64), turned(attitude).cumsum(0)))
+    torch.testing.assert_close(gyro, first @ angle, atol=close, rtol=0)
+
+
+def test_gains_are_those_of_the_formulas():
+    frequencies = (1.0, 4.0, 7.0, 9.0)
+    table = gain_table(SLOW, frequencies).set_index(["scheme", "frequency"])
+    for f in frequencies:
+        x = np.pi * f / SLOW
+        central = table.loc[("central", f)]
+        assert central["acc"] == pytest.approx((np.sin(x) / x) ** 2, rel=1e-3)
+        assert central["gyro"] == pytest.approx(np.sin(2 * x) / (2 * x), rel=1e-3)
+    # The spectral scheme passes all up to 7 of 10 Hz and fades out by half a cosine.
+    spectral = table.loc["spectral"]
+    np.testing.assert_allclose(spectral.loc[[1.0, 4.0, 7.0], ["acc", "gyro"]], 1, atol=1e-3)
+    fading = (1 + np.cos(np.pi * 2 / 3)) / 2
+    np.testing.assert_allclose(spectral.loc[9.0, ["acc", "gyro"]], fading, atol=2e-3)
+    # Noise of 1 mm through weights 1, -2, 1 over the squared step.
+    assert table.loc["central", "noise"].iloc[0] == pytest.approx(0.001 * 6**0.5 * SLOW**2)
+    assert spectral["noise"].iloc[0] < 1.2 * table.loc["central", "noise"].iloc[0]
+
+
+def test_smoothing_halves_at_its_cutoff_and_interpolation_does_not():
+    t, rate = np.arange(400) / 200.0, 200.0
+    wave = np.sin(2 * np.pi * 10 * t)
+    for cutoff, gain in ((10.0, 0.5), (20.0, 1 / (1 + 0.5**6)), (None, 1.0)):
+        found = quintic_operators(400, rate, cutoff)[1] @ wave / -((2 * np.pi * 10) ** 2)
+        np.testing.assert_allclose(found[150:250], gain * wave[150:250], atol=2e-3)

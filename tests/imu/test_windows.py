@@ -52,15 +52,6 @@ def test_windows_with_missing_values_are_dropped_and_counted():
     assert len(windows(broken, sites=["head"])[0]) == 6
 
 
-def test_clips_that_give_no_window_are_named():
-    broken = clips(100, 39, 60, 40)
-    broken.arrays["gyro"][100 + 39 + 30, 2, 0] = np.nan
-    table = windows(broken)[1]
-    assert set(table["clip"]) == {0, 3} and table.attrs["without"] == [1, 2]
-    assert (table.attrs["short"], table.attrs["dropped"]) == (1, 2)
-    assert windows(broken, sites=["head"])[1].attrs["without"] == [1]
-
-
 def test_a_sensor_that_no_clip_recorded_is_an_error_and_not_an_empty_set():
     broken = clips(100, 60)
     broken.arrays["gyro"][:, 1] = np.nan

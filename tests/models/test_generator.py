@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from t2imu_utils import arms, runs
-from t2imu_utils.arms import Study, pretraining
+from t2imu_utils import finetuning as arms
+from t2imu_utils import runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import remodiffuse as remodiffuse_checkpoints
 from t2imu_utils.models import trainer

@@ -161,50 +161,45 @@ def test_some_bones_equal_all_bones():
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "found"),
+    ("text", "word"),
     [
-        (ASF[: ASF.index(":hierarchy")], "", "no section :hierarchy"),
-        (asf(":units"), "", "no section :units"),
-        (asf("   order TX TY TZ RX RY RZ\n"), "root", "no order"),
-        (asf("TX TY TZ", "TX TY TW"), "root, order, line 11", "tw"),
-        (asf("length 0.5", "length none"), "length, line 6", "none"),
-        (asf("length 20", "length long"), "shin: length, line 20", "long"),
-        (asf("direction 0 -1 0", "direction 0 -1"), "shin: direction, line 19", "0 -1"),
-        (asf("axis 0 0 30 XYZ", "axis 0 0 30 XXZ"), "shin: axis, line 21", "XXZ"),
-        (asf("dof rx\n", "dof rx l\n"), "shin: dof, line 22", "rx l"),
-        (asf("     length 20\n"), "bonedata", "without length"),
-        (asf("name shin", "name thigh"), "bonedata", "thigh twice"),
-        (asf("hip thigh", "hip leg"), "hierarchy, line 47", "'leg'"),
-        (asf("hip thigh", "hip thigh shin"), "hierarchy, line 47", "second parent of shin"),
-        (asf("    root hip\n"), "hierarchy", "not below the root"),
-        (ASF[: ASF.rindex("  end")], "line 47", "end of the section"),
+        (ASF[: ASF.index(":hierarchy")], "hierarchy.*not below the root"),
+        (asf("   order TX TY TZ RX RY RZ\n"), "root: found no 'order'"),
+        (asf("TX TY TZ", "TX TY TW"), "root.*tw"),
+        (asf("length 0.5", "length none"), "units.*none"),
+        (asf("length 20", "length long"), "bone of line 16.*long"),
+        (asf("direction 0 -1 0", "direction 0 -1"), "bone of line 16.*'0 -1'"),
+        (asf("axis 0 0 30 XYZ", "axis 0 0 30 XXZ"), "bone of line 16.*xxz"),
+        (asf("dof rx\n", "dof rx l\n"), "bone of line 16.*rx l"),
+        (asf("     length 20\n"), "bone of line 16: found no 'length'"),
+        (asf("name shin", "name thigh"), "bone of line 25: found two bones"),
+        (asf("hip thigh", "hip leg"), "hierarchy.*leg"),
+        (asf("hip thigh", "hip thigh shin"), "line 47.*second parent of shin"),
+        (asf("    root hip\n"), "hierarchy.*not below the root"),
     ],
 )
-def test_damaged_skeletons_are_named(text, where, found):
-    with pytest.raises(InputError) as error:
+def test_damaged_skeletons_are_named(text, word):
+    with pytest.raises(InputError, match=f"a.asf: {word}"):
         parse_asf(text, "a.asf")
-    assert error.value.where.startswith("a.asf") and where in error.value.where
-    assert found in error.value.found
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "found"),
+    ("text", "word"),
     [
-        (AMC[: AMC.index("thigh 40")], "last frame", "no line for shin, thigh"),
-        (AMC[:-3], "shin, line 15", "0 values"),
-        (amc("shin 0\n"), "frame before line 7", "no line for shin"),
-        (amc("shin 0\n", "shin 0\nshin 0\n"), "shin, line 8", "second time"),
-        (amc("thigh 90 0 0", "thigh 90 0"), "thigh, line 10", "2 values"),
-        (amc("thigh 90 0 0", "thigh 90 0 O"), "thigh, line 10", "90 0 O"),
-        (amc("thigh 90 0 0", "thigh 90 0 nan"), "thigh, line 10", "nan"),
-        (amc("thigh 90", "femur 90"), "line 10", "femur"),
-        (amc("\n8\n", "\n9\n"), "line 8", "frame 9"),
-        (amc("7\n"), "line 4", "root 0"),
-        (":DEGREES\n", "", "no frame"),
+        (AMC[: AMC.index("thigh 40")], "line 14: found no line for thigh, shin"),
+        (AMC[:-3], "line 15: found '', not 1"),
+        (amc("shin 0\n"), "line 7: found no line for shin"),
+        (amc("shin 0\n", "shin 0\nshin 0\n"), "line 8.*a second line of shin"),
+        (amc("thigh 90 0 0", "thigh 90 0"), "line 10.*'90 0'"),
+        (amc("thigh 90 0 0", "thigh 90 0 0 0"), "line 10.*4 values"),
+        (amc("thigh 90 0 0", "thigh 90 0 O"), "line 10.*'O'"),
+        (amc("thigh 90 0 0", "thigh 90 0 nan"), "line 10.*nan"),
+        (amc("thigh 90", "femur 90"), "line 10: found no 'femur'"),
+        (amc("\n8\n", "\n9\n"), "line 8: found frame 9 after 7"),
+        (amc("7\n"), "line 4.*root"),
+        (":DEGREES\n", "line 2: found no frame"),
     ],
 )
-def test_damaged_motions_are_named(text, where, found):
-    with pytest.raises(InputError) as error:
+def test_damaged_motions_are_named(text, word):
+    with pytest.raises(InputError, match=f"a.amc: {word}"):
         parse_amc(text, parse_asf(ASF, "a.asf"), "a.amc")
-    assert error.value.where.startswith("a.amc") and where in error.value.where
-    assert found in error.value.found

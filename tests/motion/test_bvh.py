@@ -154,34 +154,33 @@ def test_no_frames_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "found"),
+    ("text", "word"),
     [
-        (arm("MOTION\n", ""), "MOTION", "no such section"),
-        (arm("HIERARCHY", "SKELETON"), "HIERARCHY, line 1", "'SKELETON'"),
-        (arm("Frames: 3\n"), "Frames, line 30", "Frame Time"),
-        (arm("Frames: 3", "Frames: many"), "Frames, line 30", "many"),
-        (arm("Frame Time: 0.025", "Frame Time: 0"), "Frame Time, line 31", "0 s"),
-        (arm("Frame Time: 0.025", "Frame Time: 0.1"), "Frame Time, line 31", "10 frames/s"),
-        (arm("Frame Time: 0.025", "Frame Time: 1.0"), "Frame Time, line 31", "1 frames/s"),
-        (arm("Frame Time: 0.025", "Frame Time: 120"), "Frame Time, line 31", "0.008333 frames/s"),
-        (arm("Frame Time: 0.025", "Frame Time: 0.0005"), "Frame Time, line 31", "2000 frames/s"),
-        (arm("Frames: 3", "Frames: 4"), "MOTION, line 34", "3 frames"),
-        (arm("4 5 6 90 0 0 0 0 0 90 0 0\n"), "MOTION, line 33", "2 frames"),
-        (ARM[:-12], "frame 2, line 34", "8 values"),
-        (arm("4 5 6 90", "4 5 6 9O"), "frame 1, line 33", "'9O'"),
-        (arm("4 5 6 90", "4 5 6 nan"), "frame 1, line 33", "'nan'"),
-        (arm("OFFSET 5 0 0", "OFFSET 5 zero 0"), "HIERARCHY, line 11", "'zero'"),
-        (arm("    OFFSET 0 10 0\n"), "HIERARCHY", "joint upper arm without OFFSET"),
-        (arm("      CHANNELS 1 Yrotation\n"), "HIERARCHY", "joint lower without CHANNELS"),
-        (arm("CHANNELS 1 Yrotation", "CHANNELS 1 Wrotation"), "HIERARCHY, line 12", "Wrotation"),
-        (arm("CHANNELS 3", "CHANNELS 2"), "HIERARCHY", "'Yrotation'"),
-        (arm("JOINT other", "JOINT lower"), "HIERARCHY, line 20", "'lower'"),
-        (arm("}\nMOTION", "MOTION"), "HIERARCHY", "end of the section"),
-        (ARM[ARM.index("MOTION") :], "HIERARCHY", "end of the section"),
+        (arm("MOTION\n", ""), "line 29: found Frames:"),
+        (arm("HIERARCHY", "SKELETON"), "line 1: found SKELETON"),
+        (arm("Frames: 3\n"), "line 31: found could not convert"),
+        (arm("Frames: 3", "Frames: many"), "line 30.*many"),
+        (arm("Frame Time: 0.025", "Frame Time: 0"), "Frame Time: found 0 s"),
+        (arm("Frame Time: 0.025", "Frame Time: 0.1"), "Frame Time: found 10 frames/s"),
+        (arm("Frame Time: 0.025", "Frame Time: 1.0"), "Frame Time: found 1 frames/s"),
+        (arm("Frame Time: 0.025", "Frame Time: 120"), "Frame Time: found 0.008333 frames/s"),
+        (arm("Frame Time: 0.025", "Frame Time: 0.0005"), "Frame Time: found 2000 frames/s"),
+        (arm("Frames: 3", "Frames: 4"), "line 34: found 3 frames"),
+        (arm("4 5 6 90 0 0 0 0 0 90 0 0\n"), "line 33: found 2 frames"),
+        (ARM[:-12], "line 34: found 8 values"),
+        (arm("4 5 6 90", "4 5 6 9O"), "line 33.*'9O'"),
+        (arm("4 5 6 90", "4 5 6 nan"), "line 33.*not finite"),
+        (arm("OFFSET 5 0 0", "OFFSET 5 zero 0"), "line 11.*'zero'"),
+        (arm("    OFFSET 0 10 0\n"), "upper arm without OFFSET"),
+        (arm("      CHANNELS 1 Yrotation\n"), "lower without OFFSET or CHANNELS"),
+        (arm("CHANNELS 1 Yrotation", "CHANNELS 1 Wrotation"), "line 12.*Wrotation"),
+        (arm("CHANNELS 3", "CHANNELS 2"), "Yrotation"),
+        (arm("JOINT other", "JOINT lower"), "line 20.*'lower'"),
+        (arm("}\nMOTION", "MOTION"), "the end of HIERARCHY"),
+        (ARM[ARM.index("MOTION") :], "the end of HIERARCHY"),
     ],
 )
-def test_damage_is_named(text, where, found):
-    with pytest.raises(InputError) as error:
+def test_damage_is_named(text, word):
+    with pytest.raises(InputError, match=word) as error:
         parse_bvh(text, "arm.bvh")
-    assert error.value.where.startswith("arm.bvh: ") and where in error.value.where
-    assert found in error.value.found
+    assert error.value.where.startswith("arm.bvh: ")

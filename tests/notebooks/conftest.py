@@ -15,9 +15,11 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
+from t2imu_utils import arms, runs
 from t2imu_utils import execute as runner
-from t2imu_utils import runs
 from t2imu_utils.tracks import TRACKS
+
+PER_MODEL = ("03_smpl_fitting", "04_imu_synthesis", "05_lacc_analysis", "07_har")
 
 
 def write_track(folder: Path, name: str, like: str, changes: dict) -> Path:
@@ -64,22 +66,31 @@ async def _empty(client: AsyncKernelClient) -> None:
     assert answer["content"]["status"] == "ok"
 
 
-def execute_all(track: Path, out: Path, parameters: dict[str, dict | list[dict]]) -> dict:
-    """The executed notebooks by stage.
+def execute_all(track: Path, out: Path, trained: list[dict]) -> dict:
+    """The executed notebooks: of a stage by its name, of one model's by stage and model.
 
-    parameters: by stage, beside the track. Of a list each is executed, and the names of the others
-    are those of the stage and the generator.
+    trained: parameters of notebook 02, the first of them for what is kept under the stage's name.
     """
     executed = {}
+
+    def execute(stage: str, name: str, **given) -> None:
+        path, given = out / f"{name}.ipynb", {"track": str(track), **given}
+        runner.execute(runs.ROOT / "notebooks" / f"{stage}.ipynb", path, given, progress=False)
+        executed[name] = nbformat.read(path, as_version=4)
+
     with one_kernel():
         for stage in runs.STAGES:
-            wanted = parameters.get(stage, {})
-            for i, own in enumerate(wanted if isinstance(wanted, list) else [wanted]):
-                name = f"{stage}, {own['generator']}" if i else stage
-                path, given = out / f"{name}.ipynb", {"track": str(track), **own}
-                notebook = runs.ROOT / "notebooks" / f"{stage}.ipynb"
-                runner.execute(notebook, path, given, progress=False)
-                executed[name] = nbformat.read(path, as_version=4)
+            if stage == arms.TRAINING:
+                for i, own in enumerate(trained):
+                    execute(stage, f"{stage}, {own['generator']}" if i else stage, **own)
+                continue
+            if stage in PER_MODEL:
+                models = arms.finished_models(track.stem, arms.TRAINING)
+                for model in [*models, *[runs.REAL] * (stage == arms.RECOGNITION)]:
+                    execute(stage, f"{stage}, {model}", model=model)
+            if stage == PER_MODEL[0]:
+                execute(stage, "03_solvers", model=arms.BASE, compare_solvers=True)
+            execute(stage, stage)
     return executed
 
 

@@ -58,8 +58,8 @@ def finished(tmp_path_factory, tools):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        arms = [{"lambda_acc": 0.5}, {"lambda_acc": 0.5, "generator": "momask"}]
-        executed = execute_all(track, folder, {"02_finetuning": arms})
+        trained = [{"lambda_acc": 0.5}, {"lambda_acc": 0.5, "generator": "momask"}]
+        executed = execute_all(track, folder, trained)
         yield folder / "runs" / "tiny", folder / "runs" / "figures" / "tiny", executed
 
 

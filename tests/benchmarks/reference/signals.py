@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from t2imu_utils.imu.streams import lay_on_grid, uniform_pieces
+from t2imu_utils.recordings.streams import lay_on_grid, uniform_pieces
 
 STREAM = re.compile(r"(acc|Gyroscope)_([a-z]+?)(?:_(\d))?_([a-z]+)\.csv")
 

@@ -17,13 +17,20 @@ from tqdm import tqdm
 from t2imu_utils.activities import ACTIVITIES, POSITIONS, REALWORLD_ACTIVITY
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.imu.archives import Entry, Refused, leaves, natural, open_tree, read_columns
-from t2imu_utils.imu.streams import (
+from t2imu_utils.recordings.streams import (
+    Entry,
     Piece,
+    Refused,
     Timing,
+    check_gravity,
+    cut_clips,
     lay_on_grid,
-    recorded_sites,
-    recorded_stretches,
+    leaves,
+    listed,
+    natural,
+    none_usable,
+    open_tree,
+    read_columns,
     uniform_pieces,
 )
 
@@ -33,6 +40,8 @@ PACKED = re.compile(r"^(acc|gyr)_([a-z]+)(?:_\d+)?_csv\.zip$")
 STREAM = re.compile(r"^(acc|Gyroscope|MagneticField)_([a-z]+)(?:_(\d+))?_([a-z]+)\.csv$")
 OUTER = re.compile(r"realworld.*\.zip$", re.IGNORECASE)
 COLUMNS = ["attr_time", "attr_x", "attr_y", "attr_z", "id"]
+CONSEQUENCES = "no usable", "the archive has none"  # told after their causes
+REMEDY = "RealWorld's are in m/s^2: convert the file, or get the archive again."
 RANGE = 19.6  # m/s^2: the accelerometers end at 2 g
 SHORTEST = 2.0  # seconds of a clip; less holds no window
 
@@ -51,8 +60,8 @@ def read_realworld(
 ) -> tuple[Clips, list[Skipped]]:
     """Read accelerometers and gyroscopes of RealWorld.
 
-    Every stream is put on its fitted clock (see `streams`), trimmed at its own ends, low-passed
-    and sampled on one absolute grid for all positions of a session: frames lie at multiples of
+    Every stream is put on its fitted clock (`streams.uniform_pieces`), trimmed at its own ends,
+    low-passed and sampled on one grid for all positions of a session: frames lie at multiples of
     1 / `rate` of Unix time.
 
     Args:
@@ -67,17 +76,14 @@ def read_realworld(
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 7, 3) float32 in the phones' axes,
-        NaN where a position is missing; table ``subject``, ``activity``, ``session``, ``part``
-        (a session is cut where no position was recorded), ``recording`` (the session's name),
-        ``start`` (Unix seconds), ``positions`` (how many recorded), ``clipped`` (share of raw
-        accelerations at the end of the range, worst position), ``late`` (repaid gaps),
-        ``bridged`` (lost samples that were interpolated) and ``lost`` (seconds in unrepaid gaps),
-        the last three summed over the session's streams; meta ``rate`` and ``sites``. And
-        everything that was left out: files, lines, streams that the archive lacks.
+        NaN where a position is missing; table ``subject``, ``activity``, ``session``, the columns
+        of `streams.cut_clips`, ``clipped`` (share of raw accelerations at the end of the range,
+        worst position), ``late``, ``bridged`` and ``lost`` (`streams.Timing`, summed over the
+        session's streams); meta ``rate`` and ``sites``. And everything that was left out.
 
     Raises:
         InputError: the root holds no RealWorld, a wanted subject is not in it, an activity is
-            unknown, or nothing in it can be used.
+            unknown, nothing in it can be used, or accelerations are in another unit.
     """
     unknown = sorted(set(activities or ()) - set(ACTIVITIES))
     if unknown:
@@ -96,12 +102,12 @@ def read_realworld(
                 "the RealWorld2016 archive or its unpacked tree",
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
             )
-        absent = sorted(set(subjects or ()) - found)
-        if absent:
+        lacking = sorted(set(subjects or ()) - found)
+        if lacking:
             raise InputError(
                 root,
                 f"subjects {', '.join(map(str, sorted(found)))}",
-                f"subject {', '.join(map(str, absent))} among them",
+                f"subject {', '.join(map(str, lacking))} among them",
                 "Ask for subjects that are there, or complete the archive.",
             )
         chosen = sorted(found if subjects is None else found & set(subjects))
@@ -111,10 +117,15 @@ def read_realworld(
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
                 continue
-            parts += _sessions(members, subject, activity, rate, trim, skipped)
+            streams = _streams(members, subject, activity, skipped)
+            for session in sorted({key[0] for key in streams}):
+                own = {key[1:]: value for key, value in streams.items() if key[0] == session}
+                facts = {"subject": subject, "activity": activity, "session": session}
+                parts += _session(own, facts, rate, trim, skipped)
+            del streams  # before the next are read
+    skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
     if not parts:
-        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
-        raise InputError(root, f"no usable stream ({reasons})", "at least one", "Get it again.")
+        raise none_usable(root, skipped)
     return Clips.concat(parts), skipped
 
 
@@ -143,24 +154,6 @@ def _groups(
     return groups, found
 
 
-def _sessions(
-    members: Sequence[Entry],
-    subject: int,
-    activity: str,
-    rate: float,
-    trim: tuple[float, float],
-    skipped: list[Skipped],
-) -> list[Clips]:
-    """Clips of one subject and activity; the streams they come from go when this returns."""
-    streams = _streams(members, subject, activity, skipped)
-    clips: list[Clips] = []
-    for session in sorted({key[0] for key in streams}):
-        own = {key[1:]: value for key, value in streams.items() if key[0] == session}
-        facts = {"subject": subject, "activity": activity, "session": session}
-        clips += _session(own, facts, rate, trim, skipped)
-    return clips
-
-
 def _streams(
     members: Sequence[Entry], subject: int, activity: str, skipped: list[Skipped]
 ) -> Streams:
@@ -183,21 +176,19 @@ def _streams(
                 if key in streams:
                     skipped.append(Skipped(name, "the same stream was read from another file"))
                     continue
-                try:
-                    streams[key], told = _read_stream(content)
-                except Refused as error:
-                    skipped.append(Skipped(name, str(error)))
-                    continue
-                if told:
-                    skipped.append(Skipped(f"{name}: lines", told))
+                with listed(skipped, name):
+                    streams[key], told = _read_stream(content, name, key[1])
+                    skipped += [Skipped(f"{name}: lines", told)] if told else []
     return streams
 
 
-def _read_stream(content: bytes) -> tuple[np.ndarray, str]:
+def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, str]:
     """Time (s), three axes and sample number of a CSV file, repeated lines left out."""
-    values, told = read_columns(content, COLUMNS)
+    values, _, told = read_columns(content, COLUMNS)
     if len(values) < 100:
         raise Refused(f"only {len(values)} samples")
+    if sensor == "acc":
+        check_gravity(values[:, 1:4], "m/s^2", name, REMEDY)
     values[:, 0] /= 1000
     repeated = np.concatenate([[False], (np.diff(values, axis=0) == 0).all(1)])
     if repeated.any():
@@ -219,15 +210,15 @@ def _session(
     clipped = 0.0
     for (sensor, position), values in streams.items():
         name = f"{label} {position} {sensor}"
-        pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
-        if timing.short:
-            skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
-        if not pieces:
-            continue
-        fitted[sensor, position] = pieces
-        timings.append(timing)
-        if sensor == "acc":
-            clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
+        with listed(skipped, name):
+            pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
+            if timing.short:
+                skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
+            if pieces:
+                fitted[sensor, position] = pieces
+                timings.append(timing)
+            if pieces and sensor == "acc":
+                clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
     fitted = _one_time(fitted, label, skipped)
     for position in POSITIONS:
         missing = [s for s in SENSOR.values() if (s, position) not in fitted]
@@ -242,25 +233,15 @@ def _session(
         del spans[key]
     if not spans:
         return []
-    first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
-    rows: list[dict] = []
-    cut: list[slice] = []
-    for low, high in recorded_stretches(arrays):
-        if (high - low) / rate < SHORTEST:
-            skipped.append(Skipped(label, f"a stretch of {(high - low) / rate:.2f} s between gaps"))
-            continue
-        part = {sensor: array[low:high] for sensor, array in arrays.items()}
-        rows.append({
-            **facts, "part": len(rows), "recording": label, "start": (first + low) / rate,
-            "positions": recorded_sites(part), "clipped": clipped,
-            "late": sum(t.late for t in timings), "bridged": sum(t.bridged for t in timings),
-            "lost": sum(t.lost for t in timings),
-        })  # fmt: skip
-        cut.append(slice(low, high))
-    if not rows:
-        return []
+    row = {
+        **facts, "recording": label, "clipped": clipped, "late": sum(t.late for t in timings),
+        "bridged": sum(t.bridged for t in timings), "lost": sum(t.lost for t in timings),
+    }  # fmt: skip
     meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
-    return [Clips.from_list(rows, {n: [a[s] for s in cut] for n, a in arrays.items()}, meta)]
+    with listed(skipped, label):
+        first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
+        return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
+    return []
 
 
 def _one_time(
@@ -275,40 +256,11 @@ def _one_time(
     for (sensor, position), pieces in fitted.items():
         inside = [piece for piece in pieces if piece.start < stop and piece.stop > start]
         if len(inside) < len(pieces):
-            pieces_lost = len(pieces) - len(inside)
-            skipped.append(
-                Skipped(
-                    f"{label} {position} {sensor}",
-                    f"{pieces_lost} of its {len(pieces)} pieces lie at another time than the "
-                    "session of the other positions",
-                )
-            )
+            lost = f"{len(pieces) - len(inside)} of its {len(pieces)} pieces lie at another time"
+            skipped.append(Skipped(f"{label} {position} {sensor}", f"{lost} than the session"))
         if inside:
             kept[sensor, position] = inside
     return kept
-
-
-def census(clips: Clips) -> pd.DataFrame:
-    """What was read, one row for each subject and activity, in order; zeros where there is none.
-
-    Returns:
-        ``subject``, ``activity``, ``minutes`` (in which at least one position recorded, after
-        trimming), ``positions`` (with an accelerometer), ``sessions``.
-    """
-    present = [np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")]
-    each = clips.table[["subject", "activity", "session"]].assign(
-        minutes=clips.table["frames"] / clips.meta["rate"] / 60
-    )
-    pairs = [(s, a) for s in sorted(each["subject"].unique()) for a in ACTIVITIES]
-    rows = []
-    for subject, activity in pairs:
-        own = ((each["subject"] == subject) & (each["activity"] == activity)).to_numpy()
-        positions = np.any([present[i] for i in np.flatnonzero(own)] or [[False]], axis=0).sum()
-        found = each[own]
-        rows.append(
-            (subject, activity, found["minutes"].sum(), positions, found["session"].nunique())
-        )
-    return pd.DataFrame(rows, columns=["subject", "activity", "minutes", "positions", "sessions"])
 
 
 def expected_census(clips: Clips) -> pd.DataFrame:
@@ -317,24 +269,22 @@ def expected_census(clips: Clips) -> pd.DataFrame:
     Minutes are medians over the subjects who did the activity. They fall short of the description
     by the seconds that were trimmed from each session.
     """
-    found = census(clips)
-    done = found[found["minutes"] > 0]
-    median = done.groupby("activity")["minutes"].median()
-    complete = done.groupby("subject")["activity"].nunique() == len(ACTIVITIES)
+    every = SUBJECTS * len(ACTIVITIES)
+    seen = np.stack([np.isfinite(acc).all(2).any(0) for acc in clips.each("acc")])
+    minutes = clips.table["frames"] / clips.meta["rate"] / 60
+    keys = [clips.table["subject"], clips.table["activity"]]
+    done = minutes.groupby(keys).sum().unstack()
+    positions = pd.DataFrame(seen).groupby(keys).any().sum(axis=1)
     rows = {
-        "subjects": (SUBJECTS, done["subject"].nunique()),
-        "activities": (len(ACTIVITIES), done["activity"].nunique()),
-        "positions": (len(POSITIONS), done["positions"].max()),
-        "subjects with every activity": (SUBJECTS, int(complete.sum())),
-        "subject and activity, with every position": (
-            SUBJECTS * len(ACTIVITIES),
-            int((done["positions"] == len(POSITIONS)).sum()),
-        ),
-        **{
-            f"minutes of {activity} for a subject": (MINUTES[activity], median.get(activity, 0.0))
-            for activity in ACTIVITIES
-        },
-        "minutes in all": (SUBJECTS * sum(MINUTES.values()), done["minutes"].sum()),
+        "subjects": (SUBJECTS, len(done)),
+        "activities": (len(ACTIVITIES), done.shape[1]),
+        "positions": (len(POSITIONS), positions.max()),
+        "subjects with every activity": (SUBJECTS, (done.notna().sum(axis=1) == 8).sum()),
+        "subject and activity, with every position": (every, (positions == len(POSITIONS)).sum()),
+        "minutes in all": (SUBJECTS * sum(MINUTES.values()), minutes.sum()),
     }
+    for activity in ACTIVITIES:
+        found = done[activity].median() if activity in done else 0.0
+        rows[f"minutes of {activity} for a subject"] = MINUTES[activity], found
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["description", "here"])
     return table.astype(float).round(1)

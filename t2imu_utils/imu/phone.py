@@ -19,18 +19,17 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import yaml
 from jaxtyping import Float
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.runs import ROOT
-from t2imu_utils.tracks import Section
+from t2imu_utils.tracks import Section, checked
 
 FOLDER, SUFFIX = ROOT / "data", "_sensor.yaml"
-REMEDY = "Compare with data/phone_sensor.yaml and with SensorModel in imu/sensor_model.py."
-LEAST_FRAMES = 3  # of a spline that has a derivative worth the name
+REMEDY = "Compare with data/phone_sensor.yaml."
 
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Range = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,41 +37,26 @@ Readings = Float[np.ndarray, "F S 3"]
 
 
 class SensorModel(Section):
-    """Sizes of a phone's errors; by default there are none.
+    """Sizes of a phone's errors; by default there are none. SD is over wearings, of each axis."""
 
-    Attributes:
-        acc_noise: density of the accelerometer's white noise, m/s²/√Hz, one-sided: the standard
-            deviation at r samples a second is ``acc_noise * sqrt(r / 2)``.
-        gyro_noise: the gyroscope's, rad/s/√Hz.
-        acc_bias: standard deviation over wearings of what an axis adds to all its readings, m/s².
-        gyro_bias: the gyroscope's, rad/s.
-        acc_scale: standard deviation over wearings of an axis' relative error of scale (0.01 reads
-            1 % too much or too little).
-        gyro_scale: the gyroscope's.
-        acc_range: readings end at plus and minus this, m/s²; None does not clip.
-        gyro_range: the gyroscope's, rad/s.
-        acc_step: the smallest difference between two readings, m/s².
-        gyro_step: the gyroscope's, rad/s.
-        misplacement: standard deviation over wearings of the sensor's distance from its site along
-            each of its axes, mm.
-        misorientation: standard deviation over wearings of its turn about each of its axes,
-            degrees (as a rotation vector).
-        jitter: standard deviation of the time at which a sample is really taken, ms. Cut off at
-            half a frame, so that samples keep their order.
-    """
-
+    # Density of white noise, m/s²/√Hz and rad/s/√Hz, one-sided: at r samples a second the standard
+    # deviation is noise * sqrt(r / 2).
     acc_noise: Size = 0.0
     gyro_noise: Size = 0.0
-    acc_bias: Size = 0.0
-    gyro_bias: Size = 0.0
-    acc_scale: Size = 0.0
+    acc_bias: Size = 0.0  # SD of what is added to all readings, m/s²
+    gyro_bias: Size = 0.0  # rad/s
+    acc_scale: Size = (
+        0.0  # SD of the relative error of scale: 0.01 reads 1 % too much or too little
+    )
     gyro_scale: Size = 0.0
-    acc_range: Range | None = None
-    gyro_range: Range | None = None
-    acc_step: Size = 0.0
-    gyro_step: Size = 0.0
-    misplacement: Size = 0.0
-    misorientation: Size = 0.0
+    acc_range: Range | None = None  # readings end at plus and minus this, m/s²; None: nowhere
+    gyro_range: Range | None = None  # rad/s
+    acc_step: Size = 0.0  # the smallest difference between two readings, m/s²
+    gyro_step: Size = 0.0  # rad/s
+    misplacement: Size = 0.0  # SD of the distance from the site, mm
+    misorientation: Size = 0.0  # SD of the turn, degrees (as a rotation vector)
+    # SD of the time at which a sample is really taken, ms; cut off at half a frame, so that
+    # samples keep their order.
     jitter: Size = 0.0
 
     @model_validator(mode="after")
@@ -100,9 +84,9 @@ def sensor_parameters(name: str) -> dict[str, Parameter]:
             ``value``, ``origin`` and ``source`` for each field; a field that it lacks is off.
 
     Raises:
-        InputError: no such file, no valid YAML, or an unknown field, a wrong type, no source.
+        InputError: no such file, no valid YAML, or a field that is unknown or wrong.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}{SUFFIX}"
+    path = _file(name)
     if not path.is_file():
         known = ", ".join(sorted(p.name.removesuffix(SUFFIX) for p in FOLDER.glob(f"*{SUFFIX}")))
         raise InputError(
@@ -111,21 +95,10 @@ def sensor_parameters(name: str) -> dict[str, Parameter]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeError) as error:
-        raise InputError(
-            path, f"no valid YAML ({error})", "a mapping", "Mend its syntax."
-        ) from error
+        raise InputError(path, f"no valid YAML ({error})", "a mapping", REMEDY) from error
     if not isinstance(content, dict):
         raise InputError(path, f"a {type(content).__name__}", "a mapping of parameters", REMEDY)
-    parameters: dict[str, Parameter] = {}
-    for field, entry in content.items():
-        if field not in SensorModel.model_fields:
-            known = ", ".join(SensorModel.model_fields)
-            raise InputError(f"{path}: {field}", "an unknown parameter", f"some of {known}", REMEDY)
-        try:
-            parameters[field] = Parameter.model_validate(entry)
-        except ValidationError as error:
-            raise _told(path, (field,), error) from error
-    return parameters
+    return {field: checked(Parameter, entry, path, field) for field, entry in content.items()}
 
 
 def read_sensor_model(name: str) -> SensorModel:
@@ -135,23 +108,12 @@ def read_sensor_model(name: str) -> SensorModel:
         InputError: also for values that no sensor has: below zero, not finite, or a step that is
             wider than its range.
     """
-    parameters = sensor_parameters(name)
-    try:
-        return SensorModel(**{field: each.value for field, each in parameters.items()})
-    except ValidationError as error:
-        path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}{SUFFIX}"
-        raise _told(path, (), error) from error
+    values = {field: each.value for field, each in sensor_parameters(name).items()}
+    return checked(SensorModel, values, _file(name))
 
 
-def _told(path: Path, within: tuple[str, ...], error: ValidationError) -> InputError:
-    first = error.errors()[0]
-    field = ".".join(map(str, (*within, *first["loc"])))
-    return InputError(
-        f"{path}: {field}" if field else path,
-        first["msg"].lower() + (f" (value {first['input']!r})" if field else ""),
-        "a value, an origin (fitted or stated) and a source that a sensor can have",
-        REMEDY,
-    )
+def _file(name: str) -> Path:
+    return Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}{SUFFIX}"
 
 
 class _Draws(NamedTuple):
@@ -177,19 +139,12 @@ def measured(clips: Clips, model: SensorModel | None, seed: int = 0) -> Clips:
         seed: of all random numbers.
 
     Returns:
-        The same table and meta; arrays of the same shapes and types. Clips are handled one at a
-        time, so beyond the result memory does not grow with their number.
-
-    Raises:
-        InputError: arrays, columns or meta are missing, values are not finite, or a clip has fewer
-            than three frames.
+        The same table and meta; arrays of the same shapes and types.
 
     Note:
         Noise, clipping and quantisation act at the rate of `clips`. A phone clips at its own,
-        higher rate, before `imu.streams` brings its signal to 20 Hz; peaks are lower at 20 Hz, so
-        fewer of them are clipped here.
+        higher rate, before its signal is brought to 20 Hz: fewer peaks are clipped here.
     """
-    _check(clips)
     if model is None or model == SensorModel():
         return clips
     rate, sites = float(clips.meta["rate"]), clips.meta["sites"]
@@ -200,32 +155,6 @@ def measured(clips: Clips, model: SensorModel | None, seed: int = 0) -> Clips:
         draws = _draw(seed, str(motion), str(body), sites, high - low)
         out["acc"][low:high], out["gyro"][low:high] = _sense(acc, gyro, model, draws, rate)
     return Clips(clips.table, out, clips.meta)
-
-
-def _check(clips: Clips) -> None:
-    arrays = [clips.arrays.get(name) for name in ("acc", "gyro")]
-    shape = (int(clips.table["frames"].sum()), len(clips.meta.get("sites", ())), 3)
-    lacking = [c for c in ("motion", "body") if c not in clips.table.columns]
-    if any(a is None or a.shape != shape for a in arrays) or not clips.meta.get("rate") or lacking:
-        raise InputError(
-            "measured: clips",
-            f"arrays {', '.join(f'{n} {a.shape}' for n, a in clips.arrays.items())}; columns "
-            f"{', '.join(clips.table.columns)}; meta {', '.join(clips.meta)}",
-            "acc and gyro (F, S, 3), columns motion and body, meta rate and S sites",
-            "Give the recordings of imu.sensors.synthesise.",
-        )
-    if len(clips) and clips.table["frames"].min() < LEAST_FRAMES:
-        row = int(clips.table["frames"].argmin())
-        raise InputError(
-            f"measured: clip {row}", f"{clips.table['frames'].iloc[row]} frames",
-            f"at least {LEAST_FRAMES}", "Leave it out with Clips.select.",
-        )  # fmt: skip
-    for name in ("acc", "gyro"):
-        if not np.isfinite(clips.arrays[name]).all():
-            raise InputError(
-                f"measured: {name}", "values that are not finite", "virtual recordings without "
-                "gaps", "Leave the clips out: a real recording needs no model of a phone.",
-            )  # fmt: skip
 
 
 def _draw(seed: int, motion: str, body: str, sites: list[str], frames: int) -> _Draws:
@@ -278,11 +207,8 @@ def lever_arm(
     a' = a + dω/dt x r + ω x (ω x r), all in the sensor's axes, in which the derivative of ω is that
     of its components. The gyroscope reads the same everywhere on a rigid body.
 
-    Two limits. The skin around the site is taken to be rigid over the offset, which it is over
-    millimetres and not over a hand's breadth. And dω/dt is the derivative of a cubic spline through
-    `gyro`, which is sampled: at 20 Hz and with angular velocities by central differences, the added
-    part of a swing of 2 Hz is 6 % too small, of 5 Hz 39 % (by second differences of the path of a
-    sensor that sat there: 3 % and 19 %).
+    The skin is taken to be rigid over the offset, as it is over millimetres. dω/dt is that of a
+    cubic spline: at 20 Hz the added part of a swing of 2 Hz is 6 % too small, of 5 Hz 39 %.
 
     Args:
         acc: m/s².

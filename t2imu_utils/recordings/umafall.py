@@ -14,11 +14,22 @@ from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.imu.archives import Entry, Refused, leaves, open_tree, read_columns
-from t2imu_utils.imu.streams import Piece, sample_pieces, uniform_pieces
+from t2imu_utils.recordings.streams import (
+    GRAVITY,
+    Piece,
+    Refused,
+    check_gravity,
+    lay_on_grid,
+    leaves,
+    listed,
+    none_usable,
+    open_tree,
+    read_columns,
+    uniform_pieces,
+)
 
-GRAVITY = 9.80665  # m/s^2 in one standard g, the unit of the files
 RANGES = (2, 4, 8, 16)  # g
+REMEDY = "UMAFall's are in g: convert the file, or get the data set again."
 LARGEST = 16.5  # g: the widest range of any of the sensors, and a little
 SITES = ("chest", "forearm", "waist", "thigh", "shin")
 POSITION_SITE = {
@@ -65,16 +76,15 @@ def read_umafall(
 ) -> tuple[Clips, list[Skipped]]:
     """Read every usable recording of a folder or zip of UMAFall.
 
-    Positions come from each file's header. Each stream is put on its fitted clock (see `streams`)
-    and all of a file on one grid. SensorTag samples that were written at a quarter of their size
-    (the tag measured at 8 g, the file has the scale of 2 g) are recognised by their finer grid,
-    multiplied by four, and counted. Tags' axes are turned so that y points up as in `sites`; the
-    phone lay in the pocket either way up and keeps its own.
+    Positions come from each file's header; all streams of a file are put on one grid. SensorTag
+    samples that were written at a quarter of their size are mended (`repair_scale`) and counted.
+    Tags' axes are turned so that y points up as in `imu.sites`; the phone lay in the pocket either
+    way up and keeps its own.
 
     Recordings last 15 s whatever happens: on stairs half of one is standing. With `active` the
     rest before and after the movement is cut off (activities other than standing): frames before
     the first and after the last second in which the magnitude of acceleration, at the median
-    position, deviates by more than 1 m/s^2.
+    position, deviates by more than `MOVES`.
 
     Args:
         root: the folder or `UMAFall_Dataset.zip`.
@@ -84,16 +94,15 @@ def read_umafall(
         progress: show a bar.
 
     Returns:
-        Clips: array ``acc`` (F, 5, 3) float32 in m/s^2, sensor axes, NaN where a position is
-        missing; table ``subject``, ``activity``, ``detail`` (the direction on stairs),
-        ``movement`` (the dataset's name), ``trial``, ``recorded``, ``rescaled`` (share of samples
-        multiplied by four) and ``clipped`` (share at the end of the range), both of the worst
-        position, ``bridged`` (lost samples that were interpolated), ``lost`` (seconds in unrepaid
-        gaps), ``rest`` (seconds cut off), ``recording`` (the file's name); meta ``rate`` and
-        ``sites``. And what was left out: files, positions of files, lines.
+        Clips: array ``acc`` (F, 5, 3) float32 in m/s^2, NaN where a position is missing; table
+        ``subject``, ``activity``, ``detail`` (the direction on stairs), ``movement`` (the
+        dataset's name), ``trial``, ``recorded``, ``rescaled`` (share of samples mended) and
+        ``clipped`` (share at the end of the range), both of the worst position, ``bridged`` and
+        ``lost`` (`streams.Timing`), ``rest`` (seconds cut off), ``recording`` (the file's name);
+        meta ``rate`` and ``sites``. And what was left out: files, positions of files, lines.
 
     Raises:
-        InputError: the root holds no recording of UMAFall.
+        InputError: the root holds no recording of UMAFall, or one in another unit.
     """
     skipped: list[Skipped] = []
     rows, arrays = [], []
@@ -101,88 +110,77 @@ def read_umafall(
         named = [(entry, NAME.search(entry.name)) for entry in entries]
         if not any(match for _, match in named):
             raise InputError(
-                root,
-                f"{len(named)} files, none named as UMAFall names them",
+                root, f"{len(named)} files, none named as UMAFall names them",
                 "UMAFall_Subject_01_ADL_Walking_1_<date>.csv and others",
                 "Point to the folder of UMAFall or to its zip.",
-            )
+            )  # fmt: skip
         for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
-            reason = _left_out(match)
-            if reason:
-                skipped.append(Skipped(entry.name, reason))
-                continue
-            try:
-                found = _recording(entry, match, rate, shortest, active, skipped)
-            except Refused as error:
-                skipped.append(Skipped(entry.name, str(error)))
-                continue
-            if found:
-                rows.append(found[0])
-                arrays.append(found[1])
+            with listed(skipped, entry.name):
+                _wanted(match)
+                for _, content in leaves(entry, skipped):
+                    row, frames = _recording(content, entry.name, match, rate, shortest, active,
+                                             skipped)  # fmt: skip
+                    rows.append(row)
+                    arrays.append(frames)
     if not rows:
-        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
-        raise InputError(root, f"no usable recording ({reasons})", "at least one", "Get it again.")
+        raise none_usable(root, skipped)
     meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
     return Clips.from_list(rows, {"acc": arrays}, meta), skipped
 
 
-def _left_out(match: re.Match | None) -> str:
-    """Why a file is not read, or ""."""
+def _wanted(match: re.Match | None) -> None:
     if match is None:
-        return "not named like a recording of UMAFall"
+        raise Refused("not named like a recording of UMAFall")
     if match[2].upper() == "FALL":
-        return "a fall: none of this project's activities"
+        raise Refused("a fall: none of this project's activities")
     if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
-        return "a transition between postures, not one activity"
+        raise Refused("a transition between postures, not one activity")
     if match[3] not in ACTIVITY:
-        return f"the movement {match[3]} is none of this project's activities"
-    return ""
+        raise Refused(f"the movement {match[3]} is none of this project's activities")
 
 
 def _recording(
-    entry: Entry,
+    content: bytes,
+    name: str,
     match: re.Match,
     rate: float,
     shortest: float,
     active: bool,
     skipped: list[Skipped],
-) -> tuple[dict, np.ndarray] | None:
-    content = next((data for _, data in leaves(entry, skipped)), None)
-    if content is None:
-        return None
+) -> tuple[dict, np.ndarray]:
+    """A row of the table, and frames (F, 5, 3) in m/s^2."""
     head, sensors = _header(content)
-    values, told = read_columns(content[head:], list(range(7)), sep=";")
+    values, _, told = read_columns(content[head:], list(range(7)), sep=";")
     acc = values[values[:, KIND] == ACCELEROMETER]
     sane = (np.abs(acc[:, X : Z + 1]) <= LARGEST).all(1)
+    if len(acc):
+        check_gravity(acc[:, X : Z + 1], "g", name, REMEDY)
     if (~sane).sum() > 0.01 * len(acc):
         raise Refused(f"{(~sane).sum()} of its {len(acc)} accelerations are over {LARGEST} g")
-    acc = acc[sane]
-    if told or not sane.all():
-        over = f"{(~sane).sum()} accelerations over {LARGEST} g" if not sane.all() else ""
-        skipped.append(Skipped(f"{entry.name}: lines", "; ".join(filter(None, (told, over)))))
-    streams, facts = _streams(acc, sensors, entry.name, shortest, skipped)
+    over = "" if sane.all() else f"{(~sane).sum()} accelerations over {LARGEST} g"
+    if told or over:
+        skipped.append(Skipped(f"{name}: lines", "; ".join(filter(None, (told, over)))))
+    streams, facts = _streams(acc[sane], sensors, name, shortest, skipped)
     if not streams:
         raise Refused("no position has enough samples")
     stop = max(piece.stop for pieces in streams.values() for piece in pieces)
-    # What a phone delivers first was measured before the recording began.
-    count = int(np.floor(stop * rate)) + 1
-    frames = np.full((count, len(SITES), 3), np.nan)
-    for site, pieces in streams.items():
-        frames[:, SITES.index(site)] = sample_pieces(pieces, 0.0, count, rate) * GRAVITY
+    # From 0: what a phone delivers first was measured before the recording began.
+    spans = dict.fromkeys(streams, (0.0, stop))
+    frames = lay_on_grid(streams, spans, ("acc",), SITES, rate)[1]["acc"] * np.float32(GRAVITY)
     activity, detail = ACTIVITY[match[3]]
-    first, last = _present(frames)
+    there = np.flatnonzero(np.isfinite(frames).any((1, 2)))
+    whole = first, last = int(there[0]), int(there[-1]) + 1
     if active and activity != "standing":
         first, last = _moving(frames, rate, first, last)
-    facts["rest"] = (_present(frames)[1] - _present(frames)[0] - (last - first)) / rate
     if (last - first) / rate < shortest:
         raise Refused(f"{(last - first) / rate:.1f} s of movement, under {shortest:g}")
-    frames = frames[first:last].astype(np.float32)
     row = {
         "subject": int(match[1]), "activity": activity, "detail": detail, "movement": match[3],
         "trial": int(match[4]), "recorded": match[5], **facts,
-        "recording": PurePosixPath(entry.name).stem,
+        "rest": (whole[1] - whole[0] - (last - first)) / rate,
+        "recording": PurePosixPath(name).stem,
     }  # fmt: skip
-    return row, frames
+    return row, frames[first:last]
 
 
 def _streams(
@@ -191,12 +189,12 @@ def _streams(
     name: str,
     shortest: float,
     skipped: list[Skipped],
-) -> tuple[dict[str, list[Piece]], dict[str, float]]:
+) -> tuple[dict[tuple[str, str], list[Piece]], dict[str, float]]:
     """Pieces of every position in g, and what the table tells of them."""
-    streams: dict[str, list[Piece]] = {}
+    streams: dict[tuple[str, str], list[Piece]] = {}
     facts = {"rescaled": 0.0, "clipped": 0.0, "bridged": 0, "lost": 0.0}
     for sensor, site in sensors.items():
-        rows = acc[acc[:, SENSOR] == sensor]
+        rows, phone = acc[acc[:, SENSOR] == sensor], site == "thigh"
         if len(rows) < 2 or rows[-1, TIME] - rows[0, TIME] < 1000 * shortest:
             skipped.append(Skipped(f"{name}: {site}", f"only {len(rows)} samples"))
             continue
@@ -204,18 +202,15 @@ def _streams(
         facts["rescaled"] = max(facts["rescaled"], scaled / len(rows))
         facts["clipped"] = max(facts["clipped"], _clipped(signal))
         pieces, timing = uniform_pieces(
-            rows[:, TIME] / 1000,
-            signal if site == "thigh" else signal @ TAG_TO_SITE.T,
-            rows[:, NUMBER].astype(int),
-            nominal=None if site == "thigh" else TAG_RATE,
-        )
+            rows[:, TIME] / 1000, signal if phone else signal @ TAG_TO_SITE.T,
+            rows[:, NUMBER].astype(int), None if phone else TAG_RATE,
+        )  # fmt: skip
         facts["bridged"] += timing.bridged
         facts["lost"] += timing.lost
         if pieces:
-            streams[site] = pieces
-    for site in SITES:
-        if site not in sensors.values():
-            skipped.append(Skipped(f"{name}: {site}", "its header names no such sensor"))
+            streams["acc", site] = pieces
+    absent = [site for site in SITES if site not in sensors.values()]
+    skipped += [Skipped(f"{name}: {site}", "its header names no such sensor") for site in absent]
     return streams, facts
 
 
@@ -225,12 +220,6 @@ def _clipped(signal: np.ndarray) -> float:
     if not any(abs(size.max() / end - 1) < 0.02 for end in RANGES):
         return 0.0
     return float((size > size.max() - 0.02).mean())
-
-
-def _present(frames: np.ndarray) -> tuple[int, int]:
-    """First frame with a value, and the frame after the last."""
-    rows = np.flatnonzero(np.isfinite(frames).any((1, 2)))
-    return int(rows[0]), int(rows[-1]) + 1
 
 
 def _moving(frames: np.ndarray, rate: float, first: int, last: int) -> tuple[int, int]:
@@ -251,14 +240,15 @@ def _header(content: bytes) -> tuple[int, dict[int, str]]:
     head = content.find(b"\n", mark) + 1
     if mark < 0 or head < 1:
         raise Refused("no header line that names the columns (% TimeStamp; …)")
-    sensors, unknown = {}, []
-    for sensor, position in SENSOR_LINE.findall(content[:head].decode("latin-1")):
-        if position.upper() in POSITION_SITE:
-            sensors[int(sensor)] = POSITION_SITE[position.upper()]
-        else:
-            unknown.append(position)
+    named = SENSOR_LINE.findall(content[:head].decode("latin-1"))
+    sensors = {
+        int(sensor): POSITION_SITE[position.upper()]
+        for sensor, position in named
+        if position.upper() in POSITION_SITE
+    }
     if not sensors:
-        raise Refused(f"its header names no known position (found {', '.join(unknown) or 'none'})")
+        found = ", ".join(position for _, position in named) or "none"
+        raise Refused(f"its header names no known position (found {found})")
     return head, sensors
 
 

@@ -1,0 +1,305 @@
+"""Stage 02 of a track: a base, its control and fine-tuned models, and what is known of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from t2imu_utils import data
+from t2imu_utils.arms import TRAINING, Arm, base_of, is_base
+from t2imu_utils.files import sha256, write_json
+from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
+from t2imu_utils.models.losses import TERMS, LossWeights
+from t2imu_utils.models.mdm import load_prior
+from t2imu_utils.models.text import TextEncoder, load_text_encoder
+from t2imu_utils.models.trainer import TrainConfig
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.runs import (
+    Run,
+    cache_dir,
+    finished_dir,
+    load_run,
+    open_run,
+    read_run,
+    require_run,
+    run_dir,
+)
+from t2imu_utils.style import label
+from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
+
+PRIOR = "prior.safetensors"
+HISTORY, STAGE = "history.parquet", TRAINING
+# In one training; a base that is to stop early looks more often.
+VALIDATIONS, LOOKS = 5, 20
+
+
+@dataclass(frozen=True)
+class Study:
+    """One generator of a track: what its base and its arms begin with and are trained on.
+
+    name: of the track's entry, and of the base's run folder. inputs: hashes of what it is trained
+    on, by name, for `runs.open_run`. num_processes: that share each batch; they change nothing but
+    rounding.
+    """
+
+    track: Track
+    name: str
+    clips: Sequence[MotionClip]
+    held_out: Sequence[MotionClip]
+    inputs: dict[str, Any]
+    device: torch.device | str = "cpu"
+    num_processes: int = 1
+
+    @property
+    def generator(self) -> Generator:
+        """Its family."""
+        return generator_of(self.track, self.name)
+
+    @property
+    def refined(self) -> bool:
+        """Whether there are a control and refined models of it."""
+        return section_of(self.track, self.name).refined
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """Its text encoder: its own or the track's."""
+        name = section_of(self.track, self.name).text_encoder or self.track.text_encoder
+        return load_text_encoder(name, cache_dir("text"))
+
+    def start(self, seed: int = 0) -> Trained:
+        """What the base begins with: published weights, with the statistics that belong to
+        them; or an untrained prior of the track's size, with those of its training clips; or
+        motions that were made elsewhere."""
+        section, sizes = section_of(self.track, self.name), sizes_of(self.track, self.name)
+        if self.generator.ready_made:
+            return self.generator.read(sizes, data.bodies(self.track).neutral)
+        if section.checkpoint == SHIPPED:
+            return load_prior(OPEN_PRIOR, self.encoder)
+        if section.checkpoint is not None:
+            return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
+        return self.generator.untrained(sizes, self.clips, self.encoder, seed)
+
+    def make_base(self, prior: Trained, again: bool = True) -> Run:
+        """The base's run: trained from `prior`, or the published `prior` as it is, with its losses
+        on held-out clips, or motions as they were read.
+
+        again: False takes a base that was made of the same data with the same settings.
+        """
+        section = section_of(self.track, self.name)
+        if self.generator.ready_made:
+            run = self._open(Arm(self.name), {}, prior.sources)
+            return self._finish(run, prior, pd.DataFrame())
+        if section.checkpoint is None:
+            settings = pretraining(self.track, self.name)
+            params = {"training": _kept(settings)}
+            run, done = self._begin(Arm(self.name), params, self.inputs, again)
+            if done:
+                return run
+            trained, curves = self.generator.train(
+                prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
+            )
+            return self._finish(run, trained, curves)
+        shipped = section.checkpoint == SHIPPED
+        origin = {"file": OPEN_PRIOR.name} if shipped else prior.history[-1]
+        used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
+        more = {
+            "checkpoint": sha256(
+                OPEN_PRIOR if shipped else repr(sorted(origin.items(), key=str)).encode()
+            ),
+            "statistics": sha256(used.astype(np.float32).tobytes()),
+            "text encoder": prior.text_encoder.fingerprint,
+        }
+        params, inputs = {"file": origin.get("file")}, self.inputs | more
+        run, done = self._begin(Arm(self.name), params, inputs, again)
+        if done:
+            return run
+        settings = finetuning(self.track, LossWeights(), None, 0)
+        terms = self.generator.validation(prior, self.held_out, settings, self.device)
+        row = {"step": 0, **terms}
+        trained = prior.history if shipped else []  # of what others published no more is known
+        clips = trained[-1]["clips"] if trained else 0
+        entry = {**origin, "clips": clips, "validation": row}
+        prior = replace(prior, history=[*trained, entry])
+        return self._finish(run, prior, pd.DataFrame([{**row, "split": "validation"}]))
+
+    def make_arm(
+        self, base: Run, weights: LossWeights, steps: int | None, seed: int, again: bool = True
+    ) -> Run:
+        """The run of an arm: the base, trained on. again: as of `make_base`."""
+        settings = finetuning(self.track, weights, steps, seed)
+        named = {f"lambda_{term}": getattr(weights, term) for term in ("acc", "pos", "foot", "vel")}
+        arm = Arm(self.name, **named, acc_variant=weights.acc_variant, seed=seed)
+        inputs = self.inputs | {"base": (self.name, STAGE)}
+        run, done = self._begin(arm, {"training": _kept(settings)}, inputs, again)
+        if done:
+            return run
+        prior = self.generator.load(base.path(PRIOR), self.encoder)
+        trained, curves = self.generator.refine(
+            prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
+        )
+        return self._finish(run, trained, curves)
+
+    def _open(self, arm: Arm, params: dict[str, Any], inputs: dict[str, Any]) -> Run:
+        sizes = sizes_of(self.track, self.name)
+        params = {"arm": asdict(arm), "sizes": sizes.model_dump() if sizes else None, **params}
+        return open_run(self.track.name, arm.name, STAGE, params, inputs)
+
+    def _begin(
+        self, arm: Arm, params: dict[str, Any], inputs: dict[str, Any], again: bool
+    ) -> tuple[Run, bool]:
+        """The run of a model, and whether it is finished: if it was made of the same with the same
+        settings, unless it is made `again`."""
+        old = read_run(run_dir(self.track.name, arm.name, STAGE))
+        run = self._open(arm, params, inputs)
+        if again or not old or (run.params, run.inputs) != (old["params"], old["inputs"]):
+            return run, False
+        write_json(run.path("run.json"), old)
+        return load_run(self.track.name, arm.name, STAGE), True
+
+    def _finish(self, run: Run, prior: Trained, curves: pd.DataFrame) -> Run:
+        """Write a trained prior and its loss curves, and close the run."""
+        run.outputs += self.generator.save(run.path(PRIOR), prior)
+        run.save(Path(HISTORY).stem, curves)
+        for state in run.dir.glob("*.pt"):  # of an interruption that is now over
+            state.unlink()
+        last = prior.history[-1]
+        metrics = {
+            "validation": last.get("validation", {}),
+            "clips": last.get("clips", 0),
+            "parameters": self.generator.parameters(prior),
+            **{name: last[name] for name in ("motions", "left out") if name in last},
+        }
+        if "training" not in run.params:  # what is known of weights that were trained elsewhere
+            told = [entry.get("config", {}).get("steps", 0) for entry in prior.history]
+            metrics["steps"] = sum(told)
+        return run.finish(metrics, run.outputs)
+
+
+def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
+    """How a base is trained here: from scratch on its own loss alone, as its authors do."""
+    training = track.training
+    steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
+    settings = _settings(track, steps, training.pretrain_learning_rate, LossWeights(), seed)
+    if not training.early_stopping:
+        return settings
+    return replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
+
+
+def finetuning(track: Track, weights: LossWeights, steps: int | None, seed: int) -> TrainConfig:
+    """How an arm is trained: the same for all arms but for the weights of their losses."""
+    steps = steps or track.training.finetune_steps
+    return _settings(track, steps, track.training.finetune_learning_rate, weights, seed)
+
+
+def _settings(
+    track: Track, steps: int, learning_rate: float, weights: LossWeights, seed: int
+) -> TrainConfig:
+    training = track.training
+    return TrainConfig(
+        steps=steps,
+        batch_size=training.batch_size,
+        learning_rate=learning_rate,
+        ema_decay=training.ema_decay,
+        condition_dropout=training.condition_dropout,
+        max_frames=training.max_frames,
+        seed=seed,
+        weights=weights,
+        checkpoint_every=training.checkpoint_every,
+        validate_every=max(1, steps // VALIDATIONS),
+    )
+
+
+def _kept(settings: TrainConfig) -> dict[str, Any]:
+    """Settings for `run.json`; how often a training checkpoints changes nothing."""
+    return settings.record("checkpoint_every")
+
+
+def load_model(track: Track, model: str, encoder: TextEncoder | None = None) -> Trained:
+    """The trained prior of a model that has finished stage 02."""
+    path = finished_dir(track.name, model, STAGE) / PRIOR
+    return generator_of(track, base_of(model)).load(path, encoder)
+
+
+def has_losses(track: Track, model: str) -> bool:
+    """Whether losses can be measured on a model."""
+    return generator_of(track, base_of(model)).examined
+
+
+def base_steps(track: Track) -> int:
+    """Diffusion steps of the track's MDM, which the timesteps of its analysis are of."""
+    sizes = section_of(track, BASE).model_extra or {}
+    return sizes.get("diffusion_steps") or load_model(track, BASE).config.diffusion_steps
+
+
+def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
+    """What stands behind each model: parameters, clips, steps of all its trainings."""
+    rows = {}
+    for model in models:
+        record = require_run(track.name, model, STAGE)
+        steps = _steps(record)
+        if not is_base(model):
+            steps += _steps(require_run(track.name, base_of(model), STAGE))
+        metrics = record["metrics"]
+        rows[model] = {
+            "parameters (M)": round(metrics.get("parameters", 0) / 1e6, 2),
+            "clips": metrics.get("clips", 0),
+            "steps": steps,
+            "clips a step": track.training.batch_size,
+        }
+    return pd.DataFrame(rows).T
+
+
+def _steps(record: dict[str, Any]) -> int:
+    own = record["params"].get("training", {}).get("steps")
+    return own or record["metrics"].get("steps", 0)
+
+
+def budget(track: Track, models: Sequence[str]) -> str:
+    """The same in a sentence for a caption: parameters and steps of each generator."""
+    table = budget_table(track, list(dict.fromkeys(base_of(model) for model in models)))
+    trained = table[table["parameters (M)"] > 0]  # what was made elsewhere has none here
+    sizes = [
+        f"{label(model)} {row['parameters (M)']:.1f}"
+        + (f" ({int(row['steps']):,} steps)" if row["steps"] else "")
+        for model, row in trained.iterrows()
+    ]
+    clips = f"; {track.training.batch_size} clips a step" if table["steps"].any() else ""
+    return f"Parameters (M): {', '.join(sizes)}{clips}."
+
+
+def final_losses(
+    curves: dict[str, pd.DataFrame], before: dict[str, dict[str, Any]] | None = None
+) -> pd.DataFrame:
+    """Each term on held-out clips when it was last computed: a row a model; none without curves.
+
+    Of a base that stops early these are the last weights, not those that are kept. before: by name,
+    metrics of runs that have been written over (`Run.before`), for rows of their own.
+    """
+    rows = {
+        name: table[table["split"] == "validation"].ffill().iloc[-1]
+        for name, table in curves.items()
+        if len(table)
+    }
+    for name, metrics in (before or {}).items():
+        if found := metrics.get("validation"):
+            rows[f"{name}, before"] = pd.Series(found.get("rvq", found))
+    return pd.DataFrame(rows).T.reindex(columns=list(TERMS)).astype(float)
+
+
+def settings_table(study: Study, prior: Trained, settings: TrainConfig) -> pd.DataFrame:
+    """The network and the training of an arm as it will be run, a row for each setting; of motions
+    that were made elsewhere what is known of them."""
+    if study.generator.ready_made:
+        known = study.generator.network(prior)
+        return pd.Series(known, name="value", dtype=object).to_frame()
+    network = {"text encoder": prior.text_encoder.name, **study.generator.network(prior)}
+    if prior.history and "file" in prior.history[0]:
+        network["base"] = f"{prior.history[0].get('folder', '')}, {prior.history[0]['file']}"
+    names = ("steps", "batch_size", "learning_rate", "weight_decay", "ema_decay")
+    names += ("condition_dropout", "max_frames")
+    trained = {name: getattr(settings, name) for name in names}
+    return pd.Series(network | trained, name="value", dtype=object).to_frame()

@@ -1,0 +1,132 @@
+"""Reader of HAPT (Reyes-Ortiz et al. 2015): a smartphone on the waist of 30 people.
+
+Each experiment has one file an accelerometer and one a gyroscope, sampled at 50 Hz without stamps;
+``labels.txt`` says from which sample to which a person did what.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from t2imu_utils.clips import Clips
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.recordings.streams import (
+    GRAVITY,
+    Entry,
+    Piece,
+    Refused,
+    check_gravity,
+    cut_clips,
+    lay_on_grid,
+    listed,
+    none_usable,
+    open_tree,
+    read_columns,
+)
+
+RATE = 50.0  # Hz
+SITE = "waist"
+FILE = re.compile(r"(?:^|/)(acc|gyro)_exp(\d+)_user(\d+)\.txt$")
+LABELS = re.compile(r"(?:^|/)RawData/labels\.txt$")
+OUTER = re.compile(r"\.zip$", re.IGNORECASE)
+# The others, 7 to 12, are transitions between postures.
+ACTIVITY = {
+    1: "walking", 2: "climbing up", 3: "climbing down", 4: "sitting", 5: "standing", 6: "lying",
+}  # fmt: skip
+# The phone lay on its side with x up and z away from the body: standing reads (1, -0.2, 0) g.
+TO_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def read_hapt(
+    root: Path, rate: float = 20.0, shortest: float = 2.0, progress: bool = True
+) -> tuple[Clips, list[Skipped]]:
+    """Read the six activities of HAPT; transitions between postures are left out.
+
+    Args:
+        root: the data set's zip, or a folder with the zip or with ``RawData``.
+        rate: of the clips, frames per second.
+        shortest: stretches under this many seconds are left out.
+        progress: show a bar.
+
+    Returns:
+        Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 1, 3) float32, turned so that y
+        points up and z away from the body as in `imu.sites`; table ``subject``, ``activity``,
+        ``session`` (the experiment), ``recording``, ``part``, ``start`` (s), ``positions``; meta
+        ``rate``, ``sites``, ``source``. And what was left out.
+
+    Raises:
+        InputError: the root holds no HAPT, none of it can be used, or accelerations are not in g.
+    """
+    skipped: list[Skipped] = []
+    parts: list[Clips] = []
+    with open_tree(root, OUTER, skipped) as entries:
+        found = {
+            (m[1], int(m[2]), int(m[3])): e for e in entries if (m := FILE.search(e.name))
+        }  # fmt: skip
+        labels = next((e for e in entries if LABELS.search(e.name)), None)
+        if not found or labels is None:
+            raise InputError(
+                root, f"{len(entries)} files, no RawData/labels.txt with acc_exp01_user01.txt",
+                "HAPT or its zip", "Point to the folder of HAPT or to its zip.",
+            )  # fmt: skip
+        table, _, _ = read_columns(labels.read(), list(range(5)), sep=" ")
+        table = table.astype(int)
+        people = np.unique(table[:, :2], axis=0)
+        for experiment, user in tqdm(people, "HAPT", mininterval=2, disable=not progress):
+            rows = table[(table[:, :2] == (experiment, user)).all(1)]
+            name = f"experiment {experiment} user {user}"
+            signals = {}
+            with listed(skipped, name):
+                signals = {s: _signal(found, s, experiment, user) for s in ("acc", "gyro")}
+            for _, _, label, first, last in rows.tolist() if signals else ():
+                if label not in ACTIVITY:
+                    skipped.append(Skipped(f"{name} from {first}", "between postures"))
+                    continue
+                facts = {
+                    "subject": user, "activity": ACTIVITY[label], "session": experiment,
+                    "recording": f"{name} {ACTIVITY[label]} from {first}",
+                }  # fmt: skip
+                with listed(skipped, facts["recording"]):
+                    parts += _stretch(signals, facts, first - 1, last, rate, shortest, skipped)
+    if not parts:
+        raise none_usable(root, skipped)
+    return Clips.concat(parts), skipped
+
+
+def _signal(
+    found: dict[tuple[str, int, int], Entry], sensor: str, experiment: int, user: int
+) -> Float[np.ndarray, "n 3"]:
+    """The samples of one experiment in SI units and the axes of the site."""
+    entry = found.get((sensor, experiment, user))
+    if entry is None:
+        raise Refused(f"no {sensor} file")
+    values, _, told = read_columns(entry.read(), [0, 1, 2], sep=" ")
+    if told:
+        raise Refused(f"{entry.name}: {told}: which sample is which?")
+    if sensor == "acc":
+        check_gravity(values, "g", entry.name, "HAPT's are in g: get the data set again.")
+    return values @ TO_SITE.T * (GRAVITY if sensor == "acc" else 1.0)
+
+
+def _stretch(
+    signals: dict[str, Float[np.ndarray, "n 3"]],
+    facts: dict,
+    first: int,
+    stop: int,
+    rate: float,
+    shortest: float,
+    skipped: list[Skipped],
+) -> list[Clips]:
+    pieces = {
+        (sensor, SITE): [Piece(first / RATE, 1 / RATE, signal[first:stop])]
+        for sensor, signal in signals.items()
+    }
+    if any(not len(piece.values) for (piece,) in pieces.values()):
+        raise Refused("its file ends before")
+    spans = {key: (piece.start, piece.stop) for key, (piece,) in pieces.items()}
+    begin, arrays = lay_on_grid(pieces, spans, ("acc", "gyro"), (SITE,), rate)
+    meta = {"rate": float(rate), "sites": [SITE], "source": "HAPT"}
+    return cut_clips(begin, arrays, facts, meta, shortest, skipped)

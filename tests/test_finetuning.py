@@ -1,0 +1,213 @@
+"""Base and arms of a study: what they are made from, when they are made again, what is kept."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from t2imu_utils import finetuning, runs
+from t2imu_utils.errors import InputError
+from t2imu_utils.finetuning import Study
+from t2imu_utils.models.losses import TERMS, LossWeights
+from t2imu_utils.motion.corpus import statistics
+
+REFINED = LossWeights(acc=0.5)
+
+
+@pytest.fixture
+def study(tiny, words, clips, runs_folder) -> Study:
+    """MDM of the smallest size on nine clips, with three others to validate it on."""
+    return Study(tiny, "mdm", clips[:9], clips[9:], {"corpus": "a" * 64})
+
+
+@pytest.fixture
+def base(study) -> runs.Run:
+    return study.make_base(study.start())
+
+
+def with_training(study, **changes):
+    training = study.track.training.model_copy(update=changes)
+    return replace(study, track=study.track.model_copy(update={"training": training}))
+
+
+def stamp(run):
+    return run.path("run.json").stat().st_mtime_ns
+
+
+def states_equal(a, b):
+    a, b = a.model.state_dict(), b.model.state_dict()
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_base_begins_with_the_sizes_of_the_track_and_the_statistics_of_its_clips(study, sizes):
+    prior = study.start(seed=1)
+    config = asdict(prior.config)
+    assert {name: config[name] for name in sizes["mdm"]} == sizes["mdm"]
+    assert config["arch"] == "trans_dec" and config["text_width"] == study.encoder.width
+    assert prior.history == [] and config["max_frames"] >= study.track.training.max_frames
+    mean, std = statistics([clip.features for clip in study.clips])
+    np.testing.assert_array_equal(prior.normaliser.mean, mean)
+    np.testing.assert_array_equal(prior.normaliser.std, std)
+    assert states_equal(prior, study.start(seed=1)) and not states_equal(prior, study.start(2))
+
+
+@pytest.mark.parametrize(("steps", "every"), [(4000, 200), (25, 1), (7, 1)])
+def test_a_base_that_stops_early_is_looked_at_twenty_times(tiny, steps, every):
+    more = {"early_stopping": True, "pretrain_steps": steps}
+    track = tiny.model_copy(update={"training": tiny.training.model_copy(update=more)})
+    settings = finetuning.pretraining(track, "mdm")
+    assert settings.early_stopping and (settings.steps, settings.validate_every) == (steps, every)
+    # Arms of equal budget are compared as they end.
+    assert not finetuning.finetuning(track, REFINED, None, 0).early_stopping
+
+
+def test_a_base_that_stops_early_tells_the_losses_of_the_weights_kept(study):
+    # Held-out motions that are the less like what is predicted the more is learnt.
+    held_out = [replace(clip, features=-clip.features) for clip in study.clips[:3]]
+    rate = {"pretrain_learning_rate": 0.1, "ema_decay": 0.0}
+    stopping = with_training(study, early_stopping=True, **rate)
+    stopping = replace(stopping, held_out=held_out)
+    run = stopping.make_base(stopping.start())
+    curves = pd.read_parquet(run.path(finetuning.HISTORY))
+    checks = curves[curves["split"] == "validation"].set_index("step")
+    best = checks["simple"].idxmin()
+    assert checks.index.tolist() == list(range(1, 11)) and best < 10
+    told = run.metrics["validation"]
+    assert told["step"] == best and told["simple"] == pytest.approx(checks["simple"][best])
+    settings = finetuning.pretraining(stopping.track, "mdm")
+    kept = finetuning.load_model(study.track, "mdm")
+    found = study.generator.validation(kept, held_out, settings, "cpu")
+    assert found["simple"] == pytest.approx(told["simple"], rel=1e-5)
+    record = runs.require_run(study.track.name, "mdm", finetuning.STAGE)
+    assert record["params"]["training"]["early_stopping"] is True
+
+
+def test_arms_differ_in_the_weights_of_their_losses_alone(tiny):
+    control = finetuning.finetuning(tiny, LossWeights(), None, 2)
+    refined = finetuning.finetuning(tiny, LossWeights(acc=0.1, vel=0.2), None, 2)
+    assert refined != control == replace(refined, weights=LossWeights())
+    assert control.steps == tiny.training.finetune_steps
+    assert control.learning_rate == tiny.training.finetune_learning_rate
+    own = {"steps", "learning_rate", "validate_every"}
+    base = asdict(finetuning.pretraining(tiny, "mdm", 2))
+    assert {k: v for k, v in asdict(control).items() if k not in own} == {
+        k: v for k, v in base.items() if k not in own
+    }
+
+
+def test_a_base_is_whole_and_can_be_read_again(study, base, words):
+    names = {path.name for path in base.dir.iterdir()}
+    assert names == {finetuning.PRIOR, finetuning.HISTORY, "run.json"}
+    record = runs.require_run(study.track.name, "mdm", finetuning.STAGE)
+    assert set(record["outputs"]) == {finetuning.PRIOR, finetuning.HISTORY}
+    loaded = finetuning.load_model(study.track, "mdm")
+    expected, curves = study.generator.train(
+        study.start(), study.clips, finetuning.pretraining(study.track, "mdm"), base.dir,
+        study.held_out, "cpu",
+    )  # fmt: skip
+    assert states_equal(loaded, expected) and len(loaded.history) == 1
+    assert loaded.history == json.loads(json.dumps(expected.history))
+    pd.testing.assert_frame_equal(pd.read_parquet(base.path(finetuning.HISTORY)), curves)
+    last = curves[curves["split"] == "validation"].iloc[-1]
+    assert record["metrics"]["clips"] == 9 and last["step"] == study.track.training.pretrain_steps
+    assert record["metrics"]["validation"]["acc"] == pytest.approx(last["acc"])
+    assert record["metrics"]["parameters"] == study.generator.parameters(expected) > 0
+
+
+def test_what_others_are_trained_after_is_taken_as_it_is(study, base):
+    refined = study.make_arm(base, REFINED, None, 0)
+    before = stamp(base), stamp(refined)
+    again = study.make_base(study.start(), again=False)
+    arm = study.make_arm(again, REFINED, None, 0, again=False)
+    assert (stamp(again), stamp(arm)) == before and arm.metrics == refined.metrics
+    # How often a training is kept on the way changes nothing.
+    same = with_training(study, checkpoint_every=3)
+    assert stamp(same.make_base(same.start(), again=False)) == before[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pretrain_steps": 11},
+        {"pretrain_learning_rate": 1e-3},
+        {"batch_size": 3},
+        {"condition_dropout": 0.2},
+    ],
+)
+def test_other_settings_are_another_training(study, base, change):
+    before = stamp(base)
+    other = with_training(study, **change)
+    assert stamp(other.make_base(other.start(), again=False)) != before
+
+
+def test_other_sizes_or_data_are_another_training(study, base, sizes):
+    before = stamp(base)
+    other = replace(study, inputs={"corpus": "b" * 64})
+    second = stamp(other.make_base(other.start(), again=False))
+    assert second != before
+    section = type(study.track.generators["mdm"])(**sizes["mdm"] | {"width": 24, "heads": 3})
+    generators = {**study.track.generators, "mdm": section}
+    other = replace(other, track=study.track.model_copy(update={"generators": generators}))
+    run = other.make_base(other.start(), again=False)
+    assert (
+        stamp(run) != second and other.generator.load(run.path(finetuning.PRIOR)).config.width == 24
+    )
+
+
+def test_an_arm_goes_on_from_its_base(study, base):
+    control = study.make_arm(base, LossWeights(), None, 0)
+    refined = study.make_arm(base, REFINED, None, 0)
+    assert [run.dir.parts[-2] for run in (control, refined)] == ["mdm-ft", "mdm-acc0.5"]
+    record = runs.require_run(study.track.name, "mdm-acc0.5", finetuning.STAGE)
+    trained_on = runs.input_hash(study.track.name, "mdm", finetuning.STAGE)
+    assert record["inputs"] == study.inputs | {"base": trained_on}
+    assert record["params"]["training"]["weights"]["acc"] == 0.5
+    prior = study.generator.load(base.path(finetuning.PRIOR))
+    settings = finetuning.finetuning(study.track, REFINED, None, 0)
+    expected, _ = study.generator.refine(
+        prior, study.clips, settings, refined.dir, study.held_out, "cpu"
+    )
+    loaded = finetuning.load_model(study.track, "mdm-acc0.5")
+    assert states_equal(loaded, expected) and not states_equal(loaded, prior)
+    assert len(loaded.history) == 2
+    assert not states_equal(loaded, finetuning.load_model(study.track, "mdm-ft"))
+    np.testing.assert_array_equal(loaded.normaliser.mean, prior.normaliser.mean)
+
+
+def test_a_model_that_was_not_trained_is_told(study):
+    with pytest.raises(InputError, match="the finished stage 02_finetuning of mdm-acc9"):
+        finetuning.load_model(study.track, "mdm-acc9")
+    with pytest.raises(InputError, match="generator 'kimodo': found track demo has mdm, momask"):
+        finetuning.has_losses(study.track, "kimodo-ft")
+    assert finetuning.has_losses(study.track, "momask-acc0.1")
+
+
+def test_final_losses_are_the_last_on_held_out_clips(study, base):
+    table = finetuning.final_losses({"mdm": pd.read_parquet(base.path(finetuning.HISTORY))})
+    assert list(table.columns) == list(TERMS)
+    for term in TERMS:
+        assert table.loc["mdm", term] == pytest.approx(base.metrics["validation"][term])
+
+
+def finished(track, model, steps=0, parameters=0, clips=0):
+    run = runs.open_run(track.name, model, finetuning.STAGE, {}, {})
+    run.finish({"parameters": parameters, "clips": clips, "steps": steps}, [])
+
+
+def test_the_budget_tells_what_each_run_was_trained_for(tiny, runs_folder):
+    finished(tiny, "mdm", 700, 1_234_567, 90)
+    finished(tiny, "mdm-acc0.1", 150, 1_234_567, 90)
+    finished(tiny, "momask", 700, 980_000, 90)
+    table = finetuning.budget_table(tiny, ["mdm", "mdm-acc0.1", "momask"])
+    assert table["steps"].tolist() == [700, 850, 700]
+    assert table["parameters (M)"].tolist() == [1.23, 1.23, 0.98]
+    assert table["clips"].tolist() == [90] * 3 and set(table["clips a step"]) == {4}
+    expected = "Parameters (M): MDM 1.2 (700 steps), MoMask 1.0 (700 steps); 4 clips a step."
+    assert finetuning.budget(tiny, ["mdm", "mdm-acc0.1", "momask"]) == expected
+    # The generators' are told of arms alone as well.
+    assert finetuning.budget(tiny, ["mdm-acc0.1", "momask"]) == expected
+    with pytest.raises(InputError, match="finished stage 02_finetuning of t2mgpt"):
+        finetuning.budget_table(tiny, ["t2mgpt"])
