@@ -25,7 +25,6 @@ from tqdm import tqdm
 from t2imu_utils.body.smpl import BETAS, BONES, Body, Shape, forward_kinematics
 from t2imu_utils.body.table1 import BETA_LIMIT, betas_of
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
 from t2imu_utils.motion.rotations import (
     axis_angle_to_matrix,
     axis_angle_to_quat,
@@ -37,7 +36,7 @@ from t2imu_utils.motion.rotations import (
     quat_rotate,
     quat_to_matrix,
 )
-from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS, RATE
+from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS, RATE, check_joints
 
 N = len(JOINTS)
 # Distances that a skeleton keeps although no bone spans them: pelvis and chest are rigid.
@@ -65,7 +64,9 @@ UPRIGHT = 0.03  # share of the height by which a person who stands may be lower 
 STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person who stands
 LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
 CONVERGED = 0.003  # of the cost: a step that lowers it by less is the last
-DOUBTFUL = 3.0  # times the median error: a frame that is tried again from the frames around it
+DOUBTFUL = (
+    3.0  # times the median error of its clip: a frame that is tried again from the frames around it
+)
 BLOCK = 256  # frames solved together: some 30 MB
 # Prior spread (rad) of each rotation vector's x, y, z around rest; axes are SMPL's, X to the left.
 SPREAD = {
@@ -123,17 +124,20 @@ def fit(
         skeleton: column of the table that says which clips show the same skeleton and share one
             shape; None gives every clip its own, as a generated motion has its own bone lengths.
         iterations: Levenberg-Marquardt steps at most.
-        chunk_frames: frames solved together; each thread works on one such
-            chunk, which bounds the memory (about 120 kB a frame).
+        chunk_frames: frames that a thread works on; they bound the memory (some 10 kB a frame).
 
     Returns:
         The clips' table with ``beta_0`` to ``beta_9``, and arrays ``global_orient`` (F, 3),
         ``body_pose`` (F, 69), ``transl`` (F, 3), ``joint_error`` (F,) in metres, the mean over the
         22 joints. Rotation vectors follow each other without jumps of a whole turn.
 
-    Raises `InputError`, naming the clip, on joints of a wrong shape or that are not finite.
+    Raises:
+        InputError: joints of a wrong shape or that are not finite, or a clip without frames.
     """
-    joints = _checked(clips)
+    names = clips.table["name"] if "name" in clips.table else range(len(clips))
+    for name, own in zip(names, clips.each("joints"), strict=True):
+        check_joints(own, f"clip {name}", min_frames=1)
+    joints = clips.arrays["joints"].astype(np.float32, copy=False)
     bounds = clips.bounds
     betas, skeletons = (x.to(device) for x in _skeletons(clips, joints, body, skeleton))
     rest = body.rest_joints(betas)[:, 0].float().to(device)
@@ -208,16 +212,8 @@ def fit_summary(fit: Clips, clips: Clips, body: Body) -> dict[str, float]:
 def posed_skin(fit: Clips, body: Body, shape: Shape, frame: int) -> Float[np.ndarray, "V 3"]:
     """The whole mesh in metres of another person at one frame of the first clip of a fit.
 
-    `body` is the model that was fitted. Raises `InputError` for a frame that the clip has not.
+    `body` is the model that was fitted.
     """
-    frames = int(fit.table["frames"].iloc[0])
-    if not 0 <= frame < frames:
-        raise InputError(
-            f"posed_skin: {_name(fit, 0)}, frame",
-            f"{frame}",
-            f"0 to {frames - 1}",
-            "Choose a frame of the clip, or select a longer clip.",
-        )
     pose = [fit.arrays[name][frame : frame + 1] for name in ("global_orient", "body_pose")]
     transl = pose_body(fit.select([0]), body, shape)[frame : frame + 1]
     every = np.arange(len(shape.body.model.v_template))
@@ -321,26 +317,6 @@ def without_jumps(
     return vectors
 
 
-def _checked(clips: Clips) -> Float[np.ndarray, "F 22 3"]:
-    joints = clips.arrays.get("joints")
-    if joints is None or joints.shape[1:] != (N, 3):
-        found = "no such array" if joints is None else str(joints.shape)
-        raise InputError("clips: joints", found, f"(F, {N}, 3)", "Give HumanML3D's 22 joints.")
-    broken = ~np.isfinite(joints).all((1, 2))
-    for i in np.flatnonzero(clips.table["frames"].to_numpy() == 0):
-        raise InputError(_name(clips, i), "no frames", "at least one", "Leave the clip out.")
-    if broken.any():
-        frame = int(np.flatnonzero(broken)[0])
-        clip = int(np.searchsorted(clips.bounds, frame, side="right")) - 1
-        raise InputError(
-            f"{_name(clips, clip)}: joints",
-            f"NaN or infinity in frame {frame - clips.bounds[clip]}",
-            "finite positions",
-            "Leave the clip out or repair it.",
-        )
-    return joints.astype(np.float32, copy=False)
-
-
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
     """Lend torch's threads to the chunks: thousands of 3 x 3 products do not share well."""
@@ -350,11 +326,6 @@ def _one_thread_each() -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(threads)
-
-
-def _name(clips: Clips, index: int) -> str:
-    row = clips.table.iloc[index]
-    return f"clip {row['name'] if 'name' in clips.table else index}"
 
 
 def _skeletons(
@@ -536,7 +507,9 @@ def solve_pose(
         for rows in every.split(BLOCK):
             step(rows, mean, close)
     error = errors(every)
-    doubtful = torch.nonzero(error > DOUBTFUL * error.median())[:, 0]
+    lengths = torch.unique_consecutive(clip, return_counts=True)[1].tolist()
+    usual = torch.cat([own.median().expand(len(own)) for own in error.split(lengths)])
+    doubtful = torch.nonzero(error > DOUBTFUL * usual)[:, 0]
     if len(doubtful):
         mean = _smooth(local[:, ACTIVE], clip, rate, error)
         kept = local[doubtful], root[doubtful]

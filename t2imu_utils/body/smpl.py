@@ -269,14 +269,9 @@ def load_body(path: Path | None = None, dtype: torch.dtype = torch.float32) -> B
 
 
 def load_bodies(folder: Path | None = None) -> Bodies:
-    """Read the body models of all genders: the open body for each, or a folder of licensed SMPL.
+    """Read the models of all genders: the open body for each, or those in a folder (`find_models`).
 
-    Args:
-        folder: holds three files as downloaded, cleaned or renamed for smplx, in subfolders too
-            (`find_models`); None takes the open body.
-
-    Raises:
-        InputError: a model is missing or unreadable, or the three are not of one mesh.
+    Raises `InputError` where a model is missing or unreadable, or the three are not of one mesh.
     """
     if folder is None:
         body = load_body()
@@ -358,8 +353,7 @@ def read_model(path: Path) -> dict[str, np.ndarray]:
         the root's parent, ``f`` (N, 3); ``betas_*`` as they stand in the file.
 
     Raises:
-        InputError: a file that is missing, not such a model, names what no model needs, lacks a
-            field or has one of a wrong shape.
+        InputError: no such model: nothing, damaged, a field that is missing or of a wrong shape.
     """
     path = Path(path)
     if not path.is_file():

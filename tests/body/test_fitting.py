@@ -251,7 +251,7 @@ def test_bad_joints_are_named(body):
         run(body, clips_of(good, broken))
     with pytest.raises(InputError, match=r"joints.*21.*22"):
         run(body, clips_of(good[:, :21]))
-    with pytest.raises(InputError, match="clip 1.*no frames"):
+    with pytest.raises(InputError, match="clip 1.*0 frame"):
         run(body, clips_of(good, good[:0]))
 
 
