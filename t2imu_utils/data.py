@@ -23,7 +23,7 @@ from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
-from t2imu_utils.tracks import OPEN_BODY, Track, data_root, data_set
+from t2imu_utils.tracks import OPEN_BODY, OPEN_PRIOR, Track, data_root, data_set
 
 STAGE = "00_data"
 SPLITS = ("train", "val", "test", "test_trials")
@@ -48,7 +48,10 @@ def prepare(track: Track) -> Run:
         "recordings": [track.recordings.reader, track.recordings.made_up, track.recordings.layout],
         "seed": SEED,
     }
-    run = open_run(track.name, SHARED, STAGE, params, raw)
+    inputs = dict(raw)
+    if track.corpus.made_up:
+        inputs["prior"] = OPEN_PRIOR
+    run = open_run(track.name, SHARED, STAGE, params, inputs)
     # Neither needs the other: two processes.
     jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
     (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
@@ -84,10 +87,10 @@ def _motions(
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
     # Only the made-up corpus needs the generator, so only it loads one.
-    from t2imu_utils.demo.corpus import build_corpus
+    from t2imu_utils.demo import build_corpus
 
-    motions, splits = build_corpus(SEED, track.corpus.made_up)
-    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), []
+    motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
+    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
 
 
 def _humanml3d(
@@ -109,9 +112,12 @@ def _humanml3d(
 def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
     if track.recordings.made_up is None:
         return read_recordings(track)
-    from t2imu_utils.demo.recordings import write_recordings
+    from t2imu_utils.demo import write_recordings
 
-    return read_realworld(write_recordings(archive, SEED, track.recordings.made_up))
+    people, classes = track.recordings.made_up, track.recordings.classes
+    root, left_out = write_recordings(archive, SEED, people, classes)
+    recordings, skipped = read_realworld(root, activities=classes)
+    return recordings, [*left_out, *skipped]
 
 
 def _categories(motions: list[MotionClip]) -> pd.DataFrame:

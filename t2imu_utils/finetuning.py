@@ -11,7 +11,7 @@ import torch
 
 from t2imu_utils import data
 from t2imu_utils.arms import TRAINING, Arm, base_of, is_base
-from t2imu_utils.files import sha256, write_json
+from t2imu_utils.files import sha256
 from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
 from t2imu_utils.models.mdm import load_prior
@@ -22,11 +22,9 @@ from t2imu_utils.runs import (
     Run,
     cache_dir,
     finished_dir,
-    load_run,
     open_run,
-    read_run,
     require_run,
-    run_dir,
+    same_run,
 )
 from t2imu_utils.style import label
 from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
@@ -144,21 +142,21 @@ class Study:
         return self._finish(run, trained, curves)
 
     def _open(self, arm: Arm, params: dict[str, Any], inputs: dict[str, Any]) -> Run:
-        sizes = sizes_of(self.track, self.name)
-        params = {"arm": asdict(arm), "sizes": sizes.model_dump() if sizes else None, **params}
-        return open_run(self.track.name, arm.name, STAGE, params, inputs)
+        return open_run(*self._stage(arm, params), inputs)
 
     def _begin(
         self, arm: Arm, params: dict[str, Any], inputs: dict[str, Any], again: bool
     ) -> tuple[Run, bool]:
         """The run of a model, and whether it is finished: if it was made of the same with the same
         settings, unless it is made `again`."""
-        old = read_run(run_dir(self.track.name, arm.name, STAGE))
-        run = self._open(arm, params, inputs)
-        if again or not old or (run.params, run.inputs) != (old["params"], old["inputs"]):
-            return run, False
-        write_json(run.path("run.json"), old)
-        return load_run(self.track.name, arm.name, STAGE), True
+        stage = self._stage(arm, params)
+        done = None if again else same_run(*stage, inputs)
+        return done or open_run(*stage, inputs), done is not None
+
+    def _stage(self, arm: Arm, params: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:
+        sizes = sizes_of(self.track, self.name)
+        settings = {"arm": asdict(arm), "sizes": sizes.model_dump() if sizes else None, **params}
+        return self.track.name, arm.name, STAGE, settings
 
     def _finish(self, run: Run, prior: Trained, curves: pd.DataFrame) -> Run:
         """Write a trained prior and its loss curves, and close the run."""

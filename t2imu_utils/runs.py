@@ -189,16 +189,32 @@ def open_run(
             model and a stage.
     """
     folder = run_dir(track, model, stage)
-    hashes = {name: _hash(track, read) for name, read in inputs.items()}
+    params, hashes = _resolved(track, params, inputs)
     before = (read_run(folder) or {}).get("metrics", {})
     (folder / "run.json").unlink(missing_ok=True)
-    return Run(folder, json.loads(json.dumps(params)), hashes, before=before)
+    return Run(folder, params, hashes, before=before)
 
 
-def _hash(track: str, read: str | Path | tuple[str, str]) -> str:
-    if isinstance(read, tuple):
-        return input_hash(track, *read)
-    return sha256(read) if isinstance(read, Path) else read
+def same_run(
+    track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
+) -> Run | None:
+    """The finished stage of a model, if it was made of the same with the same settings."""
+    found = read_run(run_dir(track, model, stage))
+    same = found and (found["params"], found["inputs"]) == _resolved(track, params, inputs)
+    return load_run(track, model, stage) if same else None
+
+
+def _resolved(
+    track: str, params: dict[str, Any], inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parameters as they stand in JSON, and the hash of each input."""
+
+    def digest(read: str | Path | tuple[str, str]) -> str:
+        if isinstance(read, tuple):
+            return input_hash(track, *read)
+        return sha256(read) if isinstance(read, Path) else read
+
+    return json.loads(json.dumps(params)), {name: digest(read) for name, read in inputs.items()}
 
 
 @contextmanager

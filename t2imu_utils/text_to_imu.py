@@ -207,7 +207,7 @@ def generate_motion(
     meta = {
         "prior": Path(prior).name,
         "prior_sha256": sha256(Path(prior)),
-        "text_encoder": model.text_encoder_name,
+        "text_encoder": model.text_encoder.name,
         "guidance": guidance,
         "solver": used,
         "activity": activity,

@@ -148,13 +148,13 @@ def tiny() -> Track:
 def windows_tools():
     """What shards of windows are made with: a prior without training, and two of the bodies."""
     from t2imu_utils.body.smpl import load_bodies
-    from t2imu_utils.demo.corpus import build_corpus
     from t2imu_utils.models.generator import family
     from t2imu_utils.synthesis import with_bodies
+    from tests.gait import gait_corpus
 
     torch.set_num_threads(1)
     generator = family("mdm")
-    motions, _ = build_corpus(seed=0, clips=27)
+    motions, _ = gait_corpus(27)
     sizes = generator.Sizes(**SIZES["mdm"])
     tools = with_bodies(
         generator, generator.untrained(sizes, motions, WordEncoder(), 0), load_bodies()

@@ -8,31 +8,37 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose, assert_array_equal
 
-from t2imu_utils import data, runs
-from t2imu_utils.activities import ACTIVITIES, CATEGORIES, POSITIONS
+from t2imu_utils import data, demo, runs
+from t2imu_utils.activities import CATEGORIES, POSITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import write_table
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import TRACKS, load_track
+from tests.gait import Gaits
 
-# Three clips of each of nine kinds, one subject for each split; the second person who wears
-# phones is the one of whom a stream is missing.
-CLIPS, PEOPLE = 27, 2
-SPLITS = ("train", "val", "test")
+# One clip of each sentence, each for one split; the second person who wears phones is the one of
+# whom a stream is missing.
+SPLITS = {"train": 54, "val": 9, "test": 18}
+CLIPS, PEOPLE = 81, 2
+CLASSES = ["lying", "running", "walking"]
 
 
 @pytest.fixture(scope="module")
 def track(tmp_path_factory):
-    """The track, prepared; its runs folder stays set for this module."""
+    """The track, prepared of closed-form gaits; its runs folder stays set for this module."""
     folder = tmp_path_factory.mktemp("data")
     values = yaml.safe_load((TRACKS / "demo.yaml").read_text())
-    values["corpus"]["made_up"], values["recordings"]["made_up"] = CLIPS, PEOPLE
+    values["corpus"]["made_up"], values["recordings"]["made_up"] = 1, PEOPLE
+    values["recordings"]["classes"] = CLASSES
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
+        patch.setattr(demo, "MDMGenerator", lambda solver: Gaits())
+        # In this process, which knows of the gaits.
+        patch.setattr(data, "Parallel", lambda n_jobs: lambda jobs: [f(*a) for f, a, _ in jobs])
         track = load_track(str(path))
         data.prepare(track)
         yield track
@@ -45,8 +51,8 @@ def run(track):
 
 def test_what_was_prepared_is_counted(run):
     assert run.metrics == {
-        "clips": {"train": 9, "val": 9, "test": 9},
-        "recordings": PEOPLE * len(ACTIVITIES),
+        "clips": SPLITS,
+        "recordings": PEOPLE * len(CLASSES) * 3,
         "skipped": 1,
     }
     names = {file.rsplit("/", 1)[1] for file in run.written()["file"]}
@@ -77,12 +83,12 @@ def test_the_corpus_is_built_at_the_speeds_of_the_track(track, tmp_path, monkeyp
     assert asked == [[], [0.9, 1.1]]
 
 
-def test_no_clip_and_no_subject_is_in_two_splits(track):
+def test_no_clip_and_no_sentence_is_in_two_splits(track):
     parts = {split: data.load_motions(track, split) for split in SPLITS}
     names = [clip.name for part in parts.values() for clip in part]
     assert len(names) == len(set(names)) == CLIPS
-    subjects = [{clip.subject for clip in part} for part in parts.values()]
-    assert all(len(own) == 1 for own in subjects) and len(set.union(*subjects)) == 3
+    captions = [{text for clip in part for text in clip.captions} for part in parts.values()]
+    assert len(set.union(*captions)) == sum(map(len, captions))
     for part in parts.values():
         assert len({clip.activity for clip in part}) == 9
         assert all(clip.captions and np.isfinite(clip.features).all() for clip in part)
@@ -104,9 +110,7 @@ def test_every_clip_has_a_category(track):
 
 def test_the_corpus_as_a_table(track, run):
     table = data.corpus_table(track, run).set_index("name")
-    assert len(table) == CLIPS and table["split"].value_counts().to_dict() == dict.fromkeys(
-        SPLITS, 9
-    )
+    assert table["split"].value_counts().to_dict() == SPLITS
     category = data.load_categories(track)
     assert table["category"].astype(str).to_dict() == category.to_dict()
     assert tuple(table["category"].cat.categories) == CATEGORIES
@@ -115,8 +119,7 @@ def test_the_corpus_as_a_table(track, run):
             row = table.loc[clip.name]
             assert (row["split"], row["subject"]) == (split, clip.subject)
             assert row["minutes"] == pytest.approx(len(clip.features) / 1200)
-    # Made-up clips last from three to eight seconds.
-    assert table["minutes"].between(3 / 60, 8 / 60).all()
+    assert table["minutes"].between(2.9 / 60, 6 / 60).all()
 
 
 def test_the_longest_clip_of_each_category(track, run):
@@ -134,14 +137,16 @@ def test_the_longest_clip_of_each_category(track, run):
 def test_people_do_everything_and_the_missing_stream_is_told(track, run):
     recordings = data.load_recordings(track)
     pairs = set(zip(recordings.table["subject"], recordings.table["activity"], strict=True))
-    assert pairs == {(who, what) for who in (1, 2) for what in ACTIVITIES}
+    assert pairs == {(who, what) for who in (1, 2) for what in CLASSES}
     assert recordings.meta["rate"] == 20.0 and recordings.meta["sites"] == list(POSITIONS)
     skipped = pd.read_parquet(run.path("skipped.parquet"))
     assert len(skipped) == 1
     name, reason = skipped.iloc[0][["name", "reason"]]
-    assert all(word in name for word in ("proband2", "climbing up", "forearm"))
+    assert all(word in name for word in ("proband2", "walking session 2", "forearm"))
     assert "no usable acc" in reason
-    missing = recordings.table.query("subject == 2 and activity == 'climbing up'").index
+    missing = recordings.table.query(
+        "subject == 2 and session == 2 and activity == 'walking'"
+    ).index
     at = POSITIONS.index("forearm")
     for index in range(len(recordings)):
         assert np.isnan(recordings[index]["acc"][:, at]).all() == (index in missing)
@@ -150,10 +155,10 @@ def test_people_do_everything_and_the_missing_stream_is_told(track, run):
 def test_minutes_that_were_recorded(track):
     recordings = data.load_recordings(track)
     table = data.minutes_recorded(recordings)
-    assert table.index.tolist() == sorted(ACTIVITIES) and table.columns.tolist() == list(POSITIONS)
-    # Two people for 33 s each, of which 13 are trimmed; one forearm did not climb.
-    assert table.loc["climbing up", "forearm"] == 0.3
-    assert (table.drop(columns="forearm") == 0.7).all(axis=None)
+    assert table.index.tolist() == CLASSES and table.columns.tolist() == list(POSITIONS)
+    # Three sessions of 6 s of two people; one forearm was not recorded in one of them.
+    assert table.loc["walking", "forearm"] == 0.5
+    assert (table.drop(columns="forearm") == 0.6).all(axis=None)
 
 
 def test_minutes_by_hand():
@@ -194,7 +199,7 @@ def test_test_clips_are_those_of_the_test_splits(track):
     assert table["clip"].tolist() == [clip.name for clip in clips]
     assert set(table["split"]) == {"test"}
     assert table["unit"].tolist() == [clip.source for clip in held_out]
-    assert table["unit"].nunique() == 9
+    assert table["unit"].nunique() == SPLITS["test"]
     category = data.load_categories(track)
     assert table["category"].tolist() == [category[clip.name] for clip in clips]
 

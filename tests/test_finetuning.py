@@ -181,7 +181,7 @@ def test_a_model_that_was_not_trained_is_told(study):
     with pytest.raises(InputError, match="the finished stage 02_finetuning of mdm-acc9"):
         finetuning.load_model(study.track, "mdm-acc9")
     with pytest.raises(InputError, match="generator 'kimodo': found track demo has mdm, momask"):
-        finetuning.has_losses(study.track, "kimodo-ft")
+        finetuning.has_losses(study.track, "kimodo")
     assert finetuning.has_losses(study.track, "momask-acc0.1")
 
 

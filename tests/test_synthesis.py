@@ -21,8 +21,10 @@ from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.synthesis import (
     COLUMNS,
+    NOTHING,
     SCHEMA,
     SIZE,
+    STAGES,
     Plan,
     load_store,
     make_shard,
@@ -240,14 +242,16 @@ def test_motions_made_elsewhere_are_no_model():
     demo = load_track("demo")
     sections = {**demo.generators, "kimodo": GeneratorSection(family="exported")}
     track = demo.model_copy(update={"generators": sections})
-    assert family("exported").ready_made
     with pytest.raises(InputError, match="kimodo: found motions that were made elsewhere"):
         tools_of(track, "kimodo")
 
 
-PLAN = Plan(
-    "demo", "mdm", {"running": ["a person runs"], "walking": ["a person walks"]}, 3, (2.5, 3.0), 2
-)
+THREE = {
+    "lying": ["a person lies on a bed"],
+    "running": ["a person runs"],
+    "walking": ["a person walks"],
+}
+PLAN = Plan("demo", "mdm", THREE, 3, (2.5, 3.0), shard_size=2)
 MADE_FROM = {"prior": "a" * 64}
 
 

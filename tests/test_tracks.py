@@ -54,7 +54,7 @@ def test_what_is_published_needs_no_budget_and_no_sizes(tmp_path):
     text = (TRACKS / "demo.yaml").read_text()
     before, rest = text.split("generators:\n")
     after = rest.split("\ntraining:\n")[1]
-    for line in ("  pretrain_steps: 700\n", "  pretrain_learning_rate: 7.0e-4\n"):
+    for line in ("  pretrain_steps: 200\n", "  pretrain_learning_rate: 1.0e-3\n"):
         after = after.replace(line, "")
     path = tmp_path / "mine.yaml"
     path.write_text(f"{before}generators:\n  mdm:\n    checkpoint: some\ntraining:\n{after}")

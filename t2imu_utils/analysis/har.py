@@ -37,9 +37,8 @@ from t2imu_utils.analysis.windows import (
     labels_of,
 )
 from t2imu_utils.clips import Clips
-from t2imu_utils.demo.recordings import FOLDER
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.phone import SUFFIX, measured, read_sensor_model, sensor_parameters
+from t2imu_utils.imu.phone import FOLDER, SUFFIX, measured, read_sensor_model, sensor_parameters
 from t2imu_utils.tracks import HarSection, RecordingsSection, Track
 
 STAGE, SENSORS = "07_har", "04_imu_synthesis"

@@ -210,18 +210,6 @@ def _betas(path: Path, stored: Mapping[str, np.ndarray]) -> Float[np.ndarray, "1
     return betas[:BETAS].astype(np.float64)
 
 
-def _text(path: Path, key: str) -> str:
-    """A word of an archive in lower case; empty where it is absent, or an object of Python's."""
-    try:
-        value = read_npz(path, (key,)).get(key)
-    except InputError:  # the motion does not depend on it
-        return ""
-    if value is None or value.size != 1:
-        return ""
-    value = value.item()
-    return (value.decode("latin1") if isinstance(value, bytes) else str(value)).strip().lower()
-
-
 def _one_sign(quats: Float[np.ndarray, "T J 4"]) -> Float[np.ndarray, "T J 4"]:
     """Each quaternion or its negative, the same rotation, whichever is nearer to the last."""
     dots = (quats[1:] * quats[:-1]).sum(-1)

@@ -64,9 +64,7 @@ UPRIGHT = 0.03  # share of the height by which a person who stands may be lower 
 STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person who stands
 LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
 CONVERGED = 0.003  # of the cost: a step that lowers it by less is the last
-DOUBTFUL = (
-    3.0  # times the median error of its clip: a frame that is tried again from the frames around it
-)
+DOUBTFUL = 3.0  # times the median error of its clip: a frame that is tried again
 BLOCK = 256  # frames solved together: some 30 MB
 # Prior spread (rad) of each rotation vector's x, y, z around rest; axes are SMPL's, X to the left.
 SPREAD = {

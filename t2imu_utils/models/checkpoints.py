@@ -97,12 +97,7 @@ def save(
 def read(
     path: Path, kinds: Collection[str], extra: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a file of `save`, widened to float32, and what it says about them.
-
-    Raises:
-        InputError: no such file, a damaged one, one of another format, or without a field that it
-            must have, those of `extra` among them.
-    """
+    """Tensors of a file of `save`, widened to float32, and what it says about them."""
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", f"a prior: {' or '.join(kinds)}", REMEDY)
@@ -153,10 +148,6 @@ def load(
     Returns:
         The networks; what all priors have (``normaliser``, ``text_encoder``, ``history``,
         ``velocity_weight``); and all metadata.
-
-    Raises:
-        InputError: what `read` refuses, parameters that do not fit the file's own configuration
-            (all are listed), or another text encoder.
     """
     path = Path(path)
     tensors, about = read(path, kinds, extra)
@@ -211,12 +202,7 @@ def check_parameters(
     expected: str,
     remedy: str,
 ) -> None:
-    """Compare parameters with the names and shapes wanted; all must be float32 and finite.
-
-    Raises:
-        InputError: lists everything that is missing, unknown, of another shape or type, or not
-            finite, as what was found where `expected` was.
-    """
+    """Compare parameters with the names and shapes wanted; all must be float32 and finite."""
     problems = [f"{key} is missing" for key in wanted if key not in tensors]
     problems += [f"{key} is unknown" for key in tensors if key not in wanted]
     for key in wanted.keys() & tensors.keys():
@@ -233,11 +219,7 @@ def check_parameters(
 
 
 def read_checkpoint(path: Path, remedy: str) -> Any:
-    """The content of a PyTorch checkpoint: tensors, plain values, lists and dicts of them.
-
-    Raises:
-        InputError: no such file, a damaged one, or one that holds code (it is not run).
-    """
+    """The content of a PyTorch checkpoint: tensors, plain values, lists and dicts of them."""
     if not path.is_file():
         raise InputError(path, "no such file", "a checkpoint of the official release", remedy)
     expected = "a PyTorch checkpoint of tensors alone"
@@ -282,10 +264,6 @@ def load_official(
 
     Returns:
         All of the checkpoint, and the key that the weights stood under.
-
-    Raises:
-        InputError: what `read_checkpoint` refuses, or parameters that do not match (all are
-            listed).
     """
     content = read_checkpoint(path, remedy)
     held = content if isinstance(content, Mapping) else {}
@@ -337,11 +315,7 @@ def official_encoder(
 def read_statistics(
     folder: Path, remedy: str, names: tuple[str, str] = ("mean.npy", "std.npy")
 ) -> Normaliser:
-    """Mean and standard deviation as published with official weights; never computed.
-
-    Raises:
-        InputError: no such file, a damaged one, or other than 263 finite numbers.
-    """
+    """Mean and standard deviation as published with official weights; never computed."""
     expected = f"the statistics that the weights were trained with, {WIDTH} finite numbers"
     values = []
     for path in (folder / name for name in names):

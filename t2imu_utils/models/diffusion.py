@@ -137,11 +137,7 @@ class Solver:
             )  # fmt: skip
 
     def count(self, steps: int) -> int:
-        """Evaluations for a model with so many diffusion steps.
-
-        Raises:
-            InputError: more than there are steps.
-        """
+        """Evaluations for a model with so many diffusion steps."""
         if self.evaluations is None:
             return steps if self.name == ANCESTRAL else min(FAST, steps)
         if self.evaluations > steps:

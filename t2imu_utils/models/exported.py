@@ -97,11 +97,7 @@ class ExportedGenerator(Generator):
     ready_made = True
 
     def read(self, options: Options, body: Body) -> ReadMotions:
-        """The motions at 20 fps, Y up; poses as those of `body`.
-
-        Raises:
-            InputError: nothing there, nothing that can be used, or motions without prompts.
-        """
+        """The motions at 20 fps, Y up; poses as those of `body`."""
         folder = data_root() / options.folder
         if options.format == "poses":
             clips, skipped = read_poses(folder, body, **options.of_reader)
@@ -172,36 +168,15 @@ class ExportedGenerator(Generator):
             "left out": "; ".join(left_out) or "none",
         }
 
-    def untrained(self, sizes, clips, encoder, seed):
-        raise _no_model("begin a training")
+    def _no_model(self, *_, **__):
+        raise InputError(
+            "exported motions", "a wish to train, refine, sample or examine a model",
+            "nothing but their use as they are",
+            "They are files of another project: there is no model here. Leave this generator out, "
+            "or choose one that is trained here or published.",
+        )  # fmt: skip
 
-    def published(self, folder: Path, sizes, encoder):
-        raise _no_model("read weights")
-
-    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
-        raise _no_model("train")
-
-    def refine(self, prior, clips, settings, folder, held_out, device, processes=1):
-        raise _no_model("refine")
-
-    def validation(self, prior, held_out, settings, device):
-        raise _no_model("measure a loss")
-
-    def generate(
-        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
-    ):  # fmt: skip
-        raise _no_model("generate more motions")
-
-    def denoiser(self, prior, device):
-        raise _no_model("show it a motion")
-
-
-def _no_model(what: str) -> InputError:
-    return InputError(
-        "exported motions", f"the wish to {what}", "nothing but their use as they are",
-        "They are files of another project: there is no model here. Leave this generator out, or "
-        "choose one that is trained here or published.",
-    )  # fmt: skip
+    untrained = published = train = refine = validation = generate = denoiser = _no_model
 
 
 def _with_prompts(clips: Clips, folder: Path, file: Path) -> Clips:

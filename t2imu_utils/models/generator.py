@@ -5,10 +5,8 @@ of its name under ``generators`` in a track. Nothing else of the study knows whi
 """
 
 import importlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -23,9 +21,7 @@ from t2imu_utils.body.smpl import Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.diffusion import ANCESTRAL, Precision, Solver
-from t2imu_utils.models.losses import motion_losses
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
 from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
@@ -91,8 +87,29 @@ class DiffusionDenoiser:
         return self.prior.config.diffusion_steps
 
 
-class Generator(ABC):
-    """A family of text-to-motion models: how it is made, trained, kept, sampled and examined."""
+class Generator:
+    """A family of text-to-motion models: how it is made, trained, kept, sampled and examined.
+
+    Each family defines, with clips of the corpus, `TrainConfig` and a prior of its own kind:
+
+    - ``untrained(sizes, clips, encoder, seed)``: a prior of these sizes, with the statistics of the
+      training clips.
+    - ``published(folder, sizes, encoder)``: the authors' weights, with the statistics that belong
+      to them; sizes None where the files say their own.
+    - ``train(prior, clips, settings, folder, held_out, device, processes=1, motion_loss=...)``: a
+      copy trained from scratch, and its curves (`trainer.loss_curves`). folder: of states to resume
+      from. processes: that share each batch; a family that knows only one refuses more.
+      motion_loss: a function like `losses.motion_losses`, in its place.
+    - ``refine(...)``: the same, of a copy trained on with the losses of `settings.weights`.
+    - ``validation(prior, held_out, settings, device)``: losses by name, as its training reports
+      them.
+    - ``save(path, prior)``, all files of it, and ``load(path, encoder=None)``.
+    - ``generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress=True)``: one
+      motion for each prompt, as raw features (T, 263) at 20 fps (`mdm.generate`).
+    - ``denoiser(prior, device)``: a `Denoiser`, to measure losses on.
+    - ``network(prior)``: sizes and settings, for a table.
+    - ``read(options, body)``, where it is `ready_made`: its motions at 20 fps, for a body.
+    """
 
     # What a track may set for it.
     Sizes: ClassVar[type[Section]]
@@ -113,98 +130,12 @@ class Generator(ABC):
         return {}
 
     def with_solver(self, solver: Solver, precision: Precision = "float32") -> "Generator":
-        """The same generator, sampled with a solver, its matrix products in a precision.
-
-        Raises:
-            InputError: it is sampled in one way only.
-        """
+        """The same generator, sampled with a solver, its matrix products in a precision."""
         raise InputError(
             f"solver {solver.name!r}", f"{type(self).__name__} has none to choose",
             "a generator that is a diffusion with solvers, such as mdm",
             "Leave solver, evaluations and precision out of its entry in the track.",
         )  # fmt: skip
-
-    def read(self, options: Section, body: Body) -> Any:
-        """Of a generator that is `ready_made`: its motions at 20 fps, for a body."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def untrained(
-        self, sizes: Section, clips: Sequence[MotionClip], encoder: TextEncoder, seed: int
-    ) -> Any:
-        """A prior of these sizes, with the statistics of the training clips."""
-
-    @abstractmethod
-    def published(self, folder: Path, sizes: Section | None, encoder: TextEncoder) -> Any:
-        """The authors' weights, with the statistics that belong to them."""
-
-    @abstractmethod
-    def train(
-        self,
-        prior: Any,
-        clips: Sequence[MotionClip],
-        settings: TrainConfig,
-        folder: Path,
-        held_out: Sequence[MotionClip],
-        device: torch.device | str,
-        processes: int = 1,
-        motion_loss: Callable = motion_losses,
-    ) -> tuple[Any, pd.DataFrame]:
-        """Train a copy from scratch; returns it and its curves (`trainer.loss_curves`).
-
-        processes: that share each batch; a family that knows only one refuses more. motion_loss: a
-        function like `motion_losses`, in its place.
-        """
-
-    @abstractmethod
-    def refine(
-        self,
-        prior: Any,
-        clips: Sequence[MotionClip],
-        settings: TrainConfig,
-        folder: Path,
-        held_out: Sequence[MotionClip],
-        device: torch.device | str,
-        processes: int = 1,
-        motion_loss: Callable = motion_losses,
-    ) -> tuple[Any, pd.DataFrame]:
-        """Train a copy on, with the losses of `settings.weights`."""
-
-    @abstractmethod
-    def validation(
-        self, prior: Any, held_out: Sequence[MotionClip], settings: TrainConfig, device
-    ) -> dict[str, float]:
-        """Losses of a prior on held-out clips, as its training reports them."""
-
-    @abstractmethod
-    def save(self, path: Path, prior: Any) -> list[Path]:
-        """Write a prior; returns all files of it."""
-
-    @abstractmethod
-    def load(self, path: Path, encoder: TextEncoder | None = None) -> Any:
-        """Read what `save` wrote."""
-
-    @abstractmethod
-    def generate(
-        self,
-        prior: Any,
-        prompts: Sequence[str],
-        frames: Sequence[int],
-        seeds: Sequence[int],
-        guidance: float | None,
-        batch_size: int,
-        device: torch.device | str,
-        progress: bool = True,
-    ) -> list[Float[np.ndarray, "T 263"]]:
-        """One motion for each prompt, as raw features at 20 fps (`mdm.generate`)."""
-
-    @abstractmethod
-    def denoiser(self, prior: Any, device: torch.device | str) -> Denoiser:
-        """Its guess of the clean motion, to measure losses on."""
-
-    @abstractmethod
-    def network(self, prior: Any) -> dict[str, Any]:
-        """Sizes and settings of the networks, for a table."""
 
     def parameters(self, prior: Any) -> int:
         """Number of trained parameters."""
@@ -249,11 +180,6 @@ def check_requests(
     """Refuse what a prior cannot make, before anything is computed.
 
     frames: length of each motion at 20 fps; None where the prior chooses lengths itself.
-
-    Raises:
-        InputError: no prompts, an empty one, one that the text encoder would cut (the motion would
-            not be what was asked for), lists of unequal length, a length that the prior cannot
-            make, or a batch size below 1.
     """
     counts = [len(prompts), len(prompts if frames is None else frames), len(seeds)]
     if isinstance(prompts, str) or not prompts or len(set(counts)) > 1 or batch_size < 1:
@@ -332,11 +258,7 @@ def fitted_velocity_weight(
 
 
 def refuse_processes(name: str, processes: int) -> None:
-    """For families that are trained by one process.
-
-    Raises:
-        InputError: more than one is asked for.
-    """
+    """For families that are trained by one process."""
     if processes != 1:
         raise InputError(
             f"num_processes of {name}", str(processes), "1",
@@ -345,11 +267,7 @@ def refuse_processes(name: str, processes: int) -> None:
 
 
 def family(name: str) -> Generator:
-    """The generator that the module of this name defines.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The generator that the module of this name defines."""
     if name not in FAMILIES:
         raise InputError(
             f"generator {name!r}", "no such family", f"one of {', '.join(FAMILIES)}",
@@ -359,11 +277,7 @@ def family(name: str) -> Generator:
 
 
 def section_of(track: Track, name: str) -> GeneratorSection:
-    """What a track says about one of its generators.
-
-    Raises:
-        InputError: the track has no such generator.
-    """
+    """What a track says about one of its generators."""
     if name not in track.generators:
         raise InputError(
             f"generator {name!r}", f"track {track.name} has {', '.join(track.generators)}",
@@ -383,11 +297,7 @@ def generator_of(track: Track, name: str) -> Generator:
 
 
 def sizes_of(track: Track, name: str) -> Section | None:
-    """What a track sets for one of its generators; None where nothing is and need not be.
-
-    Raises:
-        InputError: a field that is unknown, missing or of the wrong type.
-    """
+    """What a track sets for one of its generators; None where nothing is and need not be."""
     section = section_of(track, name)
     given = section.model_extra or {}
     if section.checkpoint and not given:

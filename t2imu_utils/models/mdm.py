@@ -115,24 +115,12 @@ class MDMConfig:
     diffusion_steps: int = 50
 
     def __post_init__(self):
-        if self.arch not in ("trans_dec", "trans_enc"):
+        if self.arch not in ("trans_dec", "trans_enc") or self.width % 2 or self.width % self.heads:
             raise InputError(
-                "MDMConfig: arch",
-                repr(self.arch),
-                "trans_dec or trans_enc",
-                "choose one of the two",
-            )
-        if self.width % 2 or self.width % self.heads:
-            raise InputError(
-                "MDMConfig: width",
-                f"{self.width} with {self.heads} heads",
-                "an even number divisible by the number of heads",
-                "change width or heads",
-            )
-        if not 0 <= self.dropout < 1:
-            raise InputError(
-                "MDMConfig: dropout", str(self.dropout), "0 <= dropout < 1", "change it"
-            )
+                "MDMConfig: arch, width", f"{self.arch!r}, {self.width} with {self.heads} heads",
+                "trans_dec or trans_enc; an even width divisible by the number of heads",
+                "Change them.",
+            )  # fmt: skip
 
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
@@ -463,11 +451,6 @@ class Prior:
         """Sizes of the network."""
         return self.model.config
 
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
-
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """What the network is told of texts, and which of it is no padding.
 
@@ -596,10 +579,6 @@ def train(
     the state of the training (see `trainer.train`, also for `processes`).
 
     motion_loss: a function like `losses.motion_losses`, in its place.
-
-    Raises:
-        InputError: unusable clips, a precision that the device lacks, or what `trainer.train`
-            refuses.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
@@ -659,9 +638,6 @@ def generate(
     length and seed alone, whatever it is sampled with (up to rounding). solver: None is ancestral
     sampling over all steps. precision: of matrix products; with "bfloat16" a motion differs by
     about one percent.
-
-    Raises:
-        InputError: what `check_requests` refuses, or more evaluations than the prior has steps.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     solver = solver or Solver()
@@ -692,9 +668,6 @@ def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Pa
     """Write a trained prior in half precision, as the project ships it.
 
     provenance: where the weights come from and under which terms; must be JSON-able.
-
-    Raises:
-        InputError: a weight that half precision does not hold, or more than `LIMIT` bytes.
     """
     size = 2 * sum(x.numel() for x in prior.model.state_dict().values())
     if size > LIMIT:
@@ -747,10 +720,6 @@ def read_mdm(
             those of the dataset. They are never computed from data.
         encoder: must be the one that the checkpoint names (bert: `distilbert`, clip: `clip_mdm`);
             None loads it, with its states kept in `cache`.
-
-    Raises:
-        InputError: no checkpoint, a damaged one or one with code, a network that is not built here,
-            no statistics, another text encoder, or parameters that do not match (all are listed).
     """
     path = _weights_file(Path(source))
     args = _read_args(path.with_name(ARGS))
@@ -794,10 +763,6 @@ def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
 
     `model` and `model_avg` are the same weights. Official code loads a prior of its own heads,
     feed-forward width and text width; `BUILT_IN` tells how others are written.
-
-    Raises:
-        InputError: a text encoder that official MDM does not have, or a folder that holds a
-            checkpoint.
     """
     config, encoder = prior.config, prior.text_encoder.name
     kinds = {(arch, name): kind for (arch, kind), name in ENCODERS.items()}
@@ -988,8 +953,7 @@ class MDMGenerator(Generator):
     def save(self, path, prior):
         return [save_prior(path, prior)]
 
-    def load(self, path, encoder=None):
-        return load_prior(path, encoder)
+    load = staticmethod(load_prior)
 
     def generate(
         self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True

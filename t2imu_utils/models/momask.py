@@ -92,14 +92,6 @@ class TokenTransformerConfig:
     dropout: float = 0.2
     max_tokens: int = 49
 
-    def __post_init__(self):
-        if not 2 <= self.levels <= 6:
-            raise InputError(
-                "TokenTransformerConfig: levels", str(self.levels), "2 to 6",
-                "The residual transformer needs a level above the first.",
-            )  # fmt: skip
-        self.stack()
-
     def stack(self) -> MDMConfig:
         """Sizes of the transformer itself, checked: it has the layers of MDM's encoder."""
         return MDMConfig(
@@ -319,13 +311,6 @@ class MoMaskConfig:
     residual_guidance: float = 5.0
     top: float = 0.1
 
-    def __post_init__(self):
-        if self.iterations < 1 or not 0 < self.top <= 1:
-            raise InputError(
-                "MoMaskConfig: iterations, top", f"{self.iterations}, {self.top}",
-                "at least 1, and a share of 0 to 1", "MoMask uses 10 and 0.1.",
-            )  # fmt: skip
-
     @property
     def max_frames(self) -> int:
         """The longest motion the model is asked for (20 fps)."""
@@ -355,11 +340,6 @@ class MoMaskPrior:
     lengths: LengthEstimator | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     velocity_weight: float | list[float] = 0.0
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
 
 def new_momask(
@@ -401,9 +381,6 @@ def generate(
     the motion is cut. seeds: one an item; an item's motion is made by its prompt, length and seed
     alone, whatever it is sampled with (up to rounding). guidance: of both transformers; None takes
     those of the prior's configuration.
-
-    Raises:
-        InputError: what `check_requests` refuses.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     text = prior.text_encoder.encode_pooled(prompts)
@@ -674,10 +651,6 @@ def read_momask(
     text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
     ones. Mean and standard deviation are those beside the weights. `history` names the files by
     their hashes and epochs.
-
-    Raises:
-        InputError: a file that is missing, damaged or holds code, or parameters of other names and
-            shapes (all are listed, by file).
     """
     folder = Path(folder)
     text_encoder = checkpoints.official_encoder(folder, text_encoder)
@@ -709,9 +682,6 @@ def write_momask(folder: Path, prior: MoMaskPrior) -> Path:
 
     Running sums of the codebooks have no place in it. The options (``opt.txt``) that the official
     code asks for beside them are not written.
-
-    Raises:
-        InputError: the folder already holds such files.
     """
     folder = Path(folder)
     checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
@@ -767,13 +737,9 @@ class MoMaskGenerator(TokenGenerator):
     def save(self, path, prior):
         return [save_momask(path, prior)]
 
-    def load(self, path, encoder=None):
-        return load_momask(path, encoder)
+    load = staticmethod(load_momask)
 
-    def generate(
-        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
-    ):  # fmt: skip
-        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+    generate = staticmethod(generate)
 
 
 GENERATOR = MoMaskGenerator()

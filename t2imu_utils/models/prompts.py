@@ -52,10 +52,6 @@ def load_prompts(path: Path | str = PROMPTS) -> dict[str, list[str]]:
     Args:
         path: YAML with a list of sentences for each activity, or a transcript (``.json``) that
             `write_prompts` left; neither needs a key or a network.
-
-    Raises:
-        InputError: no such file, a damaged or an edited one; an activity missing or unknown, fewer
-            than ten prompts, a prompt that stands twice or has a fault (see `fault_of`).
     """
     path = Path(path)
     if not path.is_file():
@@ -168,10 +164,6 @@ def write_prompts(
             time-out or an error of the server.
         api_key_variable: environment variable that holds the key, which goes to `base_url` and is
             written nowhere; a server of one's own needs none.
-
-    Raises:
-        InputError: a bad address; `out` was begun with another model or other parameters; the
-            server refuses or cannot be reached; too few good sentences after all attempts.
     """
     import openai
 
@@ -196,8 +188,9 @@ def write_prompts(
             )  # fmt: skip
     sampling = {"temperature": temperature, "seed": seed}
     sampling = {name: value for name, value in sampling.items() if value is not None}
+    key = os.environ.get(api_key_variable, "").strip() or "none"
     client = openai.OpenAI(
-        api_key=os.environ.get(api_key_variable, "").strip() or "none",
+        api_key=key,
         base_url=base_url,
         timeout=timeout,
         max_retries=retries,
@@ -232,7 +225,7 @@ def write_prompts(
             left -= 1
             exchange = {"activity": activity, "date": _now(), "base_url": base_url}
             exchange |= {"model": answer.model or model, "messages": messages}
-            exchange |= {"answer": choice.message.content or ""}
+            exchange |= {"answer": (choice.message.content or "").replace(key, "[key]")}
             exchange |= {"finish_reason": choice.finish_reason}
             record["exchanges"].append(exchange)
             prompts, faults = _follow(record)

@@ -108,29 +108,13 @@ class ReMoDiffuseConfig:
     diffusion_steps: int = 1000
 
     def __post_init__(self):
-        divisible = {
-            "width": self.width % 2 == 0 and self.width % self.heads == 0,
-            "text_width": self.text_width % self.heads == 0,
-            "text_latent": self.text_latent % self.text_heads == 0,
-        }
-        for name, good in divisible.items():
-            if not good:
-                raise InputError(
-                    f"ReMoDiffuseConfig: {name}", str(getattr(self, name)),
-                    "a number divisible by its heads (width: also even)", "Change it or the heads.",
-                )  # fmt: skip
-        counts = ("layers", "text_layers", "retrieval_layers", "retrieved", "stride", "max_frames")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"ReMoDiffuseConfig: {name}", str(getattr(self, name)), "at least 1",
-                    "Change it.",
-                )  # fmt: skip
-        if self.diffusion_steps < 2 or not 0 <= self.length_weight < math.inf:
+        pairs = ((self.width, self.heads), (self.text_width, self.heads))
+        pairs += ((self.width, 2), (self.text_latent, self.text_heads))
+        if any(size % parts for size, parts in pairs):
             raise InputError(
-                "ReMoDiffuseConfig: diffusion_steps, length_weight",
-                f"{self.diffusion_steps}, {self.length_weight}", "at least 2, and at least 0",
-                "The official ones are 1000 and 0.1.",
+                "ReMoDiffuseConfig: width, text_width, text_latent",
+                f"{self.width}, {self.text_width}, {self.text_latent}",
+                "numbers divisible by their heads (width: also even)", "Change them or the heads.",
             )  # fmt: skip
 
 
@@ -149,13 +133,6 @@ class Mixture:
     fine: tuple[float, float, float] = (0.52351, -0.28419, 2.39872)
     fine_until: int = 100
     average: bool = False
-
-    def __post_init__(self):
-        if len(self.fine) != 3 or not all(map(math.isfinite, (*self.fine, self.coarse_scale))):
-            raise InputError(
-                "Mixture", f"coarse_scale {self.coarse_scale}, fine {self.fine}",
-                "a finite scale and three finite weights", "Start from Mixture().",
-            )  # fmt: skip
 
 
 NEUTRAL = Mixture(coarse_scale=1.5, fine=(1.0, 0.0, 0.0))
@@ -433,9 +410,6 @@ class ReMoDiffuse(nn.Module):
         x_t: noisy normalised features. t: timesteps 0 ... diffusion_steps - 1. mask: valid frames;
         what the others hold reaches no valid frame. text_on, retrieval_on: which conditions each
         item sees.
-
-        Raises:
-            InputError: more frames than the model has positions for.
         """
         frames = x_t.shape[1]
         if frames > self.config.max_frames:
@@ -458,9 +432,6 @@ class ReMoDiffusePrior:
 
     history: one entry for each training that led here (its settings and what it ended with).
     velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
-
-    Raises:
-        InputError: a database of other statistics, or encoded by another text encoder.
     """
 
     model: ReMoDiffuse
@@ -490,11 +461,6 @@ class ReMoDiffusePrior:
     def config(self) -> ReMoDiffuseConfig:
         """Sizes of the network."""
         return self.model.config
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """What the network is told of texts, and which of it is no padding."""
@@ -526,9 +492,6 @@ def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[n
 
     A section of n timesteps from a on with k kept ones: a + round(i (n - 1) / (k - 1)), the
     products made by repeated addition as in the official code, which decides about halves.
-
-    Raises:
-        InputError: a section with fewer timesteps than are to be kept.
     """
     size, extra = divmod(steps, len(sections))
     kept, start = [], 0
@@ -628,9 +591,6 @@ def generate(
     of 2.5 frames, which hides jitter. frames: length of each motion. seeds: one an item; an item's
     motion is made by its prompt, length and seed alone, whatever it is sampled with (up to
     rounding). guidance: the mixture's `coarse_scale`; None keeps that of the prior.
-
-    Raises:
-        InputError: what `check_requests` refuses.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     mixture = prior.mixture
@@ -685,10 +645,6 @@ def neighbours(
     Rows of the clip's own recording are left out: itself, its mirrored twin, other cuts. Where the
     database does not say whose clips it holds, as the official one, none can be; that is only good
     for clips that are `held_out`, which it has not.
-
-    Raises:
-        InputError: too few other motions, or training clips and a database that does not say whose
-            clips it holds.
     """
     sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
     number = {text: i for i, text in enumerate(sentences)}
@@ -804,10 +760,6 @@ def train(
     config: as for MDM, so that both can be given the same budget; the authors train with batches of
     128, learning rate 2e-4 (which falls along a cosine) and no moving average. A clip never sees a
     retrieved motion of its own recording. The curves and `out_dir` are those of `mdm.train`.
-
-    Raises:
-        InputError: unusable clips, fewer than two motions to retrieve for one, or what
-            `trainer.train` refuses.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
@@ -867,11 +819,7 @@ def load_remodiffuse(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> ReMoDiffusePrior:
-    """Read what `save_remodiffuse` wrote (`checkpoints.load`); database: that it was saved with.
-
-    Raises:
-        InputError: what `checkpoints.load` refuses, or another database.
-    """
+    """Read what `save_remodiffuse` wrote (`checkpoints.load`); database: that it was saved with."""
     (model,), common, about = checkpoints.load(
         path, (FORMAT,),
         lambda about: {"": ReMoDiffuse(checkpoints.config_of(ReMoDiffuseConfig, about["config"]))},
@@ -907,10 +855,6 @@ def read_remodiffuse(
         normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
             ``std.npy`` beside the weights. They are never computed from data.
         config: sizes, None for the official ones; `text_width` is set to that of the encoder.
-
-    Raises:
-        InputError: no file, a damaged one or one with code, parameters that do not match (all are
-            listed), no statistics or those of another scale, or another text encoder.
     """
     path = Path(path)
     encoder = checkpoints.official_encoder(path, encoder, cache)
@@ -1041,10 +985,7 @@ class ReMoDiffuseGenerator(Generator):
         database = read_database(path.with_name("database.npz"), encoder)
         return load_remodiffuse(path, database, encoder)
 
-    def generate(
-        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
-    ):  # fmt: skip
-        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+    generate = staticmethod(generate)
 
     def denoiser(self, prior, device):
         return ReMoDiffuseDenoiser(prior, device)

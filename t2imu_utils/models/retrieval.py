@@ -1,7 +1,17 @@
 """The database of motions that ReMoDiffuse retrieves from: building it, scores, the best items.
 
 Retrieval is deterministic, looks at caption and length, and in training never gives a clip what
-shows the same recording. Files: `retrieval_files`.
+shows the same recording. The file has the layout of the official ``t2m_text_train.npz``, with more
+arrays that say whose clips they are:
+
+    text_features      (N, P) pooled states of the captions
+    captions           (N,) one sentence a motion, the first
+    motions            (N, F, 263) normalised features, zero behind their end
+    m_lengths          (N,) frames
+    clip_seq_features  (N, L, W) token states of the captions
+    names, sources     (N,) clips and recordings they were cut from        } not in the
+    token_counts       (N,) valid token states                             } official file
+    about              JSON: version, text encoder, statistics             }
 """
 
 import json
@@ -74,11 +84,7 @@ class Database:
         return rows
 
     def kin(self, clip: MotionClip) -> list[int]:
-        """Rows that show what `clip` shows: itself, its mirrored twin, cuts of its recording.
-
-        Raises:
-            InputError: the database does not say which clips it holds.
-        """
+        """Rows that show what `clip` shows: itself, its mirrored twin, cuts of its recording."""
         if self.names is None:
             raise InputError(
                 "database: names", "none", "the names of its clips, to keep a training from "
@@ -128,11 +134,7 @@ def token_states(
 def build_database(
     clips: Sequence[MotionClip], normaliser: Normaliser, encoder: TextEncoder, max_frames: int = 196
 ) -> Database:
-    """A database of training clips: the first `max_frames` of each, with its first caption.
-
-    Raises:
-        InputError: no clips, or one that cannot be used.
-    """
+    """A database of training clips: the first `max_frames` of each, with its first caption."""
     if not clips:
         raise InputError("clips", "none", "training clips to retrieve", "Check the split.")
     for clip in clips:
@@ -195,9 +197,6 @@ def retrieve(
     Args:
         pooled: pooled states of the queries. frames: their lengths. kin: rows that a query must
             not get, such as `Database.kin` gives for a training clip.
-
-    Raises:
-        InputError: fewer than `count` items are left for a query.
     """
     lengths = np.asarray(frames, dtype=np.float64)
     unit = _unit(np.asarray(pooled))
@@ -301,10 +300,6 @@ def read_database(path: Path, encoder: TextEncoder) -> Database:
     The official file says neither whose clips it holds (so no prior can be trained with it) nor
     who encoded its captions: `encoder` must be `clip`, and must encode its first captions alike.
     It takes about 8 GB of memory.
-
-    Raises:
-        InputError: no such file, a damaged one, motions that are not normalised or not zero behind
-            their end, or captions encoded by another text encoder.
     """
     path = Path(path)
     arrays = _read_arrays(path)

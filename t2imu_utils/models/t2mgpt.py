@@ -76,19 +76,6 @@ class GPTConfig:
     dropout: float = 0.1
     max_tokens: int = 50
 
-    def __post_init__(self):
-        sizes = ("codes", "text_width", "layers", "heads", "feedforward", "max_tokens")
-        checks = {name: getattr(self, name) >= 1 for name in sizes} | {
-            "width": self.width >= 2 and self.width % 2 == 0 and self.width % self.heads == 0,
-            "dropout": 0 <= self.dropout < 1,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"GPTConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "width is even and divisible by the number of heads; sizes are at least 1.",
-                )  # fmt: skip
-
 
 class _Attention(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -237,13 +224,6 @@ class T2MGPTConfig:
     rvq: RVQConfig = field(default_factory=_one_level)
     transformer: GPTConfig = field(default_factory=GPTConfig)
 
-    def __post_init__(self):
-        if self.rvq.levels != 1:
-            raise InputError(
-                "T2MGPTConfig: rvq.levels", str(self.rvq.levels), "1",
-                "T2M-GPT has one codebook: use RVQConfig(levels=1, dropout=0, temperature=0).",
-            )  # fmt: skip
-
     @property
     def max_frames(self) -> int:
         """The longest motion the model is asked for (20 fps)."""
@@ -270,11 +250,6 @@ class T2MGPTPrior:
     text_encoder: TextEncoder
     history: list[dict[str, Any]] = field(default_factory=list)
     velocity_weight: float | list[float] = 0.0
-
-    @property
-    def text_encoder_name(self) -> str:
-        """Name of the text encoder, as `load_text_encoder` knows it."""
-        return self.text_encoder.name
 
 
 def new_t2mgpt(
@@ -314,9 +289,6 @@ def generate(
     frames: length of each motion, or None. seeds: one an item; an item's motion is made by its
     prompt, length and seed alone, whatever it is sampled with (up to rounding). guidance: None or
     1, since T2M-GPT is not trained without texts and has none.
-
-    Raises:
-        InputError: what `check_requests` refuses, or a guidance.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     if guidance is not None and guidance != 1:
@@ -503,10 +475,6 @@ def read_t2mgpt(
     text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
     ones. Mean and standard deviation are read, never computed. `history` names the files by their
     hashes.
-
-    Raises:
-        InputError: a file that is missing, damaged or holds code, or parameters of other names and
-            shapes (all are listed, by file).
     """
     folder = Path(folder)
     text_encoder = checkpoints.official_encoder(folder, text_encoder)
@@ -530,9 +498,6 @@ def write_t2mgpt(folder: Path, prior: T2MGPTPrior) -> Path:
     """Write weights and statistics in the official layout; returns the folder.
 
     Running sums of the codebook have no place in it.
-
-    Raises:
-        InputError: the folder already holds such files.
     """
     folder = Path(folder)
     checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
@@ -582,13 +547,9 @@ class T2MGPTGenerator(TokenGenerator):
     def save(self, path, prior):
         return [save_t2mgpt(path, prior)]
 
-    def load(self, path, encoder=None):
-        return load_t2mgpt(path, encoder)
+    load = staticmethod(load_t2mgpt)
 
-    def generate(
-        self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
-    ):  # fmt: skip
-        return generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress)
+    generate = staticmethod(generate)
 
 
 GENERATOR = T2MGPTGenerator()

@@ -61,11 +61,7 @@ def _quiet() -> Iterator[None]:
 
 
 def minilm_directory() -> Path:
-    """The folder with the weights of all-MiniLM-L6-v2, found without running its package's code.
-
-    Raises:
-        InputError: the package is not installed, or its weights are not the published ones.
-    """
+    """The folder with the weights of all-MiniLM-L6-v2, found without running its package's code."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -265,11 +261,7 @@ def _minilm(cache: Path | None) -> TextEncoder:
 
 
 def hub_directory(name: str) -> Path:
-    """Folder of an encoder of `HUB`, checked for being whole by the names of its files.
-
-    Raises:
-        InputError: something is absent; its remedy is the command that fetches it.
-    """
+    """Folder of an encoder of `HUB`, checked for being whole by the names of its files."""
     hub = HUB[name][0]
     folder = data_root() / "text_encoders" / hub
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
@@ -336,9 +328,6 @@ def load_text_encoder(name: str = "minilm", cache: Path | None = None) -> TextEn
 
     cache: folder where states are kept by content (encoder and text), so that they are computed
     once.
-
-    Raises:
-        InputError: unknown name, or a model that is absent, incomplete or altered.
     """
     if name not in TEXT_ENCODERS:
         raise InputError(

@@ -64,21 +64,6 @@ class RVQConfig:
     temperature: float = 0.5
     ema_decay: float = 0.99
 
-    def __post_init__(self):
-        sizes = ("channels", "width", "code_width", "codes")
-        checks = {name: getattr(self, name) >= 1 for name in sizes} | {
-            "levels": 1 <= self.levels <= 6,
-            "dropout": 0 <= self.dropout < 1,
-            "temperature": self.temperature >= 0,
-            "ema_decay": 0 <= self.ema_decay < 1,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"RVQConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "levels is 1 to 6; sizes are at least 1; see the docstring of RVQConfig.",
-                )  # fmt: skip
-
 
 class _ResidualBlock(nn.Module):
     def __init__(self, width: int, dilation: int, dropout: float):
@@ -356,11 +341,7 @@ TokenBatch = tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W
 def normalised_motions(
     normaliser: Normaliser, clips: Sequence[MotionClip]
 ) -> list[Float[Tensor, "T 263"]]:
-    """Normalised features of clips, float32.
-
-    Raises:
-        InputError: no clips, or one that is not finite, of another shape, or shorter than a token.
-    """
+    """Normalised features of clips, float32."""
     if not clips:
         raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
     for clip in clips:
@@ -694,25 +675,18 @@ class TokenGenerator(Generator):
 
     def train(
         self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
+        motion_loss=motion_losses, stages=None,
     ):  # fmt: skip
         refuse_processes(type(self).__name__, processes)
         return train_stages(
-            prior, clips, settings, self.stages, type(self).task, folder, held_out, device=device,
-            level_dropout=self.level_dropout, motion_loss=motion_loss,
-        )  # fmt: skip
-
-    def refine(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
-    ):  # fmt: skip
-        """The decoder alone: tokens keep their meaning, and the transformers still fit."""
-        refuse_processes(type(self).__name__, processes)
-        return train_stages(
-            prior, clips, settings, (Stage(RVQ_STAGE, 1.0),), type(self).task, folder, held_out,
-            device=device, level_dropout=self.level_dropout, decoder_only=True,
+            prior, clips, settings, stages or self.stages, type(self).task, folder, held_out,
+            device=device, level_dropout=self.level_dropout, decoder_only=stages is not None,
             motion_loss=motion_loss,
         )  # fmt: skip
+
+    def refine(self, *arguments, **named):
+        """The decoder alone: tokens keep their meaning, and the transformers still fit."""
+        return self.train(*arguments, **named, stages=(Stage(RVQ_STAGE, 1.0),))
 
     def validation(self, prior, held_out, settings, device):
         motions = normalised_motions(prior.normaliser, held_out)

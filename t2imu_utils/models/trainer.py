@@ -325,10 +325,6 @@ def train(
     Returns:
         The averaged model in evaluation mode, a row for each training step and one for each
         validation; rows have "step", from 1, and the terms.
-
-    Raises:
-        InputError: nothing to choose weights by, a damaged state file, a loss or weights that are
-            no longer finite, too many processes, or one that was killed.
     """
     if config.early_stopping and validate is None:
         raise InputError(
@@ -596,10 +592,6 @@ def launch(
     notebook has used OpenMP), and join over gloo on a CPU, over NCCL on CUDA with one device each.
     The threads of this process are divided among them. One that fails ends the others; all end
     with this one. progress: called now and then with what the first process last told.
-
-    Raises:
-        InputError: too few devices, a process that was killed, or what `work` raised of this kind.
-        ProcessRaisedException: anything else that `work` raised, with its traceback.
     """
     kind = torch.device(device).type
     there = torch.cuda.device_count() if kind == "cuda" else processes if kind == "cpu" else 0

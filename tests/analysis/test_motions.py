@@ -7,9 +7,9 @@ from t2imu_utils.activities import CATEGORIES
 from t2imu_utils.analysis import motions
 from t2imu_utils.analysis.motions import NAMED, categorise, foot_skate, kinetics
 from t2imu_utils.clips import Clips
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.features import features_to_joints
+from tests.gait import gait_corpus
 
 TIME = np.arange(201) / 20
 PLAIN = {
@@ -188,7 +188,7 @@ def test_diversity_of_two_heaps_apart():
 @pytest.fixture(scope="module")
 def real():
     """Made-up clips of nine kinds, and their kinds; of lying nothing is learned."""
-    made, _ = build_corpus(seed=0, clips=54)
+    made, _ = gait_corpus(54)
     return made, pd.Series({clip.name: clip.activity for clip in made})
 
 

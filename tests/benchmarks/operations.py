@@ -26,7 +26,7 @@ def mdm_guided(config: MDMConfig, items: int, frames: int, tokens: int) -> float
 
     Keys and values of the text are there already and narrow (heads x tokens wide once they are
     joined with the projections around them), without text cross-attention is a constant, and until
-    the first of them the two halves are one (`t2imu_utils.models.mdm`).
+    the first of them the two halves are one (`t2imu_utils.models.mdm.fast_guided`).
     """
     d = config.width
     own = frames * 4 * d**2 + 2 * frames * frames * d

@@ -10,8 +10,6 @@ from t2imu_utils.body.fitting import ACTIVE, fit, fitted_joints
 from t2imu_utils.body.smpl import BONES, Bodies, Body, Shape, load_bodies
 from t2imu_utils.body.table1 import BODIES
 from t2imu_utils.clips import Clips
-from t2imu_utils.demo.corpus import build_corpus, perform
-from t2imu_utils.demo.figure import make_figures
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import sensor_sites, site_vertices
 from t2imu_utils.motion.features import RATE, features_to_joints
@@ -20,6 +18,7 @@ from tests.benchmarks.machine import Machine
 from tests.benchmarks.reference import body as plain_body
 from tests.benchmarks.reference import fitting as plain_fitting
 from tests.benchmarks.sizes import Sizes
+from tests.gait import figure, gait_corpus
 
 ITERATIONS = 4  # of our fit, its default
 SCHEME = "central"
@@ -29,7 +28,7 @@ FLOAT = 4  # bytes
 @cache
 def motions() -> Clips:
     """Joints of 27 made-up motions of 3 to 8 s."""
-    clips, _ = build_corpus(seed=0, clips=27)
+    clips, _ = gait_corpus(27)
     rows = [{"name": clip.name, "activity": clip.activity} for clip in clips]
     joints = [features_to_joints(clip.features) for clip in clips]
     return Clips.from_list(rows, {"joints": joints}, {"rate": RATE})
@@ -99,9 +98,7 @@ def fitting_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
 def imu_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     """Eight people with nine sensors each strike the poses of a fitted motion."""
     device = machine.device
-    figure = make_figures(["walker"], seed=0)[0]
-    rng = np.random.default_rng(0)
-    joints, _ = perform(rng, figure, "walking", (sizes.sensed - 1) / RATE)
+    joints = figure("walking", sizes.sensed)
     one = Clips.from_list([{"name": "motion"}], {"joints": [joints]}, {"rate": RATE})
     fitted = fit(one, load_bodies().neutral, progress=False)
     bodies = on_device(load_bodies(), device)

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from t2imu_utils.models import mdm
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.diffusion import Solver
-from t2imu_utils.models.losses import LossWeights
+from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.mdm import Prior, generate, new_prior
 from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, Team, TrainConfig, step_items
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
@@ -128,7 +130,7 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     steps = np.argsort(far)[: sizes.steps].tolist()
 
     def drawn(step: int) -> Batch:
-        return training.draw_batch(data, settings, config.diffusion_steps, step)
+        return mdm.draw_batch(data, settings, config.diffusion_steps, step)
 
     draws = [plain_training.Draw(shown[step], drawn(step)) for step in steps]
     plain_training.write_files(folder, prior, clips)
@@ -136,8 +138,12 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         folder, len(clips), prior.normaliser, config.max_frames, TOKENS
     )
     plain = PlainMDM(prior.model)
-    task = training._Task(
-        prior.model, prior.normaliser, prior.text_encoder.fingerprint, data, None, settings, folder
+    losses = partial(
+        mdm.step_losses, data=data, normaliser=prior.normaliser, config=settings,
+        steps=config.diffusion_steps, motion_loss=motion_losses,
+    )  # fmt: skip
+    task = training.Task(
+        prior.model, losses, settings, folder / "state.pt", "", None, "simple", (0.9, 0.999), (3,)
     )
     # Copies of the weights and their moments are made before the clock starts, on either side.
     state = training._Training(task, Team(device))
@@ -151,7 +157,8 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     def ours() -> list[float]:
         first = len(state._pending)
         for step in steps:
-            state.update(drawn(step))
+            state.step = step
+            state.update(state.model)
         return [float(terms["total"]) for terms in state._pending[first:]]
 
     def agree(reference: list[float], ours: list[float]) -> str:

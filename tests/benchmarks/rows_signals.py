@@ -19,7 +19,7 @@ from t2imu_utils.activities import POSITIONS
 from t2imu_utils.analysis import har
 from t2imu_utils.analysis.har import DeepConvLSTM
 from t2imu_utils.analysis.signals import SHAPE, catch24
-from t2imu_utils.demo.recordings import write_recordings
+from t2imu_utils.demo import write_recordings
 from t2imu_utils.execute import KERNEL
 from t2imu_utils.parameters import TAG
 from t2imu_utils.recordings.realworld import read_realworld
@@ -66,10 +66,7 @@ def features_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
 
 def reading_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     """RealWorld's archive, made up, to uniform signals."""
-    root = write_recordings(
-        folder / "made", seed=0, subjects=sizes.people, seconds=sizes.seconds,
-        activities=sizes.activities,
-    )  # fmt: skip
+    root, _ = write_recordings(folder / "made", 0, sizes.people, sizes.activities)
     calls = iter(range(1000))
 
     def reference() -> dict:

@@ -20,7 +20,7 @@ class Sizes:
         clips: made-up motions (of 27) that ours fits.
         sensed: frames of the motion that is turned into sensor readings.
         windows: that catch22 is computed of.
-        people, seconds, activities: of the recordings that are read.
+        people, activities: of the recordings that are read.
         har_windows, har_epochs, filters, units: of the classifier's training.
         notebook: of the paper's, whose imports are made; "" makes none.
         machine: share of the usual size of what measures the machine.
@@ -39,7 +39,6 @@ class Sizes:
     sensed: int = 200
     windows: int = 500
     people: int = 2
-    seconds: float = 120.0
     activities: tuple[str, ...] = ("walking", "sitting")
     har_windows: int = 256
     har_epochs: int = 2
@@ -56,6 +55,6 @@ QUICK = Sizes(
         diffusion_steps=12, max_frames=40,
     ),
     items=2, frames=20, evaluations=6, batch=4, steps=2, lengths=(10, 24), fitted=1, outer=1,
-    clips=2, sensed=8, windows=6, people=1, seconds=20.0, activities=("walking",), har_windows=64,
+    clips=2, sensed=8, windows=6, people=1, activities=("walking",), har_windows=64,
     har_epochs=1, filters=4, units=8, notebook="", machine=0.25,
 )  # fmt: skip

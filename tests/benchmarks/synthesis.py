@@ -24,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from t2imu_utils import data
 from t2imu_utils.activities import ACTIVITIES
 from t2imu_utils.body.smpl import load_bodies
-from t2imu_utils.demo.corpus import build_corpus
 from t2imu_utils.models.generator import generator_of, sizes_of
 from t2imu_utils.models.prompts import load_prompts
 from t2imu_utils.models.text import load_text_encoder
@@ -40,6 +39,7 @@ from t2imu_utils.synthesis import (
     with_bodies,
 )
 from t2imu_utils.tracks import Track, load_track
+from tests.gait import gait_corpus
 
 MANY = 1_000_000
 COUNTED = 8  # motions whose operations are counted
@@ -48,7 +48,7 @@ COUNTED = 8  # motions whose operations are counted
 def untrained(track: Track, model: str) -> Tools:
     """Tools with random weights of the track's sizes, and statistics of made-up clips."""
     generator = generator_of(track, model)
-    clips, _ = build_corpus(seed=0, clips=27)
+    clips, _ = gait_corpus(27)
     encoder = load_text_encoder(track.text_encoder, cache_dir("text"))
     prior = generator.untrained(sizes_of(track, model), clips, encoder, 0)
     return with_bodies(

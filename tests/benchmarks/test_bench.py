@@ -10,8 +10,7 @@ from click.testing import CliRunner
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2imu_utils.models import diffusion
-from t2imu_utils.models import mdm as mdm_inference
+from t2imu_utils.models import diffusion, mdm
 from tests.benchmarks import bench, growth
 from tests.benchmarks.comparison import Comparison, Disagreement, measure, within
 from tests.benchmarks.machine import Machine, measure_machine, peak_memory
@@ -47,7 +46,7 @@ def test_operations_are_those_that_are_done():
     written = counted(lambda: model(x, t, text, valid, mask))
     # The embedding of the timestep is counted for every item, as it is done.
     assert mdm_pass(config, items, frames, tokens) == pytest.approx(written, rel=0.01)
-    predict = mdm_inference.guided(model, text, valid, mask, 2.5)
+    predict = mdm.fast_guided(model, text, valid, mask, 2.5)
     needed = counted(lambda: predict(x, t))
     assert mdm_guided(config, items, frames, tokens) == pytest.approx(needed, rel=0.01)
     both = counted(lambda: diffusion.guided(model, text, valid, mask, 2.5)(x, t))

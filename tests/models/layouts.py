@@ -103,6 +103,22 @@ def write_official_mdm(
     return path
 
 
+class Clip:
+    """Stands in for the text encoder of the official checkpoints: its name, and made-up vectors."""
+
+    name, fingerprint, max_tokens = "clip", "c" * 64, 77
+
+    def __init__(self, pooled_width):
+        self.pooled_width = pooled_width
+
+    def count_tokens(self, texts):
+        return [len(text.split()) for text in texts]
+
+    def encode_pooled(self, texts):
+        seeds = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
+        return torch.stack([torch.randn(self.pooled_width, generator=seed) for seed in seeds])
+
+
 def write_official_momask(folder: Path, sizes: dict, clips: list, encoder) -> None:
     """MoMask's four files and statistics; sizes as a track gives them, weights drawn at random."""
     from t2imu_utils.models.momask import GENERATOR, LengthEstimator, write_momask

@@ -60,15 +60,6 @@ def test_fifty_guided_steps_equal_the_official_sample(golden):
     torch.testing.assert_close(x, golden.motion("sample"), atol=1e-3, rtol=0)
 
 
-def test_noising_keeps_variance_and_ends_in_noise():
-    scheduler = schedule(50)
-    x0, noise = torch.randn(2, 4, 500, 20, generator=generators(1)[0])
-    for t in (0, 20, 49):
-        x_t = add_noise(x0, noise, torch.full((4,), t), scheduler)
-        assert abs(x_t.var().item() - 1) < 0.03
-    assert (x_t - noise).abs().max() < 0.02
-
-
 def test_samples_of_a_gaussian_have_the_mean_and_spread_of_theory():
     """For N(mean, spread²) data the best predictor is linear and the chain's variance is known."""
     mean, spread = 2.0, 0.5
@@ -112,16 +103,6 @@ def test_guidance_extrapolates_from_without_to_with_text_in_one_batch():
     assert calls == [4, 2]
 
 
-def test_noise_of_an_item_does_not_depend_on_its_neighbours():
-    together = item_noise([5, 9, 7], generators(1, 2, 3), 4)
-    alone = item_noise([5], generators(1), 4)
-    for _ in range(3):
-        both, one = next(together), next(alone)
-        assert torch.equal(both[0, :5], one[0])
-        assert not both[0, 5:].any() and both[1].all()
-    assert not torch.equal(next(alone), one)
-
-
 MEAN, SPREAD = 2.0, 0.5
 
 
@@ -161,38 +142,6 @@ def test_the_error_falls_with_the_order_of_the_scheme(name, order):
     assert np.all(np.abs(fall - order) < 0.3), fall
 
 
-@pytest.mark.parametrize("evaluations", [6, 10, 20])
-def test_second_order_is_nearer_with_as_many_evaluations(evaluations):
-    assert error("dpm++2m", evaluations, 50) < 0.7 * error("ddim", evaluations, 50)
-
-
-def spread(name, evaluations):
-    """Mean of samples, and their spread as a share of the data's."""
-    scheduler = schedule(50)
-    noise = item_noise([100] * 8, numbered(8), 30)
-    x = sample(best(scheduler), noise, scheduler, Solver(name, evaluations))
-    return x.mean().item(), x.std().item() / SPREAD
-
-
-@pytest.mark.parametrize(("first", "second"), [("ddim", "dpm++2m"), ("ancestral", "sde-dpm++2m")])
-def test_samples_of_a_gaussian_have_its_mean_and_spread(first, second):
-    (mean, coarse), (other_mean, fine) = spread(first, 12), spread(second, 12)
-    assert mean == pytest.approx(MEAN, abs=0.02) and other_mean == pytest.approx(MEAN, abs=0.02)
-    assert coarse == pytest.approx(1, abs=0.3) and fine == pytest.approx(1, abs=0.1)
-    assert abs(fine - 1) < abs(coarse - 1) / 1.5
-    assert spread(second, 50)[1] == pytest.approx(1, abs=0.025)
-
-
-def test_the_stochastic_scheme_of_first_order_is_ancestral_sampling(monkeypatch):
-    """What fewer ancestral steps are computed with gives the same over all of them."""
-    scheduler = schedule(20)
-    expected = sample(best(scheduler), item_noise([9], numbered(1), 3), scheduler)
-    monkeypatch.setitem(SCHEMES, "spelled out", SCHEMES["ancestral"])
-    solver = Solver("spelled out", 20)
-    found = sample(best(scheduler), item_noise([9], numbered(1), 3), scheduler, solver)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("name", SCHEMES)
 def test_an_item_is_sampled_the_same_whatever_it_is_batched_with(name):
     scheduler, solver = schedule(30), Solver(name, 6)
@@ -226,15 +175,6 @@ def test_the_model_is_evaluated_as_often_as_asked_and_last_at_the_cleanest_step(
     assert all(a > b for a, b in zip(steps, steps[1:], strict=False))
     stochastic = name in ("ancestral", "sde-dpm++2m")
     assert len(drawn) == (evaluations if stochastic else 1)
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_timesteps_are_distinct_however_many(name):
-    for steps in (10, 50):
-        for n in range(2, steps + 1):
-            found = Solver(name, n).timesteps(steps)
-            assert len(set(found)) == n and found == sorted(found, reverse=True)
-            assert (found[0], found[-1]) == (steps - 1, 0)
 
 
 KINDS = {

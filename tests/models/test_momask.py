@@ -16,17 +16,12 @@ from t2imu_utils.models.momask import (
     ResidualTransformer,
     TokenTransformerConfig,
     draw_levels,
-    estimate_frames,
-    fill_masked,
     generate,
-    load_momask,
     mask_losses,
     masked_counts,
     new_momask,
     read_momask,
     residual_losses,
-    sample_codes,
-    save_momask,
     write_momask,
 )
 from t2imu_utils.models.tokeniser import (
@@ -34,6 +29,7 @@ from t2imu_utils.models.tokeniser import (
     RVQConfig,
 )
 from t2imu_utils.motion.corpus import Normaliser
+from tests.models.layouts import Clip
 
 SIZES = TokenTransformerConfig(
     codes=10, levels=4, token_width=12, text_width=6, width=16, layers=2, heads=2, feedforward=24,
@@ -74,16 +70,6 @@ def test_padding_does_not_matter(kind):
     else:
         cut = model(CODES[1:2, :5], LEVELS[1:2], TEXT[1:2], VALID[1:2, :5])[0]
     torch.testing.assert_close(alone, cut, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["mask", "residual"])
-def test_dropped_texts_are_zeros(kind):
-    model = transformer(kind)
-    drop = torch.tensor([False, True, False])
-    out = logits_of(model, CODES, drop=drop)
-    zeroed = logits_of(model, CODES, text=TEXT * ~drop[:, None])
-    assert torch.equal(out, zeroed)
-    assert not torch.allclose(out[1], logits_of(model, CODES)[1], atol=1e-3)
 
 
 def test_a_level_reads_those_below_it_alone():
@@ -152,10 +138,6 @@ def made(encoder):
     return make(encoder)
 
 
-def run(made, prompts, frames, seeds, **more):
-    return generate(made, prompts, frames, seeds, progress=False, **more)
-
-
 def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -167,96 +149,6 @@ def test_as_many_tokens_are_masked_as_published():
     ]  # fmt: skip
     assert masked_counts(1, 10) == [1] * 10
     assert masked_counts(7, 1) == [7]
-
-
-def test_a_motion_depends_on_prompt_length_and_seed_alone(made):
-    prompts, frames, seeds = (
-        ["walks slowly", "runs", "runs", "jumps twice"],
-        [48, 9, 9, 17],
-        [4, 5, 6, 7],
-    )
-    before = torch.get_rng_state()
-    together = run(made, prompts, frames, seeds)
-    assert torch.equal(torch.get_rng_state(), before)
-    small = run(made, prompts, frames, seeds, batch_size=1)
-    turned = run(made, prompts[::-1], frames[::-1], seeds[::-1], batch_size=3)[::-1]
-    for i, motion in enumerate(together):
-        for other in (small[i], turned[i], run(made, [prompts[i]], [frames[i]], [seeds[i]])[0]):
-            np.testing.assert_allclose(motion, other, atol=1e-5)
-    assert not np.allclose(together[1], together[2])
-    assert not np.allclose(together[1], run(made, ["walks"], [9], [5])[0])
-
-
-def test_a_shorter_motion_of_the_same_tokens_is_the_longer_one_cut(made):
-    seven, eight = (run(made, ["runs"], [n], [3])[0] for n in (7, 8))
-    assert np.array_equal(seven, eight[:7])
-
-
-def test_features_are_those_of_the_codes_decoded_and_denormalised(made):
-    (motion,) = run(made, ["runs"], [20], [3])
-    text = made.text_encoder.encode_pooled(["runs"])
-    codes = sample_codes(made, text, [5], generators(3))
-    with torch.no_grad():
-        x = made.rvq.decode(codes)[0].numpy()
-    np.testing.assert_allclose(motion, x * made.normaliser.std + made.normaliser.mean, atol=1e-5)
-
-
-def test_neither_mask_nor_padding_is_ever_a_code(made, encoder):
-    with torch.no_grad():
-        # All of the residual transformer's logits of the pad class are far above the others.
-        for table in (made.residual.embed_proj_shared_weight, made.residual.output_proj_weight_):
-            table[:, :-1] *= 0.01
-            table[:, -1] = 0
-        made.residual.output_process.poseFinal.bias.fill_(1.0)
-        for table in (made.residual.embed_proj_shared_weight, made.residual.output_proj_weight_):
-            table[:, -1] = 5.0
-    text = encoder.encode_pooled(["walks", "runs"])
-    codes = sample_codes(made, text, [12, 5], generators(0, 1), guidance=1.0)
-    valid = torch.ones(2, 12, dtype=torch.bool)
-    logits = made.residual(codes, torch.tensor([1, 2]), text, valid)
-    assert (logits.argmax(-1) == 20).all()
-    assert codes.min() >= 0 and codes.max() < 20
-    assert not codes[1, 5:].any() and len(codes[0].unique()) > 5
-
-
-class Surest:
-    """Logits of token 7, the surer the further right; writes down what it is shown."""
-
-    mask_id = 99
-
-    def __init__(self):
-        self.shown = []
-
-    def __call__(self, tokens, text, valid, drop_text=None):
-        self.shown.append(tokens.clone())
-        logits = torch.zeros(*tokens.shape, 10)
-        logits[..., 7] = 1.0 + torch.arange(tokens.shape[1])
-        return logits
-
-
-def test_the_least_sure_tokens_are_masked_again():
-    model = Surest()
-    out = fill_masked(model, torch.zeros(2, 3), [8, 3], generators(0, 1), 1.0, 4, 0.1)
-    assert out.tolist() == [[7] * 8, [7] * 3 + [0] * 5]
-    for counts, row in ((masked_counts(8, 4), 0), (masked_counts(3, 4), 1)):
-        for shown, count in zip(model.shown, counts, strict=True):
-            length = (8, 3)[row]
-            expected = torch.arange(length) < count
-            assert torch.equal(shown[row, :length] == 99, expected)
-
-
-def test_guidance_goes_from_the_prediction_without_text_through_that_with_it():
-    text, valid = torch.randn(2, 4), torch.ones(2, 3, dtype=torch.bool)
-
-    def model(tokens, text, valid, drop=None):
-        with_text = text.sum(1) if drop is None else text.sum(1) * ~drop
-        return (with_text + 1)[:, None, None].expand(-1, 3, 5)
-
-    tokens = torch.zeros(2, 3)
-    out = momask._guided(model, (tokens,), text, valid, 4.0)
-    torch.testing.assert_close(out[:, 0, 0], 1 + 4 * text.sum(1))
-    one = momask._guided(model, (tokens,), text, valid, 1.0)
-    torch.testing.assert_close(one[:, 0, 0], 1 + text.sum(1))
 
 
 def test_codes_are_drawn_from_the_best_by_their_probability():
@@ -322,17 +214,6 @@ def test_a_cosine_share_of_the_valid_tokens_is_masked(corrupt):
         assert hidden.sum(1).tolist() == masked * 300
 
 
-def test_one_token_at_least_is_masked():
-    model = Echo()
-    valid = torch.ones(5, 3, dtype=torch.bool)
-    drop = torch.zeros(5, dtype=torch.bool)
-    loss, right = mask_losses(
-        model, torch.full((5, 3), 3), valid, torch.zeros(5, 4), drop, np.ones(5),
-        np.random.default_rng(0),
-    )  # fmt: skip
-    assert len(loss) == 5 and right.all()
-
-
 def test_low_levels_are_trained_more_often():
     levels = draw_levels(np.linspace(0, 1, 10001), 6)
     shares = np.bincount(levels, minlength=6)[1:] / 10001
@@ -354,61 +235,12 @@ def test_the_target_of_a_level_is_its_own_tokens(untrained):
     torch.testing.assert_close(loss, torch.stack(expected))
 
 
-LENGTH_TEXT = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def estimator():
-    torch.manual_seed(0)
-    return LengthEstimator(6)
-
-
-def test_lengths_are_drawn_and_never_too_short(estimator):
-    with torch.no_grad():
-        estimator.output[-1].bias.zero_()
-        estimator.output[-1].bias[:10] = 50.0
-    frames = estimate_frames(estimator, LENGTH_TEXT[:1].expand(300, -1), range(300))
-    assert all(40 <= n <= 196 and n % 4 == 0 for n in frames)
-    assert len(set(frames)) > 20
-
-
-def test_a_length_follows_from_text_and_seed_alone(estimator):
-    frames = estimate_frames(estimator, LENGTH_TEXT, [3, 4])
-    assert frames == estimate_frames(estimator, LENGTH_TEXT.flip(0), [4, 3])[::-1]
-    assert frames[1:] == estimate_frames(estimator, LENGTH_TEXT[1:], [4])
-
-
-SMALL = MoMaskConfig(
-    rvq=RVQConfig(width=16, code_width=8, codes=20, levels=3),
-    transformer=TokenTransformerConfig(
-        token_width=16, width=16, layers=2, heads=2, feedforward=32, max_tokens=12
-    ),
-    iterations=3,
-)
-
-
 TITLES = {
     "RVQVAE": "rvq",
     "MaskTransformer": "mask",
     "ResidualTransformer": "residual",
     "LengthEstimator": "lengths",
 }
-
-
-class Clip:
-    """Stands in for the text encoder of the official checkpoints: its name, and made-up vectors."""
-
-    name, fingerprint, max_tokens = "clip", "c" * 64, 77
-
-    def __init__(self, pooled_width):
-        self.pooled_width = pooled_width
-
-    def count_tokens(self, texts):
-        return [len(text.split()) for text in texts]
-
-    def encode_pooled(self, texts):
-        seeds = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
-        return torch.stack([torch.randn(self.pooled_width, generator=seed) for seed in seeds])
 
 
 def official_shapes(config, text_width):
@@ -460,25 +292,6 @@ def full(layouts, tmp_path_factory):
     """A checkpoint of full size, and the prior that was read from it."""
     folder = write_official(tmp_path_factory.mktemp("t2m"), layouts, MoMaskConfig(), 512)
     return folder, read_momask(folder, Clip(512))
-
-
-@pytest.fixture
-def small(layouts, tmp_path):
-    return write_official(tmp_path / "t2m", layouts, SMALL, 6)
-
-
-def states(prior):
-    return {
-        f"{name}.{key}": x
-        for name in FILES
-        if getattr(prior, name) is not None
-        for key, x in getattr(prior, name).state_dict().items()
-    }
-
-
-def same(a, b):
-    a, b = states(a), states(b)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_a_full_size_official_checkpoint_is_read_sampled_and_written_again(full, tmp_path):
@@ -549,34 +362,3 @@ def test_logits_of_both_transformers_are_the_official_ones(full, golden):
 def test_logits_of_lengths_are_the_official_ones(full, golden):
     logits = full[1].lengths(golden["text"])
     torch.testing.assert_close(logits, golden["length_logits"], atol=1e-4, rtol=0)
-
-
-def test_a_length_estimator_may_be_absent(small):
-    (small / FILES["lengths"][0]).unlink()
-    prior = read_momask(small, Clip(6), SMALL)
-    assert prior.lengths is None
-    assert not (write_momask(small.parent / "b", prior) / FILES["lengths"][0]).exists()
-
-
-@pytest.fixture
-def saved(encoder, tmp_path):
-    normaliser = Normaliser(np.full(263, 2, np.float32), np.full(263, 3, np.float32))
-    prior = new_momask(SMALL, normaliser, encoder, 1)
-    prior.rvq.train()(torch.randn(2, 16, 263))
-    prior.history.append({"config": {"steps": 3}})
-    return prior, save_momask(tmp_path / "momask.safetensors", prior)
-
-
-@pytest.mark.parametrize("estimator", [False, True])
-def test_a_saved_prior_is_the_same_prior(saved, encoder, estimator):
-    prior, path = saved
-    if estimator:
-        prior.lengths = LengthEstimator(16, 13)
-        save_momask(path, prior)
-    again = load_momask(path, encoder)
-    assert same(prior, again) and (again.lengths is None) is not estimator
-    assert again.config == prior.config and again.history == prior.history
-    assert np.array_equal(again.normaliser.std, prior.normaliser.std)
-    assert not again.rvq.training
-    motions = [generate(p, ["runs"], [20], [1], progress=False)[0] for p in (prior, again)]
-    assert np.array_equal(*motions)

@@ -7,8 +7,6 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.retrieval import (
-    build_database,
-    gather,
     read_database,
     retrieve,
     save_database,
@@ -16,7 +14,6 @@ from t2imu_utils.models.retrieval import (
     versioned,
 )
 from t2imu_utils.models.text import load_text_encoder
-from t2imu_utils.motion.corpus import Normaliser
 
 
 def items(vectors, lengths, names=None, sources=None):
@@ -47,13 +44,6 @@ def test_the_score_is_cosine_times_nearness_of_length():
     assert heavy.tolist() == [[2, 0, 1]]
 
 
-def test_one_caption_at_two_lengths_gets_two_sets_of_motions(database, encoder):
-    pooled = encoder.encode_pooled(["a person runs"] * 2).numpy()
-    short, long = retrieve(database, pooled, [8, 24])
-    assert short.tolist() != long.tolist()
-    assert database.lengths[short[0]] < database.lengths[long[0]]
-
-
 def test_twins_and_cuts_and_whatever_shares_a_recording_are_kin(clips):
     names = ["000012", "M000012", "000012_20_80", "M000012_20_80", "000013", "000112", "000014"]
     sources = ["a/walk", "", "", "", "a/walk", "", "b/run"]
@@ -67,54 +57,6 @@ def test_twins_and_cuts_and_whatever_shares_a_recording_are_kin(clips):
     assert kin("000012", "a/walk") == [0, 1, 2, 3, 4]
     assert kin("000099", "b/run") == [6]
     assert kin("000100") == []
-
-
-def test_kin_is_never_retrieved(database, clips, encoder):
-    for clip in clips:
-        pooled = encoder.encode_pooled(clip.captions[:1]).numpy()
-        frames = [len(clip.features)]
-        best = retrieve(database, pooled, frames)[0]
-        assert database.names[best[0]] == clip.name
-        other = retrieve(database, pooled, frames, [database.kin(clip)])[0]
-        assert clip.name not in [database.names[row] for row in other]
-
-
-def test_a_database_holds_normalised_starts_and_first_captions(clips, normaliser, encoder):
-    database = build_database(clips, normaliser, encoder, max_frames=10)
-    assert len(database) == 12 and database.lengths.max() == 10
-    np.testing.assert_allclose(
-        database.motions[3].numpy(), normaliser.normalise(clips[3].features[:10]), atol=1e-6
-    )
-    assert database.captions == [clip.captions[0] for clip in clips]
-    tokens, valid = encoder.encode([clips[3].captions[0]])
-    assert torch.equal(database.tokens[3], tokens[0][valid[0]])
-
-
-def test_the_version_is_that_of_all_ingredients(clips, normaliser, encoder, database):
-    def build(clips=clips, normaliser=normaliser):
-        return build_database(clips, normaliser, encoder, max_frames=24).version
-
-    assert build() == database.version
-    renamed = [replace(clips[0], name="other"), *clips[1:]]
-    moved = [replace(clips[0], features=clips[0].features + 1e-3), *clips[1:]]
-    said = [replace(clips[0], captions=["a person waits"]), *clips[1:]]
-    cut = [replace(clips[0], source="take 1"), *clips[1:]]
-    wider = Normaliser(normaliser.mean, normaliser.std * np.float32(1.01))
-    others = [build(chosen) for chosen in (renamed, moved, said, cut, clips[::-1])]
-    others.append(build(normaliser=wider))
-    encoder.fingerprint = "0" * 64
-    others.append(build())
-    assert len({database.version, *others}) == 8
-
-
-def test_gathered_items_are_padded_with_their_masks(database):
-    rows = np.array([[0, 5], [7, 0]])
-    motion, shown, text, said = gather(database, rows)
-    assert motion.shape[:2] == text.shape[:2] == (2, 2)
-    for place, row in np.ndenumerate(rows):
-        assert torch.equal(motion[place][shown[place]], database.motions[row])
-        assert torch.equal(text[place][said[place]], database.tokens[row])
-    assert not motion[~shown].any() and shown.any(dim=(0, 1)).all()
 
 
 def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(

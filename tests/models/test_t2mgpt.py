@@ -8,27 +8,26 @@ import torch
 import torch.nn.functional as F
 
 from t2imu_utils.models import t2mgpt
+from t2imu_utils.models.checkpoints import OWN
 from t2imu_utils.models.t2mgpt import (
     FILES,
     META,
     UNUSED,
     GPTConfig,
     T2MGPTConfig,
-    corrupted,
     generate,
     gpt_losses,
-    load_t2mgpt,
     new_gpt,
     new_t2mgpt,
     read_t2mgpt,
     sample_tokens,
-    save_t2mgpt,
     write_t2mgpt,
 )
 from t2imu_utils.models.tokeniser import (
     RVQConfig,
 )
 from t2imu_utils.motion.corpus import Normaliser
+from tests.models.layouts import Clip
 
 SIZES = GPTConfig(codes=10, text_width=6, width=16, layers=2, heads=4, feedforward=24, max_tokens=8)
 CONFIG = T2MGPTConfig(
@@ -69,10 +68,6 @@ def make(encoder):
 @pytest.fixture
 def made(encoder):
     return make(encoder)
-
-
-def run(made, prompts, frames, seeds, **more):
-    return generate(made, prompts, frames, seeds, progress=False, **more)
 
 
 def generators(*seeds):
@@ -139,18 +134,6 @@ def test_keys_and_values_that_are_kept_give_the_same_logits(gpt):
 
 
 @torch.no_grad()
-def test_a_token_matters_to_what_follows_alone(gpt):
-    before = gpt(TOKENS, TEXT)
-    for place in range(8):
-        other = TOKENS.clone()
-        other[:, place] = (other[:, place] + 1) % 10
-        after = gpt(other, TEXT)
-        torch.testing.assert_close(after[:, : place + 1], before[:, : place + 1])
-        assert ((after - before)[:, place + 1 :].abs().amax(-1) > 1e-4).all()
-    assert ((gpt(TOKENS, TEXT + 1) - before).abs().amax(-1) > 1e-3).all()
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("lengths", [[8, 3, 1], None])
 def test_tokens_are_drawn_as_without_kept_keys_and_values(gpt, lengths):
     made = sample_tokens(gpt, TEXT, generators(4, 5, 6), lengths)
@@ -169,22 +152,6 @@ def test_tokens_are_drawn_as_without_kept_keys_and_values(gpt, lengths):
         assert made[item].tolist() == tokens
 
 
-def test_classes_are_drawn_by_their_probability():
-    logits = torch.tensor([2.0, -torch.inf, 1.0, 0.0])
-    # Rows of one item each, all from one generator.
-    drawn = t2mgpt._draw(logits.expand(20000, 4), generators(0) * 20000)
-    shares = torch.bincount(drawn, minlength=4) / 20000
-    torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
-
-
-def test_a_shorter_motion_has_the_first_tokens_of_a_longer_one(gpt):
-    long = sample_tokens(gpt, TEXT, generators(1, 2, 3), [8, 8, 8])
-    short = sample_tokens(gpt, TEXT, generators(1, 2, 3), [5, 1, 7])
-    for a, b, length in zip(long, short, [5, 1, 7], strict=True):
-        assert torch.equal(a[:length], b)
-    assert max(int(tokens.max()) for tokens in long) < 10
-
-
 def test_a_motion_ends_where_its_end_is_drawn_unless_a_length_is_asked_for(gpt):
     text, seeds = TEXT[:1].expand(40, 6), range(40)
     own = sample_tokens(gpt, text, generators(*seeds))
@@ -193,53 +160,6 @@ def test_a_motion_ends_where_its_end_is_drawn_unless_a_length_is_asked_for(gpt):
     assert min(lengths) >= 1 and max(lengths) <= 8 and len(set(lengths)) > 2
     for a, b in zip(own, asked, strict=True):
         assert torch.equal(a, b[: len(a)]) and len(b) == 8
-
-
-@pytest.fixture
-def ending(made):
-    """A prior that would end every motion at once."""
-    made.gpt.trans_head.ln_f.weight.data.zero_()
-    made.gpt.trans_head.ln_f.bias.data.fill_(1.0)
-    made.gpt.trans_head.head.weight.data[-1] = 10.0
-    return made
-
-
-def test_an_end_never_shortens_what_is_asked_for_and_never_leaves_nothing(ending):
-    asked = run(ending, ["walks"] * 3, [3, 30, 48], [1, 2, 3])
-    assert [len(x) for x in asked] == [3, 30, 48]
-    own = run(ending, ["walks"] * 3, None, [1, 2, 3])
-    assert [len(x) for x in own] == [4, 4, 4]
-
-
-def test_a_motion_without_an_end_has_the_longest_length(ending):
-    ending.gpt.trans_head.head.weight.data[-1] = -10.0
-    assert [len(x) for x in run(ending, ["walks", "runs"], None, [1, 2])] == [48, 48]
-
-
-@pytest.mark.parametrize("frames", [[48, 9, 9, 17], None])
-def test_a_motion_depends_on_prompt_length_and_seed_alone(made, frames):
-    prompts, seeds = ["walks slowly", "runs", "runs", "jumps twice"], [4, 5, 6, 7]
-    before = torch.get_rng_state()
-    together = run(made, prompts, frames, seeds)
-    assert torch.equal(torch.get_rng_state(), before)
-    small = run(made, prompts, frames, seeds, batch_size=1)
-    turned = run(made, prompts[::-1], frames and frames[::-1], seeds[::-1], batch_size=3)[::-1]
-    for i, motion in enumerate(together):
-        alone = run(made, [prompts[i]], frames and [frames[i]], [seeds[i]])[0]
-        for other in (small[i], turned[i], alone):
-            np.testing.assert_allclose(motion, other, atol=1e-5)
-    one, two = (run(made, ["runs"], [40], [seed])[0] for seed in (5, 6))
-    assert not np.allclose(one, two)
-    assert not np.allclose(one, run(made, ["walks"], [40], [5])[0])
-
-
-def test_features_are_those_of_the_tokens_decoded_and_denormalised(made):
-    (motion,) = run(made, ["runs"], [20], [3])
-    text = made.text_encoder.encode_pooled(["runs"])
-    (tokens,) = sample_tokens(made.gpt, text, generators(3), [5])
-    with torch.no_grad():
-        x = made.rvq.decode(tokens[None, :, None])[0].numpy()
-    np.testing.assert_allclose(motion, x * made.normaliser.std + made.normaliser.mean, atol=1e-5)
 
 
 WHOLE = T2MGPTConfig(
@@ -279,18 +199,6 @@ def test_every_token_and_the_end_are_predicted_from_what_is_shown(untrained):
                 assert counted[i, place]
 
 
-def test_some_tokens_are_replaced_by_any_code():
-    tokens = torch.full((200, 50), 5)
-    rng = np.random.default_rng(0)
-    shown = corrupted(tokens, 12, 0.5, rng)
-    kept = float((shown == 5).float().mean())
-    assert kept == pytest.approx(0.5 + 0.5 / 12, abs=0.02)
-    shares = torch.bincount(shown[shown != 5], minlength=12) / int((shown != 5).sum())
-    torch.testing.assert_close(shares[shares > 0], torch.full((11,), 1 / 11), atol=0.02, rtol=0)
-    assert torch.equal(corrupted(tokens, 12, 1.0, rng), tokens)
-    assert not torch.equal(corrupted(tokens, 12, 0.5, rng), shown)
-
-
 SMALL = T2MGPTConfig(
     rvq=RVQConfig(width=16, code_width=8, codes=20, levels=1, dropout=0.0, temperature=0.0),
     transformer=GPTConfig(width=16, layers=2, heads=4, feedforward=24, max_tokens=12),
@@ -300,72 +208,18 @@ SMALL = T2MGPTConfig(
 TITLES = {"HumanVQVAE": "rvq", "Text2Motion_Transformer": "gpt"}
 
 
-class Clip:
-    """Stands in for the text encoder of the official checkpoints: its name, and made-up vectors."""
-
-    name, fingerprint, max_tokens = "clip", "c" * 64, 77
-
-    def __init__(self, pooled_width):
-        self.pooled_width = pooled_width
-
-    def count_tokens(self, texts):
-        return [len(text.split()) for text in texts]
-
-    def encode_pooled(self, texts):
-        seeds = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
-        return torch.stack([torch.randn(self.pooled_width, generator=seed) for seed in seeds])
-
-
 def official_shapes(config, text_width):
     """Names and shapes of all that the two official files hold."""
-    sizes, width = config.rvq, config.rvq.width
-    rvq = {"quantizer.codebook": (sizes.codes, sizes.code_width)}
-
-    def conv(name, out, inner, kernel):
-        rvq.update({f"{name}.weight": (out, inner, kernel), f"{name}.bias": (out,)})
-
-    def residual(name):
-        for i in range(3):
-            conv(f"{name}.model.{i}.conv1", width, width, 3)
-            conv(f"{name}.model.{i}.conv2", width, width, 1)
-
-    conv("encoder.model.0", width, sizes.channels, 3)
-    conv("encoder.model.4", sizes.code_width, width, 3)
-    conv("decoder.model.0", width, sizes.code_width, 3)
-    conv("decoder.model.4", width, width, 3)
-    conv("decoder.model.6", sizes.channels, width, 3)
-    for i in (2, 3):
-        conv(f"encoder.model.{i}.0", width, width, 4)
-        residual(f"encoder.model.{i}.1")
-        residual(f"decoder.model.{i}.0")
-        conv(f"decoder.model.{i}.2", width, width, 3)
-
-    sizes, width = config.transformer, config.transformer.width
-    places = sizes.max_tokens + 1
-    gpt = {
-        "trans_base.tok_emb.weight": (config.rvq.codes + 2, width),
-        "trans_base.pos_embedding.weight": (places, width),
-        "trans_base.pos_embed.embed": (places, 1, width),
-        "trans_head.head.weight": (config.rvq.codes + 1, width),
-    }
-
-    def linear(name, out, inner):
-        gpt.update({f"{name}.weight": (out, inner), f"{name}.bias": (out,)})
-
-    linear("trans_base.cond_emb", width, text_width)
-    gpt.update(dict.fromkeys(("trans_head.ln_f.weight", "trans_head.ln_f.bias"), (width,)))
-    for half in ("trans_base", "trans_head"):
-        for i in range(sizes.layers):
-            block = f"{half}.blocks.{i}"
-            norms = [f"{block}.{norm}.{kind}" for norm in ("ln1", "ln2") for kind in
-                     ("weight", "bias")]  # fmt: skip
-            gpt.update(dict.fromkeys(norms, (width,)))
-            gpt[f"{block}.attn.mask"] = (1, 1, places, places)
-            for name in ("key", "query", "value", "proj"):
-                linear(f"{block}.attn.{name}", width, width)
-            linear(f"{block}.mlp.0", sizes.feedforward, width)
-            linear(f"{block}.mlp.2", width, sizes.feedforward)
-    return {"rvq": {f"vqvae.{key}": shape for key, shape in rvq.items()}, "gpt": gpt}
+    config = t2mgpt.fitted(config, text_width)
+    places, width = config.transformer.max_tokens + 1, config.transformer.width
+    found = {}
+    for name, network in t2mgpt._networks(config).items():
+        official = t2mgpt._official(network)
+        state = network.state_dict().items()
+        found[name] = {official(k): tuple(x.shape) for k, x in state if not k.endswith(OWN)}
+    masks = [key.replace("key.weight", "mask") for key in found["gpt"] if "key.weight" in key]
+    found["gpt"] |= dict.fromkeys(masks, (1, 1, places, places)) | {UNUSED: (places, width)}
+    return found
 
 
 def write_official(folder, layouts, config, text_width):
@@ -393,12 +247,6 @@ def contents(folder):
     return {
         name: torch.load(folder / file, weights_only=True)[key]
         for name, (file, key) in FILES.items()
-    }
-
-
-def states(prior):
-    return {
-        f"{name}.{key}": x for name in FILES for key, x in getattr(prior, name).state_dict().items()
     }
 
 
@@ -454,38 +302,3 @@ def test_tokens_and_logits_come_from_the_weights_of_the_file(small):
         torch.save({"trans": state}, path)
         other = read_t2mgpt(small, Clip(6), SMALL).gpt.start(torch.ones(1, 6))[0]
         assert not torch.allclose(other, before)
-
-
-def test_a_codebook_that_was_read_is_where_a_training_goes_on_from(small):
-    prior = read_t2mgpt(small, Clip(6), SMALL)
-    book, x = prior.rvq.quantizer.layers[0], torch.randn(8, 32, 263)
-    before = book.codebook.clone()
-    with torch.no_grad():
-        vectors = prior.rvq.encoder(x.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
-        codes = prior.rvq.train()(x)[1].flatten()
-    most = int(codes.mode().values)
-    mine = vectors[codes == most]
-    expected = (0.99 * before[most] + 0.01 * mine.sum(0)) / (0.99 + 0.01 * len(mine))
-    torch.testing.assert_close(book.codebook[most], expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.fixture
-def saved(encoder, tmp_path):
-    normaliser = Normaliser(np.full(263, 2, np.float32), np.full(263, 3, np.float32))
-    prior = new_t2mgpt(SMALL, normaliser, encoder, 1)
-    prior.rvq.train()(torch.randn(2, 16, 263))
-    prior.history.append({"config": {"steps": 3}})
-    return prior, save_t2mgpt(tmp_path / "t2mgpt.safetensors", prior)
-
-
-def test_a_saved_prior_is_the_same_prior(saved, encoder):
-    prior, path = saved
-    again = load_t2mgpt(path, encoder)
-    before, after = states(prior), states(again)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert again.config == prior.config and again.history == prior.history
-    assert np.array_equal(again.normaliser.std, prior.normaliser.std)
-    assert not again.rvq.training
-    motions = [generate(p, ["runs"], [20], [1], progress=False)[0] for p in (prior, again)]
-    assert np.array_equal(*motions)

@@ -15,7 +15,6 @@ from t2imu_utils.models import trainer as training
 from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.mdm import new_prior
 from t2imu_utils.models.trainer import (
-    CHUNK,
     TrainConfig,
     ema_decay_at,
     launch,
@@ -185,13 +184,6 @@ def test_epochs_visit_every_clip_once():
     assert len(few) == 32 and set(few) == {0, 1, 2}
 
 
-def test_batches_hold_clips_of_similar_length_in_no_order():
-    batches = [LENGTHS[step_items(LENGTHS, 32, 0, step)] for step in range(5 * CHUNK)]
-    assert np.mean([1 - x.mean() / x.max() for x in batches]) < 0.15
-    longest = [x.max() for x in batches]
-    assert longest != sorted(longest)
-
-
 # ---------------------------------------------------------------- MDM
 # Five clips do not divide by two.
 SETTINGS = TrainConfig(
@@ -336,19 +328,6 @@ def test_a_loss_of_ones_own_takes_the_place_of_the_packages(prior, clips, tmp_pa
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=8e-3)
 
 
-def test_padding_of_a_batch_does_not_reach_the_weights(prior, clips, tmp_path, monkeypatch):
-    clean, _ = train_mdm(prior, clips, tmp_path / "clean")
-    draw = mdm.draw_batch
-
-    def soiled(*arguments):
-        batch = draw(*arguments)
-        return replace(batch, noise=torch.where(batch.mask[..., None], batch.noise, 30.0))
-
-    monkeypatch.setattr(mdm, "draw_batch", soiled)
-    dirty, _ = train_mdm(prior, clips, tmp_path / "dirty")
-    torch.testing.assert_close(weights(clean), weights(dirty), atol=1e-4, rtol=0)
-
-
 def test_half_precision_is_near_and_its_weights_are_whole(prior, clips, tmp_path):
     _, curves = train_mdm(prior, clips, tmp_path)
     half, others = train_mdm(prior, clips, tmp_path, replace(SETTINGS, precision="bfloat16"))
@@ -449,10 +428,3 @@ def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_pat
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {(3, 0.5)}
-
-
-def test_more_processes_than_devices_are_refused(work, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for kind in ("cuda", "mps"):
-        with pytest.raises(InputError, match=f"of the kind {kind}"):
-            launch(work, {}, 6, kind)

@@ -80,8 +80,8 @@ def test_the_training_step_is_the_packages(losses, prior, clips, tmp_path):
     lambdas = {"pos": 0.1, "foot": 2.0, "vel": 0.5, "acc": 0.3}
     settings = replace(SETTINGS, steps=1, ema_decay=0.0, weights=LossWeights(**lambdas))
     trained, curves = train(prior, clips, settings, tmp_path, progress=False)
-    step = cells("02_finetuning", "training_step", functions=losses, lambdas=lambdas)
-    step.scheduler = schedule(prior.config.diffusion_steps)
+    step = cells("02_finetuning", "training_step", losses=losses, lambdas=lambdas)
+    step.kept = schedule(prior.config.diffusion_steps).alphas_cumprod
     network = copy.deepcopy(prior.model).train()
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=0.0)
     data = Dataset(prior, clips)
@@ -130,7 +130,7 @@ def test_losses_of_a_notebook_go_to_other_processes(losses):
 
 @pytest.mark.parametrize(("step", "solver"), [("ancestral", "ancestral"), ("ddim", "ddim")])
 def test_sampling_is_the_packages(step, solver, prior):
-    found = cells("03_smpl_fitting", "ancestral", "sample_motion")
+    found = cells("03_smpl_fitting", "ancestral", "ddim", "sample_motion")
     found.kept = schedule(prior.config.diffusion_steps).alphas_cumprod
     asked = "a person walks", 12, 7
     prior.model.eval()
@@ -158,7 +158,7 @@ def test_l_acc_by_hand_is_that_of_the_table(prior, clips):
     mask = torch.ones(1, len(x0), dtype=torch.bool)
     guess = denoise(clips[:1], x0[None], mask, torch.tensor([4]), noise[None])[0]
     by_hand = cells("05_lacc_analysis", "l_acc").l_acc(x0, guess)
-    assert float(by_hand) == pytest.approx(table["acc"].item(), rel=1e-5)
+    assert by_hand.item() == pytest.approx(table["acc"].item(), rel=1e-5)
 
 
 def test_the_classifier_in_the_cell_is_trained():

@@ -7,7 +7,7 @@ import pytest
 from t2imu_utils import runs
 
 TINY = {
-    "corpus": {"made_up": 54},
+    "corpus": {"made_up": 1},
     "recordings": {"made_up": 3, "sites": ["head", "waist", "shin"]},
     "generators": {
         "mdm": {

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from t2imu_utils import runs
-from t2imu_utils.demo.corpus import build_corpus
-from t2imu_utils.demo.recordings import write_recordings
+from t2imu_utils.demo import write_recordings
 from t2imu_utils.files import sha256
 from t2imu_utils.inputs import status
 from t2imu_utils.models.mdm import MDM, MDMConfig
@@ -22,6 +21,7 @@ from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.motion.corpus import mirrored, write_corpus
 from t2imu_utils.motion.features import features_to_joints
 from tests.body.layouts import write_fake_smpl
+from tests.gait import gait_corpus
 from tests.models.layouts import (
     write_clip,
     write_distilbert,
@@ -95,7 +95,7 @@ def paper(tmp_path_factory, tools):
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
         patch.setenv("T2IMU_DATA", str(root))
         patch.setenv("OMP_NUM_THREADS", "1")
-        clips, splits = build_corpus(0, 54)
+        clips, splits = gait_corpus(54)
         absent = write_humanml3d(root / "humanml3d", clips, splits)
         write_distilbert(root / "text_encoders" / "distilbert-base-uncased")
         write_clip(root / "text_encoders" / "clip-vit-base-patch32")

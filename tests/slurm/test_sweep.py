@@ -26,7 +26,10 @@ pytestmark = pytest.mark.skipif(
 STAGE = "02_finetuning"
 ARMS = ("mdm-ft", "mdm-ft-s1", "mdm-acc0.5", "mdm-acc0.5-s1")
 VICTIM = "mdm-acc0.5-s1"
-SIZES = {"layers": 1, "width": 32, "heads": 2, "feedforward": 32, "diffusion_steps": 5}
+SIZES = {
+    "refined": True, "layers": 1, "width": 32, "heads": 2, "feedforward": 32, "dropout": 0.0,
+    "diffusion_steps": 5,
+}  # fmt: skip
 # Long enough to be caught half-way, with a checkpoint every moment.
 TRAINING = {"pretrain_steps": 20, "finetune_steps": 600, "batch_size": 8, "checkpoint_every": 20}
 
@@ -34,9 +37,9 @@ TRAINING = {"pretrain_steps": 20, "finetune_steps": 600, "batch_size": 8, "check
 @pytest.fixture
 def track(tmp_path) -> Path:
     values = yaml.safe_load((TRACKS / "demo.yaml").read_text())
-    values["corpus"]["made_up"] = 54
+    values["corpus"]["made_up"] = 1
     values["recordings"]["made_up"] = 3
-    values["generators"] = {"mdm": values["generators"]["mdm"] | SIZES}
+    values["generators"] = {"mdm": SIZES}
     values["training"] |= TRAINING
     path = tmp_path / "mini.yaml"
     path.write_text(yaml.safe_dump(values))
