@@ -22,7 +22,7 @@ from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
-from t2imu_utils.runs import SHARED, Run, cache_dir, finished_dir, open_run
+from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
 from t2imu_utils.tracks import OPEN_BODY, OPEN_PRIOR, Track, data_root, data_set
 
 STAGE = "00_data"
@@ -217,7 +217,7 @@ def bodies(track: Track) -> Bodies:
     """The body models of a track: the committed one for all, or licensed SMPL by gender."""
     if track.body == "open":
         return load_bodies()
-    return load_bodies(body_files(track), cache_dir("body"))
+    return load_bodies(body_files(track))
 
 
 def load_recordings(track: Track) -> Clips:

@@ -14,8 +14,7 @@ from jaxtyping import Float
 
 from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fit
-from t2imu_utils.body.smpl import Body, Shape, load_body
-from t2imu_utils.body.smpl_files import BETAS
+from t2imu_utils.body.smpl import BETAS, Body, Shape, load_body
 from t2imu_utils.body.table1 import PEOPLE, betas_of, measure, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError

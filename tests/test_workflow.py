@@ -395,8 +395,6 @@ def test_package_imports_only_what_is_declared():
             imports += [a.name for a in node.names] if isinstance(node, ast.Import) else []
             imports += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
         tops = {name.split(".")[0] for name in imports} - {"t2imu_utils", *sys.stdlib_module_names}
-        if path.name == "build_open_body.py":
-            tops -= {"anny", "roma"}  # the extra `body`
         assert {canonicalize_name(modules.get(top, top)) for top in tops} <= names, path
 
 

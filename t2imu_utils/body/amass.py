@@ -83,13 +83,8 @@ class SmplH:
 class Build:
     """What one call of `build_humanml3d` did, by clip (twins go with their clips).
 
-    Attributes:
-        built: clips that this call wrote.
-        kept: clips that were whole before.
-        skipped: clips, texts, lists and index rows that are left out. What stands before the colon
-            of a reason is one of a few kinds.
-        remarks: what is there but not quite as it should be: a clip whose range ends after its
-            recording, a twin whose text was made by rule, statistics that were found.
+    `built` are clips that it wrote, `kept` those that were whole before, `skipped` what is left out
+    and why, `remarks` what is there but not quite as it should be.
     """
 
     built: list[str] = field(default_factory=list)
@@ -104,11 +99,7 @@ class Build:
 
 
 def load_smplh(path: Path) -> SmplH:
-    """Read the skeleton of an SMPL+H ``model.npz``.
-
-    Raises:
-        InputError: no such file, damaged, or a field is missing or misshapen.
-    """
+    """Read the skeleton of an SMPL+H ``model.npz``."""
     stored = read_npz(path, _MODEL, _SMPLH, whole=True)
     count, width = stored["v_template"].shape[:1], stored["shapedirs"].shape[-1:]
     shapes = {
@@ -146,9 +137,6 @@ def amass_joints(path: Path, models: Mapping[str, SmplH]) -> Float[np.ndarray, "
 
     Returns:
         float64; frames of the recording that are NaN stay so.
-
-    Raises:
-        InputError: no such file, damaged, or a field is missing or misshapen.
     """
     stored = read_npz(path, _FIELDS, _AMASS, whole=True)
     frames, betas, gender = stored["poses"].shape[:1], stored["betas"], stored["gender"]
@@ -185,9 +173,6 @@ def clip_joints(
 
     AMASS recordings lose their source's lead-in, are cut to frames `start` to `end` (which may lie
     behind the last) and mirrored in x. Those of HumanAct12 are clips already.
-
-    Raises:
-        InputError: the range is reversed, or starts after the recording's end.
     """
     if subset == HUMANACT12:
         return recording
@@ -209,7 +194,6 @@ def build_humanml3d(
     texts_root: Path,
     out: Path,
     splits_root: Path | None = None,
-    pose_data: Path | None = None,
     target_offsets: Float[np.ndarray, "22 3"] | None = None,
     convention: Convention = "dataset",
     progress: bool = True,
@@ -223,25 +207,24 @@ def build_humanml3d(
     the folder, twins too, as HumanML3D makes them, and again when clips were added.
 
     Args:
-        amass_root: holds ``<source>/…/*_poses.npz``, under the sources' old or new names.
+        amass_root: holds ``<source>/…/*_poses.npz``, under the sources' old or new names; beside
+            it ``pose_data/humanact12/…/*.npy``.
         models_root: holds ``male/model.npz`` and ``female/model.npz`` of SMPL+H.
         index_csv: HumanML3D's index.
         texts_root: folder of texts, or HumanML3D's ``texts.zip``.
         out: the folder to fill; it may hold texts, lists and index already.
         splits_root: folder of ``train.txt`` and the other lists; `out` when None.
-        pose_data: holds ``humanact12/…/*.npy``; beside `amass_root` when None.
-        target_offsets: rest offsets in metres of the body that all take; from the first frame of
-            clip 000021 when None. `skeleton.bone_offsets` of a frame of any published clip in
-            ``new_joints`` gives the same.
+        target_offsets: rest offsets in metres of the body that all take (`skeleton.bone_offsets` of
+            a frame of any published clip in ``new_joints``); from the first frame of clip 000021
+            when None.
         convention: of the features; the default equals the published files.
-        progress: show a progress bar.
 
     Raises:
         InputError: no folder of AMASS, a model or the index that cannot be read, or no body to
             take: clip 000021 cannot be built and `target_offsets` are not given.
     """
     amass_root, out = Path(amass_root), Path(out)
-    pose_data = amass_root.parent / "pose_data" if pose_data is None else Path(pose_data)
+    pose_data = amass_root.parent / "pose_data"
     if not amass_root.is_dir():
         raise InputError(amass_root, "no folder", "AMASS, a folder for each source", _AMASS)
     models = {g: load_smplh(Path(models_root) / g / "model.npz") for g in GENDERS}
@@ -250,10 +233,6 @@ def build_humanml3d(
     offsets = target_offsets
     if offsets is None:
         offsets = _target_offsets(index, index_csv, amass_root, pose_data, models, out)
-    if np.shape(offsets) != (BODY, 3) or not np.isfinite(offsets).all():
-        found = f"shape {np.shape(offsets)}, or NaN"
-        remedy = "Take them from skeleton.bone_offsets."
-        raise InputError("target_offsets", found, f"finite, of shape ({BODY}, 3)", remedy)
     if not (out / "index.csv").exists():
         with atomic_write(out / "index.csv") as temporary:
             temporary.write_bytes(Path(index_csv).read_bytes())
@@ -282,7 +261,9 @@ def build_humanml3d(
                 # They must not outlive the set of clips that they belong to.
                 for name in STATISTICS:
                     (out / name).unlink(missing_ok=True)
-            _write_clip(out, arrays)
+            for name, array in arrays.items():
+                if not (out / name).exists():
+                    write_array(out / name, array)
             build.built.append(row.name)
             build.remarks.extend(remarks)
     if found:
@@ -367,12 +348,6 @@ def _make_clip(
     short = row.subset != HUMANACT12 and row.end - row.start > len(joints)
     told = f"range past the end: {row.start} to {row.end}, {len(joints)} frames built"
     return arrays, [Skipped(row.name, told)] if short else []
-
-
-def _write_clip(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        if not (out / name).exists():
-            write_array(out / name, array)
 
 
 def _read_joints(path: Path) -> Float[np.ndarray, "F 22 3"]:

@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from t2imu_utils.body.amass import SmplH
-from t2imu_utils.body.fitting import PAIRS, N, solve_shape, without_jumps
-from t2imu_utils.body.smpl import Body
-from t2imu_utils.body.smpl_files import BETAS, BONES
+from t2imu_utils.body.fitting import N, without_jumps
+from t2imu_utils.body.smpl import BETAS, BONES, Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.exports import (
@@ -55,7 +53,7 @@ def read_poses(
     body: Body,
     rate: float | None = None,
     up: Up = "z",
-    shape: Literal["mean", "file"] | Mapping[str, SmplH] = "mean",
+    shape: Literal["mean", "file"] = "mean",
     made_by: str = "amass",
     to: float | None = RATE,
 ) -> tuple[Clips, list[Skipped]]:
@@ -69,11 +67,9 @@ def read_poses(
 
     - "mean": none are used. The pose is the same, on bones of the mean body.
     - "file": the first ten as they stand, for a `body` that is the model of the files.
-    - skeletons of SMPL+H by gender (`amass.load_smplh`): those that give `body` the bones of the
-      person, and the pelvis where it was. Files of other models get "mean".
 
-    With the first two the pelvis may be off by a constant of some centimetres, up to the distance
-    of the models' origins; a constant adds no acceleration.
+    The pelvis may be off by a constant of some centimetres, the distance of the models' origins; a
+    constant adds no acceleration.
 
     Args:
         source: files, or a folder of which all ``.npy`` and ``.npz`` are read, in subfolders too.
@@ -96,9 +92,8 @@ def read_poses(
     """
     if up not in ("y", "z"):
         raise InputError("up", repr(up), '"y" or "z"', "Pass the up axis of the files.")
-    if shape not in ("mean", "file") and not isinstance(shape, Mapping):
-        expected = '"mean", "file" or skeletons of SMPL+H'
-        raise InputError("shape", repr(shape), expected, "Pass one of these.")
+    if shape not in ("mean", "file"):
+        raise InputError("shape", repr(shape), '"mean" or "file"', "Pass one of these.")
     rows, parts, skipped = [], [], []
     for path, file in export_files(source):
         try:
@@ -126,7 +121,7 @@ def _read(
     body: Body,
     rate: float | None,
     up: Up,
-    shape: Literal["mean", "file"] | Mapping[str, SmplH],
+    shape: Literal["mean", "file"],
     to: float | None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """The row and the arrays of one file."""
@@ -138,9 +133,9 @@ def _read(
     native = native_rate(known, rate, None, file)
     facts = {"model": _text(path, "surface_model_type") or WIDTHS.get(width, NOT_KNOWN)}
     facts |= {"gender": _text(path, "gender") or NOT_KNOWN}
-    betas, pelvis, how = _shape(path, stored, facts, body, shape)
+    betas = np.zeros(BETAS) if shape == "mean" else _betas(path, stored)
     rest = body.rest_joints(torch.from_numpy(betas))[0].numpy()
-    root = trans + (rest if pelvis is None else pelvis)
+    root = trans + rest
     quats = axis_angle_to_quat(torch.from_numpy(vectors))
     if up == "z":
         turn = torch.tensor(Z_UP_TO_Y_UP)
@@ -159,7 +154,7 @@ def _read(
         "smoothed": NOT_KNOWN,
         **facts,
     }
-    row |= {"shape": how, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
+    row |= {"shape": shape, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
     return row, {
         "global_orient": rotations[:, 0],
         "body_pose": rotations[:, 1:].reshape(len(both), -1),
@@ -203,44 +198,16 @@ def _pose(
     return vectors.astype(np.float64).reshape(frames, N, 3), trans, width
 
 
-def _shape(
-    path: Path,
-    stored: Mapping[str, np.ndarray],
-    facts: Mapping[str, str],
-    body: Body,
-    shape: Literal["mean", "file"] | Mapping[str, SmplH],
-) -> tuple[Float[np.ndarray, "10"], Float[np.ndarray, "3"] | None, str]:
-    """Betas for `body`, where the file's own model has its pelvis if known, and the kind."""
-    kept = isinstance(shape, Mapping) and facts["model"] == "smplh" and facts["gender"] in shape
-    if shape != "file" and not kept:
-        return np.zeros(BETAS), None, "mean"
+def _betas(path: Path, stored: Mapping[str, np.ndarray]) -> Float[np.ndarray, "10"]:
     # Some projects repeat one person's betas for every frame.
     betas = stored.get("betas", np.empty(0))
     betas = betas[0] if betas.ndim == 2 and len(betas) else betas
     if betas.ndim != 1 or len(betas) < BETAS or betas.dtype.kind not in "fiu":
         found = f"shape {betas.shape} of {betas.dtype}"
         raise InputError(f"{path}: betas", found, f"at least {BETAS}", 'Pass shape="mean".')
-    betas = betas[:BETAS].astype(np.float64)
-    if not np.isfinite(betas).all():
+    if not np.isfinite(betas[:BETAS]).all():
         raise InputError(f"{path}: betas", "NaN or infinity", "finite", 'Pass shape="mean".')
-    if not kept:
-        return betas, None, "file"
-    model = shape[facts["gender"]]
-    rest = (model.template + model.directions @ betas)[:N]
-    lengths = np.linalg.norm(rest[PAIRS[:, 0]] - rest[PAIRS[:, 1]], axis=-1)
-    return solve_shape(lengths[None], PAIRS, body)[0], rest[0], "bones"
-
-
-def _text(path: Path, key: str) -> str:
-    """A word of an archive in lower case; empty where it is absent, or an object of Python's."""
-    try:
-        value = read_npz(path, (key,)).get(key)
-    except InputError:  # the motion does not depend on it
-        return ""
-    if value is None or value.size != 1:
-        return ""
-    value = value.item()
-    return (value.decode("latin1") if isinstance(value, bytes) else str(value)).strip().lower()
+    return betas[:BETAS].astype(np.float64)
 
 
 def _one_sign(quats: Float[np.ndarray, "T J 4"]) -> Float[np.ndarray, "T J 4"]:

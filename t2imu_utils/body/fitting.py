@@ -2,9 +2,16 @@
 
 The paper uses joints2smpl (reference [27]), which optimises through the mesh, frame by frame. Here
 the mesh is never touched: the shape follows from the bone lengths, once per skeleton, and the pose
-of all frames from one batched least-squares problem (`pose_solver`).
+of all frames from one batched least-squares problem.
+
+`solve_pose` takes Gauss-Newton steps on rotations, damped (Levenberg-Marquardt). What joints leave
+open (twist about a straight limb) a mild prior decides: knees and elbows are hinges, everything
+else prefers rest and what it does shortly before and after. `calibrate` estimates with the poses
+what stays constant: bones, and how far each given joint lies from the centre about which the body
+turns, as biomechanics does for markers (Reinbolt et al. 2005, doi:10.1016/j.jbiomech.2004.05.040).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -15,14 +22,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from t2imu_utils.body.pose_solver import calibrate, solve_pose
-from t2imu_utils.body.smpl import Body, Shape
-from t2imu_utils.body.smpl_files import BETAS, BONES
+from t2imu_utils.body.smpl import BETAS, BONES, Body, Shape, forward_kinematics
 from t2imu_utils.body.table1 import BETA_LIMIT, betas_of
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
-from t2imu_utils.motion.rotations import matrix_to_axis_angle
-from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS, RATE
+from t2imu_utils.motion.rotations import (
+    axis_angle_to_matrix,
+    axis_angle_to_quat,
+    matrix_to_axis_angle,
+    matrix_to_quat,
+    quat_between,
+    quat_inverse,
+    quat_multiply,
+    quat_rotate,
+    quat_to_matrix,
+)
+from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS, RATE, check_joints
 
 N = len(JOINTS)
 # Distances that a skeleton keeps although no bone spans them: pelvis and chest are rigid.
@@ -34,6 +48,61 @@ FOREIGN_SPREAD = 0.03  # m: the same for a skeleton that no shape has
 STANDARD = 0.008  # m: a skeleton whose distances some shape has so closely needs no offsets
 MOST = 96  # frames from which a skeleton is estimated
 NO_TURN = 1e-6  # rad: a smaller rotation of float32 has no axis of its own but noise
+
+# Bones that move a joint; toes, head and wrists end a chain and keep their rest rotation.
+ACTIVE = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 16, 17, 18, 19)
+CHILD = {1: 4, 2: 5, 3: 6, 4: 7, 5: 8, 6: 9, 7: 10, 8: 11, 12: 15, 13: 16, 14: 17}
+CHILD |= {16: 18, 17: 19, 18: 20, 19: 21}
+# Upper bone of a hinged limb -> (end of the limb, direction its lower bone swings to when bent).
+LIMBS = {1: (7, (0, 0, -1)), 2: (8, (0, 0, -1)), 16: (20, (0, 0, 1)), 17: (21, (0, 0, 1))}
+
+POSITION_SPREAD = 0.0015  # m: what one radian of prior spread is weighed against
+TIME_SPREAD = 0.3  # rad between a frame and the mean of the SMOOTHING around it
+SMOOTHING = 0.08  # s: standard deviation of that mean's Gaussian weights
+OFFSET_SPREAD = 0.06  # m: how far joints of another skeleton may lie from ours
+UPRIGHT = 0.03  # share of the height by which a person who stands may be lower than stretched out
+STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person who stands
+LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
+CONVERGED = 0.003  # of the cost: a step that lowers it by less is the last
+DOUBTFUL = 3.0  # times the median error of its clip: a frame that is tried again
+BLOCK = 256  # frames solved together: some 30 MB
+# Prior spread (rad) of each rotation vector's x, y, z around rest; axes are SMPL's, X to the left.
+SPREAD = {
+    "hip": (2.0, 0.5, 2.0),  # y: twist
+    "knee": (4.0, 0.3, 0.15),  # x: the hinge
+    "ankle": (1.0, 0.4, 0.4),
+    "spine": (0.5, 0.3, 0.5),
+    "neck": (0.6, 0.2, 0.6),
+    "collar": (0.2, 0.3, 0.3),
+    "shoulder": (0.5, 2.0, 2.0),  # x: twist
+    "elbow": (0.4, 4.0, 0.15),  # y: the hinge
+}
+UP = [max(parent, 0) for parent in PARENTS]
+
+
+def _constants() -> tuple[list[int], Float[Tensor, "54 3 22"]]:
+    """What may differ in a skeleton: in which bone's frame each vector is, and what it shifts.
+
+    First the bones, each of which shifts all joints after it. Then, of joints inside a chain, how
+    far the given joint lies from the centre: in the frame of the bone above, and of the own bone.
+    """
+    single = torch.eye(N)
+    after = single.clone()
+    for joint in range(N - 1, 0, -1):
+        after[PARENTS[joint]] += after[joint]
+    parts = [(0, UP[joint], after[joint]) for joint in range(1, N)]
+    parts += [(1, UP[joint], single[joint]) for joint in ACTIVE[1:]]
+    parts += [(2, joint, single[joint]) for joint in ACTIVE]
+    shifts = torch.zeros(len(parts), 3, N)
+    for row, (kind, _, joints) in enumerate(parts):
+        shifts[row, kind] = joints
+    return [bone for _, bone, _ in parts], shifts
+
+
+FRAME_OF, SHIFTS = _constants()
+# (22, 17, 1): 1 where a joint hangs below an active bone; all hang below the pelvis.
+BELOW = torch.cat((torch.ones(1, N), SHIFTS[: N - 1, 0]))[list(ACTIVE)].T[..., None].clone()
+BELOW[ACTIVE, range(len(ACTIVE))] = 0
 
 
 def fit(
@@ -53,17 +122,20 @@ def fit(
         skeleton: column of the table that says which clips show the same skeleton and share one
             shape; None gives every clip its own, as a generated motion has its own bone lengths.
         iterations: Levenberg-Marquardt steps at most.
-        chunk_frames: frames solved together; each thread works on one such
-            chunk, which bounds the memory (about 120 kB a frame).
+        chunk_frames: frames that a thread works on; they bound the memory (some 10 kB a frame).
 
     Returns:
         The clips' table with ``beta_0`` to ``beta_9``, and arrays ``global_orient`` (F, 3),
         ``body_pose`` (F, 69), ``transl`` (F, 3), ``joint_error`` (F,) in metres, the mean over the
         22 joints. Rotation vectors follow each other without jumps of a whole turn.
 
-    Raises `InputError`, naming the clip, on joints of a wrong shape or that are not finite.
+    Raises:
+        InputError: joints of a wrong shape or that are not finite, or a clip without frames.
     """
-    joints = _checked(clips)
+    names = clips.table["name"] if "name" in clips.table else range(len(clips))
+    for name, own in zip(names, clips.each("joints"), strict=True):
+        check_joints(own, f"clip {name}", min_frames=1)
+    joints = clips.arrays["joints"].astype(np.float32, copy=False)
     bounds = clips.bounds
     betas, skeletons = (x.to(device) for x in _skeletons(clips, joints, body, skeleton))
     rest = body.rest_joints(betas)[:, 0].float().to(device)
@@ -138,16 +210,8 @@ def fit_summary(fit: Clips, clips: Clips, body: Body) -> dict[str, float]:
 def posed_skin(fit: Clips, body: Body, shape: Shape, frame: int) -> Float[np.ndarray, "V 3"]:
     """The whole mesh in metres of another person at one frame of the first clip of a fit.
 
-    `body` is the model that was fitted. Raises `InputError` for a frame that the clip has not.
+    `body` is the model that was fitted.
     """
-    frames = int(fit.table["frames"].iloc[0])
-    if not 0 <= frame < frames:
-        raise InputError(
-            f"posed_skin: {_name(fit, 0)}, frame",
-            f"{frame}",
-            f"0 to {frames - 1}",
-            "Choose a frame of the clip, or select a longer clip.",
-        )
     pose = [fit.arrays[name][frame : frame + 1] for name in ("global_orient", "body_pose")]
     transl = pose_body(fit.select([0]), body, shape)[frame : frame + 1]
     every = np.arange(len(shape.body.model.v_template))
@@ -251,26 +315,6 @@ def without_jumps(
     return vectors
 
 
-def _checked(clips: Clips) -> Float[np.ndarray, "F 22 3"]:
-    joints = clips.arrays.get("joints")
-    if joints is None or joints.shape[1:] != (N, 3):
-        found = "no such array" if joints is None else str(joints.shape)
-        raise InputError("clips: joints", found, f"(F, {N}, 3)", "Give HumanML3D's 22 joints.")
-    broken = ~np.isfinite(joints).all((1, 2))
-    for i in np.flatnonzero(clips.table["frames"].to_numpy() == 0):
-        raise InputError(_name(clips, i), "no frames", "at least one", "Leave the clip out.")
-    if broken.any():
-        frame = int(np.flatnonzero(broken)[0])
-        clip = int(np.searchsorted(clips.bounds, frame, side="right")) - 1
-        raise InputError(
-            f"{_name(clips, clip)}: joints",
-            f"NaN or infinity in frame {frame - clips.bounds[clip]}",
-            "finite positions",
-            "Leave the clip out or repair it.",
-        )
-    return joints.astype(np.float32, copy=False)
-
-
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
     """Lend torch's threads to the chunks: thousands of 3 x 3 products do not share well."""
@@ -282,15 +326,10 @@ def _one_thread_each() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def _name(clips: Clips, index: int) -> str:
-    row = clips.table.iloc[index]
-    return f"clip {row['name'] if 'name' in clips.table else index}"
-
-
 def _skeletons(
     clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None
 ) -> tuple[Float[Tensor, "n 10"], Float[Tensor, "n 3 22 3"]]:
-    """Betas and skeleton (`pose_solver.solve_pose`) of every clip, from all frames of its skeleton.
+    """Betas and skeleton (`solve_pose`) of every clip, from all frames of its skeleton.
 
     Betas follow median distances between joints. Where no shape has them, the joints are another
     skeleton's: the shape follows as far as people differ, and offsets are estimated.
@@ -345,3 +384,339 @@ def _lowest_foot(
         parent = PARENTS[joint]
         heights[joint] = heights[parent] + rotations[:, parent, 1] @ (rest[joint] - rest[parent])
     return torch.stack([heights[joint] for joint in FEET]).amin(0)
+
+
+def calibrate(
+    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 30
+) -> Float[Tensor, "3 22 3"]:
+    """The skeleton behind frames of one person, as `solve_pose` takes it.
+
+    Gauss-Newton on its constants and all poses at once, the poses eliminated frame by frame (Schur
+    complement). Joints alone cannot tell a constant lean from another place of the joints. So
+    constants are drawn to zero, and trunk and legs to rest in the frames that show a person who
+    stands, as the static trial of a gait laboratory does.
+
+    Args:
+        target: joints in metres, Y up.
+        rest: rest joints of the body, in metres.
+    """
+    frames, shifts = len(target), SHIFTS.to(target)
+    base = torch.stack((rest, 0 * rest, 0 * rest))
+    centre = target[:, :1]
+    target = target - centre
+    alone = torch.arange(frames, device=target.device)
+    local, root, _ = solve_pose(target, base.expand(frames, -1, -1, -1), alone, 1.0, 3)
+    root = root - rest[0]
+    constants = torch.zeros(len(shifts), 3).to(target)
+    weight = frames * (POSITION_SPREAD / OFFSET_SPREAD) ** 2
+    stands = _standing(target)
+    stands = stands / stands.mean().clamp(min=0.05)
+    toward_rest, time = _weights(target)
+    toward_rest = (toward_rest / LOOSE**2).repeat(frames, 1, 1)
+    toward_rest[:, 1:11] += stands[:, None, None] * (POSITION_SPREAD / STANDING_SPREAD) ** 2
+    damping, priors = 1e-3, (toward_rest, 0 * time, local[:, ACTIVE])
+
+    def posed(local: Tensor, root: Tensor, constants: Tensor) -> tuple[tuple[Tensor, ...], float]:
+        skeleton = base + torch.einsum("uks,ux->ksx", shifts, constants)
+        state = _state(local, root, skeleton.expand(frames, -1, -1, -1))
+        cost = _cost(target, local, state[2], *priors).sum() + weight * (constants**2).sum()
+        return state, float(cost)
+
+    state, cost = posed(local, root, constants)
+    for _ in range(steps):
+        jacobian, residual, normal, gradient = _equations(target, local, state, *priors)
+        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+        diagonal += damping * diagonal + 1e-6
+        turned = state[0][:, FRAME_OF]
+        effect = torch.einsum("us,fuxy->fsxuy", shifts.sum(1), turned).flatten(3).flatten(1, 2)
+        factor = torch.linalg.cholesky(normal)
+        cross = torch.linalg.solve_triangular(factor, jacobian.mT @ effect, upper=False)
+        force = torch.linalg.solve_triangular(factor, gradient[..., None], upper=False)
+        flat, through = effect.flatten(0, 1), cross.flatten(0, 1)
+        normal = flat.mT @ flat
+        diagonal = torch.diagonal(normal)
+        diagonal += damping * diagonal + weight
+        gradient = flat.mT @ residual.flatten() - through.mT @ force.flatten()
+        normal -= through.mT @ through
+        change = torch.linalg.solve(normal, gradient - weight * constants.flatten())
+        step = torch.linalg.solve_triangular(factor.mT, force - cross @ change[:, None], upper=True)
+        new = (*_moved(local, root, state[0], step[..., 0]), constants + change.view_as(constants))
+        there, less = posed(*new)
+        damping *= 0.3 if less < cost else 10
+        if less < cost:
+            ended = cost - less < CONVERGED * cost
+            (local, root, constants), state, cost = new, there, less
+            if ended:
+                break
+    return base + torch.einsum("uks,ux->ksx", shifts, constants)
+
+
+def solve_pose(
+    target: Float[Tensor, "F 22 3"],
+    skeleton: Float[Tensor, "F 3 22 3"],
+    clip: Int[Tensor, "F"],
+    rate: float,
+    iterations: int,
+) -> tuple[Float[Tensor, "F 22 3 3"], Float[Tensor, "F 3"], Float[Tensor, "F"]]:
+    """Local rotations, position of the pelvis (m) and mean joint error (m) of every frame.
+
+    Args:
+        target: joints to reach, in metres.
+        skeleton: for each frame rest joints, and offsets (m) of the given joints from them in the
+            frame of the bone above and of the joint's own bone.
+        clip: number of the clip of each frame; frames of one clip follow each other.
+        rate: frames per second.
+        iterations: steps at most; a step that does not lower a frame's cost is not taken.
+    """
+    centre = target[:, :1]  # sums of squares lose digits far from the origin
+    target = target - centre
+    local = _analytic_start(target, skeleton[:, 0])
+    root = target[:, 0] - skeleton[:, 0, 0]
+    if skeleton[:, 1:].any():  # start again from where that pose puts the centres
+        _, centres, given, _ = _state(local, root, skeleton)
+        local = _analytic_start(target - given + centres, skeleton[:, 0])
+    damping = torch.full((len(target),), 1e-6).to(target)
+    rest, time = _weights(target)
+
+    def step(rows: Tensor, mean: Tensor, time: Tensor) -> None:
+        goal, bones, near = target[rows], skeleton[rows], (rest, time, mean[rows])
+        state = _state(local[rows], root[rows], bones)
+        _, _, normal, gradient = _equations(goal, local[rows], state, *near)
+        diagonal = torch.diagonal(normal, dim1=1, dim2=2)
+        diagonal += damping[rows, None] * diagonal + 1e-7
+        factor, failed = torch.linalg.cholesky_ex(normal)
+        change = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+        change = torch.where((failed == 0)[:, None], change, torch.zeros_like(change))
+        new = _moved(local[rows], root[rows], state[0], change)
+        before = _cost(goal, local[rows], state[2], *near)
+        better = _cost(goal, new[0], _state(*new, bones)[2], *near) <= before
+        damping[rows] *= torch.where(better, 0.1, 30.0)
+        local[rows[better]], root[rows[better]] = new[0][better], new[1][better]
+
+    def errors(rows: Tensor) -> Tensor:
+        given = [_state(local[r], root[r], skeleton[r])[2] for r in rows.split(BLOCK)]
+        return (torch.cat(given) - target[rows]).norm(dim=-1).mean(1)
+
+    every = torch.arange(len(target), device=target.device)
+    for count in range(iterations):
+        # Neighbours hold each other back from what the prior prefers, so they join in half way.
+        close = time if 2 * count >= iterations else 0 * time
+        mean = _smooth(local[:, ACTIVE], clip, rate)
+        for rows in every.split(BLOCK):
+            step(rows, mean, close)
+    error = errors(every)
+    lengths = torch.unique_consecutive(clip, return_counts=True)[1].tolist()
+    usual = torch.cat([own.median().expand(len(own)) for own in error.split(lengths)])
+    doubtful = torch.nonzero(error > DOUBTFUL * usual)[:, 0]
+    if len(doubtful):
+        mean = _smooth(local[:, ACTIVE], clip, rate, error)
+        kept = local[doubtful], root[doubtful]
+        local[doubtful[:, None], ACTIVE] = mean[doubtful]
+        damping[doubtful] = 1e-6
+        for _ in range(iterations):
+            for rows in doubtful.split(BLOCK):
+                step(rows, mean, time)
+        again = errors(doubtful)
+        worse = again > error[doubtful]
+        local[doubtful[worse]], root[doubtful[worse]] = (x[worse] for x in kept)
+        error[doubtful] = torch.minimum(again, error[doubtful])
+    pelvis = root + skeleton[:, 0, 0] + centre[:, 0]
+    return quat_to_matrix(matrix_to_quat(local)), pelvis, error
+
+
+def _smooth(
+    local: Float[Tensor, "F 17 3 3"],
+    clip: Int[Tensor, "F"],
+    rate: float,
+    error: Float[Tensor, "F"] | None = None,
+) -> Float[Tensor, "F 17 3 3"]:
+    """Mean rotations over the frames around, of the same clip, with Gaussian weights.
+
+    error: weigh frames by its inverse square as well.
+    """
+    width = SMOOTHING * rate
+    quats = matrix_to_quat(local)
+    if error is not None:
+        quats = quats / (error[:, None, None] + 1e-6) ** 2
+    total = quats.clone()
+    for lag in range(1, min(math.ceil(3 * width), len(clip) - 1) + 1):
+        weight = math.exp(-0.5 * (lag / width) ** 2) * (clip[lag:] == clip[:-lag])
+        early, late = quats[:-lag], quats[lag:]
+        weight = weight[:, None, None] * (early * late).sum(-1, keepdim=True).sign()
+        total[lag:] += weight * early
+        total[:-lag] += weight * late
+    return quat_to_matrix(total)
+
+
+def _state(
+    local: Float[Tensor, "F 22 3 3"],
+    root: Float[Tensor, "F 3"],
+    skeleton: Float[Tensor, "F 3 22 3"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rotations of the bones, their centres, the given joints, and their offset by the own bone."""
+    rest, above, own = skeleton.unbind(1)
+    rotations, centres = forward_kinematics(local, rest, PARENTS)
+    centres = centres + root[:, None]
+    own = (rotations @ own[..., None])[..., 0]
+    return rotations, centres, centres + (rotations[:, UP] @ above[..., None])[..., 0] + own, own
+
+
+def _moved(
+    local: Tensor, root: Tensor, rotations: Tensor, step: Float[Tensor, "F 54"]
+) -> tuple[Tensor, Tensor]:
+    """Pose after a step: translation, then a small rotation of each active bone in world axes."""
+    turn = step[:, 3:].unflatten(1, (-1, 3))
+    turn = turn / (turn.norm(dim=-1, keepdim=True) / 0.8).clamp(min=1)
+    turn = (_frames(rotations).mT @ turn[..., None])[..., 0]
+    local = local.clone()
+    local[:, ACTIVE] = axis_angle_to_matrix(turn) @ local[:, ACTIVE]
+    return local, root + step[:, :3]
+
+
+def _frames(rotations: Tensor) -> Float[Tensor, "F 17 3 3"]:
+    """The frame that each active bone turns in: that of the bone above, and the world."""
+    frames = rotations[:, [UP[bone] for bone in ACTIVE]]
+    frames[:, 0] = torch.eye(3).to(frames)
+    return frames
+
+
+def _weights(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Prior weights (17, 3) toward rest and (17, 1) toward the frames around; 0 of the pelvis."""
+    rows = [SPREAD[JOINTS[bone].split("_")[-1].rstrip("123")] for bone in ACTIVE[1:]]
+    rest = (POSITION_SPREAD / torch.tensor([(math.inf,) * 3, *rows]).to(like)) ** 2
+    time = torch.full((len(ACTIVE), 1), 2 * (POSITION_SPREAD / TIME_SPREAD) ** 2).to(like)
+    time[0] = 0
+    return rest, time
+
+
+def _standing(joints: Float[Tensor, "F 22 3"]) -> Float[Tensor, "F"]:
+    """How nearly each frame, 0 to 1, shows a person as high as trunk and legs are long."""
+    legs = (joints[:, (4, 5, 7, 8)] - joints[:, (1, 2, 4, 5)]).norm(dim=-1).sum(1) / 2
+    trunk = (joints[:, 12] - joints[:, (1, 2)].mean(1)).norm(dim=-1)
+    height = joints[:, 12, 1] - joints[:, (7, 8), 1].mean(1)
+    return torch.exp(-(((1 - height / (trunk + legs)) / UPRIGHT) ** 2))
+
+
+def _cost(
+    target: Tensor, local: Tensor, given: Tensor, rest: Tensor, time: Tensor, mean: Tensor
+) -> Float[Tensor, "F"]:
+    vectors = matrix_to_axis_angle(local[:, ACTIVE])
+    away = _small_turn(mean @ local[:, ACTIVE].mT)
+    prior = rest * vectors**2 + time * away**2
+    return ((target - given) ** 2).sum((1, 2)) + prior.sum((1, 2))
+
+
+def _equations(
+    target: Tensor,
+    local: Tensor,
+    state: tuple[Tensor, ...],
+    rest: Tensor,
+    time: Tensor,
+    mean: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Jacobian (F, 66, 54) of the given joints, residual (F, 66), J^T J and J^T r with the priors.
+
+    Unknowns: translation, then for each active bone a small rotation in world axes about its
+    centre.
+    """
+    rotations, centres, given, own = state
+    arm = BELOW.to(target) * (given[:, :, None] - centres[:, None, ACTIVE])
+    arm[:, ACTIVE, range(len(ACTIVE))] = own[:, ACTIVE]
+    jacobian = torch.empty(len(target), N, 3, 1 + len(ACTIVE), 3).to(target)
+    jacobian[..., 0, :] = torch.eye(3).to(target)
+    jacobian[..., 1:, :] = _cross_matrix(arm).permute(0, 1, 4, 2, 3)
+    jacobian = jacobian.flatten(3).flatten(1, 2)
+    residual = (target - given).flatten(1)
+    normal = jacobian.mT @ jacobian
+    gradient = (jacobian.mT @ residual[..., None])[..., 0]
+
+    # A small turn d of the world turns the rotation vector by inverse_jacobian @ frame^T d.
+    vectors = matrix_to_axis_angle(local[:, ACTIVE])
+    frames = _frames(rotations).mT
+    slope = _inverse_jacobian(vectors) @ frames
+    away = _small_turn(mean @ local[:, ACTIVE].mT)
+    blocks = slope.mT @ (rest[..., None] * slope) + torch.diag_embed(time.expand(-1, 3))
+    pull = frames.mT @ (time * away)[..., None] - slope.mT @ (rest * vectors)[..., None]
+    gradient[:, 3:] += pull.flatten(1)
+    rows = 3 + torch.arange(3 * len(ACTIVE), device=target.device).view(-1, 3)
+    normal[:, rows[:, :, None], rows[:, None, :]] += blocks
+    return jacobian, residual, normal, gradient
+
+
+def _small_turn(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
+    """The rotation vector of a small rotation (of any, its axis times the sine of its angle)."""
+    odd = 0.5 * (matrix - matrix.mT)
+    return torch.stack((odd[..., 2, 1], odd[..., 0, 2], odd[..., 1, 0]), dim=-1)
+
+
+def _cross_matrix(v: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
+    x, y, z = v.unbind(-1)
+    o = torch.zeros_like(x)
+    return torch.stack((o, -z, y, z, o, -x, -y, x, o), dim=-1).unflatten(-1, (3, 3))
+
+
+def _inverse_jacobian(v: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
+    """d log(exp(d) exp(v)) / d d at d = 0, the inverse left Jacobian of SO(3)."""
+    square = (v * v).sum(-1)[..., None, None]
+    small = square < 1e-4
+    angle = torch.where(small, torch.ones_like(square), square).sqrt()
+    exact = 1 / angle**2 - (1 + torch.cos(angle)) / (2 * angle * torch.sin(angle))
+    k = _cross_matrix(v)
+    eye = torch.eye(3, device=v.device, dtype=v.dtype)
+    return eye - 0.5 * k + torch.where(small, 1 / 12 + square / 720, exact) * (k @ k)
+
+
+def _frame(lateral: Float[Tensor, "F 3"], up: Float[Tensor, "F 3"]) -> Float[Tensor, "F 3 3"]:
+    """Right-handed frame with X along `lateral` and Y as near to `up` as it can be."""
+    x = torch.nn.functional.normalize(lateral, dim=-1)
+    z = torch.nn.functional.normalize(torch.linalg.cross(x, up), dim=-1)
+    return torch.stack((x, torch.linalg.cross(z, x), z), dim=-1)
+
+
+def _analytic_start(
+    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "F 22 3"]
+) -> Float[Tensor, "F 22 3 3"]:
+    """Local rotations that point every bone at its joint.
+
+    Pelvis and chest from three points; every other bone by the shortest swing from its parent's
+    frame. Thigh and upper arm then turn about themselves toward the plane in which the lower bone
+    is bent, more so the more it is bent, so that the turn fades out smoothly at a straight limb.
+    """
+
+    def ends(joints: Tensor, left: int, right: int, top: int, base: Tensor) -> Tensor:
+        return _frame(joints[:, left] - joints[:, right], joints[:, top] - base)
+
+    turned: dict[int, Tensor] = {}
+    for bone in ACTIVE:
+        if bone in (0, 9):
+            left, right, top = (1, 2, 3) if bone == 0 else (16, 17, 12)
+            bases = [x[:, (1, 2)].mean(1) if bone == 0 else x[:, 9] for x in (target, rest)]
+            now = ends(target, left, right, top, bases[0])
+            turned[bone] = matrix_to_quat(now @ ends(rest, left, right, top, bases[1]).mT)
+            continue
+        child, above = CHILD[bone], turned[PARENTS[bone]]
+        own = rest[:, child] - rest[:, bone]
+        swing = quat_between(quat_rotate(above, own), target[:, child] - target[:, bone])
+        turned[bone] = quat_multiply(swing, above)
+        if bone in LIMBS:
+            end, bent = LIMBS[bone]
+            along = torch.nn.functional.normalize(own, dim=-1)
+            flex = torch.tensor(bent, dtype=own.dtype, device=own.device)
+            flex = flex - (along * flex).sum(-1, keepdim=True) * along
+            lower = quat_rotate(quat_inverse(turned[bone]), target[:, end] - target[:, child])
+            lower = torch.nn.functional.normalize(lower, dim=-1)
+            flex = torch.nn.functional.normalize(flex, dim=-1)
+            side = (lower * torch.linalg.cross(along, flex)).sum(-1)
+            angle = torch.atan2(side, (lower * flex).sum(-1))
+            bend = 1 - (lower * along).sum(-1)
+            # Bent the wrong way (a straight limb, and noise) there is no side to turn to.
+            fade = ((math.pi - angle.abs()) / (math.pi - 2)).clamp(max=1)
+            twist = angle * fade * bend / (bend + 0.1)
+            turned[bone] = quat_multiply(turned[bone], axis_angle_to_quat(twist[:, None] * along))
+    local = torch.eye(3, dtype=rest.dtype, device=rest.device).repeat(len(rest), N, 1, 1)
+    for bone in ACTIVE:
+        q = turned[bone]
+        if bone:
+            q = quat_multiply(quat_inverse(turned[PARENTS[bone]]), q)
+        local[:, bone] = quat_to_matrix(q)
+    return local

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from t2imu_utils.body.smpl import GENDERS, Bodies, Body, Shape
-from t2imu_utils.body.smpl_files import BETAS
+from t2imu_utils.body.smpl import BETAS, GENDERS, Bodies, Body, Shape
 from t2imu_utils.errors import InputError
 
 DENSITY = 985.0  # kg/m³, mean density of a body that breathes calmly; anny itself uses 980

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from t2imu_utils.body.fitting import fit, fitted_joints
-from t2imu_utils.body.pose_solver import ACTIVE
-from t2imu_utils.body.smpl import Bodies, Body, Shape, load_bodies
-from t2imu_utils.body.smpl_files import BONES
+from t2imu_utils.body.fitting import ACTIVE, fit, fitted_joints
+from t2imu_utils.body.smpl import BONES, Bodies, Body, Shape, load_bodies
 from t2imu_utils.body.table1 import BODIES
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.sensors import synthesise

@@ -1,7 +1,5 @@
 """AMASS to joints, and HumanML3D built from it, on small archives in the official layout."""
 
-import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +10,12 @@ from scipy.spatial.transform import Rotation
 from t2imu_utils.body import amass
 from t2imu_utils.body.amass import amass_joints, build_humanml3d, clip_joints, load_smplh
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import exports, humanml3d
+from t2imu_utils.motion import humanml3d
 from t2imu_utils.motion.features import (
     CONTACTS,
-    GROUPS,
-    features_to_all_joints,
     features_to_joints,
     joints_to_features,
 )
-from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.motion.skeleton import PARENTS, RAW_OFFSETS, bone_lengths, bone_offsets
 
 LENGTHS = np.array(
@@ -213,17 +208,13 @@ def plain_joints(root: Path, name: str) -> np.ndarray:
     return np.array(rows)[:, :22] @ axes
 
 
-@pytest.mark.parametrize("name", [KIT, CMU, TOTAL, MIX])
+@pytest.mark.parametrize("name", [KIT, CMU, TOTAL, HDM])  # HDM: bytes
 def test_joints_equal_a_plain_computation(inputs, name):
-    joints = amass_joints(inputs / "amass" / f"{name}.npz", load_models(inputs))
+    joints = amass_joints(
+        inputs / "amass" / f"{name.replace('MPI_HDM05', 'HDM05')}.npz", load_models(inputs)
+    )
     np.testing.assert_allclose(joints, plain_joints(inputs, name), atol=1e-9)
     assert joints[0, 15, 1] > joints[0, 7, 1] + 0.7  # Y is up
-
-
-def test_gender_in_bytes_is_female_as_in_the_official_code(inputs):
-    path = inputs / "amass" / f"{HDM.replace('MPI_HDM05', 'HDM05')}.npz"
-    joints = amass_joints(path, load_models(inputs))
-    np.testing.assert_allclose(joints, plain_joints(inputs, HDM), atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -281,16 +272,6 @@ def test_all_take_the_body_of_clip_000021(inputs, built):
     np.testing.assert_allclose(np.load(out / "new_joint_vecs" / "M000009.npy"), again, atol=1e-5)
 
 
-def test_statistics_are_those_of_all_clips_in_the_folder(built):
-    out, _ = built
-    files = sorted((out / "new_joint_vecs").iterdir())
-    assert len(files) == 2 * len(BUILT)
-    frames = np.concatenate([np.load(path) for path in files]).astype(np.float64)
-    np.testing.assert_allclose(np.load(out / "Mean.npy"), frames.mean(0), atol=1e-6)
-    expected = np.concatenate([np.full(263, frames.std(0)[g].mean())[g] for g in GROUPS])
-    np.testing.assert_allclose(np.load(out / "Std.npy"), expected, atol=1e-6)
-
-
 def test_what_is_left_out_is_told_by_reason(built):
     _, report = built
     told = {s.name: s.reason for s in report.skipped if s.name in INDEX}
@@ -314,36 +295,6 @@ def test_what_is_left_out_is_told_by_reason(built):
     remarks = {s.name: s.reason for s in report.remarks}
     assert remarks["000007"] == "range past the end: 20 to 200, 50 frames built"
     assert "by rule" in remarks["M000021"] and "M000004" not in remarks
-
-
-def test_texts_lists_and_index_are_in_place(inputs, built):
-    out, report = built
-    twin = (out / "texts" / "M000021.txt").read_text()
-    assert (
-        twin == "a man lifts his right arm in 000021.#a/DET man/NOUN lift/VERB right/ADJ#0.0#0.0\n"
-    )
-    assert "it is a right arm." in (out / "texts" / "M000004.txt").read_text()
-    told = [s.reason for s in report.skipped if s.name in ("000009", "M000009", "000010")]
-    assert "text unreadable: 000009.txt holds byte 6 that is no UTF-8" in told
-    assert "no text: no 000010.txt at hand" in told
-    for split in ("train", "val", "test"):
-        assert (out / f"{split}.txt").read_text() == (inputs / f"{split}.txt").read_text()
-    assert len((out / "all.txt").read_text().split()) == 2 * len(INDEX)
-    assert (out / "index.csv").read_bytes() == (inputs / "index.csv").read_bytes()
-
-
-def test_the_folder_is_read_and_counted(built):
-    out, _ = built
-    skipped = []
-    clips = {clip.name: clip for clip in read_humanml3d(out, "train", skipped)}
-    # 000009 and 000010 have no text, the others named in REASONS no features.
-    assert set(clips) == {t + n for n in BUILT[:4] + BUILT[6:] for t in ("", "M")}
-    assert clips["M000008"].source == f"./pose_data/{MIX}.npy"
-    assert clips["M000008"].subject == "Transitions_mocap/mazen"
-    assert clips["000011"].subject == "humanact12/P11"
-    table = integrity(out).set_index("source")
-    assert table.loc["CMU"].tolist() == [5, 5, 2, 3, 5, 2, 3]
-    assert table.loc["all"].tolist() == [15, 13, 8, 9, 13, 8, 9]
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(inputs, built, tmp_path, monkeypatch):
@@ -376,29 +327,6 @@ def test_an_interrupted_build_goes_on_where_it_stopped(inputs, built, tmp_path, 
     assert before == {p: p.stat().st_mtime_ns for p in full.rglob("*") if p.is_file()}
 
 
-def test_more_of_amass_adds_to_the_folder(inputs, tmp_path):
-    root, out = write_inputs(tmp_path / "inputs"), tmp_path / "out"
-    late = root / "amass" / f"{MIX}.npz"
-    late.rename(tmp_path / "late.npz")
-    assert "000008" not in build(root, out).built
-    mean = np.load(out / "Mean.npy")
-    (tmp_path / "late.npz").rename(late)
-    assert build(root, out).built == ["000008"]
-    assert not np.array_equal(np.load(out / "Mean.npy"), mean)
-
-
-def test_published_statistics_stay(inputs, built, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in ("Mean.npy", "Std.npy"):
-        np.save(out / name, np.full(263, 0.5))
-    report = build(inputs, out)
-    assert report.built == BUILT and (np.load(out / "Mean.npy") == 0.5).all()
-    told = {s.name: s.reason for s in report.remarks}
-    assert told["Mean.npy, Std.npy"] == "kept as found, not computed"
-    assert not (out / "statistics.json").exists() and (built[0] / "statistics.json").exists()
-
-
 def one_clip(root: Path, joints: np.ndarray, inputs: Path) -> Path:
     """Inputs whose index holds one clip of HumanAct12, with these joints."""
     (root / "pose_data" / "humanact12").mkdir(parents=True)
@@ -422,71 +350,13 @@ def test_golden_features_through_the_build(inputs, reference, tmp_path):
         np.testing.assert_allclose(joints, golden["recovered_joints"], atol=1e-4, rtol=0)
 
 
-def test_published_clip_through_the_build(inputs, real_data, reference, tmp_path):
-    folder = real_data / "humanml3d"
-    published = np.load(folder / "new_joint_vecs" / "012314.npy")
-    joints = np.load(folder / "new_joints" / "012314.npy")
-    # Any published clip tells the body of all.
-    with np.load(reference / "humanml3d_golden.npz") as golden:
-        np.testing.assert_allclose(bone_offsets(joints[0]), golden["target_offsets"], atol=1e-6)
-    root = one_clip(tmp_path, features_to_all_joints(published), inputs)
-    build(root, root / "out", target_offsets=bone_offsets(joints[0]))
-    features = np.load(root / "out" / "new_joint_vecs" / "012314.npy")
-    np.testing.assert_allclose(features, published, atol=1e-4, rtol=0)
-    np.testing.assert_array_equal(features[:, CONTACTS], published[:, CONTACTS])
-    again = np.load(root / "out" / "new_joints" / "012314.npy")
-    np.testing.assert_allclose(again, joints, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("joints", "told"),
-    [
-        (np.zeros((9, 21, 3)), r"shape \(9, 21, 3\)"),
-        (np.zeros((0, 24, 3)), "shape"),
-        (np.zeros((9, 24, 3), int), "shape"),
-        (np.array([np.zeros(3), None], dtype=object), "shape of objects"),
-        (np.array([print], dtype=object), "no readable array .*run .*print"),
-    ],
-)
-def test_joints_of_another_form_are_left_out(inputs, tmp_path, joints, told):
-    root = one_clip(tmp_path, joints, inputs)
-    report = build(root, root / "out", target_offsets=RAW_OFFSETS)
-    reasons = {s.name: s.reason for s in report.skipped}
-    assert report.built == []
-    assert re.search(
-        rf"file unreadable: .*P01G01.npy: found {told}.*humanact12.zip", reasons["012314"]
-    )
-
-
-def test_without_clip_000021_there_is_no_body_to_take(inputs, built, tmp_path):
-    joints = np.load(built[0] / "joints" / "000004.npy")
-    root = one_clip(tmp_path, joints, inputs)
-    with pytest.raises(InputError, match="clip 000021: found no row 000021") as caught:
-        build(root, root / "out")
-    assert "pass target_offsets" in str(caught.value) and not (root / "out").exists()
-    write_index(root / "index.csv", [f"./pose_data/{KIT}.npy,0,60,000021.npy"])
-    with pytest.raises(InputError, match=r"clip 000021: found no file .*Circle02_poses.npz"):
-        build(root, root / "out")
-    # A published clip 000021 in the folder will do.
-    write_index(root / "index.csv", ["./pose_data/humanact12/P01G01.npy,0,-1,012314.npy"])
-    (root / "out" / "new_joints").mkdir(parents=True)
-    there = np.load(built[0] / "new_joints" / "000021.npy")
-    np.save(root / "out" / "new_joints" / "000021.npy", there)
-    assert build(root, root / "out").built == ["012314"]
-    with pytest.raises(InputError, match=r"target_offsets: found shape \(21, 3\)"):
-        build(root, root / "out", target_offsets=RAW_OFFSETS[:21])
-
-
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"J_regressor": None}, "J_regressor: found only v_template, "),
         ({"shapedirs": np.zeros((80, 3, 8))}, r"shapedirs: found shape \(80, 3, 8\)"),
-        ({"J_regressor": np.zeros((24, 80))}, r"J_regressor: found shape \(24, 80\)"),
         ({"kintree_table": np.zeros((2, 52), dtype=int)}, "kintree_table: found parents"),
-        ({"v_template": np.zeros((80, 3)).astype(object)}, "no readable arrays"),
         ({"v_template": np.full((80, 3), np.nan)}, "NaN or infinity"),
-        ({"v_template": np.array(1.0)}, r"v_template: found shape \(\)"),
     ],
 )
 def test_bad_models_are_refused(tmp_path, change, word):
@@ -501,14 +371,9 @@ def test_bad_models_are_refused(tmp_path, change, word):
     ("change", "word"),
     [
         ({"poses": np.zeros((120, 165))}, r"poses: found shape \(120, 165\).*SMPL\+H G"),
-        ({"trans": np.zeros((119, 3))}, "trans: found shape"),
-        ({"betas": np.zeros(8)}, "betas: found shape"),
         ({"betas": np.full(16, np.nan)}, "betas"),
-        ({"mocap_framerate": None}, "mocap_framerate: found only"),
         ({"mocap_framerate": np.array(15.0)}, "15 frames a second"),
-        ({"mocap_framerate": np.array(np.nan)}, "nan frames a second"),
         ({"poses": np.zeros((120, 156)).astype(object)}, "no readable arrays"),
-        ({"poses": np.zeros((120, 156)).astype(str)}, "poses: found shape"),
     ],
 )
 def test_bad_motions_are_refused(inputs, tmp_path, change, word):
@@ -517,37 +382,3 @@ def test_bad_motions_are_refused(inputs, tmp_path, change, word):
     with pytest.raises(InputError, match=word) as caught:
         amass_joints(tmp_path / "x_poses.npz", load_models(inputs))
     assert str(tmp_path / "x_poses.npz") in str(caught.value)
-
-
-def test_damaged_archives_are_refused(inputs, tmp_path, monkeypatch):
-    path, models = tmp_path / "x_poses.npz", load_models(inputs)
-    with pytest.raises(InputError, match="found no file"):
-        amass_joints(path, models)
-    save(path, fake_motion(120, 120.0, "male", 0))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="no readable arrays"):
-        amass_joints(path, models)
-    path.write_bytes(whole)
-    monkeypatch.setattr(exports, "_MAX_BYTES", 100_000)
-    with pytest.raises(InputError, match="bytes in one array.*SMPL\\+H G"):
-        amass_joints(path, models)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme.txt", "no arrays")
-    with pytest.raises(InputError, match="found only readme.txt"):
-        amass_joints(path, models)
-
-
-def test_places_that_are_absent_are_told_at_once(inputs, tmp_path):
-    with pytest.raises(InputError, match="SMPL\\+H G"):
-        build_humanml3d(
-            tmp_path / "amass", inputs / "smplh", inputs / "index.csv", inputs / "texts", tmp_path
-        )
-    with pytest.raises(InputError, match="male.model.npz: found no file.*extended SMPL"):
-        build_humanml3d(
-            inputs / "amass", tmp_path, inputs / "index.csv", inputs / "texts", tmp_path / "out"
-        )
-    with pytest.raises(InputError, match="index.csv: found no file"):
-        build_humanml3d(
-            inputs / "amass", inputs / "smplh", tmp_path / "index.csv", inputs / "texts", tmp_path
-        )

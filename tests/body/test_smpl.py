@@ -1,6 +1,8 @@
 """The body model: smplx's own forward pass is the reference, geometry the analytic case."""
 
+import base64
 import pickle
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -8,11 +10,18 @@ import pytest
 import smplx
 import torch
 
-from t2imu_utils.body.smpl import load_bodies, load_body, same_mesh, write_smpl_pickle
-from t2imu_utils.body.smpl_files import KEYS
+from t2imu_utils.body.smpl import (
+    KEYS,
+    TREE,
+    find_models,
+    load_bodies,
+    load_body,
+    read_model,
+    write_smpl_pickle,
+)
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS
-from tests.body.layouts import ORIGINAL, smpl_arrays
+from tests.body.layouts import ORIGINAL, official, python2_pickle, smpl_arrays
 
 LEFT_ELBOW, LEFT_WRIST = JOINTS.index("left_elbow"), JOINTS.index("left_wrist")
 
@@ -60,12 +69,6 @@ def forward(model, pose):
     return model(betas=betas, global_orient=orient, body_pose=body_pose, transl=transl)
 
 
-def test_joints_equal_smplx(body, pose):
-    torch.testing.assert_close(
-        body.joints(*pose), forward(body.model, pose).joints[:, :24], atol=1e-5, rtol=0
-    )
-
-
 def test_partial_skinning_equals_smplx(body, pose):
     ids = torch.arange(0, 13348, 97)
     expected = forward(body.model, pose).vertices[:, ids]
@@ -82,15 +85,6 @@ def test_several_people_strike_one_pose(tmp_path, pose):
     for one, beta, path in zip(together, betas, paths, strict=True):
         alone = body.vertices(ids, beta, orient, body_pose, path)
         torch.testing.assert_close(one, alone, atol=1e-5, rtol=0)
-
-
-def test_partial_skinning_has_pose_blend_shapes(tmp_path, pose):
-    np.savez(tmp_path / "random.npz", **random_model())
-    body = load_body(tmp_path / "random.npz")
-    ids = torch.tensor([3, 1500, 6999])
-    full = forward(body.model, pose)
-    torch.testing.assert_close(body.vertices(ids, *pose), full.vertices[:, ids], atol=1e-5, rtol=0)
-    torch.testing.assert_close(body.joints(*pose), full.joints[:, :24], atol=1e-5, rtol=0)
 
 
 def test_one_shape_per_frame(body, pose):
@@ -115,19 +109,6 @@ def test_bending_the_left_elbow_forward(body):
     torch.testing.assert_close(forearm / length, torch.tensor([0.0, 0.0, 1.0]), atol=0.02, rtol=0)
     moved = (joints - rest).norm(dim=-1) > 1e-6
     assert moved.nonzero().flatten().tolist() == [20, 22]
-
-
-def test_the_open_body_stands_like_smpl(body):
-    rest = body.rest_joints(torch.zeros(10)).numpy()
-    at = dict(zip(JOINTS, rest, strict=False))
-    assert at["left_hip"][0] > 0 > at["right_hip"][0]
-    assert at["left_foot"][2] > at["left_ankle"][2] + 0.1
-    np.testing.assert_allclose(rest[[18, 20, 22], 1], at["left_shoulder"][1], atol=0.01)
-    heights = [at[name][1] for name in ("left_ankle", "left_knee", "left_hip", "pelvis")]
-    heights += [at[name][1] for name in ("spine1", "spine2", "spine3", "neck", "head")]
-    assert heights == sorted(heights)
-    mirrored = rest[[0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16]]
-    np.testing.assert_allclose(rest[:18], mirrored * [-1, 1, 1], atol=0.003)
 
 
 def test_the_pelvis_is_the_origin_of_every_shape(body):
@@ -186,72 +167,6 @@ def test_licensed_models_equal_smplx(licensed, pose, tmp_path, gender):
     assert (load_body(tmp_path / "stiff.npz").vertices(every, *pose) - got).abs().max() > 1e-3
 
 
-def test_the_open_body_serves_all_genders():
-    bodies = load_bodies()
-    assert bodies.neutral is bodies.male is bodies.female is bodies.of("male")
-    with pytest.raises(InputError, match="gender: found 'men'; expected neutral, male or female"):
-        bodies.of("men")
-
-
-def test_each_gender_has_its_model_on_one_mesh(licensed):
-    assert [licensed.of(g).path.name for g in ("neutral", "male", "female")] == [
-        "SMPL_NEUTRAL.pkl",
-        "SMPL_MALE.pkl",
-        "SMPL_FEMALE.pkl",
-    ]
-    assert same_mesh(licensed.male, licensed.female)
-    assert not same_mesh(licensed.male, load_body())
-    skins = [licensed.of(gender).rest_vertices(np.zeros(10)).numpy() for gender in ORIGINAL]
-    heights = [np.ptp(skin[:, 1]) for skin in skins]
-    assert heights[2] + 0.05 < heights[0] < heights[1] - 0.05
-
-
-def write_small(path, **changes):
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(pickle.dumps({**random_model(30), **changes}))
-
-
-def test_missing_models_are_told_with_where_to_get_them(tmp_path):
-    with pytest.raises(InputError, match="found no model, so none that is neutral or male or fem"):
-        load_bodies(tmp_path)
-    for name in ("basicModel_f_lbs_10_207_0_v1.0.0.pkl", "basicmodel_m_lbs_10_207_0_v1.0.0.pkl"):
-        write_small(tmp_path / name)
-    expected = r"basicModel_f_.*basicmodel_m_.*none that is neutral; expected SMPL_NEUTRAL.pkl"
-    with pytest.raises(InputError, match=expected + r".*SMPL_python_v\.1\.1\.0\.zip"):
-        load_bodies(tmp_path)
-
-
-def test_models_of_different_meshes_are_told(tmp_path):
-    for gender in ORIGINAL:
-        write_small(tmp_path / f"SMPL_{gender.upper()}.pkl")
-    write_small(tmp_path / "SMPL_MALE.pkl", f=random_model(30)["f"][::-1])
-    with pytest.raises(InputError, match="SMPL_MALE.pkl: f: .* than in SMPL_NEUTRAL.pkl"):
-        load_bodies(tmp_path)
-
-
-def test_bodies_are_cached_where_the_caller_says(tmp_path):
-    for gender in ORIGINAL:
-        write_small(tmp_path / "smpl" / f"SMPL_{gender.upper()}.pkl")
-    first = load_bodies(tmp_path / "smpl", tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1  # one content, three names
-    again = load_bodies(tmp_path / "smpl", tmp_path / "cache")
-    for name, array in first.male.model.state_dict().items():
-        torch.testing.assert_close(again.male.model.state_dict()[name], array, rtol=0, atol=0)
-    assert len(list((tmp_path / "smpl").iterdir())) == 3
-
-
-class Command:
-    def __reduce__(self):
-        return (print, ("this must not run",))
-
-
-def test_a_pickle_runs_nothing(tmp_path, capsys):
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"v_template": Command()}))
-    with pytest.raises(InputError, match="evil.pkl.*print"):
-        load_body(tmp_path / "evil.pkl")
-    assert "must not run" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_field_is_named(tmp_path, key):
     arrays = random_model(30)
@@ -276,18 +191,206 @@ def test_a_wrong_field_is_named(tmp_path, key, value):
         load_body(tmp_path / "model.npz")
 
 
-def test_unreadable_files(tmp_path):
-    with pytest.raises(InputError, match="nothing"):
-        load_body(tmp_path / "absent.npz")
-    for name in ("broken.npz", "broken.pkl"):
-        (tmp_path / name).write_bytes(b"not a model")
-        with pytest.raises(InputError, match=name):
-            load_body(tmp_path / name)
-
-
 def test_wrong_poses_and_vertices(body, pose):
     betas, orient, body_pose, transl = pose
     with pytest.raises(InputError, match="body_pose"):
         body.joints(betas, orient, body_pose[:, :63], transl)
     with pytest.raises(InputError, match="vertex ids"):
         body.vertices(torch.tensor([13348]), *pose)
+
+
+# What cPickle of Python 2.7.18 wrote of a tetrahedron, by protocol; zlib, base64.
+GOLDEN = {
+    2: """
+    eNrtnEtv3FQYhs9cMjPxTO63aXq/T5pmKCVAgUICbTe1yKLqWSLXnnFrq3P77DMls4hkFkk0/4IN/8P/AJYsWbBgwQ
+    IhhBCqgOOZd5BVKQghsUB8j/Tm8afPsj3Hx3ZWJ8oeUKYmi05oqUHPpawstoKuavsdysnip67/zFMh5Rudfrs3qDe6
+    gVtv91vKt4PAHhhW4Da6nVAF/YYyaGq8l9FpjrtUMMUhFWXGOX5EpZqZMfNm9YimsVszOaFBhsw+vUNlU5gZvVulZu
+    Zk5u7e3t7D3zWjP6ZQzvCxyAkhR3yxw2b/H61oxpGlXjd0m34Q0qw35RU8PGBz4wcsZ355TPNeZfj4848FwzAMwzAM
+    wzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMwzAMAxQtOLL80ArcZ4Ebht2AFh
+    thw+8N6mHPDkK3ritDx2rbKvD3DVra+IyWD2ilJot+p+k33JBW06vArSWrwFUPqeoZMutv0ymsq7h+0rqK8klyHRmd
+    rE5OJ68zpVPQKeqUdKZ1DJ2yTkVnRmdWZ05nXmdBZ1FnSWdZZ0VnVWdt9BtPOzLftJVNZ9KXehaXes6rDGU8Ho8fdv
+    6rVnTekaW2vd8L/I6iC+ZtWbBCz+65dNGsmvkjuiQL+pb1VECX08NwJRmGqUO66q0PZTJ2o4GvYECrowG85vQdOfNc
+    HzhwXUvZTsul6+mD1JKDZJPVNTeSG9/fphu48Zsn3vg42UxPxr8zCSZJT4KTJsC/P7FuOjLzND0OW1gE8Yjq3uZQ3h
+    I4fSZ1OTls51K9ySUqes2RxgtLue1ey1Yu3Uof/fU/j347mbNP/vrZnsyNf95X9IYjp0eTaLTe43aj4Y3XYfWMe55B
+    b+qXwVsH9HZNlvUL4rlrNd1O6NKdoayM6/FLhN4Zysx++oe8O1kr0jim95K1IuPcq2ePcXVfwV/D38Dfwt/B37/yRP
+    wI/wT/DP8C/wq/hH+bjMYu7hSchXNwHp6CC3ARLsHTsAGX4Qo8A8/Cc/D82BEsFlDDYhE1LJZQw2IZNSxWUMNiFTUs
+    1lDDoooaFqdQw2IdNSxOo4bFGdSwOIsaFudQw+I8alhcGHsXjuAYFhfRhyM4hsUl9OEIjmFxGX04gmNYXEEfjuAYFl
+    fRhyM4hsU19OEIjmFxHX04gmNY1NCHIziGxQb6cATHsLiBPhzBMSw20YcjOIbFTfThCI5hsYU+HMHx1q6iu/p/CUu/
+    KdTAeqEffHq/YVlO328pv2NZRugqgz74hHb0y8A+fES7Mm/5+mv04Z6c12+Onttphla3k2yG9NEB3dPfnJITWqEa6M
+    /NfZlrOSE96Nf/AOHKqz4=
+    """,
+}
+
+
+def tetrahedron():
+    """The arrays in `GOLDEN`."""
+    regressor = np.zeros((24, 4))
+    regressor[range(24), np.repeat(range(4), 6)] = 1
+    return {
+        "v_template": np.eye(4, 3, k=-1),
+        "shapedirs": np.arange(120.0).reshape(4, 3, 10) / 8,
+        "posedirs": np.zeros((4, 3, 207)),
+        "J_regressor": regressor,
+        "weights": np.full((4, 24), 1 / 24),
+        "kintree_table": np.array([[2**32 - 1, *TREE[1:]], range(24)], np.uint32),
+        "f": np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.uint32),
+    }
+
+
+def assert_same(read, arrays):
+    for key in KEYS:
+        expected = arrays[key].astype(np.float32 if read[key].dtype.kind == "f" else np.int64)
+        if key == "kintree_table":
+            assert read[key][0, 0] == -1
+            expected[0, 0] = -1
+        np.testing.assert_array_equal(read[key], expected)
+
+
+def written(path, model, protocol=2):
+    path.write_bytes(python2_pickle(model, protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", GOLDEN)
+def test_what_python_2_wrote_is_read(tmp_path, protocol):
+    file = tmp_path / "model.pkl"
+    file.write_bytes(zlib.decompress(base64.b64decode(GOLDEN[protocol])))
+    assert_same(read_model(file), tetrahedron())
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_cleaned_pickles_of_python_3_are_read(tmp_path, protocol):
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(tetrahedron(), protocol))
+    assert_same(read_model(tmp_path / "model.pkl"), tetrahedron())
+
+
+def test_the_licensed_layout_is_read(smpl_folder):
+    for gender in ORIGINAL:
+        read = read_model(smpl_folder / f"SMPL_{gender.upper()}.pkl")
+        assert_same(read, smpl_arrays(gender))
+        assert set(read) == set(KEYS)
+        assert tuple(read["kintree_table"][0]) == TREE
+
+
+def test_of_300_components_the_first_ten_are_taken(tmp_path):
+    file = written(tmp_path / ORIGINAL["female"], official(tetrahedron(), components=300))
+    assert_same(read_model(file), tetrahedron())
+    np.savez(tmp_path / "model.npz", **tetrahedron() | {"shapedirs": np.ones((4, 3, 300))})
+    assert read_model(tmp_path / "model.npz")["shapedirs"].shape == (4, 3, 10)
+
+
+def test_byte_order_and_column_order_are_kept(tmp_path):
+    arrays = tetrahedron()
+    swapped = arrays | {"shapedirs": arrays["shapedirs"].astype(">f8")}
+    assert_same(read_model(written(tmp_path / "big.pkl", swapped)), arrays)
+    columns = arrays | {"weights": np.asfortranarray(arrays["weights"] * np.arange(24))}
+    (tmp_path / "columns.pkl").write_bytes(pickle.dumps(columns, 4))
+    assert_same(read_model(tmp_path / "columns.pkl"), columns)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"cos\nsystem\n(S'touch %s'\ntR.", "os.system"),
+        (b"\x80\x02cposix\nsystem\nU\x02ls\x85R.", "posix.system"),
+        (b"c__builtin__\neval\n(S'open(%s)'\ntR.", "__builtin__.eval"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.", "builtins.getattr"),
+        (b"cnumpy\nload\n(S'%s'\ntR.", "numpy.load"),
+        (b"cnumpy.testing._private.utils\nrunstring\n(S'1'\n}tR.", "runstring"),
+    ],
+)
+def test_a_pickle_that_calls_something_is_refused(tmp_path, content, name):
+    file, trace = tmp_path / "SMPL_MALE.pkl", tmp_path / "trace"
+    file.write_bytes(content.replace(b"%s", str(trace).encode()))
+    with pytest.raises(InputError, match=f"SMPL_MALE.pkl: found no model .*run .*{name}"):
+        read_model(file)
+    assert not trace.exists()
+
+
+def test_what_pickles_may_name_does_nothing_either(tmp_path):
+    """Chumpy's and NumPy's names are taken down, never imported or called."""
+    calls = b"cchumpy.ch\nsystem\n(S'ls'\ntRcnumpy\nndarray\n(I9999999999\ntR0."
+    (tmp_path / "model.pkl").write_bytes(calls)
+    with pytest.raises(InputError, match="model.pkl: found system; expected a dict"):
+        read_model(tmp_path / "model.pkl")
+    patched = b"cscipy.sparse\ncsc_matrix\n(N}S'toarray'\nNstb."
+    (tmp_path / "model.pkl").write_bytes(patched)
+    with pytest.raises(InputError, match="model.pkl: found no model"):
+        read_model(tmp_path / "model.pkl")
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    file = written(tmp_path / "model.pkl", tetrahedron())
+    content = file.read_bytes().replace(b"U\x02f8", b"U\x02O8")
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="v_template: found no plain array .*O8"):
+        read_model(file)
+
+
+def test_a_sparse_matrix_that_points_outside_is_refused(tmp_path):
+    model = official(tetrahedron())
+    model["J_regressor"].indices = model["J_regressor"].indices + 10**6
+    with pytest.raises(InputError, match="J_regressor: found no plain array"):
+        read_model(written(tmp_path / "model.pkl", model))
+
+
+def test_truncated_files_and_web_pages_are_told(smpl_folder, tmp_path):
+    content = (smpl_folder / "SMPL_MALE.pkl").read_bytes()
+    file = tmp_path / "SMPL_MALE.pkl"
+    for length in (0, 1000, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(InputError, match="SMPL_MALE.pkl: found no model.*download it again"):
+            read_model(file)
+    file.write_bytes(b"\n<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(InputError, match="found a web page; .*Sign in at smpl.is.tue.mpg.de"):
+        read_model(file)
+    file.write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(InputError, match="found list; expected a dict"):
+        read_model(file)
+
+
+def test_files_are_found_by_all_their_names(tmp_path):
+    names = {
+        "SMPL_NEUTRAL.pkl": "neutral",
+        "smpl_male.npz": "male",
+        "basicModel_neutral_lbs_10_207_0_v1.0.0.pkl": "neutral",
+        "basicModel_f_lbs_10_207_0_v1.0.0.pkl": "female",
+        "basicmodel_m_lbs_10_207_0_v1.0.0.pkl": "male",
+        **{name: gender for gender, name in ORIGINAL.items()},
+    }
+    for number, (name, gender) in enumerate(names.items()):
+        folder = tmp_path / str(number) / "SMPL_python_v.1.1.0" / "smpl" / "models"
+        folder.mkdir(parents=True)
+        (folder / name).touch()
+        assert find_models(tmp_path / str(number)) == {gender: folder / name}
+
+
+def test_of_several_files_the_renamed_and_the_newer_come_first(tmp_path):
+    order = [
+        "SMPL_MALE.pkl",
+        "SMPL_MALE.npz",
+        "basicmodel_m_lbs_10_207_0_v1.1.0.pkl",
+        "basicmodel_m_lbs_10_207_0_v1.0.0.pkl",
+    ]
+    for name in reversed(order):
+        (tmp_path / name).touch()
+    for name in ("SMPLX_MALE.npz", "SMPL_MALE.pkl.part", "basicmodel_m_lbs_10_207_0_v1.1.0.fbx"):
+        (tmp_path / name).touch()
+    for name in order:
+        assert find_models(tmp_path) == {"male": tmp_path / name}
+        (tmp_path / name).unlink()
+    assert find_models(tmp_path) == {}
+
+
+def test_models_are_of_all_genders_and_of_one_mesh(tmp_path):
+    bodies = load_bodies()
+    assert bodies.neutral is bodies.male is bodies.female is bodies.of("male")
+    for gender, faces in (("neutral", 1), ("male", -1)):
+        model = random_model(30)
+        model["f"] = model["f"][::faces]
+        written(tmp_path / f"SMPL_{gender.upper()}.pkl", model)
+    with pytest.raises(InputError, match="so none that is female"):
+        load_bodies(tmp_path)
+    written(tmp_path / "SMPL_FEMALE.pkl", random_model(30))
+    with pytest.raises(InputError, match="SMPL_MALE.pkl: f: .* than in SMPL_NEUTRAL.pkl"):
+        load_bodies(tmp_path)

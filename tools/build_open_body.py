@@ -1,6 +1,6 @@
 """Build the open body: an SMPL-format model from the `anny` library (Apache-2.0, assets CC0).
 
-Run as ``python -m t2imu_utils.body.build_open_body`` where `anny` is installed; it is needed for
+Run as ``python tools/build_open_body.py`` where `anny` is installed; it is needed for
 this only. Adult bodies are sampled, brought into SMPL's T-pose with 24 bones, and reduced to a
 mean and ten principal components of unit variance. No SMPL data is used: the joints stand where
 anny's bones are, moved along them to the proportions of HumanML3D's public skeleton.
