@@ -192,7 +192,7 @@ def test_sensors():
 
 
 def test_every_solver_is_a_line_over_evaluations_with_its_interval():
-    assert set(plots.SOLVERS) == set(solvers.SCHEMES)
+    assert set(plots.SOLVERS) == set(SCHEMES)
     rows = []
     for place, (solver, count, seeds) in enumerate(
         [("ancestral", 50, "same"), ("ancestral", 50, "other"), ("ddim", 10, "same")]
