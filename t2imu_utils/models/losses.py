@@ -166,7 +166,7 @@ def motion_losses(
     x0, x0_hat: clean and predicted motion, normalised features. mask: valid frames, a prefix of
     each row; what padding holds does not matter. A term is computed where its weight is above 0
     (`all_terms=True`: always), and only those enter `total`. Joints are recovered from the
-    de-normalised features. A training takes any function with these arguments in its place.
+    de-normalised features; functions of one's own are taken where `weights` has them.
     """
     asked = {name for name in WEIGHTED if all_terms or getattr(weights, name) > 0}
     wanted = asked - set(weights.functions)

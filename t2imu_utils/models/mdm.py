@@ -49,7 +49,6 @@ from t2imu_utils.models.trainer import (
     key_of,
     loss_curves,
     prefix,
-    source_of,
     step_items,
 )
 from t2imu_utils.models.trainer import train as run_training
@@ -488,7 +487,6 @@ def batch_losses(
     normaliser: Normaliser,
     weights: LossWeights,
     all_terms: bool = False,
-    motion_loss: Callable = motion_losses,
     *,
     steps: int,
     precision: Precision = "float32",
@@ -500,7 +498,7 @@ def batch_losses(
     x_t = add_noise(batch.x0, batch.noise, batch.t, schedule(steps))
     with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    return motion_loss(batch.x0, x0_hat.float(), batch.mask, weights, normaliser, all_terms)
+    return motion_losses(batch.x0, x0_hat.float(), batch.mask, weights, normaliser, all_terms)
 
 
 def step_losses(
@@ -513,15 +511,13 @@ def step_losses(
     normaliser: Normaliser,
     config: TrainConfig,
     steps: int,
-    motion_loss: Callable,
 ) -> dict[str, Tensor]:
     """Losses of a part of a step's batch (`trainer.Losses`)."""
     whole = draw_batch(data, config, steps, step)
     batch = whole.part(part, parts).to(next(network.parameters()).device)
     terms = batch_losses(
-        network, batch, normaliser, config.weights, motion_loss=motion_loss, steps=steps,
-        precision=config.precision,
-    )  # fmt: skip
+        network, batch, normaliser, config.weights, steps=steps, precision=config.precision
+    )
     share = len(batch.t) / len(whole.t)
     return {name: x.mean() * share for name, x in terms.items()}
 
@@ -532,7 +528,6 @@ def validation_losses(
     data: Dataset,
     normaliser: Normaliser,
     config: TrainConfig,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
 
@@ -553,9 +548,7 @@ def validation_losses(
         batch = data.batch(
             items, zeros, zeros, config.max_frames, timesteps[items], zeros.astype(bool), rng
         ).to(device)
-        terms = batch_losses(
-            model, batch, normaliser, config.weights, True, motion_loss, steps=steps
-        )
+        terms = batch_losses(model, batch, normaliser, config.weights, True, steps=steps)
         for name, values in terms.items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
     return {name: total / n for name, total in sums.items()}
@@ -570,15 +563,12 @@ def train(
     progress: bool = True,
     device: torch.device | str = "cpu",
     processes: int = 1,
-    motion_loss: Callable = motion_losses,
 ) -> tuple[Prior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it (averaged weights) and its loss curves.
 
     The curves have a row a step (split "train") and a row a validation (split "validation", all
     terms, averaged weights), a column a term; a term that was not computed is NaN. `out_dir` keeps
     the state of the training (see `trainer.train`, also for `processes`).
-
-    motion_loss: a function like `losses.motion_losses`, in its place.
     """
     if config.max_frames > prior.config.max_frames:
         raise InputError(
@@ -599,7 +589,6 @@ def train(
                 "Set precision to float32.",
             )  # fmt: skip
     data, settings = Dataset(prior, clips), {"normaliser": prior.normaliser, "config": config}
-    settings["motion_loss"] = motion_loss
     losses = partial(step_losses, data=data, steps=prior.config.diffusion_steps, **settings)
     ingredients = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
     validate = None
@@ -609,7 +598,7 @@ def train(
         ingredients += [held_out.fingerprint] if config.early_stopping else []
     model, rows, validated = run_training(
         copy.deepcopy(prior.model).requires_grad_(True), losses, config,
-        Path(out_dir) / "training.pt", key_of(*ingredients, *source_of(motion_loss)), validate,
+        Path(out_dir) / "training.pt", key_of(*ingredients), validate,
         criterion=CRITERION, stream=(STEP, 1), progress=progress, device=device,
         processes=processes,
     )  # fmt: skip
@@ -935,14 +924,8 @@ class MDMGenerator(Generator):
     def published(self, folder, sizes, encoder):
         return read_mdm(folder, encoder=encoder)
 
-    def train(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
-    ):  # fmt: skip
-        return train(
-            prior, clips, settings, folder, held_out, device=device, processes=processes,
-            motion_loss=motion_loss,
-        )  # fmt: skip
+    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
+        return train(prior, clips, settings, folder, held_out, device=device, processes=processes)
 
     refine = train
 

@@ -61,7 +61,6 @@ from t2imu_utils.models.trainer import (
     key_of,
     loss_curves,
     prefix,
-    source_of,
     step_items,
 )
 from t2imu_utils.models.trainer import train as run_training
@@ -704,7 +703,6 @@ def batch_losses(
     normaliser: Normaliser,
     weights: LossWeights,
     all_terms: bool = False,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, Float[Tensor, "B"]]:
     """Noise a batch, predict it clean, and compare, one value a sample (see `motion_losses`)."""
     clips = batch.clips
@@ -712,7 +710,7 @@ def batch_losses(
     retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
     condition = model.condition(clips.text, clips.text_valid, retrieved)
     x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
-    return motion_loss(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
+    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
 
 
 @torch.inference_mode()
@@ -722,7 +720,6 @@ def validation_losses(
     data: Dataset,
     near: Sequence[Int[np.ndarray, "captions R"]],
     config: TrainConfig,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
 
@@ -739,7 +736,7 @@ def validation_losses(
         rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
         t, frames = timesteps[items], config.max_frames
         batch = _assemble(prior, data, near, items, zeros, zeros, frames, t, none, rng).to(device)
-        terms = batch_losses(model, batch, prior.normaliser, config.weights, True, motion_loss)
+        terms = batch_losses(model, batch, prior.normaliser, config.weights, True)
         for name, values in terms.items():
             sums[name] = sums.get(name, 0.0) + float(values.sum())
     return {name: total / n for name, total in sums.items()}
@@ -753,7 +750,6 @@ def train(
     validation: Sequence[MotionClip] = (),
     progress: bool = True,
     device: torch.device | str = "cpu",
-    motion_loss: Callable = motion_losses,
 ) -> tuple[ReMoDiffusePrior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it and its loss curves.
 
@@ -770,13 +766,11 @@ def train(
 
     def losses(model: ReMoDiffuse, step: int, part: int, parts: int) -> dict[str, Tensor]:
         batch = draw_batch(prior, data, near, config, step).to(device)
-        terms = batch_losses(
-            model, batch, prior.normaliser, config.weights, motion_loss=motion_loss
-        )
+        terms = batch_losses(model, batch, prior.normaliser, config.weights)
         return {name: values.mean() for name, values in terms.items()}
 
     key = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
-    key += [prior.database.version, *source_of(motion_loss)]
+    key += [prior.database.version]
     check = None
     if validation:
         held_out = Dataset(prior, validation)
@@ -784,7 +778,7 @@ def train(
         theirs = neighbours(prior, validation, config.max_frames, held_out=True)
 
         def check(model: ReMoDiffuse) -> dict[str, float]:
-            return validation_losses(model, prior, held_out, theirs, config, motion_loss)
+            return validation_losses(model, prior, held_out, theirs, config)
 
     model, rows, validated = run_training(
         copy.deepcopy(prior.model).requires_grad_(True), losses, replace(config, accumulate=1),
@@ -947,14 +941,9 @@ class ReMoDiffuseGenerator(Generator):
         config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
         return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
 
-    def train(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
-    ):  # fmt: skip
+    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
         refuse_processes("ReMoDiffuse", processes)
-        return train(
-            prior, clips, settings, folder, held_out, device=device, motion_loss=motion_loss
-        )
+        return train(prior, clips, settings, folder, held_out, device=device)
 
     refine = train
 

@@ -30,7 +30,6 @@ from t2imu_utils.models.trainer import (
     kept_row,
     key_of,
     prefix,
-    source_of,
     step_items,
     train,
     weights_hash,
@@ -377,7 +376,6 @@ def reconstruction_losses(
     weights: LossWeights,
     normaliser: Normaliser,
     all_terms: bool = False,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, Float[Tensor, ""]]:
     """Terms of the tokeniser's loss, averaged over the batch; `total` is their weighted sum.
 
@@ -393,9 +391,9 @@ def reconstruction_losses(
     total = terms["reconstruction"] + POSITIONS_WEIGHT * terms["positions"]
     total = total + COMMIT_WEIGHT * commit
     used = {name: getattr(weights, name) for name in WEIGHTED if getattr(weights, name)}
-    if all_terms or used or motion_loss is not motion_losses:
+    if all_terms or used:
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        more = motion_loss(x, x_hat, mask, weights, normaliser, all_terms)
+        more = motion_losses(x, x_hat, mask, weights, normaliser, all_terms)
         terms |= {name: value.mean() for name, value in more.items() if name != "total"}
         for name, weight in used.items():
             total = total + weight * terms[name]
@@ -409,7 +407,6 @@ def rvq_validation(
     batch_size: int,
     weights: LossWeights,
     normaliser: Normaliser,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on whole motions, each at its own length (a multiple of 4), averaged over them."""
     device = next(model.parameters()).device
@@ -419,7 +416,7 @@ def rvq_validation(
         frames = STRIDE * counts[items[0]]
         x = torch.stack([motions[i][:frames] for i in items]).to(device)
         x_hat, _, commit = model.eval()(x)
-        terms = reconstruction_losses(x, x_hat, commit, weights, normaliser, True, motion_loss)
+        terms = reconstruction_losses(x, x_hat, commit, weights, normaliser, True)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(items)
     return {name: total / len(motions) for name, total in sums.items()}
@@ -431,7 +428,6 @@ def rvq_losses(
     config: TrainConfig,
     level_dropout: float,
     decoder_only: bool,
-    motion_loss: Callable = motion_losses,
 ) -> Callable[..., dict[str, Tensor]]:
     """Losses of a tokeniser's steps (`trainer.Losses`), on windows of motions.
 
@@ -450,9 +446,7 @@ def rvq_losses(
             model.quantizer.eval()
         x = x.to(next(model.parameters()).device)
         x_hat, _, commit = model(x, active)
-        return reconstruction_losses(
-            x, x_hat, commit, config.weights, normaliser, motion_loss=motion_loss
-        )
+        return reconstruction_losses(x, x_hat, commit, config.weights, normaliser)
 
     return losses
 
@@ -561,7 +555,6 @@ def train_stages(
     *,
     level_dropout: float = 0.0,
     decoder_only: bool = False,
-    motion_loss: Callable = motion_losses,
 ) -> tuple[Any, pd.DataFrame]:
     """Train copies of networks of `prior` one after the other, the tokeniser first.
 
@@ -594,13 +587,13 @@ def train_stages(
         network = networks[name]
         if name == RVQ_STAGE:
             network.encoder.requires_grad_(not decoder_only)
-            settings = (prior.normaliser, motions, own, level_dropout, decoder_only, motion_loss)
+            settings = (prior.normaliser, motions, own, level_dropout, decoder_only)
             losses, key = rvq_losses(*settings), [level_dropout, decoder_only]
-            key += [motions_hash(motions), motions_hash(held_out), *source_of(motion_loss)]
+            key += [motions_hash(motions), motions_hash(held_out)]
             key += [sha256(np.asarray(x).tobytes()) for x in vars(prior.normaliser).values()]
 
             def validate(model: nn.Module) -> dict[str, float]:
-                more = (config.batch_size, config.weights, prior.normaliser, motion_loss)
+                more = (config.batch_size, config.weights, prior.normaliser)
                 return rvq_validation(model, held_out, *more)
         else:
             if not tokens:
@@ -674,14 +667,12 @@ class TokenGenerator(Generator):
     level_dropout: ClassVar[float] = 0.0
 
     def train(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses, stages=None,
+        self, prior, clips, settings, folder, held_out, device, processes=1, stages=None
     ):  # fmt: skip
         refuse_processes(type(self).__name__, processes)
         return train_stages(
             prior, clips, settings, stages or self.stages, type(self).task, folder, held_out,
             device=device, level_dropout=self.level_dropout, decoder_only=stages is not None,
-            motion_loss=motion_loss,
         )  # fmt: skip
 
     def refine(self, *arguments, **named):

@@ -6,7 +6,6 @@ and the same noise, and a training that was interrupted ends where an uninterrup
 """
 
 import copy
-import inspect
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256, write_json
-from t2imu_utils.models.losses import LossWeights, motion_losses, recorded
+from t2imu_utils.models.losses import LossWeights, recorded
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import check_features
 
@@ -252,22 +251,6 @@ def weights_hash(model: nn.Module) -> str:
     """Hash of all parameters and buffers of a model, with their names."""
     parts = [f"{k}:{sha256(x.cpu().numpy().tobytes())}" for k, x in model.state_dict().items()]
     return sha256("\n".join(parts).encode())
-
-
-def source_of(function: Callable) -> list[str]:
-    """What a loss is computed with, for the key of a training: nothing where it is the package's,
-    else its source and that of the functions of its own module or notebook that it calls."""
-    if function is motion_losses:
-        return []
-    found, waiting = {}, [function]
-    while waiting:
-        one = waiting.pop()
-        if one.__qualname__ in found:
-            continue
-        found[one.__qualname__] = inspect.getsource(one)
-        named = [one.__globals__.get(name) for name in one.__code__.co_names]
-        waiting += [f for f in named if inspect.isfunction(f) and f.__module__ == one.__module__]
-    return [found[name] for name in sorted(found)]
 
 
 def key_of(*ingredients: Any) -> str:

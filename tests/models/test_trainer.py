@@ -12,13 +12,12 @@ from torch import nn
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import mdm
 from t2imu_utils.models import trainer as training
-from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.losses import LossWeights, l_simple
 from t2imu_utils.models.mdm import new_prior
 from t2imu_utils.models.trainer import (
     TrainConfig,
     ema_decay_at,
     launch,
-    source_of,
     step_items,
     train,
 )
@@ -296,35 +295,30 @@ def test_lambda_acc_changes_the_weights_and_lowers_l_acc(prior, clips, tmp_path,
     assert accs[1] < accs[0] and firsts[0] == firsts[1]
 
 
-def doubled(x):
-    return 2 * x
+def double(x0, x0_hat, mask):
+    return 2 * l_simple(x0, x0_hat, mask)
 
 
-def own_loss(x0, x0_hat, mask, weights, normaliser, all_terms=False):
-    terms = motion_losses(x0, x0_hat, mask, weights, normaliser, all_terms)
-    return terms | {"total": doubled(terms["simple"])}
+def test_a_loss_of_ones_own_takes_the_place_of_the_packages(prior, clips, tmp_path):
+    def with_loss(function):
+        return replace(SETTINGS, weights=LossWeights(functions={"simple": function}))
 
-
-def test_a_loss_of_ones_own_takes_the_place_of_the_packages(prior, clips, tmp_path, monkeypatch):
     plain, curves = train_mdm(prior, clips, tmp_path)
-    own, others = train_mdm(prior, clips, tmp_path, motion_loss=own_loss)
+    own, others = train_mdm(prior, clips, tmp_path, with_loss(double))
     assert others["total"].iloc[0] == 2 * curves["total"].iloc[0]
+    # It is known by its source.
     assert len(list(tmp_path.iterdir())) == 2 and not torch.equal(weights(plain), weights(own))
-    # It is known by its code and that of what it calls.
-    before = source_of(own_loss)
-    assert len(before) == 2 and source_of(motion_losses) == []
-    monkeypatch.setitem(own_loss.__globals__, "doubled", lambda x: 3 * x)
-    assert source_of(own_loss) != before
     # New processes get functions of a notebook, which they cannot import, by value.
-    monkeypatch.undo()
-    namespace = {"motion_losses": motion_losses, "__name__": "__main__"}
-    code = "def f(*a): t = motion_losses(*a); return t | {'total': 2 * t['simple']}"
-    exec(code, namespace)
-    function = namespace["f"]
-    monkeypatch.setattr(mdm, "source_of", lambda _: ["f"])
-    config = replace(SETTINGS, steps=2, validate_every=0)
-    two, _ = train_mdm(prior, clips, tmp_path / "two", config, motion_loss=function, processes=2)
-    one, _ = train_mdm(prior, clips, tmp_path / "one", config, motion_loss=own_loss)
+    path = tmp_path / "cell.py"
+    path.write_text("def double(x0, x0_hat, mask):\n    return 2 * l_simple(x0, x0_hat, mask)\n")
+    namespace = {"l_simple": l_simple, "__name__": "__main__"}
+    exec(compile(path.read_text(), path, "exec"), namespace)
+    short = {"steps": 2, "validate_every": 0}
+    two, _ = train_mdm(
+        prior, clips, tmp_path / "two", replace(with_loss(namespace["double"]), **short),
+        processes=2,
+    )  # fmt: skip
+    one, _ = train_mdm(prior, clips, tmp_path / "one", replace(with_loss(double), **short))
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-4, atol=8e-3)
 
 
