@@ -62,7 +62,6 @@ GUIDANCE = 2.5
 CRITERION = "simple"
 # Formats of own files: as trained, and in half precision with its provenance, as shipped.
 FORMAT, OPEN_FORMAT = "t2imu-prior-1", "t2imu-open-prior-1"
-LIMIT = 16_000_000  # bytes: what a repository bears
 ARGS = "args.json"
 # (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
 ENCODERS = {("trans_dec", "bert"): "distilbert", ("trans_enc", "clip"): "clip_mdm"}
@@ -649,8 +648,7 @@ def generate(
 # ---------------------------------------------------------------- files
 def save_prior(path: Path, prior: Prior) -> Path:
     """Write a prior into one file (`checkpoints.save`)."""
-    about = {"config": asdict(prior.config)}
-    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
+    return checkpoints.save(path, FORMAT, {"": prior.model}, prior)
 
 
 def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Path:
@@ -658,29 +656,17 @@ def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Pa
 
     provenance: where the weights come from and under which terms; must be JSON-able.
     """
-    size = 2 * sum(x.numel() for x in prior.model.state_dict().values())
-    if size > LIMIT:
-        raise InputError(
-            path, f"{size / 1e6:.1f} MB", f"at most {LIMIT / 1e6:g} MB",
-            "Train a smaller network: fewer layers, or less width.",
-        )  # fmt: skip
-    about = {"config": asdict(prior.config), "provenance": provenance}
-    return checkpoints.save(path, OPEN_FORMAT, {"": prior.model}, prior, about, half=True)
+    networks = {"": prior.model}
+    return checkpoints.save(path, OPEN_FORMAT, networks, prior, half=True, provenance=provenance)
 
 
-def load_prior(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> Prior:
+def load_prior(path: Path, text_encoder: TextEncoder | None = None) -> Prior:
     """Read what `save_prior` or `write_open_prior` wrote (`checkpoints.load`)."""
-    (model,), common, _ = checkpoints.load(
-        path, (FORMAT, OPEN_FORMAT),
-        lambda about: {"": MDM(checkpoints.config_of(MDMConfig, about["config"]))},
-        text_encoder, cache, device,
-    )  # fmt: skip
-    return Prior(model, **common)
+    kinds = (FORMAT, OPEN_FORMAT)
+    networks, common, _ = checkpoints.load(
+        path, kinds, MDMConfig, lambda config, _: {"": MDM(config)}, text_encoder
+    )
+    return Prior(networks[""], **common)
 
 
 def longest_frames(prior: Prior) -> int:
@@ -693,7 +679,6 @@ def read_mdm(
     source: Path,
     normaliser: Normaliser | None = None,
     encoder: TextEncoder | None = None,
-    cache: Path | None = None,
 ) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 
@@ -708,12 +693,12 @@ def read_mdm(
             and ``Std.npy`` beside the weights, then in ``humanml3d``: official MDM is trained with
             those of the dataset. They are never computed from data.
         encoder: must be the one that the checkpoint names (bert: `distilbert`, clip: `clip_mdm`);
-            None loads it, with its states kept in `cache`.
+            None loads it.
     """
     path = _weights_file(Path(source))
     args = _read_args(path.with_name(ARGS))
     named = ENCODERS[args["arch"], args["text_encoder_type"]]
-    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, cache, named)
+    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, named)
     config = MDMConfig(
         arch=args["arch"],
         layers=args["layers"],
@@ -753,50 +738,39 @@ def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
     `model` and `model_avg` are the same weights. Official code loads a prior of its own heads,
     feed-forward width and text width; `BUILT_IN` tells how others are written.
     """
-    config, encoder = prior.config, prior.text_encoder.name
+    config, encoder, folder = prior.config, prior.text_encoder.name, Path(folder)
     kinds = {(arch, name): kind for (arch, kind), name in ENCODERS.items()}
-    if (config.arch, encoder) not in kinds:
+    if (config.arch, encoder) not in kinds or (folder / ARGS).exists():
         raise InputError(
-            "write_mdm", f"{config.arch} conditioned on {encoder}",
-            "; ".join(f"{arch} on {name}" for arch, name in kinds),
-            "Train with that encoder: official MDM has no other.",
+            f"{folder / ARGS}", f"a prior of {config.arch} conditioned on {encoder}",
+            "; ".join(f"{arch} on {name}" for arch, name in kinds) + "; a folder without one",
+            "Official MDM has no other encoders. Checkpoints are not overwritten.",
         )  # fmt: skip
     told = [e.get("config", e) for e in prior.history]
     told = [e.get("condition_dropout", e.get("cond_mask_prob")) for e in told]
-    own = {
-        "ff_size": config.feedforward,
-        "num_heads": config.heads,
-        "dropout": config.dropout,
-        "max_frames": config.max_frames,
-    }
-    args = {
-        **FIXED,
-        "data_dir": "",
-        "arch": config.arch,
-        "text_encoder_type": kinds[config.arch, encoder],
-        "layers": config.layers,
-        "latent_dim": config.width,
-        "diffusion_steps": config.diffusion_steps,
+    own = {"ff_size": config.feedforward, "num_heads": config.heads}
+    own |= {"dropout": config.dropout, "max_frames": config.max_frames}
+    args = FIXED | {
+        "data_dir": "", "arch": config.arch, "text_encoder_type": kinds[config.arch, encoder],
+        "layers": config.layers, "latent_dim": config.width,
+        "diffusion_steps": config.diffusion_steps, "mask_frames": config.mask_frames,
         "cond_mask_prob": next((float(x) for x in reversed(told) if x is not None), 0.1),
-        "mask_frames": config.mask_frames,
-        "pos_embed_max_len": TABLE_LENGTH,
-        "use_ema": True,
-        "lambda_rcxyz": 0.0,
-        "lambda_vel": 0.0,
-        "lambda_fc": 0.0,
-        "multi_encoder_type": "single",
+        "pos_embed_max_len": TABLE_LENGTH, "use_ema": True, "lambda_rcxyz": 0.0,
+        "lambda_vel": 0.0, "lambda_fc": 0.0, "multi_encoder_type": "single",
         "target_enc_layers": 1,
         **{name: value for name, value in own.items() if value != BUILT_IN[name]},
-    }
-    state = checkpoints.official_state(prior.model)
+    }  # fmt: skip
+    state = {k: x.detach().float().cpu().clone() for k, x in prior.model.state_dict().items()}
     # The official loader deletes the tables from what it reads, so they have to be there.
     state |= dict.fromkeys(POSITION_TABLES, sinusoids(TABLE_LENGTH, config.width)[:, None])
-    path = Path(folder) / f"model{step:09d}.pt"
-    checkpoints.refuse_overwriting(path.parent, (ARGS, *MEAN_STD, path.name))
-    with atomic_write(path.with_name(ARGS)) as temporary:
-        temporary.write_text(json.dumps(args, indent=4, sort_keys=True))
-    checkpoints.write_statistics(path.parent, prior.normaliser, MEAN_STD)
-    return checkpoints.write_checkpoint(path, {"model": state, "model_avg": state})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in zip(MEAN_STD, (prior.normaliser.mean, prior.normaliser.std), strict=True):
+        np.save(folder / name, np.asarray(values, dtype=np.float32))
+    path = folder / f"model{step:09d}.pt"
+    with atomic_write(path) as temporary:
+        torch.save({"model": state, "model_avg": state}, temporary)
+    (folder / ARGS).write_text(json.dumps(args, indent=4, sort_keys=True))
+    return path
 
 
 def _weights_file(source: Path) -> Path:

@@ -8,7 +8,7 @@ carry the names of the official checkpoints, so that those load as they are.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,8 @@ from t2imu_utils.tracks import Count
 
 # Score of a token that stays: higher than any probability.
 KEPT = 1e5
-# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially; half a
-# second is never asked for: the shortest motions that MoMask is trained on have 40 frames.
-WIDTHS, CLASSES, MIN_TOKENS = (512, 256, 128), 50, 10
+# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially.
+WIDTHS, CLASSES = (512, 256, 128), 50
 # Share of items that are trained without their text.
 TEXT_DROPOUT = {"mask": 0.1, "residual": 0.2}
 # Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
@@ -69,8 +68,6 @@ FILES = {
     ),
     "lengths": ("length_estimator/model/finest.tar", ("estimator",)),
 }
-# Rows of the table of sinusoids in an official file.
-POSITIONS = 5000
 
 
 @dataclass(frozen=True)
@@ -257,11 +254,6 @@ class LengthEstimator(nn.Module):
 
     def __init__(self, text_width: int = 512, classes: int = CLASSES):
         super().__init__()
-        if classes <= MIN_TOKENS:
-            raise InputError(
-                "LengthEstimator: classes", str(classes), f"more than {MIN_TOKENS}",
-                "Shorter motions are not estimated; the official checkpoint has 50.",
-            )  # fmt: skip
         first, second, third = WIDTHS
         self.text_width, self.classes = text_width, classes
         self.output = nn.Sequential(
@@ -273,25 +265,6 @@ class LengthEstimator(nn.Module):
 
     def forward(self, text: Float[Tensor, "B W"]) -> Float[Tensor, "B classes"]:
         return self.output(text)
-
-
-@torch.inference_mode()
-def estimate_frames(
-    estimator: LengthEstimator, text: Float[Tensor, "B W"], seeds: Sequence[int]
-) -> list[int]:
-    """A length for each pooled text, in frames at 20 fps: drawn, not the most likely one.
-
-    Of 40 to 196 frames with the official number of classes: the shortest, among them length 0,
-    are left out of the draw. Each item draws from its own seed.
-    """
-    device = next(estimator.parameters()).device
-    logits = estimator.eval()(text.to(device))[:, MIN_TOKENS:].double()
-    frames = []
-    for row, seed in zip(logits, seeds, strict=True):
-        generator = torch.Generator().manual_seed(int(seed))
-        token = torch.multinomial(row.softmax(0).cpu(), 1, generator=generator)
-        frames.append((int(token) + MIN_TOKENS) * STRIDE)
-    return frames
 
 
 @dataclass(frozen=True)
@@ -605,37 +578,6 @@ def _networks(config: MoMaskConfig, classes: int | None) -> dict[str, nn.Module]
     return networks
 
 
-def _held(prior: MoMaskPrior) -> dict[str, nn.Module]:
-    return {name: x for name in FILES if (x := getattr(prior, name)) is not None}
-
-
-def save_momask(path: Path, prior: MoMaskPrior) -> Path:
-    """Write a prior into one file (`checkpoints.save`)."""
-    classes = None if prior.lengths is None else prior.lengths.classes
-    networks = {f"{name}.": network for name, network in _held(prior).items()}
-    about = {"config": asdict(prior.config), "lengths": classes}
-    return checkpoints.save(path, FORMAT, networks, prior, about)
-
-
-def load_momask(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> MoMaskPrior:
-    """Read what `save_momask` wrote (`checkpoints.load`)."""
-
-    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
-        config = checkpoints.config_of(MoMaskConfig, about["config"])
-        return {f"{name}.": x for name, x in _networks(config, about["lengths"]).items()}
-
-    networks, common, about = checkpoints.load(
-        path, (FORMAT,), build, text_encoder, cache, device, ("lengths",)
-    )
-    config = checkpoints.config_of(MoMaskConfig, about["config"])
-    return MoMaskPrior(config, **dict(zip(FILES, networks, strict=False)), **common)
-
-
 def read_momask(
     folder: Path,
     text_encoder: TextEncoder | None = None,
@@ -677,26 +619,6 @@ def read_momask(
     )
 
 
-def write_momask(folder: Path, prior: MoMaskPrior) -> Path:
-    """Write weights and statistics in the official layout; returns the folder.
-
-    Running sums of the codebooks have no place in it. The options (``opt.txt``) that the official
-    code asks for beside them are not written.
-    """
-    folder = Path(folder)
-    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
-    for name, network in _held(prior).items():
-        file, (key, *_) = FILES[name]
-        state = checkpoints.official_state(network)
-        if name in ("mask", "residual"):
-            table = sinusoids(POSITIONS, prior.config.transformer.width)
-            state["position_enc.pe"] = table[:, None]
-        epoch = "epoch" if name == "lengths" else "ep"
-        checkpoints.write_checkpoint(folder / file, {key: state, epoch: 0})
-    checkpoints.write_statistics(folder / META, prior.normaliser)
-    return folder
-
-
 # ---------------------------------------------------------------- the family
 class Sizes(TokenSizes):
     """Sizes of the tokeniser and of both transformers."""
@@ -735,9 +657,16 @@ class MoMaskGenerator(TokenGenerator):
         return read_momask(folder, encoder, config)
 
     def save(self, path, prior):
-        return [save_momask(path, prior)]
+        held = {name: x for name in FILES if (x := getattr(prior, name)) is not None}
+        classes = None if prior.lengths is None else prior.lengths.classes
+        return [checkpoints.save(path, FORMAT, held, prior, lengths=classes)]
 
-    load = staticmethod(load_momask)
+    def load(self, path, encoder=None):
+        networks, common, about = checkpoints.load(
+            path, (FORMAT,), MoMaskConfig,
+            lambda config, about: _networks(config, about["lengths"]), encoder,
+        )  # fmt: skip
+        return MoMaskPrior(about["config"], **networks, **common)
 
     generate = staticmethod(generate)
 

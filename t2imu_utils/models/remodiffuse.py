@@ -49,7 +49,7 @@ from t2imu_utils.models.retrieval import (
     statistics_hash,
     token_states,
 )
-from t2imu_utils.models.text import TextEncoder, load_text_encoder
+from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (
     SENTENCES,
     STEP,
@@ -792,49 +792,11 @@ def train(
 
 
 # ---------------------------------------------------------------- files
-def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write a prior into one file (`checkpoints.save`).
-
-    Of the database only the version is written: `retrieval.save_database` keeps it, and the models
-    of a study share one.
-    """
-    about = {
-        "config": asdict(prior.config),
-        "mixture": asdict(prior.mixture),
-        "database": prior.database.version,
-    }
-    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
-
-
-def load_remodiffuse(
-    path: Path,
-    database: Database,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> ReMoDiffusePrior:
-    """Read what `save_remodiffuse` wrote (`checkpoints.load`); database: that it was saved with."""
-    (model,), common, about = checkpoints.load(
-        path, (FORMAT,),
-        lambda about: {"": ReMoDiffuse(checkpoints.config_of(ReMoDiffuseConfig, about["config"]))},
-        text_encoder, cache, device, ("mixture", "database"),
-    )  # fmt: skip
-    found, wanted = database.version[:12], about["database"][:12]
-    if found != wanted:
-        raise InputError(
-            f"{path}: database", found, f"{wanted}, which the prior was trained with",
-            "Pass that one; another means nothing to this prior.",
-        )  # fmt: skip
-    mixture = checkpoints.config_of(Mixture, about["mixture"])
-    return ReMoDiffusePrior(model, database=database, mixture=mixture, **common)
-
-
 def read_remodiffuse(
     path: Path,
     database: Database,
     normaliser: Normaliser | None = None,
     encoder: TextEncoder | None = None,
-    cache: Path | None = None,
     config: ReMoDiffuseConfig | None = None,
 ) -> ReMoDiffusePrior:
     """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
@@ -851,7 +813,7 @@ def read_remodiffuse(
         config: sizes, None for the official ones; `text_width` is set to that of the encoder.
     """
     path = Path(path)
-    encoder = checkpoints.official_encoder(path, encoder, cache)
+    encoder = checkpoints.official_encoder(path, encoder)
     normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
     if (scale := checkpoints.feature_scale(normaliser)) != OFFICIAL_SCALE:
         raise InputError(
@@ -873,17 +835,6 @@ def read_remodiffuse(
         "licence": "S-Lab License 1.0: non-commercial use only",
     }
     return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
-
-
-def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write the weights in the official layout, with ``mean.npy`` and ``std.npy`` beside them.
-
-    CLIP is not in the file: official code needs ``model.clip.*`` merged in, or a loader that is not
-    strict; it builds the network with its own default sizes alone.
-    """
-    state = checkpoints.official_state(prior.model, lambda key: f"model.{key}")
-    checkpoints.write_statistics(Path(path).parent, prior.normaliser)
-    return checkpoints.write_checkpoint(Path(path), {"meta": {}, "state_dict": state})
 
 
 # ---------------------------------------------------------------- the family
@@ -965,14 +916,22 @@ class ReMoDiffuseGenerator(Generator):
             os.link(kept, database)
         except OSError:  # a file system without links
             shutil.copyfile(kept, database)
-        return [save_remodiffuse(path, prior), database]
+        about = {"mixture": asdict(prior.mixture), "database": prior.database.version}
+        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior, **about), database]
 
     def load(self, path, encoder=None):
-        if encoder is None:
-            name = checkpoints.read(path, (FORMAT,))[1]["text_encoder"]["name"]
-            encoder = load_text_encoder(name, cache_dir("text"))
-        database = read_database(path.with_name("database.npz"), encoder)
-        return load_remodiffuse(path, database, encoder)
+        networks, common, about = checkpoints.load(
+            path, (FORMAT,), ReMoDiffuseConfig, lambda config, _: {"": ReMoDiffuse(config)},
+            encoder, cache_dir("text"),
+        )  # fmt: skip
+        database = read_database(path.with_name("database.npz"), common["text_encoder"])
+        if database.version != about["database"]:
+            raise InputError(
+                f"{path}: database", database.version[:12], f"{about['database'][:12]}, with which "
+                "the prior was trained", "Restore database.npz, or train the prior again.",
+            )  # fmt: skip
+        mixture = checkpoints.config_of(Mixture, about["mixture"])
+        return ReMoDiffusePrior(networks[""], database=database, mixture=mixture, **common)
 
     generate = staticmethod(generate)
 

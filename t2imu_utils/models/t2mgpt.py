@@ -6,7 +6,7 @@ Parameters carry the names of the official checkpoint, so that it loads as it is
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ KEEP = 0.5
 CORRUPTION = 13
 FORMAT = "t2imu-t2mgpt-1"
 OFFICIAL = "Take the files that the official download scripts fetch, as they are."
-# Network: its file below the official folder, and the key that its weights stand under.
+# Network: its file below the official folder, and the keys its weights may stand under.
 FILES = {
-    "rvq": ("pretrained/VQVAE/net_last.pth", "net"),
-    "gpt": ("pretrained/VQTransformer_corruption05/net_best_fid.pth", "trans"),
+    "rvq": ("pretrained/VQVAE/net_last.pth", ("net",)),
+    "gpt": ("pretrained/VQTransformer_corruption05/net_best_fid.pth", ("trans",)),
 }
 # mean.npy and std.npy, with which it was trained: of the evaluator that the scripts fetch.
 META = "checkpoints/t2m/VQVAEV3_CB1024_CMT_H1024_NRES3/meta"
@@ -430,30 +430,6 @@ def _networks(config: T2MGPTConfig) -> dict[str, nn.Module]:
         return {"rvq": RVQ(config.rvq), "gpt": TokenGPT(config.transformer)}
 
 
-def save_t2mgpt(path: Path, prior: T2MGPTPrior) -> Path:
-    """Write a prior into one file (`checkpoints.save`)."""
-    networks = {f"{name}.": getattr(prior, name) for name in FILES}
-    return checkpoints.save(path, FORMAT, networks, prior, {"config": asdict(prior.config)})
-
-
-def load_t2mgpt(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> T2MGPTPrior:
-    """Read what `save_t2mgpt` wrote (`checkpoints.load`)."""
-
-    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
-        config = checkpoints.config_of(T2MGPTConfig, about["config"])
-        return {f"{name}.": network for name, network in _networks(config).items()}
-
-    networks, common, about = checkpoints.load(
-        path, (FORMAT,), build, text_encoder, cache, device
-    )  # fmt: skip
-    return T2MGPTPrior(checkpoints.config_of(T2MGPTConfig, about["config"]), *networks, **common)
-
-
 def _official(network: nn.Module):
     """Our key -> the official one."""
     if isinstance(network, TokenGPT):
@@ -481,9 +457,9 @@ def read_t2mgpt(
     config = fitted(config or T2MGPTConfig(), text_encoder.pooled_width)
     networks, entry = _networks(config), {"official": "T2M-GPT", "files": {}}
     for name, network in networks.items():
-        file, key = FILES[name]
+        file, keys = FILES[name]
         checkpoints.load_official(
-            folder / file, network, (key,), f"{name} of T2M-GPT", OFFICIAL, _official(network),
+            folder / file, network, keys, f"{name} of T2M-GPT", OFFICIAL, _official(network),
             lambda key: key.endswith(IGNORED),
         )  # fmt: skip
         network.to(device)
@@ -492,29 +468,6 @@ def read_t2mgpt(
     return T2MGPTPrior(
         config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
     )
-
-
-def write_t2mgpt(folder: Path, prior: T2MGPTPrior) -> Path:
-    """Write weights and statistics in the official layout; returns the folder.
-
-    Running sums of the codebook have no place in it.
-    """
-    folder = Path(folder)
-    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
-    for name, (file, key) in FILES.items():
-        network = getattr(prior, name)
-        state = checkpoints.official_state(network, _official(network))
-        if name == "gpt":
-            # What is the same in every file (causal masks), and zeros for the table of positions
-            # that the original does not use: it asks for them all the same.
-            table = state["trans_base.pos_embed.embed"]
-            mask = table.new_ones(len(table), len(table)).tril()[None, None]
-            names = [name for name, _ in network.named_modules() if name.endswith(".attn")]
-            state |= {f"{name}.mask": mask for name in names}
-            state[UNUSED] = torch.zeros_like(table[:, 0])
-        checkpoints.write_checkpoint(folder / file, {key: state})
-    checkpoints.write_statistics(folder / META, prior.normaliser)
-    return folder
 
 
 # ---------------------------------------------------------------- the family
@@ -545,9 +498,14 @@ class T2MGPTGenerator(TokenGenerator):
         return read_t2mgpt(folder, encoder, None if sizes is None else configuration(sizes))
 
     def save(self, path, prior):
-        return [save_t2mgpt(path, prior)]
+        held = {name: getattr(prior, name) for name in FILES}
+        return [checkpoints.save(path, FORMAT, held, prior)]
 
-    load = staticmethod(load_t2mgpt)
+    def load(self, path, encoder=None):
+        networks, common, about = checkpoints.load(
+            path, (FORMAT,), T2MGPTConfig, lambda config, _: _networks(config), encoder
+        )
+        return T2MGPTPrior(about["config"], **networks, **common)
 
     generate = staticmethod(generate)
 

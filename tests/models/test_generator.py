@@ -19,20 +19,19 @@ from t2imu_utils.models.checkpoints import OTHERS, SCALED
 from t2imu_utils.models.generator import family, generator_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
 from t2imu_utils.models.mdm import write_mdm
-from t2imu_utils.models.momask import write_momask
-from t2imu_utils.models.remodiffuse import (
-    OFFICIAL_DATABASE,
-    WEIGHTS,
-    ReMoDiffuseConfig,
-    write_remodiffuse,
-)
-from t2imu_utils.models.retrieval import OWN, build_database, save_database
-from t2imu_utils.models.t2mgpt import write_t2mgpt
+from t2imu_utils.models.remodiffuse import ReMoDiffuseConfig
+from t2imu_utils.models.retrieval import build_database
 from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import TRACKS, GeneratorSection, load_track
-from tests.models.layouts import write_clip, write_distilbert
+from tests.models.layouts import (
+    write_clip,
+    write_distilbert,
+    write_momask,
+    write_remodiffuse,
+    write_t2mgpt,
+)
 
 torch.set_num_threads(1)
 
@@ -305,18 +304,10 @@ class Small(ReMoDiffuseConfig):
     max_frames: int = 24
 
 
-def write_official_remodiffuse(folder, prior):
-    write_remodiffuse(folder / WEIGHTS, prior)
-    path = save_database(folder / OFFICIAL_DATABASE, prior.database)
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files if name not in OWN}
-    np.savez(path, **arrays)
-
-
 WRITERS = {
     "mdm": lambda folder, prior: write_mdm(folder, prior, 600000),
     "momask": write_momask,
-    "remodiffuse": write_official_remodiffuse,
+    "remodiffuse": write_remodiffuse,
     "t2mgpt": write_t2mgpt,
 }
 

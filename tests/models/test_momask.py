@@ -22,7 +22,6 @@ from t2imu_utils.models.momask import (
     new_momask,
     read_momask,
     residual_losses,
-    write_momask,
 )
 from t2imu_utils.models.tokeniser import (
     RVQ,
@@ -294,26 +293,14 @@ def full(layouts, tmp_path_factory):
     return folder, read_momask(folder, Clip(512))
 
 
-def test_a_full_size_official_checkpoint_is_read_sampled_and_written_again(full, tmp_path):
-    folder, prior = full
+def test_a_full_size_official_checkpoint_is_read_sampled(full):
+    prior = full[1]
     sizes = [sum(p.numel() for p in getattr(prior, name).parameters()) for name in FILES]
     assert sizes == [19_436_807, 12_048_768, 13_364_224, 435_122]
     assert GENERATOR.parameters(prior) == sum(sizes[:3])
     assert prior.history[0]["files"]["rvq"]["epoch"] == 12
     (motion,) = generate(prior, ["a person walks"], [18], [1], progress=False)
     assert motion.shape == (18, 263) and np.isfinite(motion).all()
-
-    written = write_momask(tmp_path / "again", prior)
-    for name, (file, keys) in FILES.items():
-        first, second = (
-            torch.load(path / file, weights_only=True)[keys[0]] for path in (folder, written)
-        )
-        assert {k: x.shape for k, x in first.items()} == {k: x.shape for k, x in second.items()}
-        assert all(torch.equal(first[k], second[k]) for k in first if not k.endswith(".pe")), name
-        (written / file).unlink()  # 84 MB
-    for name in ("mean", "std"):
-        paths = [path / RVQ_FOLDER / "meta" / f"{name}.npy" for path in (folder, written)]
-        assert np.array_equal(*(np.load(path) for path in paths))
 
 
 def test_names_and_shapes_are_the_official_ones(reference):

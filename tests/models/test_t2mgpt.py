@@ -21,7 +21,6 @@ from t2imu_utils.models.t2mgpt import (
     new_t2mgpt,
     read_t2mgpt,
     sample_tokens,
-    write_t2mgpt,
 )
 from t2imu_utils.models.tokeniser import (
     RVQConfig,
@@ -228,7 +227,7 @@ def write_official(folder, layouts, config, text_width):
         state = {key: layouts.rule(key, shape) for key, shape in shapes.items()}
         for key in [key for key in state if key.endswith(".mask")]:
             state[key] = torch.ones(shapes[key]).tril()
-        file, key = FILES[name]
+        file, (key,) = FILES[name]
         (folder / file).parent.mkdir(parents=True)
         torch.save({key: state}, folder / file)
     (folder / META).mkdir(parents=True)
@@ -246,7 +245,7 @@ def small(layouts, tmp_path):
 def contents(folder):
     return {
         name: torch.load(folder / file, weights_only=True)[key]
-        for name, (file, key) in FILES.items()
+        for name, (file, (key,)) in FILES.items()
     }
 
 
@@ -261,7 +260,7 @@ def test_names_and_shapes_are_the_official_ones(reference):
     assert official_shapes(T2MGPTConfig(), 512) == official
 
 
-def test_an_official_checkpoint_is_read_sampled_and_written_again(small, tmp_path):
+def test_an_official_checkpoint_is_read_sampled(small):
     prior = read_t2mgpt(small, Clip(6), SMALL)
     before = contents(small)
     book = before["rvq"]["vqvae.quantizer.codebook"]
@@ -271,16 +270,6 @@ def test_an_official_checkpoint_is_read_sampled_and_written_again(small, tmp_pat
     assert not prior.gpt.training and all(p.requires_grad for p in prior.gpt.parameters())
     (motion,) = generate(prior, ["a person walks"], [18], [1], progress=False)
     assert motion.shape == (18, 263) and np.isfinite(motion).all()
-
-    written = write_t2mgpt(tmp_path / "again", prior)
-    for name, state in contents(written).items():
-        assert {k: x.shape for k, x in state.items()} == {
-            k: x.shape for k, x in before[name].items()
-        }
-        assert all(torch.equal(x, before[name][k]) for k, x in state.items() if k != UNUSED)
-    for name in ("mean", "std"):
-        paths = [path / META / f"{name}.npy" for path in (small, written)]
-        assert np.array_equal(*(np.load(path) for path in paths))
 
 
 def test_tokens_and_logits_come_from_the_weights_of_the_file(small):
