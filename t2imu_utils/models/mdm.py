@@ -6,7 +6,6 @@ variant that the paper refines) and a transformer encoder that reads one pooled 
 extra token (`trans_enc`, the CLIP variant).
 """
 
-import copy
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models import checkpoints
+from t2imu_utils.models import checkpoints, trainer
 from t2imu_utils.models.checkpoints import SCALES, feature_scale
 from t2imu_utils.models.diffusion import (
     SCHEMES,
@@ -39,19 +38,7 @@ from t2imu_utils.models.diffusion import (
 from t2imu_utils.models.generator import DiffusionDenoiser, Generator, check_requests, in_batches
 from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.trainer import (
-    STEP,
-    VALIDATION,
-    Batch,
-    Dataset,
-    TrainConfig,
-    kept_row,
-    key_of,
-    loss_curves,
-    prefix,
-    step_items,
-)
-from t2imu_utils.models.trainer import train as run_training
+from t2imu_utils.models.trainer import STEP, Batch, Dataset, TrainConfig, prefix
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.motion.humanml3d import found_statistics
 from t2imu_utils.tracks import Count, Fraction, Section, data_root
@@ -65,10 +52,7 @@ FORMAT, OPEN_FORMAT = "t2imu-prior-1", "t2imu-open-prior-1"
 ARGS = "args.json"
 # (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
 ENCODERS = {("trans_dec", "bert"): "distilbert", ("trans_enc", "clip"): "clip_mdm"}
-REQUIRED = (
-    "arch", "dataset", "layers", "latent_dim", "cond_mask_prob", "noise_schedule",
-    "diffusion_steps",
-)  # fmt: skip
+COUNTS = ("layers", "latent_dim", "diffusion_steps", "ff_size", "num_heads", "max_frames")
 # Fields of ``args.json`` of which one value is built here; older files lack the later ones.
 FIXED = {
     "dataset": "humanml",
@@ -254,13 +238,6 @@ class MDM(nn.Module):
         replaced by zeros, the "unconditional" input of classifier-free guidance.
         """
         config = self.config
-        if x_t.shape[1] > config.max_frames:
-            raise InputError(
-                "MDM: frames of x_t",
-                str(x_t.shape[1]),
-                f"at most {config.max_frames}",
-                "shorten the motion or use a prior with a larger max_frames",
-            )
         if drop_text is not None:
             text = text.masked_fill(drop_text[:, None, None], 0.0)
         time = self.embed_timestep["time_embed"](self.positions[t])[:, None]
@@ -470,14 +447,7 @@ def new_prior(
 
 def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: int) -> Batch:
     """The batch of a step: a function of the data, the seed and the step's number."""
-    rng = np.random.default_rng([config.seed, STEP, step])
-    shown = np.minimum(data.lengths, config.max_frames)
-    items = step_items(shown, config.batch_size, config.seed, step)
-    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
-    captions = rng.integers(0, [len(data.captions[i]) for i in items])
-    t = rng.integers(0, diffusion_steps, len(items))
-    drop = rng.random(len(items)) < config.condition_dropout
-    return data.batch(items, starts, captions, config.max_frames, t, drop, rng)
+    return trainer.draw_batch(data, config, diffusion_steps, step)[0]
 
 
 def batch_losses(
@@ -521,36 +491,17 @@ def step_losses(
     return {name: x.mean() * share for name, x in terms.items()}
 
 
-@torch.inference_mode()
 def validation_losses(
-    model: MDM,
-    data: Dataset,
-    normaliser: Normaliser,
-    config: TrainConfig,
+    model: MDM, data: Dataset, normaliser: Normaliser, config: TrainConfig
 ) -> dict[str, float]:
-    """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
+    """All terms on held-out clips, averaged (`trainer.held_out_losses`)."""
+    device, steps = next(model.parameters()).device, model.config.diffusion_steps
 
-    Timesteps are spread evenly over the clips; clips are cut at `max_frames`.
-    """
-    steps, n = model.config.diffusion_steps, len(data)
-    device = next(model.parameters()).device
-    spread = np.arange(n) * steps // n if n >= steps else np.linspace(0, steps - 1, n).astype(int)
-    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
-    order = np.argsort(data.lengths, kind="stable")
-    sums: dict[str, float] = {}
-    for start in range(0, n, config.batch_size):
-        items = order[start : start + config.batch_size]
-        zeros, rng = (
-            np.zeros(len(items), int),
-            np.random.default_rng([config.seed, VALIDATION, 1, start]),
-        )
-        batch = data.batch(
-            items, zeros, zeros, config.max_frames, timesteps[items], zeros.astype(bool), rng
-        ).to(device)
-        terms = batch_losses(model, batch, normaliser, config.weights, True, steps=steps)
-        for name, values in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {name: total / n for name, total in sums.items()}
+    def losses(batch: Batch, _: Any) -> dict[str, Tensor]:
+        batch = batch.to(device)
+        return batch_losses(model, batch, normaliser, config.weights, True, steps=steps)
+
+    return trainer.held_out_losses(data, config, steps, losses)
 
 
 def train(
@@ -565,47 +516,25 @@ def train(
 ) -> tuple[Prior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it (averaged weights) and its loss curves.
 
-    The curves have a row a step (split "train") and a row a validation (split "validation", all
-    terms, averaged weights), a column a term; a term that was not computed is NaN. `out_dir` keeps
-    the state of the training (see `trainer.train`, also for `processes`).
+    `out_dir` keeps the state of the training (see `trainer.train`, also for `processes`).
     """
-    if config.max_frames > prior.config.max_frames:
-        raise InputError(
-            "TrainConfig: max_frames", str(config.max_frames),
-            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
-        )  # fmt: skip
     if not 1 <= processes <= config.batch_size // config.accumulate:
         raise InputError(
             "training: processes", f"{processes}, each with {config.accumulate} parts of a batch",
             f"from 1 to as many as give each part one of the {config.batch_size} clips",
             "Change num_processes, accumulate or batch_size.",
         )  # fmt: skip
-    if config.precision == "bfloat16" and torch.device(device).type == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise InputError(
-                "TrainConfig: precision", f"bfloat16 on {torch.cuda.get_device_name(device)}",
-                "a CUDA device of compute capability 8.0 or more (Ampere), or a CPU",
-                "Set precision to float32.",
-            )  # fmt: skip
     data, settings = Dataset(prior, clips), {"normaliser": prior.normaliser, "config": config}
     losses = partial(step_losses, data=data, steps=prior.config.diffusion_steps, **settings)
-    ingredients = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
-    validate = None
+    validate, key = None, []
     if validation:
         held_out = Dataset(prior, validation)
         validate = partial(validation_losses, data=held_out, **settings)
-        ingredients += [held_out.fingerprint] if config.early_stopping else []
-    model, rows, validated = run_training(
-        copy.deepcopy(prior.model).requires_grad_(True), losses, config,
-        Path(out_dir) / "training.pt", key_of(*ingredients), validate,
-        criterion=CRITERION, stream=(STEP, 1), progress=progress, device=device,
-        processes=processes,
+        key += [held_out.fingerprint] if config.early_stopping else []
+    return trainer.train_diffusion(
+        prior, data, config, out_dir, losses, validate, key, CRITERION, (STEP, 1), progress,
+        device, processes,
     )  # fmt: skip
-    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
-    if validated:
-        entry["validation"] = kept_row(validated, CRITERION, config.early_stopping)
-    trained = replace(prior, model=model, history=[*prior.history, entry])
-    return trained, loss_curves(rows, validated)
 
 
 def generate(
@@ -791,36 +720,26 @@ def _weights_file(source: Path) -> Path:
 
 
 def _read_args(path: Path) -> dict[str, Any]:
-    remedy = f"Restore the {ARGS} that was published with the weights."
+    """Settings of an official network, if it is one that is built here."""
     try:
-        args = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(path, "no file", "settings of the network", remedy) from error
-    except ValueError as error:
-        raise InputError(path, f"no valid JSON ({error})", "settings", remedy) from error
-    missing = set(REQUIRED) - set(args) if isinstance(args, dict) else REQUIRED
-    if missing:
-        raise InputError(path, f"no {', '.join(sorted(missing))}", "these fields", remedy)
-    args = {"text_encoder_type": "clip", "mask_frames": False, **BUILT_IN, **args}
-    problems = []
-    arch, kind = args["arch"], args["text_encoder_type"]
-    if (arch, kind) not in list(ENCODERS):
-        known = " or ".join(f"arch {a!r} with {k!r}" for a, k in ENCODERS)
-        problems.append(f"arch {arch!r} with text_encoder_type {kind!r}, not {known}")
-    for name, built in FIXED.items():
-        absent = args.get(name) is None and name not in REQUIRED
-        if not absent and args[name] != built:
-            problems.append(f"{name} {args[name]!r}, not {built!r}")
-    if args.get("cond_mode") == "no_cond":
-        problems.append("cond_mode 'no_cond', not 'text'")
-    for name in ("layers", "latent_dim", "diffusion_steps", "ff_size", "num_heads", "max_frames"):
-        if type(args[name]) is not int or args[name] < 1:
-            problems.append(f"{name} {args[name]!r}, not a whole number from 1")
-    for name in ("cond_mask_prob", "dropout"):
-        if type(args[name]) not in (int, float) or not 0 <= args[name] < 1:
-            problems.append(f"{name} {args[name]!r}, not a number of 0 to 1")
-    if type(args["mask_frames"]) is not bool:
-        problems.append(f"mask_frames {args['mask_frames']!r}, not true or false")
+        args = {"text_encoder_type": "clip", "mask_frames": False, **BUILT_IN}
+        args |= json.loads(path.read_bytes())
+        kind = args["arch"], args["text_encoder_type"]
+        found = {name: args[name] for name in FIXED if args.get(name) is not None}
+        counts = [args[name] for name in COUNTS]
+        shares = float(args["cond_mask_prob"]), float(args["dropout"])
+        absent = {"dataset", "noise_schedule"} - set(args)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            path, repr(error), "the settings of a network",
+            f"Restore the {ARGS} that was published with the weights.",
+        ) from error  # fmt: skip
+    problems = [f"no {name}" for name in absent]
+    problems += [f"arch {kind[0]!r} with text_encoder_type {kind[1]!r}"] * (kind not in ENCODERS)
+    problems += [f"{k} {x!r}, not {FIXED[k]!r}" for k, x in found.items() if x != FIXED[k]]
+    problems += ["cond_mode 'no_cond', not 'text'"] * (args.get("cond_mode") == "no_cond")
+    if not all(type(n) is int and n >= 1 for n in counts) or not all(0 <= x < 1 for x in shares):
+        problems.append(f"{', '.join(COUNTS)} {counts}; cond_mask_prob, dropout {shares}")
     if problems:
         raise InputError(
             path, "; ".join(problems), "an MDM as this project builds it",

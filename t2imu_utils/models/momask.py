@@ -18,10 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
-from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.mdm import MDMConfig, Stack, key_bias, sinusoids
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.tokeniser import (
@@ -32,8 +30,9 @@ from t2imu_utils.models.tokeniser import (
     TokenData,
     TokenGenerator,
     TokenSizes,
-    detokenise,
+    in_tokens,
     new_rvq,
+    new_transformer,
 )
 from t2imu_utils.models.trainer import TrainConfig, prefix
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -145,14 +144,9 @@ class _Trunk(nn.Module):
     def _run(
         self, embedded: Float[Tensor, "B N E"], prefix: list[Tensor], valid: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N out"]:
-        config, count = self.config, embedded.shape[1]
-        if count > config.max_tokens:
-            raise InputError(
-                "tokens", str(count), f"at most {config.max_tokens}",
-                "Shorten the motion or use a prior with a larger max_tokens.",
-            )  # fmt: skip
-        placed = self.input_process["poseEmbedding"](embedded) + self.positions[:count]
-        placed = F.dropout(placed, config.dropout, self.training)
+        placed = self.input_process["poseEmbedding"](embedded)
+        placed = placed + self.positions[: embedded.shape[1]]
+        placed = F.dropout(placed, self.config.dropout, self.training)
         sequence = torch.cat([*prefix, placed], dim=1)
         bias = key_bias(F.pad(valid, (len(prefix), 0), value=True), sequence)
         hidden = self.seqTransEncoder(sequence, bias, None, None)
@@ -233,22 +227,6 @@ class ResidualTransformer(_Trunk):
         return hidden @ outputs[level - 1].transpose(1, 2)
 
 
-def _new(kind: type[_Trunk], config: TokenTransformerConfig, seed: int) -> _Trunk:
-    """A freshly initialised transformer: N(0, 0.02²), biases 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = kind(config)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear):
-                    nn.init.zeros_(module.bias)
-        if kind is ResidualTransformer:
-            for name in ("embed_proj_shared_weight", "token_embed_weight_", "output_proj_weight_"):
-                nn.init.normal_(getattr(model, name), std=0.02)
-    return model.eval()
-
-
 class LengthEstimator(nn.Module):
     """Pooled text to logits of the number of tokens; names of the official checkpoint."""
 
@@ -289,11 +267,6 @@ class MoMaskConfig:
         """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
-    @property
-    def channels(self) -> int:
-        """Width of the features."""
-        return self.rvq.channels
-
 
 @dataclass
 class MoMaskPrior:
@@ -323,8 +296,8 @@ def new_momask(
     return MoMaskPrior(
         config,
         new_rvq(config.rvq, seed).eval(),
-        _new(MaskTransformer, config.transformer, seed),
-        _new(ResidualTransformer, config.transformer, seed),
+        new_transformer(MaskTransformer, config.transformer, seed),
+        new_transformer(ResidualTransformer, config.transformer, seed),
         normaliser,
         text_encoder,
     )
@@ -355,20 +328,14 @@ def generate(
     alone, whatever it is sampled with (up to rounding). guidance: of both transformers; None takes
     those of the prior's configuration.
     """
-    check_requests(prior, prompts, frames, seeds, batch_size)
-    text = prior.text_encoder.encode_pooled(prompts)
     for network in (prior.rvq, prior.mask, prior.residual):
         network.to(device).eval()
 
-    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
-        counts = [n // STRIDE for n in lengths]
-        codes = sample_codes(prior, text[items].to(device), counts, generators, guidance).cpu()
-        rows = [row[:count] for row, count in zip(codes, counts, strict=True)]
-        return [x.numpy() for x in detokenise(prior.rvq, rows)]
+    def draw(text: Tensor, counts: list[int], generators: list[torch.Generator]) -> list[Tensor]:
+        codes = sample_codes(prior, text, counts, generators, guidance).cpu()
+        return [row[:count] for row, count in zip(codes, counts, strict=True)]
 
-    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
-    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
-    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
+    return in_tokens(prior, prompts, frames, seeds, batch_size, device, progress, draw)
 
 
 @torch.inference_mode()

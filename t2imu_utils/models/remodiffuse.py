@@ -9,7 +9,6 @@ The authors' code and weights are under the S-Lab License 1.0, for non-commercia
 part of this project.
 """
 
-import copy
 import math
 import os
 import shutil
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models import checkpoints
+from t2imu_utils.models import checkpoints, trainer
 from t2imu_utils.models.diffusion import Schedule, add_noise, ddim_step, item_noise, schedule_of
 from t2imu_utils.models.generator import (
     DiffusionDenoiser,
@@ -41,29 +40,14 @@ from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.retrieval import (
     Database,
     build_database,
-    check_encoder,
     gather,
     read_database,
     retrieve,
     save_database,
-    statistics_hash,
     token_states,
 )
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.trainer import (
-    SENTENCES,
-    STEP,
-    VALIDATION,
-    Batch,
-    Dataset,
-    TrainConfig,
-    kept_row,
-    key_of,
-    loss_curves,
-    prefix,
-    step_items,
-)
-from t2imu_utils.models.trainer import train as run_training
+from t2imu_utils.models.trainer import SENTENCES, Batch, Dataset, TrainConfig, prefix
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.runs import cache_dir
 from t2imu_utils.tracks import Count, Section
@@ -109,11 +93,12 @@ class ReMoDiffuseConfig:
     def __post_init__(self):
         pairs = ((self.width, self.heads), (self.text_width, self.heads))
         pairs += ((self.width, 2), (self.text_latent, self.text_heads))
-        if any(size % parts for size, parts in pairs):
+        if any(size % parts for size, parts in pairs) or self.diffusion_steps < 5 * max(SECTIONS):
             raise InputError(
-                "ReMoDiffuseConfig: width, text_width, text_latent",
-                f"{self.width}, {self.text_width}, {self.text_latent}",
-                "numbers divisible by their heads (width: also even)", "Change them or the heads.",
+                "ReMoDiffuseConfig: width, text_width, text_latent, diffusion_steps",
+                f"{self.width}, {self.text_width}, {self.text_latent}, {self.diffusion_steps}",
+                f"widths divisible by their heads, {5 * max(SECTIONS)} steps or more",
+                "Change them.",
             )  # fmt: skip
 
 
@@ -410,13 +395,7 @@ class ReMoDiffuse(nn.Module):
         what the others hold reaches no valid frame. text_on, retrieval_on: which conditions each
         item sees.
         """
-        frames = x_t.shape[1]
-        if frames > self.config.max_frames:
-            raise InputError(
-                "ReMoDiffuse: frames of x_t", str(frames), f"at most {self.config.max_frames}",
-                "Shorten the motion or use a prior with a larger max_frames.",
-            )  # fmt: skip
-        x = self.joint_embed(x_t) + self.sequence_embedding[:frames]
+        x = self.joint_embed(x_t) + self.sequence_embedding[: x_t.shape[1]]
         time = self.time_embed(timestep_sinusoids(t, self.config.width))
         valid = torch.cat([condition.valid(text_on, retrieval_on), mask], dim=1)
         given = zip(self.temporal_decoder_blocks, condition.keys, condition.values, strict=True)
@@ -440,21 +419,6 @@ class ReMoDiffusePrior:
     mixture: Mixture = NEUTRAL
     history: list[dict[str, Any]] = field(default_factory=list)
     velocity_weight: float | list[float] = 0.0
-
-    def __post_init__(self):
-        check_encoder(self.database, self.text_encoder, "retrieval database")
-        found, own = self.database.statistics, statistics_hash(self.normaliser)
-        if found not in (None, own):
-            raise InputError(
-                "retrieval database: statistics", found[:12], f"{own[:12]}, those of the prior",
-                "Build the database with the prior's normaliser.",
-            )  # fmt: skip
-        longest, most = int(self.database.lengths.max()), self.config.max_frames
-        if longest > most:
-            raise InputError(
-                "retrieval database: motions", f"{longest} frames", f"at most the model's {most}",
-                "Build the database with max_frames of the model.",
-            )  # fmt: skip
 
     @property
     def config(self) -> ReMoDiffuseConfig:
@@ -496,11 +460,6 @@ def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[n
     kept, start = [], 0
     for i, count in enumerate(sections):
         length = size + (i < extra)
-        if not 1 <= count <= length:
-            raise InputError(
-                "timestep_map", f"{count} of {length} timesteps in section {i}",
-                f"1 to {length}", "Use more diffusion steps or fewer sampling steps.",
-            )  # fmt: skip
         stride = (length - 1) / max(count - 1, 1)
         places = accumulate([stride] * (count - 1), initial=0.0)
         kept += [start + round(place) for place in places]
@@ -679,21 +638,9 @@ def draw_batch(
 
     Text and retrieval are dropped independently, each with probability `condition_dropout`.
     """
-    rng = np.random.default_rng([config.seed, STEP, step])
-    shown = np.minimum(data.lengths, config.max_frames)
-    items = step_items(shown, config.batch_size, config.seed, step)
-    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
-    captions = rng.integers(0, [len(data.captions[i]) for i in items])
-    t = rng.integers(0, prior.config.diffusion_steps, len(items))
-    drop = rng.random((2, len(items))) < config.condition_dropout
-    return _assemble(prior, data, near, items, starts, captions, config.max_frames, t, drop, rng)
-
-
-def _assemble(
-    prior, data, near, items, starts, captions, max_frames, t, drop, rng
-) -> RetrievalBatch:
-    clips = data.batch(items, starts, captions, max_frames, t, drop[0], rng)
-    rows = np.stack([near[i][c] for i, c in zip(items, captions, strict=True)])
+    steps = prior.config.diffusion_steps
+    clips, shown, drop = trainer.draw_batch(data, config, steps, step, drops=2)
+    rows = np.stack([near[i][caption] for i, caption in shown])
     return RetrievalBatch(clips, *gather(prior.database, rows), torch.from_numpy(drop[1]))
 
 
@@ -713,7 +660,6 @@ def batch_losses(
     return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
 
 
-@torch.inference_mode()
 def validation_losses(
     model: ReMoDiffuse,
     prior: ReMoDiffusePrior,
@@ -721,25 +667,16 @@ def validation_losses(
     near: Sequence[Int[np.ndarray, "captions R"]],
     config: TrainConfig,
 ) -> dict[str, float]:
-    """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
+    """All terms on held-out clips, averaged (`trainer.held_out_losses`); near: `neighbours`."""
+    device = next(model.parameters()).device
 
-    data, near: `Dataset` and `neighbours` of the clips. Timesteps are spread evenly over them.
-    """
-    device, n = next(model.parameters()).device, len(data)
-    spread = np.linspace(0, prior.config.diffusion_steps - 1, n).round().astype(int)
-    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
-    order = np.argsort(data.lengths, kind="stable")
-    sums: dict[str, float] = {}
-    for start in range(0, n, config.batch_size):
-        items = order[start : start + config.batch_size]
-        zeros, none = np.zeros(len(items), int), np.zeros((2, len(items)), bool)
-        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
-        t, frames = timesteps[items], config.max_frames
-        batch = _assemble(prior, data, near, items, zeros, zeros, frames, t, none, rng).to(device)
-        terms = batch_losses(model, batch, prior.normaliser, config.weights, True)
-        for name, values in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {name: total / n for name, total in sums.items()}
+    def losses(clips: Batch, items: Int[np.ndarray, "B"]) -> dict[str, Tensor]:
+        found = gather(prior.database, np.stack([near[i][0] for i in items]))
+        kept = torch.zeros(len(items), dtype=torch.bool)
+        batch = RetrievalBatch(clips, *found, kept).to(device)
+        return batch_losses(model, batch, prior.normaliser, config.weights, True)
+
+    return trainer.held_out_losses(data, config, prior.config.diffusion_steps, losses)
 
 
 def train(
@@ -757,11 +694,6 @@ def train(
     128, learning rate 2e-4 (which falls along a cosine) and no moving average. A clip never sees a
     retrieved motion of its own recording. The curves and `out_dir` are those of `mdm.train`.
     """
-    if config.max_frames > prior.config.max_frames:
-        raise InputError(
-            "TrainConfig: max_frames", str(config.max_frames),
-            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
-        )  # fmt: skip
     data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
 
     def losses(model: ReMoDiffuse, step: int, part: int, parts: int) -> dict[str, Tensor]:
@@ -769,26 +701,19 @@ def train(
         terms = batch_losses(model, batch, prior.normaliser, config.weights)
         return {name: values.mean() for name, values in terms.items()}
 
-    key = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
-    key += [prior.database.version]
-    check = None
+    validate, key = None, []
     if validation:
         held_out = Dataset(prior, validation)
         key += [held_out.fingerprint] if config.early_stopping else []
         theirs = neighbours(prior, validation, config.max_frames, held_out=True)
 
-        def check(model: ReMoDiffuse) -> dict[str, float]:
+        def validate(model: ReMoDiffuse) -> dict[str, float]:
             return validation_losses(model, prior, held_out, theirs, config)
 
-    model, rows, validated = run_training(
-        copy.deepcopy(prior.model).requires_grad_(True), losses, replace(config, accumulate=1),
-        Path(out_dir) / "training.pt", key_of(*key), check, progress=progress, device=device,
+    return trainer.train_diffusion(
+        prior, data, replace(config, accumulate=1), out_dir, losses, validate,
+        [prior.database.version, *key], progress=progress, device=device,
     )  # fmt: skip
-    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
-    if validated:
-        entry["validation"] = kept_row(validated, "total", config.early_stopping)
-    trained = replace(prior, model=model, history=[*prior.history, entry])
-    return trained, loss_curves(rows, validated)
 
 
 # ---------------------------------------------------------------- files

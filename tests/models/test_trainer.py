@@ -166,10 +166,6 @@ def test_a_training_that_diverges_says_so_and_keeps_no_broken_state(model, tmp_p
 def test_settings_that_were_added_are_recorded_where_they_are_used_alone():
     assert not {"accumulate", "precision", "warmup"} & CONFIG.record().keys()
     assert replace(CONFIG, precision="bfloat16").record("steps")["precision"] == "bfloat16"
-    for change in ({"steps": 0}, {"accumulate": 99}, {"precision": "float16"}, {"warmup": 13},
-                   {"early_stopping": True}):  # fmt: skip
-        with pytest.raises(InputError, match=next(iter(change))):
-            replace(CONFIG, **change)
 
 
 # ---------------------------------------------------------------- the order of the data
