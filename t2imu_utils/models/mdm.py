@@ -605,9 +605,7 @@ def longest_frames(prior: Prior) -> int:
 
 
 def read_mdm(
-    source: Path,
-    normaliser: Normaliser | None = None,
-    encoder: TextEncoder | None = None,
+    source: Path, normaliser: Normaliser | None = None, encoder: TextEncoder | None = None
 ) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 

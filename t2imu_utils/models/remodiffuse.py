@@ -366,10 +366,7 @@ class ReMoDiffuse(nn.Module):
         return self.text_ln(x)
 
     def condition(
-        self,
-        text: Float[Tensor, "B L W"],
-        text_valid: Bool[Tensor, "B L"],
-        retrieved: Retrieved,
+        self, text: Float[Tensor, "B L W"], text_valid: Bool[Tensor, "B L"], retrieved: Retrieved
     ) -> Condition:
         """Everything that a prompt and its retrieved motions contribute, computed once."""
         features = self.encode_text(text, text_valid)

@@ -21,12 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models.generator import (
-    Generator,
-    check_requests,
-    in_batches,
-    refuse_processes,
-)
+from t2imu_utils.models.generator import Generator, check_requests, in_batches, refuse_processes
 from t2imu_utils.models.losses import TERMS, WEIGHTED, LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (

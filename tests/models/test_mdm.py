@@ -7,14 +7,8 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import diffusion
-from t2imu_utils.models.diffusion import (
-    ancestral as ancestral,
-)
-from t2imu_utils.models.diffusion import (
-    guided,
-    item_noise,
-    schedule,
-)
+from t2imu_utils.models.diffusion import ancestral as ancestral
+from t2imu_utils.models.diffusion import guided, item_noise, schedule
 from t2imu_utils.models.mdm import (
     MDMConfig,
     Prior,

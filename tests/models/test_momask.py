@@ -23,11 +23,7 @@ from t2imu_utils.models.momask import (
     read_momask,
     residual_losses,
 )
-from t2imu_utils.models.tokeniser import (
-    RVQ,
-    RVQConfig,
-    new_transformer,
-)
+from t2imu_utils.models.tokeniser import RVQ, RVQConfig, new_transformer
 from t2imu_utils.motion.corpus import Normaliser
 from tests.models.layouts import Clip
 

@@ -22,10 +22,7 @@ from t2imu_utils.models.t2mgpt import (
     read_t2mgpt,
     sample_tokens,
 )
-from t2imu_utils.models.tokeniser import (
-    RVQConfig,
-    new_transformer,
-)
+from t2imu_utils.models.tokeniser import RVQConfig, new_transformer
 from t2imu_utils.motion.corpus import Normaliser
 from tests.models.layouts import Clip
 

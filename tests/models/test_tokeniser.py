@@ -4,11 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from t2imu_utils.models.losses import LossWeights
-from t2imu_utils.models.momask import (
-    MoMaskConfig,
-    TokenTransformerConfig,
-    new_momask,
-)
+from t2imu_utils.models.momask import MoMaskConfig, TokenTransformerConfig, new_momask
 from t2imu_utils.models.tokeniser import (
     RVQ,
     Codebook,

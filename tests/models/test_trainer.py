@@ -14,13 +14,7 @@ from t2imu_utils.models import mdm
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.losses import LossWeights, l_simple
 from t2imu_utils.models.mdm import new_prior
-from t2imu_utils.models.trainer import (
-    TrainConfig,
-    ema_decay_at,
-    launch,
-    step_items,
-    train,
-)
+from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, launch, step_items, train
 from t2imu_utils.motion.corpus import MotionClip
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, 700)
