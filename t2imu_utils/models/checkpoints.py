@@ -24,16 +24,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.motion.features import (
-    CONTACTS,
-    POSITIONS,
-    ROOT_HEIGHT,
-    ROOT_ROTATION,
-    ROOT_VELOCITY,
-    ROTATIONS,
-    VELOCITIES,
-    WIDTH,
-)
+from t2imu_utils.motion.features import WIDTH
 
 REMEDY = "Use the file that the training wrote, or train the prior again."
 STATISTICS = ("mean", "std")
@@ -41,16 +32,6 @@ STATISTICS = ("mean", "std")
 FAULTS = (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError)
 # What no official file has: sums that our codebooks are trained on with.
 OWN = ("code_sum", "code_count")
-# Std.npy of HumanML3D: half-angle a frame, m a frame, m, share of frames; m, -, m a frame.
-SCALED = (
-    (ROOT_ROTATION, 0.0129), (ROOT_VELOCITY, 0.0169), (ROOT_HEIGHT, 0.153), (CONTACTS, 0.352)
-)  # fmt: skip
-OTHERS = ((POSITIONS, 0.123), (ROTATIONS, 0.300), (VELOCITIES, 0.0195))
-SCALES = {
-    1: "HumanML3D's own",
-    5: "divided by HumanML3D's feature bias, once",
-    25: "the evaluators', divided by the feature bias twice",
-}
 
 
 def save(
@@ -286,28 +267,3 @@ def read_statistics(
             raise InputError(path, str(error), expected, remedy) from error
         values.append(array)
     return Normaliser(*values)
-
-
-def feature_scale(normaliser: Normaliser) -> int:
-    """By what the spread of root and contact channels was divided: 1, 5 or 25 (see `SCALES`).
-
-    Official MDM is trained with HumanML3D's ``Std.npy`` (1); the evaluators of HumanML3D and models
-    trained by its code divide these channels twice by 5. The spread of both kinds of channels is
-    compared with that of HumanML3D; a corpus would have to be stranger than by a factor 2 to be
-    taken for another scale.
-    """
-
-    def below(groups: tuple[tuple[slice, float], ...]) -> float:
-        found = [max(float(np.mean(normaliser.std[group])), 1e-9) for group, _ in groups]
-        return float(np.mean(np.log([typical for _, typical in groups]) - np.log(found)))
-
-    scale = np.exp(below(SCALED) - below(OTHERS))
-    nearest = min(SCALES, key=lambda known: abs(np.log(scale / known)))
-    if abs(np.log(scale / nearest)) > np.log(5) / 2:
-        raise InputError(
-            "normaliser: std of channels 0:4 and 259:263",
-            f"{scale:.3g} times smaller than the others, against HumanML3D",
-            f"about {', '.join(map(str, SCALES))}",
-            "Use the statistics that belong to the weights.",
-        )
-    return nearest

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.models import checkpoints, trainer
-from t2imu_utils.models.checkpoints import SCALES, feature_scale
 from t2imu_utils.models.diffusion import (
     SCHEMES,
     Precision,
@@ -35,7 +34,7 @@ from t2imu_utils.models.diffusion import (
     sample,
     schedule,
 )
-from t2imu_utils.models.generator import DiffusionDenoiser, Generator, check_requests, in_batches
+from t2imu_utils.models.generator import Denoiser, Generator, check_requests, in_batches
 from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import STEP, Batch, Dataset, TrainConfig, prefix
@@ -411,7 +410,8 @@ class _Layer:
 class Prior:
     """A text-to-motion prior: network, statistics of its features, its text encoder.
 
-    history: one entry for each training that led here (its settings and what it ended with).
+    history: one entry for each training that led here (its settings and what it ended with), or
+    for the checkpoint that was read.
     velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
     """
 
@@ -778,19 +778,6 @@ class Sizes(Section):
     diffusion_steps: Count
 
 
-@dataclass(frozen=True)
-class MDMDenoiser(DiffusionDenoiser):
-    """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """Its guess of the clean motions (`generator.Denoiser`)."""
-        text = self.prior.condition([c.captions[0] for c in clips])
-        text, valid = (x.to(self.device) for x in text)
-        model = self.prior.model.to(self.device).eval()
-        x_t = add_noise(x0, noise, level, schedule(self.levels))
-        return model(x_t, level, text, valid, mask)
-
-
 class MDMGenerator(Generator):
     """See the module."""
 
@@ -839,20 +826,24 @@ class MDMGenerator(Generator):
         )  # fmt: skip
 
     def denoiser(self, prior, device):
-        return MDMDenoiser(prior, device)
+        """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
+        model, levels = prior.model.to(device).eval(), prior.config.diffusion_steps
+
+        def guess(clips, x0, mask, level, noise):
+            text, valid = prior.condition([clip.captions[0] for clip in clips])
+            x_t = add_noise(x0, noise, level, schedule(levels))
+            return model(x_t, level, text.to(device), valid.to(device), mask)
+
+        return Denoiser(guess, prior.normaliser, prior.config.max_frames, levels)
 
     def network(self, prior):
         config = prior.config
-        table = {
+        return {
             "layers × width": f"{config.layers} × {config.width}",
             "dropout": config.dropout,
             "mask_frames": config.mask_frames,
             "diffusion steps": config.diffusion_steps,
         }
-        if prior.history:
-            scale = feature_scale(prior.normaliser)
-            table["scale of root and contact features"] = f"{scale} ({SCALES[scale]})"
-        return table
 
 
 GENERATOR = MDMGenerator()

@@ -33,6 +33,7 @@ from t2imu_utils.models.tokeniser import (
     in_tokens,
     new_rvq,
     new_transformer,
+    token_validation,
 )
 from t2imu_utils.models.trainer import TrainConfig, prefix
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -272,9 +273,7 @@ class MoMaskConfig:
 class MoMaskPrior:
     """The networks of MoMask, the statistics of its features, its text encoder.
 
-    lengths: the length estimator, where there is one. history: one entry for each training that
-    led here, or for the checkpoint that was read. velocity_weight: with which `features_to_joints`
-    reads its motions, one or one a joint.
+    lengths: the length estimator, where there is one. history, velocity_weight: as of `mdm.Prior`.
     """
 
     config: MoMaskConfig
@@ -323,10 +322,8 @@ def generate(
 ) -> list[Float[np.ndarray, "T 263"]]:
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
-    frames: length of each motion; where it is no multiple of 4, the tokens above it are made and
-    the motion is cut. seeds: one an item; an item's motion is made by its prompt, length and seed
-    alone, whatever it is sampled with (up to rounding). guidance: of both transformers; None takes
-    those of the prior's configuration.
+    As `mdm.generate`; where a length is no multiple of 4, the tokens above it are made and the
+    motion is cut. guidance: of both transformers; None takes those of the prior's configuration.
     """
     for network in (prior.rvq, prior.mask, prior.residual):
         network.to(device).eval()
@@ -495,7 +492,16 @@ def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
         return {"total": loss.mean(), "accuracy": right.float().mean()}
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return transformer_validation(model, held_out, config.batch_size, config.seed)
+        # Times are spread evenly over the clips, and what is masked is the same each time.
+        times = (np.arange(len(held_out)) + 0.5) / len(held_out)
+        times = np.random.default_rng([config.seed, CORRUPTION]).permutation(times)
+
+        def terms(first: int, items: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            rng = np.random.default_rng([config.seed, CORRUPTION, first, 1])
+            drop = torch.zeros(len(items), dtype=torch.bool)
+            return _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
+
+        return token_validation(held_out, config.batch_size, terms)
 
     return losses, validate
 
@@ -508,28 +514,6 @@ def _terms(model, batch, drop_text, times, rng, corrupt):
         return mask_losses(model, tokens[..., 0], valid, text, drop_text, times, rng, corrupt)
     levels = draw_levels(times, model.config.levels)
     return residual_losses(model, tokens, valid, text, drop_text, levels)
-
-
-@torch.no_grad()
-def transformer_validation(
-    model: MaskTransformer | ResidualTransformer, data: TokenData, batch_size: int, seed: int
-) -> dict[str, float]:
-    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text.
-
-    Averaged over tokens. Times are spread evenly over the clips, and what is masked is the same
-    each time.
-    """
-    times = np.random.default_rng([seed, CORRUPTION]).permutation(
-        (np.arange(len(data)) + 0.5) / len(data)
-    )
-    loss = right = tokens = 0.0
-    for number, (items, batch) in enumerate(data.whole(batch_size)):
-        rng = np.random.default_rng([seed, CORRUPTION, number * batch_size, 1])
-        drop = torch.zeros(len(items), dtype=torch.bool)
-        losses, hits = _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
-        loss, right = loss + float(losses.sum()), right + float(hits.sum())
-        tokens += len(losses)
-    return {"total": loss / tokens, "accuracy": right / tokens}
 
 
 # ---------------------------------------------------------------- files

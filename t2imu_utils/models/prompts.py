@@ -58,7 +58,7 @@ def load_prompts(path: Path | str = PROMPTS) -> dict[str, list[str]]:
     try:
         whole = path.suffix == ".json"
         text = path.read_text(encoding="utf-8")
-        prompts: Any = _read_transcript(path)["prompts"] if whole else yaml.safe_load(text)
+        prompts: Any = read_json(path).get("prompts") if whole else yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         expected = "a list for each activity (YAML), or a transcript (.json)"
         raise InputError(path, f"nothing readable ({error})", expected, "Check it.") from error
@@ -169,23 +169,24 @@ def write_prompts(
     record = {"format": FORMAT, "date": _now(), "model": model, "parameters": asked}
     record |= {"exchanges": [], "prompts": {activity: [] for activity in activities}}
     if out.exists():
-        record, begun = _read_transcript(out, whole=False), record
-        if any(record[name] != begun[name] for name in ("model", "parameters")):
+        record, begun = read_json(out), record
+        if any(record.get(name) != begun[name] for name in ("format", "model", "parameters")):
             raise InputError(
-                out, f"begun with {record['model']}, {record['parameters']}",
+                out, f"begun with {record.get('model')}, {record.get('parameters')}",
                 f"{model}, {asked}, as is asked for now",
                 "Ask for the same to go on with it, or name another file.",
             )  # fmt: skip
     key = os.environ.get(KEY, "").strip() or "none"
     client = openai.OpenAI(api_key=key, base_url=base_url, timeout=120.0)
     sampling = {} if seed is None else {"seed": seed}
-    prompts, faults = _follow(record)
+    prompts: dict[str, list[str]] = record["prompts"]
     for activity in activities:
+        faults: list[str] = []
         for _ in range(attempts):
             lacking = per_activity - len(prompts[activity])
             if lacking <= 0:
                 break
-            text = instructions(activity, lacking, prompts[activity], faults[activity])
+            text = instructions(activity, lacking, prompts[activity], faults)
             # One message of the user's: many local models refuse a system message.
             messages = [{"role": "user", "content": text}]
             try:
@@ -204,13 +205,13 @@ def write_prompts(
             exchange |= {"model": answer.model or model, "messages": messages}
             exchange |= {"answer": (choice.message.content or "").replace(key, "[key]")}
             record["exchanges"].append(exchange)
-            prompts, faults = _follow(record)
-            write_json(out, record | {"prompts": prompts})
+            faults = _take(exchange["answer"], activity, prompts, per_activity)
+            write_json(out, record)
         if len(prompts[activity]) < per_activity:
             raise InputError(
                 f"{base_url}: {activity}",
                 f"{len(prompts[activity])} usable prompts after {attempts} answers of {model} "
-                f"(the last: {'; '.join(faults[activity][:3])})",
+                f"(the last: {'; '.join(faults[:3])})",
                 f"{per_activity} different ones of {WORDS[0]} to {WORDS[1]} words",
                 f"The answers are in {out}. Run it again to go on, or take another model.",
             )  # fmt: skip
@@ -267,49 +268,26 @@ def parse_answer(text: str) -> list[str]:
     return [line.strip(" \t\r*`").rstrip(",").strip('"“”') for line in _LISTED.findall(text)]
 
 
-def _follow(record: dict[str, Any]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What follows from the answers: the prompts, and the faults of each activity's last answer."""
-    wanted = record["parameters"]
-    prompts: dict[str, list[str]] = {activity: [] for activity in wanted["activities"]}
-    faults: dict[str, list[str]] = {activity: [] for activity in wanted["activities"]}
-    taken = {key_of(example): "is one of the examples" for example in wanted["examples"]}
-    for exchange in record["exchanges"]:
-        kept, wrong = prompts[exchange["activity"]], []
-        sentences = parse_answer(exchange["answer"])
-        for sentence in sentences:
-            fault = fault_of(sentence)
-            if fault is None and not re.match(r"(the|a) person\b", sentence, re.IGNORECASE):
-                fault = f"{sentence!r} does not start with 'The person'"
-            if fault is None and key_of(sentence) in taken:
-                fault = f"{sentence!r} {taken[key_of(sentence)]}"
-            if fault is not None:
-                wrong.append(fault)
-            elif len(kept) < wanted["per_activity"]:
-                kept.append(sentence)
-                taken[key_of(sentence)] = f"stands already under {exchange['activity']}"
-        if not sentences:
-            wrong = [f"no list of sentences in {exchange['answer'][:160]!r}"]
-        faults[exchange["activity"]] = wrong or [f"it held {len(sentences)} sentences"]
-    return prompts, faults
-
-
-def _read_transcript(path: Path, whole: bool = True) -> dict[str, Any]:
-    """A transcript whose prompts follow from its answers."""
-    record = read_json(path)
-    try:
-        prompts = _follow(record)[0]
-        count = min(map(len, prompts.values()))
-        good = record["format"] == FORMAT and record["prompts"] == prompts
-        good = good and not (whole and count < record["parameters"]["per_activity"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        good = False
-    if not good:
-        raise InputError(
-            path, "no transcript, an edited one, or that of an unfinished generation",
-            "prompts that follow from the model's answers",
-            "Restore it, or run its generation again; prompts of your own belong into a YAML file.",
-        )  # fmt: skip
-    return record
+def _take(answer: str, activity: str, prompts: dict[str, list[str]], most: int) -> list[str]:
+    """Add an answer's good sentences to the prompts of an activity; what was wrong with others."""
+    taken = {key_of(example): "is one of the examples" for example in EXAMPLES}
+    for name, kept in prompts.items():
+        taken |= {key_of(sentence): f"stands already under {name}" for sentence in kept}
+    sentences, wrong = parse_answer(answer), []
+    for sentence in sentences:
+        fault = fault_of(sentence)
+        if fault is None and not re.match(r"(the|a) person\b", sentence, re.IGNORECASE):
+            fault = f"{sentence!r} does not start with 'The person'"
+        if fault is None and key_of(sentence) in taken:
+            fault = f"{sentence!r} {taken[key_of(sentence)]}"
+        if fault is not None:
+            wrong.append(fault)
+        elif len(prompts[activity]) < most:
+            prompts[activity].append(sentence)
+            taken[key_of(sentence)] = f"stands already under {activity}"
+    if not sentences:
+        return [f"no list of sentences in {answer[:160]!r}"]
+    return wrong or [f"it held {len(sentences)} sentences"]
 
 
 def _now() -> str:

@@ -30,7 +30,7 @@ from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints, trainer
 from t2imu_utils.models.diffusion import Schedule, add_noise, ddim_step, item_noise, schedule_of
 from t2imu_utils.models.generator import (
-    DiffusionDenoiser,
+    Denoiser,
     Generator,
     check_requests,
     in_batches,
@@ -49,6 +49,7 @@ from t2imu_utils.models.retrieval import (
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import SENTENCES, Batch, Dataset, TrainConfig, prefix
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.motion.features import CONTACTS
 from t2imu_utils.runs import cache_dir
 from t2imu_utils.tracks import Count, Section
 
@@ -58,8 +59,9 @@ FORMAT = "t2imu-remodiffuse-1"
 WEIGHTS, OFFICIAL_DATABASE = "latest.pth", "t2m_text_train.npz"
 OFFICIAL = "Take latest.pth of the HumanML3D configuration as published, whole."
 PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
-# The official statistics: root and contact channels divided twice by the feature bias of 5.
-OFFICIAL_SCALE = 25
+# In the official statistics contacts spread by 0.352 / 25, since root and contact channels are
+# divided twice by the feature bias of 5; by HumanML3D's own Std.npy and by one division by more.
+CONTACT_SPREAD = 0.03
 
 
 @dataclass(frozen=True)
@@ -405,8 +407,7 @@ class ReMoDiffuse(nn.Module):
 class ReMoDiffusePrior:
     """A trained network, statistics of its features, its text encoder, what it retrieves from.
 
-    history: one entry for each training that led here (its settings and what it ended with).
-    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
+    history, velocity_weight: as of `mdm.Prior`.
     """
 
     model: ReMoDiffuse
@@ -543,9 +544,8 @@ def generate(
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
     They are as the model makes them: the joints that the authors publish are smoothed by a Gaussian
-    of 2.5 frames, which hides jitter. frames: length of each motion. seeds: one an item; an item's
-    motion is made by its prompt, length and seed alone, whatever it is sampled with (up to
-    rounding). guidance: the mixture's `coarse_scale`; None keeps that of the prior.
+    of 2.5 frames, which hides jitter. Else as `mdm.generate`; guidance: the mixture's
+    `coarse_scale`; None keeps that of the prior.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     mixture = prior.mixture
@@ -737,10 +737,9 @@ def read_remodiffuse(
     path = Path(path)
     encoder = checkpoints.official_encoder(path, encoder)
     normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
-    if (scale := checkpoints.feature_scale(normaliser)) != OFFICIAL_SCALE:
+    if (spread := float(np.mean(normaliser.std[CONTACTS]))) > CONTACT_SPREAD:
         raise InputError(
-            "statistics", f"root and contact channels divided by {scale}",
-            f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
+            "statistics", f"contacts that spread by {spread:.3g}", f"less than {CONTACT_SPREAD}",
             "Take mean.npy and std.npy that were published with ReMoDiffuse.",
         )  # fmt: skip
     config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
@@ -774,28 +773,6 @@ class Sizes(Section):
     text_feedforward: Count
     max_frames: Count  # of a motion, and of those that are retrieved
     diffusion_steps: Count
-
-
-@dataclass(frozen=True)
-class ReMoDiffuseDenoiser(DiffusionDenoiser):
-    """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it.
-
-    As in training, nothing is retrieved of the clip's own recording, where the database tells it.
-    """
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """Its guess of the clean motions (`generator.Denoiser`)."""
-        model = self.prior.model.to(self.device).eval()
-        rows = neighbours(self.prior, clips, self.max_frames, held_out=True)
-        near = torch.stack([torch.as_tensor(first[0]) for first in rows])
-        found = (x.to(self.device) for x in gather(self.prior.database, near.numpy()))
-        text, valid = (
-            x.to(self.device) for x in self.prior.condition([c.captions[0] for c in clips])
-        )
-        condition = model.condition(text, valid, model.database(*found))
-        x_t = add_noise(x0, noise, level, linear_schedule(self.levels))
-        given = torch.ones(len(clips), dtype=torch.bool, device=x0.device)
-        return model(x_t, level, mask, condition, given, given)
 
 
 class ReMoDiffuseGenerator(Generator):
@@ -858,7 +835,21 @@ class ReMoDiffuseGenerator(Generator):
     generate = staticmethod(generate)
 
     def denoiser(self, prior, device):
-        return ReMoDiffuseDenoiser(prior, device)
+        """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it: as in
+        training nothing of the clip's own recording, where the database tells it."""
+        model, config = prior.model.to(device).eval(), prior.config
+
+        def guess(clips, x0, mask, level, noise):
+            rows = neighbours(prior, clips, config.max_frames, held_out=True)
+            found = gather(prior.database, np.stack([first[0] for first in rows]))
+            text = prior.condition([clip.captions[0] for clip in clips])
+            found, text = ([x.to(device) for x in parts] for parts in (found, text))
+            condition = model.condition(*text, model.database(*found))
+            x_t = add_noise(x0, noise, level, linear_schedule(config.diffusion_steps))
+            given = torch.ones(len(clips), dtype=torch.bool, device=x0.device)
+            return model(x_t, level, mask, condition, given, given)
+
+        return Denoiser(guess, prior.normaliser, config.max_frames, config.diffusion_steps)
 
     def network(self, prior):
         table = {k: v for k, v in asdict(prior.config).items() if k not in ("channels",)}

@@ -32,6 +32,7 @@ from t2imu_utils.models.tokeniser import (
     in_tokens,
     new_rvq,
     new_transformer,
+    token_validation,
 )
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -215,8 +216,7 @@ class T2MGPTConfig:
 class T2MGPTPrior:
     """The networks of T2M-GPT, the statistics of its features, its text encoder.
 
-    history: one entry for each training that led here, or for the checkpoint that was read.
-    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
+    history, velocity_weight: as of `mdm.Prior`.
     """
 
     config: T2MGPTConfig
@@ -258,9 +258,8 @@ def generate(
 
     T2M-GPT chooses lengths itself: it draws an end among the tokens. To make as many frames as are
     asked for, the end is never drawn; where their number is no multiple of 4, the tokens above it
-    are made and the motion is cut. seeds: one an item; an item's motion is made by its prompt,
-    length and seed alone, whatever it is sampled with (up to rounding). guidance: None or 1, since
-    T2M-GPT is not trained without texts and has none.
+    are made and the motion is cut. Else as `mdm.generate`. guidance: None or 1, since T2M-GPT is
+    not trained without texts and has none.
     """
     if guidance is not None and guidance != 1:
         raise InputError(
@@ -360,26 +359,17 @@ def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
         return {"total": total, "accuracy": right[counted].float().mean()}
 
     def validate(model: TokenGPT) -> dict[str, float]:
-        return gpt_validation(model, held_out, config.batch_size)
+        def terms(first: int, items: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            # The model is shown the tokens as they are.
+            tokens, valid, text = (x.to(next(model.parameters()).device) for x in batch)
+            loss, right, counted = gpt_losses(
+                model.eval(), tokens[..., 0], valid, text, tokens[..., 0]
+            )
+            return loss[counted], right[counted]
+
+        return token_validation(held_out, config.batch_size, terms)
 
     return losses, validate
-
-
-@torch.no_grad()
-def gpt_validation(model: TokenGPT, data: TokenData, batch_size: int) -> dict[str, float]:
-    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text.
-
-    Averaged over predictions. The model is shown the tokens as they are.
-    """
-    device = next(model.parameters()).device
-    total = hits = predictions = 0.0
-    for _, batch in data.whole(batch_size):
-        tokens, valid, text = (x.to(device) for x in batch)
-        tokens = tokens[..., 0]
-        loss, right, counted = gpt_losses(model.eval(), tokens, valid, text, tokens)
-        total, hits = total + float(loss[counted].sum()), hits + float(right[counted].sum())
-        predictions += int(counted.sum())
-    return {"total": total / predictions, "accuracy": hits / predictions}
 
 
 # ---------------------------------------------------------------- files

@@ -21,7 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models.generator import Generator, check_requests, in_batches, refuse_processes
+from t2imu_utils.models.generator import (
+    Denoiser,
+    Generator,
+    check_requests,
+    in_batches,
+    refuse_processes,
+)
 from t2imu_utils.models.losses import TERMS, WEIGHTED, LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (
@@ -563,6 +569,26 @@ class TokenData:
             yield items, self.batch(items, zeros, counts[items], zeros)
 
 
+@torch.no_grad()
+def token_validation(
+    data: TokenData,
+    batch_size: int,
+    terms: Callable[[int, Int[np.ndarray, "B"], TokenBatch], tuple[Tensor, Tensor]],
+) -> dict[str, float]:
+    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text,
+    averaged over predictions.
+
+    terms: (number of the batch's first clip, clips, batch) -> losses of its predictions, and which
+    of them are right.
+    """
+    total = right = count = 0.0
+    for number, (items, batch) in enumerate(data.whole(batch_size)):
+        losses, hits = terms(number * batch_size, items, batch)
+        total, right = total + float(losses.sum()), right + float(hits.sum())
+        count += len(losses)
+    return {"total": total / count, "accuracy": right / count}
+
+
 class Stage(NamedTuple):
     """One network of a family: its name in the prior, its share of all steps, betas of AdamW."""
 
@@ -670,27 +696,6 @@ class TokenSizes(Section):
     dropout: Fraction
 
 
-@dataclass(frozen=True)
-class TokenDenoiser:
-    """What the tokeniser leaves of a motion: encoded, replaced by codes, decoded. It adds no noise.
-
-    normaliser: statistics of its features. max_frames: the longest motion that is asked for.
-    """
-
-    rvq: RVQ
-    normaliser: Normaliser
-    max_frames: int
-    device: torch.device | str
-    levels: int = 1
-    stride: int = STRIDE
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """The motions decoded again; each by itself, since convolutions would see padding."""
-        rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
-        rvq = self.rvq.to(self.device).eval()
-        return pad_sequence(detokenise(rvq, tokenise(rvq, rows)), batch_first=True).to(x0.device)
-
-
 class TokenGenerator(Generator):
     """Training, refinement and examination of a family whose motions are made of tokens."""
 
@@ -722,7 +727,15 @@ class TokenGenerator(Generator):
         return {name: found[name] for name in ("reconstruction", *TERMS)}
 
     def denoiser(self, prior, device):
-        return TokenDenoiser(prior.rvq, prior.normaliser, prior.config.max_frames, device)
+        """The motion encoded, replaced by codes and decoded; no noise is added."""
+        rvq = prior.rvq.to(device).eval()
+
+        def guess(clips, x0, mask, level, noise):
+            # Each by itself, since convolutions would see padding.
+            rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
+            return pad_sequence(detokenise(rvq, tokenise(rvq, rows)), batch_first=True).to(x0)
+
+        return Denoiser(guess, prior.normaliser, prior.config.max_frames, stride=STRIDE)
 
     def network(self, prior):
         parts = {"tokeniser": prior.config.rvq, "transformer": prior.config.transformer}

@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+from torch.multiprocessing import start_processes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256, write_json
+from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.models.losses import TERMS, LossWeights, recorded
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import check_features
@@ -650,17 +650,6 @@ def launch(
                 step, loss = told[:]
                 if step >= 0:
                     progress(int(step), None if loss != loss else loss)
-        except (ProcessRaisedException, ProcessExitedException) as error:
-            for file in Path(name).glob("error-*.json"):
-                raise InputError(**json.loads(file.read_text())) from error
-            if getattr(error, "signal_name", None) is None:
-                raise
-            raise InputError(
-                f"training, process {error.error_index + 1} of {processes}",
-                f"an end by {error.signal_name}", "a process that trains to the end",
-                "If memory ran out (SIGKILL), use fewer processes or a smaller batch. The same "
-                "call goes on from the last checkpoint.",
-            ) from error  # fmt: skip
         finally:
             for process in context.processes:
                 process.kill()
@@ -668,7 +657,7 @@ def launch(
 
 
 def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
-    """What a new process does; an error of the user's is left in `folder`."""
+    """What a new process does."""
     place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
@@ -686,11 +675,5 @@ def _start(index: int, count: int, kind: str, threads: int, folder: str, told: A
     )
     # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
     work, task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
-    try:
-        work(Worker(index, count, kind, told), task)
-    except InputError as error:
-        names = ("where", "found", "expected", "remedy")
-        content = {name: getattr(error, name) for name in names}
-        write_json(Path(folder) / f"error-{index}.json", content)
-        raise
+    work(Worker(index, count, kind, told), task)
     torch.distributed.destroy_process_group()

@@ -13,11 +13,7 @@ from torch import nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.checkpoints import (
-    OTHERS,
-    SCALED,
-    SCALES,
     check_parameters,
-    feature_scale,
     load_official,
     official_encoder,
     read_checkpoint,
@@ -201,18 +197,3 @@ def test_statistics_come_back_as_they_were_written(tmp_path, names):
         spoil(tmp_path / names[1])
         with pytest.raises(InputError, match=f"{names[1]}.*trained with"):
             read_statistics(tmp_path, OFFICIAL, names)
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_the_scale_of_root_and_contact_channels_is_told(scale):
-    std = np.empty(263, np.float32)
-    for group, typical in (*SCALED, *OTHERS):
-        std[group] = typical
-    for group, _ in SCALED:
-        std[group] /= scale
-    assert feature_scale(Normaliser(np.zeros(263, np.float32), 1.4 * std)) == scale
-    for group, _ in SCALED:
-        std[group] /= 25
-    if scale == 25:
-        with pytest.raises(InputError):
-            feature_scale(Normaliser(np.zeros(263, np.float32), std))

@@ -142,14 +142,10 @@ def test_every_activity_is_asked_for_ten_and_replayed(server, tmp_path):
     assert server.requests[0][1]["seed"] == 5
     record = json.loads(out.read_text())
     assert record["exchanges"][0]["model"] == "tiny-7b-0612"
-    # Neither needs the server again; an edited one is refused.
+    # Neither needs the server again.
     assert load_prompts(out) == prompts == write_prompts(server.url, "tiny", out, seed=5)
     with pytest.raises(InputError, match="begun with"):
         write_prompts(server.url, "other", out, seed=5)
-    record["prompts"]["lying"][0] = "The person is lying somewhere else."
-    out.write_text(json.dumps(record))
-    with pytest.raises(InputError, match="follow from the model's answers"):
-        load_prompts(out)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 import copy
-import multiprocessing
 import os
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import mdm
@@ -354,61 +354,43 @@ def test_unusable_clips_are_named(prior, clips, change):
 
 
 # ---------------------------------------------------------------- processes
-FAILURES = """
+WORK = """
 import os
 import signal
 import time
 
 import torch
 
-from t2imu_utils.errors import InputError
-
 
 def work(team, task):
     with open(f"{task['folder']}/{team.index}", "w") as file:
         file.write(str(os.getpid()))
-    if team.index == 1 and task["how"] == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
     total = team.sum(torch.ones(2) * (team.index + 1))
     assert total.tolist() == [3.0, 3.0] and torch.get_num_threads() == task["threads"]
     team.tell(3, 0.5)
     time.sleep(1.5)
     if team.index == 1:
-        raise InputError("clips/7.npy", "nothing", "a motion", "Make it again.")
+        os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 """
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A function that new processes can import."""
-    (tmp_path / "t2imu_failures.py").write_text(FAILURES)
+def test_progress_is_told_threads_divided_and_a_killed_process_ends_the_others(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "t2imu_work.py").write_text(WORK)
     monkeypatch.syspath_prepend(tmp_path)
-    import t2imu_failures
+    from t2imu_work import work
 
-    return t2imu_failures.work
-
-
-def test_a_killed_process_is_told_and_ends_the_others(work, tmp_path):
-    before = set(multiprocessing.active_children())
-    with pytest.raises(InputError, match="process 2 of 2.*SIGKILL"):
-        launch(work, {"how": "killed", "folder": str(tmp_path)}, 2)
-    # One that was ended before it had begun has left no number.
-    begun = [path for path in tmp_path.iterdir() if path.name in ("0", "1")]
-    assert begun
-    for path in begun:
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(path.read_text()), 0)
-    assert set(multiprocessing.active_children()) <= before
-
-
-def test_progress_and_what_is_refused_are_told_and_threads_divided(work, tmp_path):
     seen, before = [], torch.get_num_threads()
     torch.set_num_threads(4)
-    task = {"how": "refused", "folder": str(tmp_path), "threads": 2}
     try:
-        with pytest.raises(InputError, match="7.npy: found nothing; expected a motion"):
+        with pytest.raises(ProcessExitedException, match="SIGKILL"):
+            task = {"folder": str(tmp_path), "threads": 2}
             launch(work, task, 2, progress=lambda step, loss: seen.append((step, loss)))
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {(3, 0.5)}
+    for number in "01":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / number).read_text()), 0)
