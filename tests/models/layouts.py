@@ -1,5 +1,6 @@
 """Miniatures of official layouts: text encoders, checkpoints. Pure functions of a folder."""
 
+import ast
 import json
 import string
 import zlib
@@ -41,40 +42,17 @@ def official_args(config: MDMConfig) -> dict:
     sizes = {"num_heads": (config.heads, 4), "ff_size": (config.feedforward, 1024)}
     sizes |= {"dropout": (config.dropout, 0.1), "max_frames": (config.max_frames, 196)}
     return {
-        "adam_beta2": 0.999,
-        "arch": config.arch,
-        "avg_model_beta": 0.9999,
-        "batch_size": 64,
-        "cond_mask_prob": 0.1,
-        "context_len": 0,
-        "cuda": True,
-        "data_dir": "",
-        "dataset": "humanml",
-        "diffusion_steps": config.diffusion_steps,
-        "emb_before_mask": False,
-        "emb_trans_dec": False,
-        "keyframe_cond_prob": 0.5,
-        "keyframe_cond_type": "",
-        "lambda_fc": 0.0,
-        "lambda_rcxyz": 0.0,
-        "lambda_vel": 0.0,
-        "latent_dim": config.width,
-        "layers": config.layers,
-        "lr": 0.0001,
-        "mask_frames": config.mask_frames,
-        "noise_schedule": "cosine",
-        "num_frames": 60,
-        "num_steps": 600000,
-        "pos_embed_max_len": 5000,
-        "pred_len": 0,
-        "save_dir": "save/a_model",
-        "seed": 10,
-        "sigma_small": True,
-        "text_encoder_type": encoder,
-        "unconstrained": False,
-        "use_ema": True,
+        "adam_beta2": 0.999, "arch": config.arch, "avg_model_beta": 0.9999, "batch_size": 64,
+        "cond_mask_prob": 0.1, "context_len": 0, "cuda": True, "data_dir": "",
+        "dataset": "humanml", "diffusion_steps": config.diffusion_steps, "emb_before_mask": False,
+        "emb_trans_dec": False, "keyframe_cond_prob": 0.5, "keyframe_cond_type": "",
+        "lambda_fc": 0.0, "lambda_rcxyz": 0.0, "lambda_vel": 0.0, "latent_dim": config.width,
+        "layers": config.layers, "lr": 0.0001, "mask_frames": config.mask_frames,
+        "noise_schedule": "cosine", "num_frames": 60, "num_steps": 600000,
+        "pos_embed_max_len": 5000, "pred_len": 0, "save_dir": "save/a_model", "seed": 10,
+        "sigma_small": True, "text_encoder_type": encoder, "unconstrained": False, "use_ema": True,
         **{name: value for name, (value, fixed) in sizes.items() if value != fixed},
-    }
+    }  # fmt: skip
 
 
 def official_shapes(config: MDMConfig) -> dict[str, tuple[int, ...]]:
@@ -122,6 +100,38 @@ class Clip:
     def encode_pooled(self, texts):
         seeds = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
         return torch.stack([torch.randn(self.pooled_width, generator=seed) for seed in seeds])
+
+
+def shapes_of(network: torch.nn.Module, rename=lambda key: key) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an official file holds of a network."""
+    state = network.state_dict().items()
+    return {rename(k): tuple(x.shape) for k, x in state if not k.endswith(OWN)}
+
+
+def write_by_rule(folder: Path, states: dict[str, dict], files: dict, meta: str) -> Path:
+    """Official files of networks, by name, and statistics drawn at random; returns the folder."""
+    for name, state in states.items():
+        file, (key, *_) = files[name]
+        (folder / file).parent.mkdir(parents=True)
+        torch.save({key: state, "epoch" if name == "lengths" else "ep": 12}, folder / file)
+    (folder / meta).mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in ("mean", "std"):
+        values = rng.standard_normal(263) if name == "mean" else rng.random(263) + 0.1
+        np.save(folder / meta / f"{name}.npy", values.astype(np.float32))
+    return folder
+
+
+def read_shapes(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes as they were listed from official files, by the class of the network."""
+    found: dict[str, dict] = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            part = found.setdefault(line.split()[1], {})
+        elif line:
+            key, shape, _ = line.split("\t")
+            part[key] = ast.literal_eval(shape)
+    return found
 
 
 def write_official(folder: Path, prior, files: dict, meta: str = ".", rename=lambda key: key):

@@ -13,7 +13,6 @@ from torch import nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.checkpoints import (
-    check_parameters,
     load_official,
     official_encoder,
     read_checkpoint,
@@ -99,22 +98,6 @@ def test_a_damaged_file_and_weights_that_half_precision_does_not_hold(prior, sav
         prior.model.embed_text.bias[3] = 1e5
     with pytest.raises(InputError, match="embed_text.bias: not finite in half precision"):
         write_open_prior(saved, prior, {})
-
-
-def test_parameters_are_compared_and_all_faults_listed(tmp_path):
-    wanted = {"a": (2,), "b": (2,), "c": (2,), "d": (2,), "e": (2,)}
-    check_parameters(tmp_path, {key: torch.zeros(2) for key in wanted}, wanted, "", OFFICIAL)
-    bad = {
-        "a": torch.zeros(3),
-        "b": torch.zeros(2).half(),
-        "c": torch.tensor([0, torch.inf]),
-        "d": 3,
-        "f": torch.zeros(1),
-    }
-    with pytest.raises(InputError) as error:
-        check_parameters(tmp_path, bad, wanted, "these", OFFICIAL)
-    for key in "abcdef":
-        assert f"{key} " in error.value.found
 
 
 # ---------------------------------------------------------------- official files

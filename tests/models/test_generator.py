@@ -379,14 +379,6 @@ def test_published_weights_are_the_base_as_they_are(published):
     assert curves["split"].tolist() == ["validation"] and curves["step"].tolist() == [0]
 
 
-@pytest.mark.parametrize("name", ["mdm", "momask", "t2mgpt"])
-def test_published_weights_can_be_refined(published):
-    study, _ = published
-    run = study.make_arm(study.make_base(study.start()), arms.LossWeights(acc=1.0), 2, 0)
-    assert run.dir.parts[-2] == f"{study.name}-acc1" and run.metrics["clips"] == 9
-    assert len(arms.load_model(study.track, f"{study.name}-acc1").history) == 2
-
-
 def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
     study, settings, tmp_path, monkeypatch
 ):

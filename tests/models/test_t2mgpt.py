@@ -1,6 +1,4 @@
-import ast
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from t2imu_utils.models import t2mgpt
-from t2imu_utils.models.checkpoints import OWN
 from t2imu_utils.models.t2mgpt import (
     FILES,
     META,
@@ -24,13 +21,9 @@ from t2imu_utils.models.t2mgpt import (
 )
 from t2imu_utils.models.tokeniser import RVQConfig, new_transformer
 from t2imu_utils.motion.corpus import Normaliser
-from tests.models.layouts import Clip
+from tests.models.layouts import Clip, read_shapes, rule, shapes_of, write_by_rule
 
 SIZES = GPTConfig(codes=10, text_width=6, width=16, layers=2, heads=4, feedforward=24, max_tokens=8)
-CONFIG = T2MGPTConfig(
-    rvq=RVQConfig(width=16, code_width=8, codes=20, levels=1, dropout=0.0, temperature=0.0),
-    transformer=replace(SIZES, max_tokens=12),
-)
 
 
 TEXT = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -48,23 +41,6 @@ def shaken(gpt, scale=0.3):
 @pytest.fixture
 def gpt():
     return shaken(new_transformer(TokenGPT, SIZES, 0))
-
-
-def make(encoder):
-    rng = np.random.default_rng(0)
-    normaliser = Normaliser(
-        rng.standard_normal(263).astype(np.float32), rng.random(263).astype(np.float32)
-    )
-    made = new_t2mgpt(CONFIG, normaliser, encoder, 0)
-    torch.manual_seed(1)
-    made.rvq.quantizer.layers[0].codebook.normal_()
-    shaken(made.gpt)
-    return made
-
-
-@pytest.fixture
-def made(encoder):
-    return make(encoder)
 
 
 def generators(*seeds):
@@ -195,35 +171,24 @@ def official_shapes(config, text_width):
     """Names and shapes of all that the two official files hold."""
     config = t2mgpt.fitted(config, text_width)
     places, width = config.transformer.max_tokens + 1, config.transformer.width
-    found = {}
-    for name, network in t2mgpt._networks(config).items():
-        official = t2mgpt._official(network)
-        state = network.state_dict().items()
-        found[name] = {official(k): tuple(x.shape) for k, x in state if not k.endswith(OWN)}
+    networks = t2mgpt._networks(config).items()
+    found = {name: shapes_of(network, t2mgpt._official(network)) for name, network in networks}
     masks = [key.replace("key.weight", "mask") for key in found["gpt"] if "key.weight" in key]
     found["gpt"] |= dict.fromkeys(masks, (1, 1, places, places)) | {UNUSED: (places, width)}
     return found
 
 
-def write_official(folder, layouts, config, text_width):
-    """Weights by rule in the official layout, with causal masks."""
-    for name, shapes in official_shapes(config, text_width).items():
-        state = {key: layouts.rule(key, shape) for key, shape in shapes.items()}
-        for key in [key for key in state if key.endswith(".mask")]:
-            state[key] = torch.ones(shapes[key]).tril()
-        file, (key,) = FILES[name]
-        (folder / file).parent.mkdir(parents=True)
-        torch.save({key: state}, folder / file)
-    (folder / META).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    np.save(folder / META / "mean.npy", rng.standard_normal(263).astype(np.float32))
-    np.save(folder / META / "std.npy", rng.random(263).astype(np.float32) + 0.1)
-    return folder
-
-
 @pytest.fixture
-def small(layouts, tmp_path):
-    return write_official(tmp_path / "official", layouts, SMALL, 6)
+def small(tmp_path):
+    """Weights by rule, with causal masks."""
+    states = {
+        name: {
+            key: torch.ones(shape).tril() if key.endswith(".mask") else rule(key, shape)
+            for key, shape in shapes.items()
+        }
+        for name, shapes in official_shapes(SMALL, 6).items()
+    }
+    return write_by_rule(tmp_path / "official", states, FILES, META)
 
 
 def contents(folder):
@@ -234,14 +199,9 @@ def contents(folder):
 
 
 def test_names_and_shapes_are_the_official_ones(reference):
-    official = {}
-    for line in (reference / "t2mgpt_state_dict.txt").read_text().splitlines():
-        if line.startswith("#"):
-            part = official.setdefault(TITLES[line.split()[1]], {})
-        elif line:
-            key, shape, _ = line.split("\t")
-            part[key] = ast.literal_eval(shape)
-    assert official_shapes(T2MGPTConfig(), 512) == official
+    official = read_shapes(reference / "t2mgpt_state_dict.txt")
+    ours = official_shapes(T2MGPTConfig(), 512)
+    assert {title: ours[name] for title, name in TITLES.items()} == official
 
 
 def test_an_official_checkpoint_is_read_sampled(small):

@@ -13,9 +13,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.models import mdm
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.losses import LossWeights, l_simple
-from t2imu_utils.models.mdm import new_prior
 from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, launch, step_items, train
-from t2imu_utils.motion.corpus import MotionClip
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, 700)
 CONFIG = TrainConfig(steps=12, learning_rate=1e-2, checkpoint_every=5, ema_decay=0.0)
@@ -202,27 +200,6 @@ def assert_same(one, other):
         torch.testing.assert_close(kept[name], x, rtol=1e-4, atol=atol)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_mdm_resumes_bit_for_bit(prior, clips, encoder, tmp_path, monkeypatch, dropout):
-    prior = new_prior(replace(prior.config, dropout=dropout), prior.normaliser, encoder, 3)
-    whole, curves = train_mdm(prior, clips, tmp_path / "whole")
-    draw, drawn = mdm.draw_batch, []
-
-    def interrupt(*arguments):
-        drawn.append(arguments[-1])
-        if len(drawn) == 6:
-            raise KeyboardInterrupt
-        return draw(*arguments)
-
-    monkeypatch.setattr(mdm, "draw_batch", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train_mdm(prior, clips, tmp_path / "parts")
-    torch.randn(100)
-    resumed, again = train_mdm(prior, clips, tmp_path / "parts")
-    assert drawn == [*range(6), *range(3, 8)]
-    assert torch.equal(weights(whole), weights(resumed)) and curves.equals(again)
-
-
 def test_two_processes_train_as_one_does_and_go_on_with_its_state(prior, clips, tmp_path):
     whole = train_mdm(prior, clips, tmp_path / "whole")
     folder = tmp_path / "two"
@@ -318,24 +295,6 @@ def test_half_precision_is_near_and_its_weights_are_whole(prior, clips, tmp_path
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
     assert not curves["total"].equals(others["total"])
     np.testing.assert_allclose(others["total"], curves["total"], rtol=0.03)
-
-
-def test_conditions_are_learnt(prior, encoder, tmp_path):
-    """Two still motions told apart by their sentence alone: the text decides the prediction."""
-    up = np.random.default_rng(0).standard_normal(263).astype(np.float32)
-    clips = [
-        MotionClip("a", np.tile(up, (10, 1)), ["rise"], "1", "", "test"),
-        MotionClip("b", np.tile(-up, (10, 1)), ["fall"], "1", "", "test"),
-    ]
-    prior.normaliser = type(prior.normaliser)(np.zeros(263, np.float32), np.ones(263, np.float32))
-    config = replace(SETTINGS, steps=120, batch_size=16, learning_rate=3e-3, checkpoint_every=120)
-    trained, _ = train_mdm(prior, clips, tmp_path, replace(config, validate_every=0))
-    text, valid = encoder.encode(["rise", "fall"])
-    x_t, t = torch.randn(2, 10, 263), torch.tensor([9, 9])
-    with torch.no_grad():
-        x0 = trained.model(x_t, t, text, valid, torch.ones(2, 10, dtype=torch.bool))
-    sides = (x0.mean(1) @ torch.from_numpy(up)) / (up @ up)
-    assert sides[0] > 0.5 and sides[1] < -0.5
 
 
 @pytest.mark.parametrize(
