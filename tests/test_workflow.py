@@ -41,7 +41,9 @@ with open("calls.jsonl", "a") as stream:
 if Path("fail").exists() and Path("fail").read_text() == f"{model} {stage}":
     sys.exit(1)
 for name in ("run.json", *(() if model == "compare" else OUTPUTS.get(stage, ()))):
-    (Path(log).parent / name).write_text(json.dumps([model, stage, time.time_ns()]))
+    (Path(log).parent / name).write_text(
+        json.dumps({"params": {}, "made": [model, stage, time.time_ns()]})
+    )
 Path(log).write_text("executed")
 """
 COMPARISONS = [(stage, "compare") for stage in STAGES[3:]]
@@ -231,7 +233,7 @@ def test_without_a_sweep_the_first_failure_ends_it(project):
 
 
 CHANGED = {
-    f"notebooks/{LOSSES}.ipynb": [(LOSSES, "compare"), *LAST],
+    f"notebooks/{LOSSES}.ipynb": [*((LOSSES, m) for m in (*MODELS, "compare")), *LAST],
     f"notebooks/{TRAINING}.ipynb": sorted(
         set(everything(*MODELS)) - {(DATA, "shared"), (PROMPTS, "shared"), (HAR, "real")}
     ),
