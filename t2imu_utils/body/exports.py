@@ -39,8 +39,7 @@ from t2imu_utils.motion.rotations import (
 )
 from t2imu_utils.motion.skeleton import RATE
 
-# Whose parameters the columns of ``poses`` are, by how many there are.
-WIDTHS = {72: "smpl", 156: "smplh", 165: "smplx"}
+WIDTHS = (72, 156, 165)  # of ``poses``: SMPL, SMPL+H, SMPL-X
 
 _RATES = ("mocap_framerate", "mocap_frame_rate")
 _FIELDS = ("poses", "root_orient", "pose_body", "trans", "betas", *_RATES)
@@ -83,8 +82,8 @@ def read_poses(
     Returns:
         Clips with the arrays of `fitting.fit` (``joint_error`` is 0: nothing was fitted), meta
         ``rate``, ``smoothed`` and ``body``, and in the table the columns of
-        `motion.exports.read_exports`, ``model`` and ``gender`` of the file, ``shape`` and
-        ``beta_0`` to ``beta_9``; and what was left out. `fitting.fitted_joints` gives its joints.
+        `motion.exports.read_exports`, ``shape`` and ``beta_0`` to ``beta_9``; and what
+        was left out. `fitting.fitted_joints` gives its joints.
 
     Raises:
         InputError: a folder or file that does not exist, an unknown `up` or `shape`, or nothing
@@ -128,11 +127,9 @@ def _read(
     if path.suffix.lower() != ".npz":
         raise InputError(path, f"a file {path.suffix}", "an .npz of pose parameters", _JOINTS)
     stored = read_npz(path, _FIELDS)
-    vectors, trans, width = _pose(path, stored)
+    vectors, trans = _pose(path, stored)
     known = next((r for key in _RATES if (r := read_number(stored, key, path)) is not None), None)
     native = native_rate(known, rate, None, file)
-    facts = {"model": _text(path, "surface_model_type") or WIDTHS.get(width, NOT_KNOWN)}
-    facts |= {"gender": _text(path, "gender") or NOT_KNOWN}
     betas = np.zeros(BETAS) if shape == "mean" else _betas(path, stored)
     rest = body.rest_joints(torch.from_numpy(betas))[0].numpy()
     root = trans + rest
@@ -152,7 +149,6 @@ def _read(
         "native_rate": native,
         "resampled": native != (to or native),
         "smoothed": NOT_KNOWN,
-        **facts,
     }
     row |= {"shape": shape, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
     return row, {
@@ -165,9 +161,8 @@ def _read(
 
 def _pose(
     path: Path, stored: Mapping[str, np.ndarray]
-) -> tuple[Float[np.ndarray, "T 22 3"], Float[np.ndarray, "T 3"], int]:
-    """Rotation vectors of the body's joints, translation, and how wide ``poses`` is."""
-    width = 0
+) -> tuple[Float[np.ndarray, "T 22 3"], Float[np.ndarray, "T 3"]]:
+    """Rotation vectors of the body's joints, and translation."""
     if "poses" in stored:
         poses = stored["poses"]
         width = poses.shape[-1] if poses.ndim == 2 else 0
@@ -195,7 +190,7 @@ def _pose(
     _check_length(path, stored["trans"])
     vectors = np.concatenate([array for array, _ in fields.values()], axis=1)[:, : 3 * N]
     trans = stored["trans"].astype(np.float64)
-    return vectors.astype(np.float64).reshape(frames, N, 3), trans, width
+    return vectors.astype(np.float64).reshape(frames, N, 3), trans
 
 
 def _betas(path: Path, stored: Mapping[str, np.ndarray]) -> Float[np.ndarray, "10"]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import cloudpickle
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -56,11 +55,6 @@ class LossWeights:
                 "Choose one of them.",
             )  # fmt: skip
 
-    def __reduce__(self):
-        # Functions of a notebook are passed to other processes by value.
-        given = (self.pos, self.foot, self.vel, self.acc, self.acc_variant)
-        return _unpickled, (given, cloudpickle.dumps(dict(self.functions)))
-
 
 def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """The `dict_factory` of `asdict` for settings that hold `LossWeights`: of functions of one's
@@ -69,10 +63,6 @@ def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     if own := found.pop("functions", None):
         found["functions"] = {name: inspect.getsource(loss) for name, loss in own.items()}
     return found
-
-
-def _unpickled(given: tuple, functions: bytes) -> LossWeights:
-    return LossWeights(*given, cloudpickle.loads(functions))
 
 
 def first_difference(x: Float[Tensor, "B T ..."]) -> Float[Tensor, "B T-1 ..."]:

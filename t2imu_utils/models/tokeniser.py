@@ -21,7 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models.generator import Generator, refuse_processes
+from t2imu_utils.models.generator import (
+    Denoiser,
+    Generator,
+    check_requests,
+    in_batches,
+    refuse_processes,
+)
 from t2imu_utils.models.losses import TERMS, WEIGHTED, LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (
@@ -235,20 +241,12 @@ class RVQ(nn.Module):
         of the others are -1. Commitment: mean squared difference between what a level was given
         and its code, averaged over active levels.
         """
-        if x.shape[1] % STRIDE:
-            raise InputError(
-                "RVQ: frames of x", str(x.shape[1]), f"a multiple of {STRIDE}", "Cut the motion."
-            )
         active = self.config.levels if active is None else active
         quantised, codes, commit = self.quantizer(self._vectors(x), active)
         return self._motion(quantised), codes, commit
 
     def encode(self, x: Float[Tensor, "B T C"]) -> Int[Tensor, "B N Q"]:
         """Codes of motions of one length, N = T // 4 of them; the model in evaluation mode."""
-        if x.shape[1] < STRIDE:
-            raise InputError(
-                "RVQ: frames of x", str(x.shape[1]), f"{STRIDE} or more", "Use a longer motion."
-            )
         return self.quantizer(self._vectors(x), self.config.levels)[1]
 
     def decode(self, codes: Int[Tensor, "B N Q"]) -> Float[Tensor, "B 4*N C"]:
@@ -275,6 +273,48 @@ def new_rvq(config: RVQConfig, seed: int) -> RVQ:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RVQ(config)
+
+
+def new_transformer(kind: type[nn.Module], config: Any, seed: int) -> nn.Module:
+    """A freshly initialised transformer over tokens: N(0, 0.02²), biases 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for parameter in model.parameters(recurse=False):  # tables of no layer
+            nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+
+def in_tokens(
+    prior: Any,
+    prompts: Sequence[str],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    batch_size: int,
+    device: torch.device | str,
+    progress: bool,
+    sample_tokens: Callable[[Tensor, list[int], list[torch.Generator]], list[Tensor]],
+) -> list[Float[np.ndarray, "T 263"]]:
+    """One motion for each prompt, as raw features: the tokens above its length, decoded, and cut.
+
+    sample_tokens: (pooled texts, numbers of tokens, generators) -> tokens (N, Q) of each item.
+    """
+    check_requests(prior, prompts, frames, seeds, batch_size)
+    text = prior.text_encoder.encode_pooled(prompts)
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        counts = [n // STRIDE for n in lengths]
+        tokens = sample_tokens(text[items].to(device), counts, generators)
+        return [x.numpy() for x in detokenise(prior.rvq, tokens)]
+
+    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
+    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
+    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
 
 
 def equal_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -529,6 +569,26 @@ class TokenData:
             yield items, self.batch(items, zeros, counts[items], zeros)
 
 
+@torch.no_grad()
+def token_validation(
+    data: TokenData,
+    batch_size: int,
+    terms: Callable[[int, Int[np.ndarray, "B"], TokenBatch], tuple[Tensor, Tensor]],
+) -> dict[str, float]:
+    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text,
+    averaged over predictions.
+
+    terms: (number of the batch's first clip, clips, batch) -> losses of its predictions, and which
+    of them are right.
+    """
+    total = right = count = 0.0
+    for number, (items, batch) in enumerate(data.whole(batch_size)):
+        losses, hits = terms(number * batch_size, items, batch)
+        total, right = total + float(losses.sum()), right + float(hits.sum())
+        count += len(losses)
+    return {"total": total / count, "accuracy": right / count}
+
+
 class Stage(NamedTuple):
     """One network of a family: its name in the prior, its share of all steps, betas of AdamW."""
 
@@ -636,27 +696,6 @@ class TokenSizes(Section):
     dropout: Fraction
 
 
-@dataclass(frozen=True)
-class TokenDenoiser:
-    """What the tokeniser leaves of a motion: encoded, replaced by codes, decoded. It adds no noise.
-
-    normaliser: statistics of its features. max_frames: the longest motion that is asked for.
-    """
-
-    rvq: RVQ
-    normaliser: Normaliser
-    max_frames: int
-    device: torch.device | str
-    levels: int = 1
-    stride: int = STRIDE
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """The motions decoded again; each by itself, since convolutions would see padding."""
-        rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
-        rvq = self.rvq.to(self.device).eval()
-        return pad_sequence(detokenise(rvq, tokenise(rvq, rows)), batch_first=True).to(x0.device)
-
-
 class TokenGenerator(Generator):
     """Training, refinement and examination of a family whose motions are made of tokens."""
 
@@ -688,7 +727,15 @@ class TokenGenerator(Generator):
         return {name: found[name] for name in ("reconstruction", *TERMS)}
 
     def denoiser(self, prior, device):
-        return TokenDenoiser(prior.rvq, prior.normaliser, prior.config.max_frames, device)
+        """The motion encoded, replaced by codes and decoded; no noise is added."""
+        rvq = prior.rvq.to(device).eval()
+
+        def guess(clips, x0, mask, level, noise):
+            # Each by itself, since convolutions would see padding.
+            rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
+            return pad_sequence(detokenise(rvq, tokenise(rvq, rows)), batch_first=True).to(x0)
+
+        return Denoiser(guess, prior.normaliser, prior.config.max_frames, stride=STRIDE)
 
     def network(self, prior):
         parts = {"tokeniser": prior.config.rvq, "transformer": prior.config.transformer}

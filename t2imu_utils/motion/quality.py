@@ -10,7 +10,7 @@ alike. `calibrate` measures a corpus; the limits below are from CMU, Bandai-Namc
 UI-PRMD, and for stairs and lying from what was composed of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -238,6 +238,23 @@ def _judged(m: Mapping[str, float], activity: str) -> bool:
         case "climbing down":
             return strides and m["rise"] <= -0.3
     raise KeyError(activity)
+
+
+def as_asked(
+    motions: Iterable[Float[np.ndarray, "T 22 3"]], activities: Iterable[str]
+) -> pd.DataFrame:
+    """How many motions show the activity that was asked for, and have no `faults`.
+
+    Returns:
+        A row for each of `ACTIVITIES` that was asked for: ``n``, and the shares ``shown`` and
+        ``plausible``.
+    """
+    asked = [(a, joints) for joints, a in zip(motions, activities, strict=True) if a in ACTIVITIES]
+    rows = [(a, shows(joints, a), not faults(joints, a)) for a, joints in asked]
+    table = pd.DataFrame(rows, columns=["activity", "shown", "plausible"])
+    return table.groupby("activity").agg(
+        n=("shown", "size"), shown=("shown", "mean"), plausible=("plausible", "mean")
+    )
 
 
 def calibrate(motions: Mapping[str, Sequence[Float[np.ndarray, "T 22 3"]]]) -> pd.DataFrame:
