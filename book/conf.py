@@ -20,10 +20,10 @@ language = "en"
 extensions = ["myst_nb", "sphinxcontrib.bibtex", "formulas", "mentions"]
 root_doc = "README"
 include_patterns = ["README.md", "notebooks/*.ipynb", "workflow/CLUSTER.md"]
-include_patterns += ["book/five_minutes.md", "book/own_recordings.md", "book/references.md"]
-include_patterns += ["data/prior/README.md"]
+include_patterns += ["book/*.md", "data/prior/README.md"]
 # Folders that need not be searched.
-exclude_patterns = [".*", "book/_build", "data/raw", "data/runs", "figures", "t2imu_utils", "tests"]
+exclude_patterns = [".*", "book/_build", "book/contents.md", "data/raw", "data/runs", "figures"]
+exclude_patterns += ["t2imu_utils", "tests"]
 nitpicky = True
 highlight_language = "none"
 smartquotes = False

@@ -1,4 +1,4 @@
-"""t2imu: text to IMU, an executable paper. One package per stage; see the README for the map."""
+"""t2imu: text to IMU, an executable paper. One package per stage; book/running.md has the map."""
 
 import warnings
 

@@ -42,7 +42,7 @@ def outside(variable: str, default: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real recordings, laid out as the README's section on tracks says."""
+    """Real recordings, laid out as book/data.md says."""
     return outside("T2IMU_DATA", SHARED / "data")
 
 

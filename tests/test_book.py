@@ -24,7 +24,8 @@ BOOK = ROOT / "book"
 SITE = BOOK / "_build" / "html"
 labels = runpy.run_path(str(BOOK / "citations.py"))["labels"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [ROOT / "README.md", BOOK / "five_minutes.md", ROOT / "workflow" / "CLUSTER.md", *NOTEBOOKS]
+PAGES = [ROOT / "README.md", *sorted(BOOK.glob("*.md")), ROOT / "workflow" / "CLUSTER.md"]
+PAGES += [ROOT / "data" / "prior" / "README.md", *NOTEBOOKS]
 
 
 def prose(path: Path) -> str:
@@ -67,9 +68,11 @@ def test_every_notebook_is_in_the_contents_in_order():
     assert [Path(d).name for d in listed if d.startswith("notebooks/")] == list(STAGES)
     others = [d for d in listed if not d.startswith("notebooks/")]
     assert others and all((ROOT / f"{d}.md").is_file() for d in others)
+    pages = {f"book/{p.stem}" for p in BOOK.glob("*.md")} - {"book/contents"}
+    assert pages <= set(others)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_work_that_is_cited_is_in_the_bibliography(path, bibliography):
     pattern = r"[^\W\d_][\w-]+ (?:et al\.|& [\w-]+),? \(?\d{4}[a-z]?"
     cited = re.findall(pattern, one_line(prose(path)))
@@ -90,7 +93,7 @@ def test_every_equation_that_is_named_is_there_once():
     assert set(re.findall(r"\b[Ee]q(?:\.|uation)\s\((\d)\)", text)) <= set(there)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_relative_links_lead_to_files(path):
     links = re.findall(r"\]\(([^)\s]+)\)", prose(path))
     files = [unquote(urlsplit(link).path) for link in links if not urlsplit(link).scheme]
