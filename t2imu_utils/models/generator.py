@@ -143,15 +143,12 @@ class Generator:
 def check_requests(
     prior: Any,
     prompts: Sequence[str],
-    frames: Sequence[int] | None,
+    frames: Sequence[int],
     seeds: Sequence[int],
     batch_size: int,
 ) -> None:
-    """Refuse what a prior cannot make, before anything is computed.
-
-    frames: length of each motion at 20 fps; None where the prior chooses lengths itself.
-    """
-    counts = [len(prompts), len(prompts if frames is None else frames), len(seeds)]
+    """Refuse what a prior cannot make, before anything is computed; frames at 20 fps."""
+    counts = [len(prompts), len(frames), len(seeds)]
     if isinstance(prompts, str) or not prompts or len(set(counts)) > 1 or batch_size < 1:
         raise InputError(
             "prompts, frames, seeds, batch_size",
@@ -163,7 +160,7 @@ def check_requests(
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(f"prompts[{i}]", repr(prompt), "a sentence", "Fill it in.")
     longest = prior.config.max_frames
-    for i, count in enumerate(() if frames is None else frames):
+    for i, count in enumerate(frames):
         if not MIN_FRAMES <= count <= longest or count != int(count):
             raise InputError(
                 f"frames[{i}]", str(count), f"{MIN_FRAMES} to {longest} frames (20 a second)",

@@ -193,12 +193,6 @@ def key_bias(valid: Bool[Tensor, "B L"] | None, like: Tensor) -> Float[Tensor, "
     return bias.masked_fill_(~valid, float("-inf"))[:, None, None]
 
 
-def _drop_tables(module, state_dict, prefix, *_):
-    # Official checkpoints store their sinusoid tables twice; ours are computed, not loaded.
-    for key in [key for key in state_dict if key.startswith(prefix) and key.endswith(".pe")]:
-        del state_dict[key]
-
-
 class MDM(nn.Module):
     """Predicts the clean motion x̂_0 = G(x_t, t, c) from a noisy one and a text."""
 
@@ -218,7 +212,6 @@ class MDM(nn.Module):
         self.output_process = nn.ModuleDict({"poseFinal": nn.Linear(width, config.channels)})
         length = max(config.max_frames + 1, config.diffusion_steps)
         self.register_buffer("positions", sinusoids(length, width), persistent=False)
-        self.register_load_state_dict_pre_hook(_drop_tables)
 
     def forward(
         self,

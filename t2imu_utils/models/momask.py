@@ -112,13 +112,6 @@ class _Head(nn.Module):
         return self.poseFinal(self.LayerNorm(F.gelu(self.dense(x))))
 
 
-def _drop_foreign(module, state_dict, prefix, *_):
-    # The sinusoid table is computed here; some files carry the text encoder, too.
-    foreign = (f"{prefix}position_enc.", f"{prefix}clip_model.")
-    for key in [key for key in state_dict if key.startswith(foreign)]:
-        del state_dict[key]
-
-
 class _Trunk(nn.Module):
     """Embedded tokens behind prefix tokens, through the layers, to one vector a token."""
 
@@ -133,7 +126,6 @@ class _Trunk(nn.Module):
         self.output_process = _Head(config.width, out)
         table = sinusoids(config.max_tokens, config.width)
         self.register_buffer("positions", table, persistent=False)
-        self.register_load_state_dict_pre_hook(_drop_foreign)
 
     def _text_token(
         self, text: Float[Tensor, "B W"], drop_text: Bool[Tensor, "B"] | None

@@ -291,8 +291,8 @@ def read_database(path: Path, encoder: TextEncoder) -> Database:
             pooled=arrays["text_features"].astype(np.float32),
             names=arrays["names"].tolist() if "names" in arrays else None,
             sources=arrays["sources"].tolist() if "names" in arrays else None,
-            encoder=tuple(about["encoder"]) if about else ("clip", None),
-            statistics=about["statistics"] if about else None,
+            encoder=tuple(about["encoder"]) if about is not None else ("clip", None),
+            statistics=about["statistics"] if about is not None else None,
         )
         fault = _fault(database, encoder, about)
     except (BadZipFile, OSError, EOFError, KeyError, ValueError, TypeError, IndexError) as error:
