@@ -37,8 +37,7 @@ from t2imu_utils.motion import quality
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import process_joints, processed_to_features
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.runs import ROOT
-from t2imu_utils.synthesis import one_thread
+from t2imu_utils.runs import ROOT, one_thread
 from t2imu_utils.tracks import OPEN_PRIOR
 
 SENTENCES = ROOT / "data" / "prompts" / "demo.yaml"

@@ -190,7 +190,7 @@ def examine(entry: Input, root: Path) -> tuple[str, str]:
         return "missing", f"no {', no '.join(wanted.what for wanted in entry.members)}"
     told = [f"lacks {', '.join(lacking)}"] if lacking else counts or [path.name for path in found]
     for file, path in files:
-        if file.sha256 and path.exists() and sha256(path, remember=True) != file.sha256:
+        if file.sha256 and path.exists() and sha256(path) != file.sha256:
             told.append(f"{path.name} differs from the published file")
     return "incomplete" if lacking or short else "present", ", ".join(told)
 

@@ -392,3 +392,18 @@ def cost_by_stage(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         }
     )
     return found.loc[sorted(found.index, key=lambda stage: (stage == "all", stage))]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums of floating-point numbers come out the same however many cores there are."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -32,9 +32,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from t2imu_utils import data, runs
@@ -53,7 +51,7 @@ from t2imu_utils.imu.windows import windows
 from t2imu_utils.models.generator import Generator, check_requests, generator_of, section_of
 from t2imu_utils.models.prompts import draw_requests, load_prompts
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.runs import compute_device, provenance, record_hash
+from t2imu_utils.runs import compute_device, one_thread, provenance, record_hash
 from t2imu_utils.tracks import PROMPTS, Track
 
 # ---------------------------------------------------------------- what is asked for, and where
@@ -406,18 +404,6 @@ def check_plan(tools: Tools, plan: Plan) -> None:
     texts = [text for _, text in plan.sentences]
     longest = [round(plan.seconds[1] * RATE)] * len(texts)
     check_requests(tools.prior, texts, longest, range(len(texts)), plan.batch_size)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums of floating-point numbers come out the same however many cores there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def make_shard(tools: Tools, plan: Plan, shard: Shard, path: Path) -> dict[str, Any]:

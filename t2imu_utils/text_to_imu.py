@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
-from t2imu_utils import pictures, plots, style
 from t2imu_utils.body.fitting import fit, pose_body
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.body.table1 import MEAN, PEOPLE, shape_of
@@ -33,8 +30,7 @@ from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
 from t2imu_utils.own_motion import CHANNELS, UNITS, write_readings
-from t2imu_utils.runs import provenance
-from t2imu_utils.synthesis import one_thread
+from t2imu_utils.runs import one_thread, provenance
 from t2imu_utils.tracks import OPEN_PRIOR
 
 SOLVER = "sde-dpm++2m"
@@ -100,8 +96,12 @@ class GeneratedMotion:
         fields = {name: np.asarray(value) for name, value in fields.items()}
         return write_readings(output_file(path, ".npz", force=True), fields)
 
-    def picture(self) -> Figure:
+    def picture(self) -> "Figure":
         """A film strip of the motion, over the signals of its sensors if it has any."""
+        import matplotlib.pyplot as plt  # slower to read than a motion is made
+
+        from t2imu_utils import pictures, style
+
         title = textwrap.fill(self.prompt, 110).replace("$", r"\$")  # no formula
         with plt.rc_context():
             style.use()
@@ -116,6 +116,8 @@ class GeneratedMotion:
         Raises:
             InputError: the path has another ending or is a folder.
         """
+        from t2imu_utils import plots
+
         return plots.save(self.picture(), output_file(path, ".png", force=True), PICTURE_LIMIT)
 
 

@@ -14,14 +14,14 @@ from t2imu_utils.motion.skeleton import PARENTS
 # ahead and up, m/s; bounce, m; pitch of the trunk, rad.
 KINDS = {
     "walking": (0.9, 0.4, 0.35, 0.0, 1.2, 0.0, 0.02, 0.05),
-    "running": (1.4, 0.8, 0.9, 0.1, 3.0, 0.0, 0.06, 0.2),
+    "running": (1.2, 0.6, 0.7, 0.1, 2.5, 0.0, 0.06, 0.2),
     "jumping": (0.8, 0.0, 0.5, 0.2, 0.0, 0.0, 0.2, 0.1),
     "dancing": (1.1, 0.2, 0.5, 0.1, 0.2, 0.0, 0.05, 0.1),
     "sitting": (0.2, 0.01, 1.5, 1.5, 0.0, 0.0, 0.0, 0.1),
     "standing": (0.2, 0.02, 0.02, 0.0, 0.0, 0.0, 0.005, 0.0),
     "lying": (0.15, 0.01, 0.1, 0.0, 0.0, 0.0, 0.0, -1.55),
-    "climbing up": (0.8, 0.45, 0.9, 0.5, 0.5, 0.3, 0.03, 0.15),
-    "climbing down": (0.85, 0.35, 0.8, 0.3, 0.5, -0.3, 0.03, 0.0),
+    "climbing up": (0.8, 0.45, 0.9, 0.5, 0.5, 0.15, 0.03, 0.15),
+    "climbing down": (0.85, 0.35, 0.8, 0.3, 0.5, -0.15, 0.03, 0.0),
 }
 SPLITS = ("train", "val", "test", "train", "train", "train")
 
@@ -30,7 +30,7 @@ def figure(kind: str, frames: int, seed: int = 0, size: float = 1.0) -> np.ndarr
     """Joints (frames, 22, 3) in metres, Y up, 20 frames a second."""
     rate, swing, bend, seat, ahead, up, bounce, pitch = KINDS[kind]
     rng = np.random.default_rng(seed)
-    rate, swing = rate * rng.uniform(0.9, 1.1), swing * rng.uniform(0.85, 1.15)
+    rate, swing = rate * rng.uniform(0.95, 1.05), swing * rng.uniform(0.9, 1.1)
     time, phase = np.arange(frames) / RATE, rng.uniform(0, 2 * np.pi)
     stride = 2 * np.pi * rate * time + phase
     angles = np.zeros((frames, 22, 3))  # about x, y and z of the parent
@@ -40,7 +40,7 @@ def figure(kind: str, frames: int, seed: int = 0, size: float = 1.0) -> np.ndarr
         angles[:, hip, 0] = -seat - swing * np.sin(leg)
         angles[:, knee, 0] = bend * (1 if seat > 1 else 0.5 - 0.5 * np.cos(leg + 0.6))
         angles[:, shoulder, 2] = -1.2 * side  # from the T of the rest pose to the thighs
-        angles[:, shoulder, 0] = swing * np.sin(leg)
+        angles[:, shoulder, 0] = 0.5 * swing * np.sin(leg)
         angles[:, elbow, 1] = -side * min(0.2 + swing, 1.2)
     rest = load_body().rest_joints(torch.zeros(10))[:22].numpy() * size
     local = Rotation.from_euler("zyx", angles[..., ::-1].reshape(-1, 3)).as_matrix()

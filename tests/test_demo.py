@@ -39,7 +39,7 @@ def leaves(tree) -> list[str]:
 def gaits(monkeypatch):
     """The prior makes gaits, and nobody jumps."""
     monkeypatch.setattr(demo, "MDMGenerator", lambda solver: Gaits(("jumping",)))
-    monkeypatch.setattr(demo, "read_open_prior", lambda path: None)
+    monkeypatch.setattr(demo, "load_prior", lambda path: None)
 
 
 def test_no_sentence_stands_twice_nor_among_the_prompts_of_the_study():

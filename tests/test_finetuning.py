@@ -132,7 +132,7 @@ def test_what_others_are_trained_after_is_taken_as_it_is(study, base):
     "change",
     [
         {"pretrain_steps": 11},
-        {"pretrain_learning_rate": 1e-3},
+        {"pretrain_learning_rate": 2e-3},
         {"batch_size": 3},
         {"condition_dropout": 0.2},
     ],

@@ -80,6 +80,8 @@ def make(root: Path, name: str) -> Path:
             write(path, safetensors(8))
         elif file.endswith((".pt", ".pth", ".tar")):
             write(path, packed(["archive/data.pkl"]))
+        elif file.endswith(".zip"):
+            write(path, packed(["notes.txt"]))
         elif not file.endswith((".txt", ".csv")):
             write(path.with_suffix(".pkl"), pickle.dumps({}, protocol=2))
             path.unlink()

@@ -15,6 +15,7 @@ from PIL import Image
 from t2imu_utils import plots, style
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.imu import sensors
 from t2imu_utils.imu.sensors import gain_table, virtual_imu
 from t2imu_utils.models.diffusion import SCHEMES
 
@@ -163,7 +164,7 @@ def test_known_motions_are_read_rightly_and_errors_found():
 
 
 def test_sensors():
-    assert set(plots.SCHEMES) == set(SCHEMES)
+    assert set(plots.SCHEMES) == set(sensors.SCHEMES)
     gains = gain_table(20.0, (1.0, 5.0), ("central", "spectral"))
     for ax, sensor in zip(plots.scheme_gains(gains).axes, ("acc", "gyro"), strict=True):
         lines = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
@@ -192,7 +193,7 @@ def test_sensors():
 
 
 def test_every_solver_is_a_line_over_evaluations_with_its_interval():
-    assert set(plots.SOLVERS) == set(solvers.SCHEMES)
+    assert set(plots.SOLVERS) == set(SCHEMES)
     rows = []
     for place, (solver, count, seeds) in enumerate(
         [("ancestral", 50, "same"), ("ancestral", 50, "other"), ("ddim", 10, "same")]

@@ -15,7 +15,7 @@ from t2imu_utils.analysis import lacc
 from t2imu_utils.analysis.motions import categorise
 from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.files import read_json
-from t2imu_utils.models.mdm import MDMDenoiser, load_prior
+from t2imu_utils.models.mdm import GENERATOR, load_prior
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.runs import ROOT
 from t2imu_utils.tracks import OPEN_PRIOR, load_track
@@ -46,7 +46,8 @@ def test_losses_of_the_shipped_prior_are_those_that_were_published(track, publis
     kinds = categorise([clip.captions for clip in clips])["category"]
     prior = load_prior(OPEN_PRIOR)
     times = track.analysis.timesteps
-    table = lacc.clip_losses(MDMDenoiser(prior, "cpu"), clips, times, seed=0, progress=False)
+    denoise = GENERATOR.denoiser(prior, "cpu")
+    table = lacc.clip_losses(denoise, clips, times, seed=0, progress=False)
     of_clip = table.groupby("clip")["acc"].mean()
     told = published["compare"]["05_lacc_analysis"]["metrics"]["from_base"]["mdm-ft"]
     for category, trials in TRIALS.items():

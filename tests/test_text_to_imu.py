@@ -161,14 +161,14 @@ def test_a_prompt_far_from_all_training_sentences_warns_or_fails(tmp_path, prior
     own = tmp_path / prior.name
     own.write_bytes(prior.read_bytes())
     encoder = WordEncoder()
-    vectors = encoder.encode_pooled(["a person walks", "a person sits down"]).numpy()
+    known = ["a person walks", "a man walks", "a person walks slowly", "a person sits down"]
+    vectors = encoder.encode_pooled(known).numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.savez(
         own.with_suffix(".prompts.npz"), embeddings=vectors, activities=["walking", "sit down"]
     )
     assert asked_for("a person walks", encoder, own) == ("walking", pytest.approx(1))
-    assert asked_for("a person sits down", encoder, own)[0] in ("walking", "sitting")
-    np.savez(own.with_suffix(".prompts.npz"), embeddings=-vectors, activities=["walking", "other"])
+    np.savez(own.with_suffix(".prompts.npz"), embeddings=-vectors, activities=["other"] * 4)
     assert "unlike" in generate_motion(PROMPT, 1.0, 7, own, imu=False).warnings[0]
     with pytest.raises(InputError, match="prompt"):
         generate_motion(PROMPT, 1.0, 7, own, imu=False, strict=True)

@@ -15,7 +15,7 @@ import torch
 
 from t2imu_utils.files import write_table
 from t2imu_utils.models.generator import fitted_velocity_weight
-from t2imu_utils.models.mdm import MDMConfig, MDMDenoiser, new_prior, train, write_open_prior
+from t2imu_utils.models.mdm import GENERATOR, MDMConfig, new_prior, train, write_open_prior
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import read_corpus, read_statistics, write_corpus
@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     ):
         prior, curves = train(prior, clips, config, folder / name, held_out)
         write_table(folder / f"{name}.parquet", curves)
-    prior.velocity_weight = fitted_velocity_weight(MDMDenoiser(prior, "cpu"), held_out)
+    prior.velocity_weight = fitted_velocity_weight(GENERATOR.denoiser(prior, "cpu"), held_out)
     write_open_prior(OPEN_PRIOR, prior, ORIGIN | {"device": "cpu", "torch": torch.__version__})
     write_known_prompts(OPEN_PRIOR.with_suffix(".prompts.npz"), encoder)
 

@@ -7,6 +7,7 @@ what a filter of one line and a frozen pose make of the reference's own x̂_0.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -204,7 +205,7 @@ def changes_by_seed(losses: Losses, groups: pd.DataFrame, value: str = "acc") ->
     """`change_over_seeds` in each seed by itself: columns `KEYS`, ``seed`` and ``relative``."""
     parts = []
     for seed in sorted({model_of(model).seed for model in losses}):
-        own = {m: x for m, x in losses.items() if is_base(m) or parse(m).seed == seed}
+        own = {m: x for m, x in losses.items() if is_base(m) or model_of(m).seed == seed}
         parts.append(change_over_seeds(own, groups, draws=1, value=value).assign(seed=seed))
     return pd.concat(parts, ignore_index=True)[[*KEYS, "seed", "relative"]]
 

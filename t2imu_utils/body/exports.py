@@ -82,8 +82,8 @@ def read_poses(
     Returns:
         Clips with the arrays of `fitting.fit` (``joint_error`` is 0: nothing was fitted), meta
         ``rate``, ``smoothed`` and ``body``, and in the table the columns of
-        `motion.exports.read_exports`, ``shape`` and ``beta_0`` to ``beta_9``; and what was left
-        out. `fitting.fitted_joints` gives its joints.
+        `motion.exports.read_exports`, ``shape`` and ``beta_0`` to ``beta_9``; and what
+        was left out. `fitting.fitted_joints` gives its joints.
 
     Raises:
         InputError: a folder or file that does not exist, an unknown `up` or `shape`, or nothing

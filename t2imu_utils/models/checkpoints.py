@@ -9,8 +9,8 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +24,14 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
-from t2imu_utils.motion.features import (
-    CONTACTS,
-    POSITIONS,
-    ROOT_HEIGHT,
-    ROOT_ROTATION,
-    ROOT_VELOCITY,
-    ROTATIONS,
-    VELOCITIES,
-    WIDTH,
-)
+from t2imu_utils.motion.features import WIDTH
 
 REMEDY = "Use the file that the training wrote, or train the prior again."
 STATISTICS = ("mean", "std")
-COMMON = {"config": dict, "text_encoder": dict, "history": list}
+# What wrong sizes or metadata lead to, where a network is built of them.
+FAULTS = (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError)
 # What no official file has: sums that our codebooks are trained on with.
 OWN = ("code_sum", "code_count")
-# Std.npy of HumanML3D: half-angle a frame, m a frame, m, share of frames; m, -, m a frame.
-SCALED = (
-    (ROOT_ROTATION, 0.0129), (ROOT_VELOCITY, 0.0169), (ROOT_HEIGHT, 0.153), (CONTACTS, 0.352)
-)  # fmt: skip
-OTHERS = ((POSITIONS, 0.123), (ROTATIONS, 0.300), (VELOCITIES, 0.0195))
-SCALES = {
-    1: "HumanML3D's own",
-    5: "divided by HumanML3D's feature bias, once",
-    25: "the evaluators', divided by the feature bias twice",
-}
 
 
 def save(
@@ -57,22 +39,20 @@ def save(
     kind: str,
     networks: Mapping[str, nn.Module],
     prior: Any,
-    about: dict[str, Any],
     half: bool = False,
+    **about: Any,
 ) -> Path:
     """Write a prior atomically.
 
     Args:
         kind: the format's name, such as ``"t2imu-momask-1"``.
-        networks: by the prefix of their parameters' names.
-        about: what else is to be kept, ``config`` among it; must be JSON-able.
+        networks: by name, which their parameters' names begin with ("" for the only one).
         half: whether weights are float16: off by a relative 2^-11 at most (below 6e-5 by 2^-25).
+        about: what else is to be kept; must be JSON-able.
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {
-        prefix + key: x.detach().to("cpu", dtype).contiguous()
-        for prefix, network in networks.items()
-        for key, x in network.state_dict().items()
+        key: x.detach().to("cpu", dtype).contiguous() for key, x in _states(networks).items()
     }
     if broken := [name for name, x in tensors.items() if half and not x.isfinite().all()]:
         raise InputError(
@@ -85,6 +65,7 @@ def save(
     encoder = prior.text_encoder
     whole = about | {
         "format": kind,
+        "config": asdict(prior.config),
         "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
         "history": prior.history,
         "velocity_weight": prior.velocity_weight,
@@ -94,10 +75,34 @@ def save(
     return Path(path)
 
 
-def read(
-    path: Path, kinds: Collection[str], extra: Collection[str] = ()
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of a file of `save`, widened to float32, and what it says about them."""
+def _states(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """All parameters and buffers, their names led by that of their network."""
+    return {
+        f"{name}.{key}".removeprefix("."): x
+        for name, network in networks.items()
+        for key, x in network.state_dict().items()
+    }
+
+
+def load(
+    path: Path,
+    kinds: Collection[str],
+    sizes: type,
+    build: Callable[[Any, dict[str, Any]], dict[str, nn.Module]],
+    text_encoder: TextEncoder | None = None,
+    cache: Path | None = None,
+) -> tuple[dict[str, nn.Module], dict[str, Any], dict[str, Any]]:
+    """Read what `save` wrote, in evaluation mode on the CPU.
+
+    Args:
+        sizes: class of the configuration. build: it and all metadata -> networks by name.
+        text_encoder: the encoder to use, which must be that of the training; None loads the one
+            that the file names, with token states kept in `cache`.
+
+    Returns:
+        The networks; what all priors have (``normaliser``, ``text_encoder``, ``history``,
+        ``velocity_weight``); and all metadata, of which ``config`` is a `sizes`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", f"a prior: {' or '.join(kinds)}", REMEDY)
@@ -105,94 +110,51 @@ def read(
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("t2imu", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise InputError(
             path, f"unreadable ({error})", "a whole safetensors file", REMEDY
         ) from error
-    found = about.get("format") if isinstance(about, dict) else None
-    if found not in kinds:
-        raise InputError(f"{path}: format", repr(found), " or ".join(kinds), REMEDY)
-    wrong = [name for name, kind in COMMON.items() if not isinstance(about.get(name), kind)]
-    wrong += [name for name in extra if name not in about]
-    weight = about.setdefault("velocity_weight", 0.0)
-    number = isinstance(weight, float | int)
-    each = [weight] if number else weight if isinstance(weight, list) and len(weight) == 22 else []
-    if not each or not all(isinstance(w, float | int) and 0 <= w < np.inf for w in each):
-        wrong.append("velocity_weight")
-    if wrong or not {"name", "fingerprint"} <= about["text_encoder"].keys():
-        what = ", ".join(wrong or ["text_encoder"])
-        raise InputError(f"{path}: metadata", f"no {what}, or a wrong one", "all of it", REMEDY)
-    # Statistics are not widened: float16 would have lost some of them.
-    half = {
-        k: x for k, x in tensors.items() if x.dtype == torch.float16 and k[:11] != "normaliser."
-    }
-    return tensors | {key: x.float() for key, x in half.items()}, about
-
-
-def load(
-    path: Path,
-    kinds: Collection[str],
-    build: Callable[[dict[str, Any]], dict[str, nn.Module]],
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-    extra: Collection[str] = (),
-) -> tuple[list[nn.Module], dict[str, Any], dict[str, Any]]:
-    """Read what `save` wrote, in evaluation mode.
-
-    Args:
-        build: metadata -> networks by prefix.
-        text_encoder: the encoder to use, which must be that of the training; None loads the one
-            that the file names, with token states kept in `cache`.
-
-    Returns:
-        The networks; what all priors have (``normaliser``, ``text_encoder``, ``history``,
-        ``velocity_weight``); and all metadata.
-    """
-    path = Path(path)
-    tensors, about = read(path, kinds, extra)
+    if about.get("format") not in kinds:
+        found = repr(about.get("format"))
+        raise InputError(f"{path}: format", found, " or ".join(kinds), REMEDY)
     try:
-        networks = build(about)
-    # What torch makes of sizes that no network has.
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise InputError(f"{path}: config", str(error), "sizes of a network", REMEDY) from error
+        about["config"] = config_of(sizes, about["config"])
+        networks = build(about["config"], about)
+        named, history = about["text_encoder"], about["history"]
+    except FAULTS as error:
+        raise InputError(f"{path}: metadata", repr(error), "sizes of a network", REMEDY) from error
+    # Statistics are not widened: float16 would have lost some of them.
+    for key, x in tensors.items():
+        if x.dtype == torch.float16 and not key.startswith("normaliser."):
+            tensors[key] = x.float()
     wanted = {f"normaliser.{name}": (WIDTH,) for name in STATISTICS}
-    for prefix, network in networks.items():
-        wanted |= {prefix + key: tuple(x.shape) for key, x in network.state_dict().items()}
+    wanted |= {key: tuple(x.shape) for key, x in _states(networks).items()}
     check_parameters(path, tensors, wanted, "those of the file's own configuration", REMEDY)
-    named = about["text_encoder"]
     text_encoder = text_encoder or load_text_encoder(named["name"], cache)
     if text_encoder.fingerprint != named["fingerprint"]:
         raise InputError(
-            f"{path}: text_encoder",
-            f"{text_encoder.name} {text_encoder.fingerprint[:12]}",
+            f"{path}: text_encoder", f"{text_encoder.name} {text_encoder.fingerprint[:12]}",
             f"{named['name']} {named['fingerprint'][:12]}, which the prior was trained with",
             "Pass that encoder; another one's vectors mean nothing to this prior.",
-        )
-    for prefix, network in networks.items():
-        state = {key: tensors[prefix + key] for key in network.state_dict()}
+        )  # fmt: skip
+    for name, network in networks.items():
+        state = {key: tensors[f"{name}.{key}".removeprefix(".")] for key in network.state_dict()}
         network.load_state_dict(state, assign=True)
-        network.to(device).eval()
+        network.eval()
     common = {
         "normaliser": Normaliser(*(tensors[f"normaliser.{name}"].numpy() for name in STATISTICS)),
         "text_encoder": text_encoder,
-        "history": about["history"],
-        "velocity_weight": about["velocity_weight"],
+        "history": history,
+        "velocity_weight": about.get("velocity_weight", 0.0),  # older files have none
     }
-    return list(networks.values()), common, about
+    return networks, common, about
 
 
-def config_of(kind: type, values: Any) -> Any:
-    """A dataclass of sizes from what a file says of it: all of its fields and no others."""
-    known = {f.name: f.type for f in fields(kind)}
-    if not isinstance(values, dict) or set(values) != set(known):
-        wrong = ", ".join(sorted(set(known) ^ set(values if isinstance(values, dict) else ())))
-        raise InputError(f"prior: {kind.__name__}", f"missing or unknown: {wrong}", "all", REMEDY)
-    built = {
-        name: config_of(part, values[name]) for name, part in known.items() if is_dataclass(part)
-    }
-    lists = {name: tuple(x) for name, x in values.items() if isinstance(x, list)}
-    return kind(**values | lists | built)
+def config_of(kind: type, values: dict[str, Any]) -> Any:
+    """A dataclass of sizes from what a file says of it."""
+    parts = {f.name: f.type for f in fields(kind) if is_dataclass(f.type)}
+    read = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+    return kind(**read | {name: config_of(part, values[name]) for name, part in parts.items()})
 
 
 def check_parameters(
@@ -206,13 +168,11 @@ def check_parameters(
     problems = [f"{key} is missing" for key in wanted if key not in tensors]
     problems += [f"{key} is unknown" for key in tensors if key not in wanted]
     for key in wanted.keys() & tensors.keys():
-        found = tensors[key]
-        if not isinstance(found, Tensor):
-            problems.append(f"{key} is no tensor")
-        elif tuple(found.shape) != wanted[key] or found.dtype != torch.float32:
-            kind = str(found.dtype).removeprefix("torch.")
-            problems.append(f"{key} is {kind} {tuple(found.shape)}, not float32 {wanted[key]}")
-        elif not found.isfinite().all():
+        x = tensors[key]
+        if not isinstance(x, Tensor) or (tuple(x.shape), x.dtype) != (wanted[key], torch.float32):
+            kind = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else "no tensor"
+            problems.append(f"{key} is {kind.removeprefix('torch.')}, not float32 {wanted[key]}")
+        elif not x.isfinite().all():
             problems.append(f"{key} holds values that are not finite")
     if problems:
         raise InputError(f"{path}: parameters", "; ".join(sorted(problems)), expected, remedy)
@@ -222,27 +182,24 @@ def read_checkpoint(path: Path, remedy: str) -> Any:
     """The content of a PyTorch checkpoint: tensors, plain values, lists and dicts of them."""
     if not path.is_file():
         raise InputError(path, "no such file", "a checkpoint of the official release", remedy)
-    expected = "a PyTorch checkpoint of tensors alone"
     try:
         with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     # A damaged file may raise anything; none of it can have run code.
     except Exception as error:
-        with open(path, "rb") as stream:
-            page = stream.read(64).lstrip().startswith(b"<")
+        page = path.read_bytes()[:64].lstrip().startswith(b"<")
+        found = "a web page (HTML), not weights" if page else f"a damaged file ({error!r:.80})"
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked and isinstance(error, pickle.UnpicklingError):
-            raise InputError(
-                path, f"a pickle that holds code: it asks for {asked[1]}, which is not run",
-                expected,
+            found = f"a pickle that holds code: it asks for {asked[1]}, which is not run"
+            remedy = (
                 "Downloading it again does not help. If you trust its authors, convert it once "
                 "where nothing can be lost, such as a container without network: "
-                f'`python -c "import torch; x = torch.load(\'{path.name}\', weights_only=False); '
+                f"`python -c \"import torch; x = torch.load('{path.name}', weights_only=False); "
                 "torch.save({k: v for k, v in x.items() if isinstance(v, dict)}, 'clean.pt')\"`, "
-                "then put clean.pt in its place.",
-            ) from error  # fmt: skip
-        damage = f"a truncated or damaged file ({type(error).__name__})"
-        found = "a web page (HTML), not weights" if page else damage
+                "then put clean.pt in its place."
+            )
+        expected = "a PyTorch checkpoint of tensors alone"
         raise InputError(path, found, expected, remedy) from error
 
 
@@ -256,7 +213,7 @@ def load_official(
     ignored: Callable[[str], bool] = lambda key: False,
     bare: bool = False,
 ) -> tuple[dict[str, Any], str | None]:
-    """Fill a network from an official checkpoint.
+    """Fill a network from an official checkpoint, in evaluation mode.
 
     Args:
         keys: under the first of these the weights stand; `bare`: or under none.
@@ -282,28 +239,11 @@ def load_official(
     return content, key
 
 
-def official_state(
-    network: nn.Module, official: Callable[[str], str] = lambda key: key
-) -> dict[str, Tensor]:
-    """Parameters of a network by their official names, for a file of the authors' layout."""
-    state = network.state_dict().items()
-    return {
-        official(k): x.detach().float().cpu().clone() for k, x in state if not k.endswith(OWN)
-    }  # fmt: skip
-
-
-def write_checkpoint(path: Path, content: Any) -> Path:
-    """Write a PyTorch checkpoint atomically."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        torch.save(content, stream)
-    return path
-
-
 def official_encoder(
-    where: Path, text_encoder: TextEncoder | None, cache: Path | None = None, name: str = "clip"
+    where: Path, text_encoder: TextEncoder | None, name: str = "clip"
 ) -> TextEncoder:
     """The encoder that official weights were trained with; CLIP of all but MDM's."""
-    text_encoder = text_encoder or load_text_encoder(name, cache)
+    text_encoder = text_encoder or load_text_encoder(name)
     if text_encoder.name != name:
         raise InputError(
             where, f"text encoder {text_encoder.name}", f"{name}, which it was trained with",
@@ -316,61 +256,14 @@ def read_statistics(
     folder: Path, remedy: str, names: tuple[str, str] = ("mean.npy", "std.npy")
 ) -> Normaliser:
     """Mean and standard deviation as published with official weights; never computed."""
-    expected = f"the statistics that the weights were trained with, {WIDTH} finite numbers"
     values = []
     for path in (folder / name for name in names):
         try:
-            array = np.asarray(np.load(path, allow_pickle=False))
+            array = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+            if array.shape != (WIDTH,) or not np.isfinite(array).all():
+                raise ValueError(f"shape {array.shape}, or values that are not finite")
         except (OSError, ValueError, EOFError) as error:
-            absent = isinstance(error, FileNotFoundError)
-            found = "no such file" if absent else f"no array ({error})"
-            raise InputError(path, found, expected, remedy) from error
-        if array.shape != (WIDTH,) or array.dtype.kind != "f" or not np.isfinite(array).all():
-            found = f"shape {array.shape} of {array.dtype}, or values that are not finite"
-            raise InputError(path, found, expected, remedy)
-        values.append(array.astype(np.float32))
+            expected = f"the statistics that the weights were trained with, {WIDTH} finite numbers"
+            raise InputError(path, str(error), expected, remedy) from error
+        values.append(array)
     return Normaliser(*values)
-
-
-def write_statistics(
-    folder: Path, normaliser: Normaliser, names: tuple[str, str] = ("mean.npy", "std.npy")
-) -> None:
-    """Write both statistics as float32."""
-    for name, values in zip(names, (normaliser.mean, normaliser.std), strict=True):
-        with atomic_write(folder / name) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, np.asarray(values, dtype=np.float32))
-
-
-def refuse_overwriting(folder: Path, files: Iterable[str]) -> None:
-    """Raise `InputError` if any of the files is in the folder."""
-    present = [file for file in files if (folder / file).exists()]
-    if present:
-        raise InputError(
-            folder, ", ".join(present), "a folder without checkpoints",
-            "Choose an empty folder: checkpoints are not overwritten.",
-        )  # fmt: skip
-
-
-def feature_scale(normaliser: Normaliser) -> int:
-    """By what the spread of root and contact channels was divided: 1, 5 or 25 (see `SCALES`).
-
-    Official MDM is trained with HumanML3D's ``Std.npy`` (1); the evaluators of HumanML3D and models
-    trained by its code divide these channels twice by 5. The spread of both kinds of channels is
-    compared with that of HumanML3D; a corpus would have to be stranger than by a factor 2 to be
-    taken for another scale.
-    """
-
-    def below(groups: tuple[tuple[slice, float], ...]) -> float:
-        found = [max(float(np.mean(normaliser.std[group])), 1e-9) for group, _ in groups]
-        return float(np.mean(np.log([typical for _, typical in groups]) - np.log(found)))
-
-    scale = np.exp(below(SCALED) - below(OTHERS))
-    nearest = min(SCALES, key=lambda known: abs(np.log(scale / known)))
-    if abs(np.log(scale / nearest)) > np.log(5) / 2:
-        raise InputError(
-            "normaliser: std of channels 0:4 and 259:263",
-            f"{scale:.3g} times smaller than the others, against HumanML3D",
-            f"about {', '.join(map(str, SCALES))}",
-            "Use the statistics that belong to the weights.",
-        )
-    return nearest

@@ -63,11 +63,6 @@ class Options(Section):
             raise ValueError(f"{', '.join(wrong)}: not for {self.format}")
         return self
 
-    @property
-    def of_reader(self) -> dict[str, Any]:
-        """What the reader is passed; it knows the defaults."""
-        return self.model_dump(exclude={"folder", "format", "prompts"}, exclude_none=True)
-
 
 @dataclass(frozen=True)
 class ReadMotions:
@@ -99,12 +94,13 @@ class ExportedGenerator(Generator):
     def read(self, options: Options, body: Body) -> ReadMotions:
         """The motions at 20 fps, Y up; poses as those of `body`."""
         folder = data_root() / options.folder
+        given = options.model_dump(exclude={"folder", "format", "prompts"}, exclude_none=True)
         if options.format == "poses":
-            clips, skipped = read_poses(folder, body, **options.of_reader)
+            clips, skipped = read_poses(folder, body, **given)
             joints = fitted_joints(clips, body).astype(np.float32)
             clips = Clips(clips.table, {"joints": joints} | clips.arrays, clips.meta)
         else:
-            clips, skipped = read_exports(folder, **options.of_reader)
+            clips, skipped = read_exports(folder, **given)
         sources = {"motions": sha256(folder)}
         if options.prompts is not None:
             file = data_root() / options.prompts
@@ -170,10 +166,8 @@ class ExportedGenerator(Generator):
 
     def _no_model(self, *_, **__):
         raise InputError(
-            "exported motions", "a wish to train, refine, sample or examine a model",
-            "nothing but their use as they are",
-            "They are files of another project: there is no model here. Leave this generator out, "
-            "or choose one that is trained here or published.",
+            "exported motions", "a wish to train, sample or examine a model", "their use as read",
+            "They are files of another project: there is no model here. Leave this generator out.",
         )  # fmt: skip
 
     untrained = published = train = refine = validation = generate = denoiser = _no_model
@@ -181,17 +175,13 @@ class ExportedGenerator(Generator):
 
 def _with_prompts(clips: Clips, folder: Path, file: Path) -> Clips:
     """The clips with the prompts that a file has for them, a line each."""
-    if clips.table["prompt"].astype(bool).any():
-        raise InputError(
-            file, "prompts for motions that carry their own", "either", "Leave out prompts."
-        )
     try:
         text = file.read_text("utf-8-sig").removesuffix("\n")
-        lines = [_LENGTH.sub("", line).strip() for line in text.split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             file, f"nothing readable ({error})", "a text file, a prompt a line", "Check the path."
         ) from error
+    lines = [_LENGTH.sub("", line).strip() for line in text.split("\n")]
     files = [name for _, name in export_files(folder)]
     table = clips.table
     numbered = table["project"] == MOMASK  # by the lines of its prompt file

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,53 +38,24 @@ class Trained(Protocol):
     velocity_weight: float | list[float]
 
 
-class Denoiser(Protocol):
+@dataclass(frozen=True)
+class Denoiser:
     """What a generator makes of a motion that it is shown through its own noise.
 
-    normaliser: statistics of its features. max_frames: the longest motion it takes, a multiple of
-    `stride`, as all must be. levels: how many noise levels it has; 1 for a tokeniser, which adds
-    none.
+    guess: (clips, clean motions x0 (B, T, C), their mask (B, T), levels (B,), noise like x0) -> its
+    guess of the clean motions, in normalised features. normaliser: their statistics. max_frames:
+    the longest motion it takes, a multiple of `stride`, as all must be. levels: how many noise
+    levels it has; 1 for a tokeniser, which adds none.
     """
 
+    guess: Callable[[Sequence[MotionClip], Tensor, Tensor, Tensor, Tensor], Tensor]
     normaliser: Normaliser
     max_frames: int
-    stride: int
-    levels: int
-
-    def __call__(
-        self,
-        clips: Sequence[MotionClip],
-        x0: Float[Tensor, "B T C"],
-        mask: Bool[Tensor, "B T"],
-        level: Int[Tensor, "B"],
-        noise: Float[Tensor, "B T C"],
-    ) -> Float[Tensor, "B T C"]:
-        """Its guess of the clean motions, in normalised features."""
-        ...
-
-
-@dataclass(frozen=True)
-class DiffusionDenoiser:
-    """A diffusion that is shown motions through its own noise (`Denoiser`)."""
-
-    prior: Any
-    device: torch.device | str
+    levels: int = 1
     stride: int = 1
 
-    @property
-    def normaliser(self) -> Normaliser:
-        """Statistics of its features."""
-        return self.prior.normaliser
-
-    @property
-    def max_frames(self) -> int:
-        """The longest motion it takes."""
-        return self.prior.config.max_frames
-
-    @property
-    def levels(self) -> int:
-        """Diffusion steps."""
-        return self.prior.config.diffusion_steps
+    def __call__(self, clips, x0, mask, level, noise) -> Float[Tensor, "B T C"]:
+        return self.guess(clips, x0, mask, level, noise)
 
 
 class Generator:
@@ -96,10 +67,9 @@ class Generator:
       training clips.
     - ``published(folder, sizes, encoder)``: the authors' weights, with the statistics that belong
       to them; sizes None where the files say their own.
-    - ``train(prior, clips, settings, folder, held_out, device, processes=1, motion_loss=...)``: a
-      copy trained from scratch, and its curves (`trainer.loss_curves`). folder: of states to resume
-      from. processes: that share each batch; a family that knows only one refuses more.
-      motion_loss: a function like `losses.motion_losses`, in its place.
+    - ``train(prior, clips, settings, folder, held_out, device, processes=1)``: a copy trained from
+      scratch, and its curves (`trainer.train_diffusion`). folder: of states to resume from.
+      processes: that share each batch; a family that knows only one refuses more.
     - ``refine(...)``: the same, of a copy trained on with the losses of `settings.weights`.
     - ``validation(prior, held_out, settings, device)``: losses by name, as its training reports
       them.

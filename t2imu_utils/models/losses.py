@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import cloudpickle
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -56,11 +55,6 @@ class LossWeights:
                 "Choose one of them.",
             )  # fmt: skip
 
-    def __reduce__(self):
-        # Functions of a notebook are passed to other processes by value.
-        given = (self.pos, self.foot, self.vel, self.acc, self.acc_variant)
-        return _unpickled, (given, cloudpickle.dumps(dict(self.functions)))
-
 
 def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     """The `dict_factory` of `asdict` for settings that hold `LossWeights`: of functions of one's
@@ -69,10 +63,6 @@ def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     if own := found.pop("functions", None):
         found["functions"] = {name: inspect.getsource(loss) for name, loss in own.items()}
     return found
-
-
-def _unpickled(given: tuple, functions: bytes) -> LossWeights:
-    return LossWeights(*given, cloudpickle.loads(functions))
 
 
 def first_difference(x: Float[Tensor, "B T ..."]) -> Float[Tensor, "B T-1 ..."]:
@@ -166,7 +156,7 @@ def motion_losses(
     x0, x0_hat: clean and predicted motion, normalised features. mask: valid frames, a prefix of
     each row; what padding holds does not matter. A term is computed where its weight is above 0
     (`all_terms=True`: always), and only those enter `total`. Joints are recovered from the
-    de-normalised features. A training takes any function with these arguments in its place.
+    de-normalised features; functions of one's own are taken where `weights` has them.
     """
     asked = {name for name in WEIGHTED if all_terms or getattr(weights, name) > 0}
     wanted = asked - set(weights.functions)

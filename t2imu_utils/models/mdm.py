@@ -6,7 +6,6 @@ variant that the paper refines) and a transformer encoder that reads one pooled 
 extra token (`trans_enc`, the CLIP variant).
 """
 
-import copy
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -24,8 +23,7 @@ from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models import checkpoints
-from t2imu_utils.models.checkpoints import SCALES, feature_scale
+from t2imu_utils.models import checkpoints, trainer
 from t2imu_utils.models.diffusion import (
     SCHEMES,
     Precision,
@@ -36,23 +34,10 @@ from t2imu_utils.models.diffusion import (
     sample,
     schedule,
 )
-from t2imu_utils.models.generator import DiffusionDenoiser, Generator, check_requests, in_batches
+from t2imu_utils.models.generator import Denoiser, Generator, check_requests, in_batches
 from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.trainer import (
-    STEP,
-    VALIDATION,
-    Batch,
-    Dataset,
-    TrainConfig,
-    kept_row,
-    key_of,
-    loss_curves,
-    prefix,
-    source_of,
-    step_items,
-)
-from t2imu_utils.models.trainer import train as run_training
+from t2imu_utils.models.trainer import STEP, Batch, Dataset, TrainConfig, prefix
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.motion.humanml3d import found_statistics
 from t2imu_utils.tracks import Count, Fraction, Section, data_root
@@ -63,14 +48,10 @@ GUIDANCE = 2.5
 CRITERION = "simple"
 # Formats of own files: as trained, and in half precision with its provenance, as shipped.
 FORMAT, OPEN_FORMAT = "t2imu-prior-1", "t2imu-open-prior-1"
-LIMIT = 16_000_000  # bytes: what a repository bears
 ARGS = "args.json"
 # (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
 ENCODERS = {("trans_dec", "bert"): "distilbert", ("trans_enc", "clip"): "clip_mdm"}
-REQUIRED = (
-    "arch", "dataset", "layers", "latent_dim", "cond_mask_prob", "noise_schedule",
-    "diffusion_steps",
-)  # fmt: skip
+COUNTS = ("layers", "latent_dim", "diffusion_steps", "ff_size", "num_heads", "max_frames")
 # Fields of ``args.json`` of which one value is built here; older files lack the later ones.
 FIXED = {
     "dataset": "humanml",
@@ -256,13 +237,6 @@ class MDM(nn.Module):
         replaced by zeros, the "unconditional" input of classifier-free guidance.
         """
         config = self.config
-        if x_t.shape[1] > config.max_frames:
-            raise InputError(
-                "MDM: frames of x_t",
-                str(x_t.shape[1]),
-                f"at most {config.max_frames}",
-                "shorten the motion or use a prior with a larger max_frames",
-            )
         if drop_text is not None:
             text = text.masked_fill(drop_text[:, None, None], 0.0)
         time = self.embed_timestep["time_embed"](self.positions[t])[:, None]
@@ -436,7 +410,8 @@ class _Layer:
 class Prior:
     """A text-to-motion prior: network, statistics of its features, its text encoder.
 
-    history: one entry for each training that led here (its settings and what it ended with).
+    history: one entry for each training that led here (its settings and what it ended with), or
+    for the checkpoint that was read.
     velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
     """
 
@@ -472,14 +447,7 @@ def new_prior(
 
 def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: int) -> Batch:
     """The batch of a step: a function of the data, the seed and the step's number."""
-    rng = np.random.default_rng([config.seed, STEP, step])
-    shown = np.minimum(data.lengths, config.max_frames)
-    items = step_items(shown, config.batch_size, config.seed, step)
-    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
-    captions = rng.integers(0, [len(data.captions[i]) for i in items])
-    t = rng.integers(0, diffusion_steps, len(items))
-    drop = rng.random(len(items)) < config.condition_dropout
-    return data.batch(items, starts, captions, config.max_frames, t, drop, rng)
+    return trainer.draw_batch(data, config, diffusion_steps, step)[0]
 
 
 def batch_losses(
@@ -488,7 +456,6 @@ def batch_losses(
     normaliser: Normaliser,
     weights: LossWeights,
     all_terms: bool = False,
-    motion_loss: Callable = motion_losses,
     *,
     steps: int,
     precision: Precision = "float32",
@@ -500,7 +467,7 @@ def batch_losses(
     x_t = add_noise(batch.x0, batch.noise, batch.t, schedule(steps))
     with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    return motion_loss(batch.x0, x0_hat.float(), batch.mask, weights, normaliser, all_terms)
+    return motion_losses(batch.x0, x0_hat.float(), batch.mask, weights, normaliser, all_terms)
 
 
 def step_losses(
@@ -513,52 +480,28 @@ def step_losses(
     normaliser: Normaliser,
     config: TrainConfig,
     steps: int,
-    motion_loss: Callable,
 ) -> dict[str, Tensor]:
     """Losses of a part of a step's batch (`trainer.Losses`)."""
     whole = draw_batch(data, config, steps, step)
     batch = whole.part(part, parts).to(next(network.parameters()).device)
     terms = batch_losses(
-        network, batch, normaliser, config.weights, motion_loss=motion_loss, steps=steps,
-        precision=config.precision,
-    )  # fmt: skip
+        network, batch, normaliser, config.weights, steps=steps, precision=config.precision
+    )
     share = len(batch.t) / len(whole.t)
     return {name: x.mean() * share for name, x in terms.items()}
 
 
-@torch.inference_mode()
 def validation_losses(
-    model: MDM,
-    data: Dataset,
-    normaliser: Normaliser,
-    config: TrainConfig,
-    motion_loss: Callable = motion_losses,
+    model: MDM, data: Dataset, normaliser: Normaliser, config: TrainConfig
 ) -> dict[str, float]:
-    """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
+    """All terms on held-out clips, averaged (`trainer.held_out_losses`)."""
+    device, steps = next(model.parameters()).device, model.config.diffusion_steps
 
-    Timesteps are spread evenly over the clips; clips are cut at `max_frames`.
-    """
-    steps, n = model.config.diffusion_steps, len(data)
-    device = next(model.parameters()).device
-    spread = np.arange(n) * steps // n if n >= steps else np.linspace(0, steps - 1, n).astype(int)
-    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
-    order = np.argsort(data.lengths, kind="stable")
-    sums: dict[str, float] = {}
-    for start in range(0, n, config.batch_size):
-        items = order[start : start + config.batch_size]
-        zeros, rng = (
-            np.zeros(len(items), int),
-            np.random.default_rng([config.seed, VALIDATION, 1, start]),
-        )
-        batch = data.batch(
-            items, zeros, zeros, config.max_frames, timesteps[items], zeros.astype(bool), rng
-        ).to(device)
-        terms = batch_losses(
-            model, batch, normaliser, config.weights, True, motion_loss, steps=steps
-        )
-        for name, values in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {name: total / n for name, total in sums.items()}
+    def losses(batch: Batch, _: Any) -> dict[str, Tensor]:
+        batch = batch.to(device)
+        return batch_losses(model, batch, normaliser, config.weights, True, steps=steps)
+
+    return trainer.held_out_losses(data, config, steps, losses)
 
 
 def train(
@@ -570,54 +513,28 @@ def train(
     progress: bool = True,
     device: torch.device | str = "cpu",
     processes: int = 1,
-    motion_loss: Callable = motion_losses,
 ) -> tuple[Prior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it (averaged weights) and its loss curves.
 
-    The curves have a row a step (split "train") and a row a validation (split "validation", all
-    terms, averaged weights), a column a term; a term that was not computed is NaN. `out_dir` keeps
-    the state of the training (see `trainer.train`, also for `processes`).
-
-    motion_loss: a function like `losses.motion_losses`, in its place.
+    `out_dir` keeps the state of the training (see `trainer.train`, also for `processes`).
     """
-    if config.max_frames > prior.config.max_frames:
-        raise InputError(
-            "TrainConfig: max_frames", str(config.max_frames),
-            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
-        )  # fmt: skip
     if not 1 <= processes <= config.batch_size // config.accumulate:
         raise InputError(
             "training: processes", f"{processes}, each with {config.accumulate} parts of a batch",
             f"from 1 to as many as give each part one of the {config.batch_size} clips",
             "Change num_processes, accumulate or batch_size.",
         )  # fmt: skip
-    if config.precision == "bfloat16" and torch.device(device).type == "cuda":
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise InputError(
-                "TrainConfig: precision", f"bfloat16 on {torch.cuda.get_device_name(device)}",
-                "a CUDA device of compute capability 8.0 or more (Ampere), or a CPU",
-                "Set precision to float32.",
-            )  # fmt: skip
     data, settings = Dataset(prior, clips), {"normaliser": prior.normaliser, "config": config}
-    settings["motion_loss"] = motion_loss
     losses = partial(step_losses, data=data, steps=prior.config.diffusion_steps, **settings)
-    ingredients = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
-    validate = None
+    validate, key = None, []
     if validation:
         held_out = Dataset(prior, validation)
         validate = partial(validation_losses, data=held_out, **settings)
-        ingredients += [held_out.fingerprint] if config.early_stopping else []
-    model, rows, validated = run_training(
-        copy.deepcopy(prior.model).requires_grad_(True), losses, config,
-        Path(out_dir) / "training.pt", key_of(*ingredients, *source_of(motion_loss)), validate,
-        criterion=CRITERION, stream=(STEP, 1), progress=progress, device=device,
-        processes=processes,
+        key += [held_out.fingerprint] if config.early_stopping else []
+    return trainer.train_diffusion(
+        prior, data, config, out_dir, losses, validate, key, CRITERION, (STEP, 1), progress,
+        device, processes,
     )  # fmt: skip
-    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
-    if validated:
-        entry["validation"] = kept_row(validated, CRITERION, config.early_stopping)
-    trained = replace(prior, model=model, history=[*prior.history, entry])
-    return trained, loss_curves(rows, validated)
 
 
 def generate(
@@ -660,8 +577,7 @@ def generate(
 # ---------------------------------------------------------------- files
 def save_prior(path: Path, prior: Prior) -> Path:
     """Write a prior into one file (`checkpoints.save`)."""
-    about = {"config": asdict(prior.config)}
-    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
+    return checkpoints.save(path, FORMAT, {"": prior.model}, prior)
 
 
 def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Path:
@@ -669,29 +585,17 @@ def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Pa
 
     provenance: where the weights come from and under which terms; must be JSON-able.
     """
-    size = 2 * sum(x.numel() for x in prior.model.state_dict().values())
-    if size > LIMIT:
-        raise InputError(
-            path, f"{size / 1e6:.1f} MB", f"at most {LIMIT / 1e6:g} MB",
-            "Train a smaller network: fewer layers, or less width.",
-        )  # fmt: skip
-    about = {"config": asdict(prior.config), "provenance": provenance}
-    return checkpoints.save(path, OPEN_FORMAT, {"": prior.model}, prior, about, half=True)
+    networks = {"": prior.model}
+    return checkpoints.save(path, OPEN_FORMAT, networks, prior, half=True, provenance=provenance)
 
 
-def load_prior(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> Prior:
+def load_prior(path: Path, text_encoder: TextEncoder | None = None) -> Prior:
     """Read what `save_prior` or `write_open_prior` wrote (`checkpoints.load`)."""
-    (model,), common, _ = checkpoints.load(
-        path, (FORMAT, OPEN_FORMAT),
-        lambda about: {"": MDM(checkpoints.config_of(MDMConfig, about["config"]))},
-        text_encoder, cache, device,
-    )  # fmt: skip
-    return Prior(model, **common)
+    kinds = (FORMAT, OPEN_FORMAT)
+    networks, common, _ = checkpoints.load(
+        path, kinds, MDMConfig, lambda config, _: {"": MDM(config)}, text_encoder
+    )
+    return Prior(networks[""], **common)
 
 
 def longest_frames(prior: Prior) -> int:
@@ -701,10 +605,7 @@ def longest_frames(prior: Prior) -> int:
 
 
 def read_mdm(
-    source: Path,
-    normaliser: Normaliser | None = None,
-    encoder: TextEncoder | None = None,
-    cache: Path | None = None,
+    source: Path, normaliser: Normaliser | None = None, encoder: TextEncoder | None = None
 ) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 
@@ -719,12 +620,12 @@ def read_mdm(
             and ``Std.npy`` beside the weights, then in ``humanml3d``: official MDM is trained with
             those of the dataset. They are never computed from data.
         encoder: must be the one that the checkpoint names (bert: `distilbert`, clip: `clip_mdm`);
-            None loads it, with its states kept in `cache`.
+            None loads it.
     """
     path = _weights_file(Path(source))
     args = _read_args(path.with_name(ARGS))
     named = ENCODERS[args["arch"], args["text_encoder_type"]]
-    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, cache, named)
+    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, named)
     config = MDMConfig(
         arch=args["arch"],
         layers=args["layers"],
@@ -764,50 +665,39 @@ def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
     `model` and `model_avg` are the same weights. Official code loads a prior of its own heads,
     feed-forward width and text width; `BUILT_IN` tells how others are written.
     """
-    config, encoder = prior.config, prior.text_encoder.name
+    config, encoder, folder = prior.config, prior.text_encoder.name, Path(folder)
     kinds = {(arch, name): kind for (arch, kind), name in ENCODERS.items()}
-    if (config.arch, encoder) not in kinds:
+    if (config.arch, encoder) not in kinds or (folder / ARGS).exists():
         raise InputError(
-            "write_mdm", f"{config.arch} conditioned on {encoder}",
-            "; ".join(f"{arch} on {name}" for arch, name in kinds),
-            "Train with that encoder: official MDM has no other.",
+            f"{folder / ARGS}", f"a prior of {config.arch} conditioned on {encoder}",
+            "; ".join(f"{arch} on {name}" for arch, name in kinds) + "; a folder without one",
+            "Official MDM has no other encoders. Checkpoints are not overwritten.",
         )  # fmt: skip
     told = [e.get("config", e) for e in prior.history]
     told = [e.get("condition_dropout", e.get("cond_mask_prob")) for e in told]
-    own = {
-        "ff_size": config.feedforward,
-        "num_heads": config.heads,
-        "dropout": config.dropout,
-        "max_frames": config.max_frames,
-    }
-    args = {
-        **FIXED,
-        "data_dir": "",
-        "arch": config.arch,
-        "text_encoder_type": kinds[config.arch, encoder],
-        "layers": config.layers,
-        "latent_dim": config.width,
-        "diffusion_steps": config.diffusion_steps,
+    own = {"ff_size": config.feedforward, "num_heads": config.heads}
+    own |= {"dropout": config.dropout, "max_frames": config.max_frames}
+    args = FIXED | {
+        "data_dir": "", "arch": config.arch, "text_encoder_type": kinds[config.arch, encoder],
+        "layers": config.layers, "latent_dim": config.width,
+        "diffusion_steps": config.diffusion_steps, "mask_frames": config.mask_frames,
         "cond_mask_prob": next((float(x) for x in reversed(told) if x is not None), 0.1),
-        "mask_frames": config.mask_frames,
-        "pos_embed_max_len": TABLE_LENGTH,
-        "use_ema": True,
-        "lambda_rcxyz": 0.0,
-        "lambda_vel": 0.0,
-        "lambda_fc": 0.0,
-        "multi_encoder_type": "single",
+        "pos_embed_max_len": TABLE_LENGTH, "use_ema": True, "lambda_rcxyz": 0.0,
+        "lambda_vel": 0.0, "lambda_fc": 0.0, "multi_encoder_type": "single",
         "target_enc_layers": 1,
         **{name: value for name, value in own.items() if value != BUILT_IN[name]},
-    }
-    state = checkpoints.official_state(prior.model)
+    }  # fmt: skip
+    state = {k: x.detach().float().cpu().clone() for k, x in prior.model.state_dict().items()}
     # The official loader deletes the tables from what it reads, so they have to be there.
     state |= dict.fromkeys(POSITION_TABLES, sinusoids(TABLE_LENGTH, config.width)[:, None])
-    path = Path(folder) / f"model{step:09d}.pt"
-    checkpoints.refuse_overwriting(path.parent, (ARGS, *MEAN_STD, path.name))
-    with atomic_write(path.with_name(ARGS)) as temporary:
-        temporary.write_text(json.dumps(args, indent=4, sort_keys=True))
-    checkpoints.write_statistics(path.parent, prior.normaliser, MEAN_STD)
-    return checkpoints.write_checkpoint(path, {"model": state, "model_avg": state})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in zip(MEAN_STD, (prior.normaliser.mean, prior.normaliser.std), strict=True):
+        np.save(folder / name, np.asarray(values, dtype=np.float32))
+    path = folder / f"model{step:09d}.pt"
+    with atomic_write(path) as temporary:
+        torch.save({"model": state, "model_avg": state}, temporary)
+    (folder / ARGS).write_text(json.dumps(args, indent=4, sort_keys=True))
+    return path
 
 
 def _weights_file(source: Path) -> Path:
@@ -828,36 +718,26 @@ def _weights_file(source: Path) -> Path:
 
 
 def _read_args(path: Path) -> dict[str, Any]:
-    remedy = f"Restore the {ARGS} that was published with the weights."
+    """Settings of an official network, if it is one that is built here."""
     try:
-        args = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InputError(path, "no file", "settings of the network", remedy) from error
-    except ValueError as error:
-        raise InputError(path, f"no valid JSON ({error})", "settings", remedy) from error
-    missing = set(REQUIRED) - set(args) if isinstance(args, dict) else REQUIRED
-    if missing:
-        raise InputError(path, f"no {', '.join(sorted(missing))}", "these fields", remedy)
-    args = {"text_encoder_type": "clip", "mask_frames": False, **BUILT_IN, **args}
-    problems = []
-    arch, kind = args["arch"], args["text_encoder_type"]
-    if (arch, kind) not in list(ENCODERS):
-        known = " or ".join(f"arch {a!r} with {k!r}" for a, k in ENCODERS)
-        problems.append(f"arch {arch!r} with text_encoder_type {kind!r}, not {known}")
-    for name, built in FIXED.items():
-        absent = args.get(name) is None and name not in REQUIRED
-        if not absent and args[name] != built:
-            problems.append(f"{name} {args[name]!r}, not {built!r}")
-    if args.get("cond_mode") == "no_cond":
-        problems.append("cond_mode 'no_cond', not 'text'")
-    for name in ("layers", "latent_dim", "diffusion_steps", "ff_size", "num_heads", "max_frames"):
-        if type(args[name]) is not int or args[name] < 1:
-            problems.append(f"{name} {args[name]!r}, not a whole number from 1")
-    for name in ("cond_mask_prob", "dropout"):
-        if type(args[name]) not in (int, float) or not 0 <= args[name] < 1:
-            problems.append(f"{name} {args[name]!r}, not a number of 0 to 1")
-    if type(args["mask_frames"]) is not bool:
-        problems.append(f"mask_frames {args['mask_frames']!r}, not true or false")
+        args = {"text_encoder_type": "clip", "mask_frames": False, **BUILT_IN}
+        args |= json.loads(path.read_bytes())
+        kind = args["arch"], args["text_encoder_type"]
+        found = {name: args[name] for name in FIXED if args.get(name) is not None}
+        counts = [args[name] for name in COUNTS]
+        shares = float(args["cond_mask_prob"]), float(args["dropout"])
+        absent = {"dataset", "noise_schedule"} - set(args)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            path, repr(error), "the settings of a network",
+            f"Restore the {ARGS} that was published with the weights.",
+        ) from error  # fmt: skip
+    problems = [f"no {name}" for name in absent]
+    problems += [f"arch {kind[0]!r} with text_encoder_type {kind[1]!r}"] * (kind not in ENCODERS)
+    problems += [f"{k} {x!r}, not {FIXED[k]!r}" for k, x in found.items() if x != FIXED[k]]
+    problems += ["cond_mode 'no_cond', not 'text'"] * (args.get("cond_mode") == "no_cond")
+    if not all(type(n) is int and n >= 1 for n in counts) or not all(0 <= x < 1 for x in shares):
+        problems.append(f"{', '.join(COUNTS)} {counts}; cond_mask_prob, dropout {shares}")
     if problems:
         raise InputError(
             path, "; ".join(problems), "an MDM as this project builds it",
@@ -898,19 +778,6 @@ class Sizes(Section):
     diffusion_steps: Count
 
 
-@dataclass(frozen=True)
-class MDMDenoiser(DiffusionDenoiser):
-    """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """Its guess of the clean motions (`generator.Denoiser`)."""
-        text = self.prior.condition([c.captions[0] for c in clips])
-        text, valid = (x.to(self.device) for x in text)
-        model = self.prior.model.to(self.device).eval()
-        x_t = add_noise(x0, noise, level, schedule(self.levels))
-        return model(x_t, level, text, valid, mask)
-
-
 class MDMGenerator(Generator):
     """See the module."""
 
@@ -935,14 +802,8 @@ class MDMGenerator(Generator):
     def published(self, folder, sizes, encoder):
         return read_mdm(folder, encoder=encoder)
 
-    def train(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
-    ):  # fmt: skip
-        return train(
-            prior, clips, settings, folder, held_out, device=device, processes=processes,
-            motion_loss=motion_loss,
-        )  # fmt: skip
+    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
+        return train(prior, clips, settings, folder, held_out, device=device, processes=processes)
 
     refine = train
 
@@ -965,20 +826,24 @@ class MDMGenerator(Generator):
         )  # fmt: skip
 
     def denoiser(self, prior, device):
-        return MDMDenoiser(prior, device)
+        """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
+        model, levels = prior.model.to(device).eval(), prior.config.diffusion_steps
+
+        def guess(clips, x0, mask, level, noise):
+            text, valid = prior.condition([clip.captions[0] for clip in clips])
+            x_t = add_noise(x0, noise, level, schedule(levels))
+            return model(x_t, level, text.to(device), valid.to(device), mask)
+
+        return Denoiser(guess, prior.normaliser, prior.config.max_frames, levels)
 
     def network(self, prior):
         config = prior.config
-        table = {
+        return {
             "layers × width": f"{config.layers} × {config.width}",
             "dropout": config.dropout,
             "mask_frames": config.mask_frames,
             "diffusion steps": config.diffusion_steps,
         }
-        if prior.history:
-            scale = feature_scale(prior.normaliser)
-            table["scale of root and contact features"] = f"{scale} ({SCALES[scale]})"
-        return table
 
 
 GENERATOR = MDMGenerator()

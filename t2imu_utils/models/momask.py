@@ -8,7 +8,7 @@ carry the names of the official checkpoints, so that those load as they are.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
-from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.mdm import MDMConfig, Stack, key_bias, sinusoids
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.tokeniser import (
@@ -32,8 +30,10 @@ from t2imu_utils.models.tokeniser import (
     TokenData,
     TokenGenerator,
     TokenSizes,
-    detokenise,
+    in_tokens,
     new_rvq,
+    new_transformer,
+    token_validation,
 )
 from t2imu_utils.models.trainer import TrainConfig, prefix
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -41,9 +41,8 @@ from t2imu_utils.tracks import Count
 
 # Score of a token that stays: higher than any probability.
 KEPT = 1e5
-# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially; half a
-# second is never asked for: the shortest motions that MoMask is trained on have 40 frames.
-WIDTHS, CLASSES, MIN_TOKENS = (512, 256, 128), 50, 10
+# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially.
+WIDTHS, CLASSES = (512, 256, 128), 50
 # Share of items that are trained without their text.
 TEXT_DROPOUT = {"mask": 0.1, "residual": 0.2}
 # Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
@@ -69,8 +68,6 @@ FILES = {
     ),
     "lengths": ("length_estimator/model/finest.tar", ("estimator",)),
 }
-# Rows of the table of sinusoids in an official file.
-POSITIONS = 5000
 
 
 @dataclass(frozen=True)
@@ -148,14 +145,9 @@ class _Trunk(nn.Module):
     def _run(
         self, embedded: Float[Tensor, "B N E"], prefix: list[Tensor], valid: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N out"]:
-        config, count = self.config, embedded.shape[1]
-        if count > config.max_tokens:
-            raise InputError(
-                "tokens", str(count), f"at most {config.max_tokens}",
-                "Shorten the motion or use a prior with a larger max_tokens.",
-            )  # fmt: skip
-        placed = self.input_process["poseEmbedding"](embedded) + self.positions[:count]
-        placed = F.dropout(placed, config.dropout, self.training)
+        placed = self.input_process["poseEmbedding"](embedded)
+        placed = placed + self.positions[: embedded.shape[1]]
+        placed = F.dropout(placed, self.config.dropout, self.training)
         sequence = torch.cat([*prefix, placed], dim=1)
         bias = key_bias(F.pad(valid, (len(prefix), 0), value=True), sequence)
         hidden = self.seqTransEncoder(sequence, bias, None, None)
@@ -236,32 +228,11 @@ class ResidualTransformer(_Trunk):
         return hidden @ outputs[level - 1].transpose(1, 2)
 
 
-def _new(kind: type[_Trunk], config: TokenTransformerConfig, seed: int) -> _Trunk:
-    """A freshly initialised transformer: N(0, 0.02²), biases 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = kind(config)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear):
-                    nn.init.zeros_(module.bias)
-        if kind is ResidualTransformer:
-            for name in ("embed_proj_shared_weight", "token_embed_weight_", "output_proj_weight_"):
-                nn.init.normal_(getattr(model, name), std=0.02)
-    return model.eval()
-
-
 class LengthEstimator(nn.Module):
     """Pooled text to logits of the number of tokens; names of the official checkpoint."""
 
     def __init__(self, text_width: int = 512, classes: int = CLASSES):
         super().__init__()
-        if classes <= MIN_TOKENS:
-            raise InputError(
-                "LengthEstimator: classes", str(classes), f"more than {MIN_TOKENS}",
-                "Shorter motions are not estimated; the official checkpoint has 50.",
-            )  # fmt: skip
         first, second, third = WIDTHS
         self.text_width, self.classes = text_width, classes
         self.output = nn.Sequential(
@@ -273,25 +244,6 @@ class LengthEstimator(nn.Module):
 
     def forward(self, text: Float[Tensor, "B W"]) -> Float[Tensor, "B classes"]:
         return self.output(text)
-
-
-@torch.inference_mode()
-def estimate_frames(
-    estimator: LengthEstimator, text: Float[Tensor, "B W"], seeds: Sequence[int]
-) -> list[int]:
-    """A length for each pooled text, in frames at 20 fps: drawn, not the most likely one.
-
-    Of 40 to 196 frames with the official number of classes: the shortest, among them length 0,
-    are left out of the draw. Each item draws from its own seed.
-    """
-    device = next(estimator.parameters()).device
-    logits = estimator.eval()(text.to(device))[:, MIN_TOKENS:].double()
-    frames = []
-    for row, seed in zip(logits, seeds, strict=True):
-        generator = torch.Generator().manual_seed(int(seed))
-        token = torch.multinomial(row.softmax(0).cpu(), 1, generator=generator)
-        frames.append((int(token) + MIN_TOKENS) * STRIDE)
-    return frames
 
 
 @dataclass(frozen=True)
@@ -316,19 +268,12 @@ class MoMaskConfig:
         """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
-    @property
-    def channels(self) -> int:
-        """Width of the features."""
-        return self.rvq.channels
-
 
 @dataclass
 class MoMaskPrior:
     """The networks of MoMask, the statistics of its features, its text encoder.
 
-    lengths: the length estimator, where there is one. history: one entry for each training that
-    led here, or for the checkpoint that was read. velocity_weight: with which `features_to_joints`
-    reads its motions, one or one a joint.
+    lengths: the length estimator, where there is one. history, velocity_weight: as of `mdm.Prior`.
     """
 
     config: MoMaskConfig
@@ -350,8 +295,8 @@ def new_momask(
     return MoMaskPrior(
         config,
         new_rvq(config.rvq, seed).eval(),
-        _new(MaskTransformer, config.transformer, seed),
-        _new(ResidualTransformer, config.transformer, seed),
+        new_transformer(MaskTransformer, config.transformer, seed),
+        new_transformer(ResidualTransformer, config.transformer, seed),
         normaliser,
         text_encoder,
     )
@@ -377,25 +322,17 @@ def generate(
 ) -> list[Float[np.ndarray, "T 263"]]:
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
-    frames: length of each motion; where it is no multiple of 4, the tokens above it are made and
-    the motion is cut. seeds: one an item; an item's motion is made by its prompt, length and seed
-    alone, whatever it is sampled with (up to rounding). guidance: of both transformers; None takes
-    those of the prior's configuration.
+    As `mdm.generate`; where a length is no multiple of 4, the tokens above it are made and the
+    motion is cut. guidance: of both transformers; None takes those of the prior's configuration.
     """
-    check_requests(prior, prompts, frames, seeds, batch_size)
-    text = prior.text_encoder.encode_pooled(prompts)
     for network in (prior.rvq, prior.mask, prior.residual):
         network.to(device).eval()
 
-    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
-        counts = [n // STRIDE for n in lengths]
-        codes = sample_codes(prior, text[items].to(device), counts, generators, guidance).cpu()
-        rows = [row[:count] for row, count in zip(codes, counts, strict=True)]
-        return [x.numpy() for x in detokenise(prior.rvq, rows)]
+    def draw(text: Tensor, counts: list[int], generators: list[torch.Generator]) -> list[Tensor]:
+        codes = sample_codes(prior, text, counts, generators, guidance).cpu()
+        return [row[:count] for row, count in zip(codes, counts, strict=True)]
 
-    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
-    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
-    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
+    return in_tokens(prior, prompts, frames, seeds, batch_size, device, progress, draw)
 
 
 @torch.inference_mode()
@@ -555,7 +492,16 @@ def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
         return {"total": loss.mean(), "accuracy": right.float().mean()}
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return transformer_validation(model, held_out, config.batch_size, config.seed)
+        # Times are spread evenly over the clips, and what is masked is the same each time.
+        times = (np.arange(len(held_out)) + 0.5) / len(held_out)
+        times = np.random.default_rng([config.seed, CORRUPTION]).permutation(times)
+
+        def terms(first: int, items: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            rng = np.random.default_rng([config.seed, CORRUPTION, first, 1])
+            drop = torch.zeros(len(items), dtype=torch.bool)
+            return _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
+
+        return token_validation(held_out, config.batch_size, terms)
 
     return losses, validate
 
@@ -570,28 +516,6 @@ def _terms(model, batch, drop_text, times, rng, corrupt):
     return residual_losses(model, tokens, valid, text, drop_text, levels)
 
 
-@torch.no_grad()
-def transformer_validation(
-    model: MaskTransformer | ResidualTransformer, data: TokenData, batch_size: int, seed: int
-) -> dict[str, float]:
-    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text.
-
-    Averaged over tokens. Times are spread evenly over the clips, and what is masked is the same
-    each time.
-    """
-    times = np.random.default_rng([seed, CORRUPTION]).permutation(
-        (np.arange(len(data)) + 0.5) / len(data)
-    )
-    loss = right = tokens = 0.0
-    for number, (items, batch) in enumerate(data.whole(batch_size)):
-        rng = np.random.default_rng([seed, CORRUPTION, number * batch_size, 1])
-        drop = torch.zeros(len(items), dtype=torch.bool)
-        losses, hits = _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
-        loss, right = loss + float(losses.sum()), right + float(hits.sum())
-        tokens += len(losses)
-    return {"total": loss / tokens, "accuracy": right / tokens}
-
-
 # ---------------------------------------------------------------- files
 def _networks(config: MoMaskConfig, classes: int | None) -> dict[str, nn.Module]:
     """Networks without meaningful weights; no length estimator where there are no classes."""
@@ -603,37 +527,6 @@ def _networks(config: MoMaskConfig, classes: int | None) -> dict[str, nn.Module]
     if classes is not None:
         networks["lengths"] = LengthEstimator(config.transformer.text_width, classes)
     return networks
-
-
-def _held(prior: MoMaskPrior) -> dict[str, nn.Module]:
-    return {name: x for name in FILES if (x := getattr(prior, name)) is not None}
-
-
-def save_momask(path: Path, prior: MoMaskPrior) -> Path:
-    """Write a prior into one file (`checkpoints.save`)."""
-    classes = None if prior.lengths is None else prior.lengths.classes
-    networks = {f"{name}.": network for name, network in _held(prior).items()}
-    about = {"config": asdict(prior.config), "lengths": classes}
-    return checkpoints.save(path, FORMAT, networks, prior, about)
-
-
-def load_momask(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> MoMaskPrior:
-    """Read what `save_momask` wrote (`checkpoints.load`)."""
-
-    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
-        config = checkpoints.config_of(MoMaskConfig, about["config"])
-        return {f"{name}.": x for name, x in _networks(config, about["lengths"]).items()}
-
-    networks, common, about = checkpoints.load(
-        path, (FORMAT,), build, text_encoder, cache, device, ("lengths",)
-    )
-    config = checkpoints.config_of(MoMaskConfig, about["config"])
-    return MoMaskPrior(config, **dict(zip(FILES, networks, strict=False)), **common)
 
 
 def read_momask(
@@ -677,26 +570,6 @@ def read_momask(
     )
 
 
-def write_momask(folder: Path, prior: MoMaskPrior) -> Path:
-    """Write weights and statistics in the official layout; returns the folder.
-
-    Running sums of the codebooks have no place in it. The options (``opt.txt``) that the official
-    code asks for beside them are not written.
-    """
-    folder = Path(folder)
-    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
-    for name, network in _held(prior).items():
-        file, (key, *_) = FILES[name]
-        state = checkpoints.official_state(network)
-        if name in ("mask", "residual"):
-            table = sinusoids(POSITIONS, prior.config.transformer.width)
-            state["position_enc.pe"] = table[:, None]
-        epoch = "epoch" if name == "lengths" else "ep"
-        checkpoints.write_checkpoint(folder / file, {key: state, epoch: 0})
-    checkpoints.write_statistics(folder / META, prior.normaliser)
-    return folder
-
-
 # ---------------------------------------------------------------- the family
 class Sizes(TokenSizes):
     """Sizes of the tokeniser and of both transformers."""
@@ -735,9 +608,16 @@ class MoMaskGenerator(TokenGenerator):
         return read_momask(folder, encoder, config)
 
     def save(self, path, prior):
-        return [save_momask(path, prior)]
+        held = {name: x for name in FILES if (x := getattr(prior, name)) is not None}
+        classes = None if prior.lengths is None else prior.lengths.classes
+        return [checkpoints.save(path, FORMAT, held, prior, lengths=classes)]
 
-    load = staticmethod(load_momask)
+    def load(self, path, encoder=None):
+        networks, common, about = checkpoints.load(
+            path, (FORMAT,), MoMaskConfig,
+            lambda config, about: _networks(config, about["lengths"]), encoder,
+        )  # fmt: skip
+        return MoMaskPrior(about["config"], **networks, **common)
 
     generate = staticmethod(generate)
 

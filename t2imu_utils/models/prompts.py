@@ -27,6 +27,7 @@ from t2imu_utils.tracks import PROMPTS
 PER_ACTIVITY = 10
 WORDS = (4, 20)
 FORMAT = "t2imu prompts 1"
+KEY = "OPENAI_API_KEY"  # variable of the environment
 # The first two are the paper's own.
 EXAMPLES = (
     "The person is walking on a track, following the oval path.",
@@ -54,17 +55,13 @@ def load_prompts(path: Path | str = PROMPTS) -> dict[str, list[str]]:
             `write_prompts` left; neither needs a key or a network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no file", "prompts (.yaml) or a transcript (.json)", "Check it.")
-    if path.suffix == ".json":
-        prompts: Any = _read_transcript(path)["prompts"]
-    else:
-        try:
-            prompts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(
-                path, f"no valid YAML in UTF-8 ({error})", "a list for each activity", "Mend it."
-            ) from error
+    try:
+        whole = path.suffix == ".json"
+        text = path.read_text(encoding="utf-8")
+        prompts: Any = read_json(path).get("prompts") if whole else yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        expected = "a list for each activity (YAML), or a transcript (.json)"
+        raise InputError(path, f"nothing readable ({error})", expected, "Check it.") from error
     if not isinstance(prompts, dict) or set(prompts) != set(ACTIVITIES):
         found = ", ".join(map(str, prompts)) if isinstance(prompts, dict) else "no mapping"
         raise InputError(path, found, f"the activities {', '.join(ACTIVITIES)}", "Mend its keys.")
@@ -140,12 +137,8 @@ def write_prompts(
     out: Path | str,
     activities: Sequence[str] = ACTIVITIES,
     per_activity: int = PER_ACTIVITY,
-    temperature: float | None = 1.0,
     seed: int | None = 0,
     attempts: int = 5,
-    timeout: float = 120.0,
-    retries: int = 5,
-    api_key_variable: str = "OPENAI_API_KEY",
 ) -> dict[str, list[str]]:
     """Have a language model write prompts, activity by activity, and keep the transcript.
 
@@ -155,15 +148,12 @@ def write_prompts(
 
     Args:
         base_url: address of the server, such as ``https://api.openai.com/v1`` or
-            ``http://localhost:8000/v1``; without password or query, since it is stored.
+            ``http://localhost:8000/v1``; without password or query, since it is stored. A key is
+            taken from the environment (`KEY`), and written nowhere.
         model: the name by which the server knows the model.
         out: the transcript, a ``.json`` file.
-        temperature, seed: of the sampling; None leaves them to the server.
+        seed: of the sampling; None leaves it to the server.
         attempts: answers that are asked for, at most, for each activity by this call.
-        timeout: seconds without a sign of the server. retries: of a request after a rate limit, a
-            time-out or an error of the server.
-        api_key_variable: environment variable that holds the key, which goes to `base_url` and is
-            written nowhere; a server of one's own needs none.
     """
     import openai
 
@@ -174,40 +164,29 @@ def write_prompts(
             "an address like https://api.openai.com/v1 or http://localhost:8000/v1",
             "Write it without them, since it is stored; a key belongs into the environment.",
         )  # fmt: skip
-    asked = {"activities": list(activities), "per_activity": per_activity}
-    asked |= {"temperature": temperature, "seed": seed, "examples": list(EXAMPLES)}
+    asked = {"activities": list(activities), "per_activity": per_activity, "seed": seed}
+    asked |= {"examples": list(EXAMPLES)}
     record = {"format": FORMAT, "date": _now(), "model": model, "parameters": asked}
     record |= {"exchanges": [], "prompts": {activity: [] for activity in activities}}
     if out.exists():
-        record, begun = _read_transcript(out, whole=False), record
-        if any(record[name] != begun[name] for name in ("model", "parameters")):
+        record, begun = read_json(out), record
+        if any(record.get(name) != begun[name] for name in ("format", "model", "parameters")):
             raise InputError(
-                out, f"begun with {record['model']}, {record['parameters']}",
+                out, f"begun with {record.get('model')}, {record.get('parameters')}",
                 f"{model}, {asked}, as is asked for now",
                 "Ask for the same to go on with it, or name another file.",
             )  # fmt: skip
-    sampling = {"temperature": temperature, "seed": seed}
-    sampling = {name: value for name, value in sampling.items() if value is not None}
-    key = os.environ.get(api_key_variable, "").strip() or "none"
-    client = openai.OpenAI(
-        api_key=key,
-        base_url=base_url,
-        timeout=timeout,
-        max_retries=retries,
-    )
-    prompts, faults = _follow(record)
+    key = os.environ.get(KEY, "").strip() or "none"
+    client = openai.OpenAI(api_key=key, base_url=base_url, timeout=120.0)
+    sampling = {} if seed is None else {"seed": seed}
+    prompts: dict[str, list[str]] = record["prompts"]
     for activity in activities:
-        left = attempts
-        while (lacking := per_activity - len(prompts[activity])) > 0:
-            if left == 0:
-                raise InputError(
-                    f"{base_url}: {activity}",
-                    f"{per_activity - lacking} usable prompts after {attempts} answers of {model} "
-                    f"(the last: {'; '.join(faults[activity][:3])})",
-                    f"{per_activity} different ones of {WORDS[0]} to {WORDS[1]} words",
-                    f"The answers are in {out}. Run it again to go on, or take another model.",
-                )
-            text = instructions(activity, lacking, prompts[activity], faults[activity])
+        faults: list[str] = []
+        for _ in range(attempts):
+            lacking = per_activity - len(prompts[activity])
+            if lacking <= 0:
+                break
+            text = instructions(activity, lacking, prompts[activity], faults)
             # One message of the user's: many local models refuse a system message.
             messages = [{"role": "user", "content": text}]
             try:
@@ -219,17 +198,23 @@ def write_prompts(
                 found = f"{type(error).__name__}" + (f", status {status}" if status else "")
                 raise InputError(
                     base_url, found, "an answer of the chat-completions protocol",
-                    f"Check the address, the model's name and the key in {api_key_variable}; a "
-                    "server may know no seed or temperature (None). Run it again: it goes on.",
+                    f"Check the address, the model's name and the key in {KEY}; a server may know "
+                    "no seed (None). Run it again: it goes on.",
                 ) from None  # fmt: skip
-            left -= 1
             exchange = {"activity": activity, "date": _now(), "base_url": base_url}
             exchange |= {"model": answer.model or model, "messages": messages}
             exchange |= {"answer": (choice.message.content or "").replace(key, "[key]")}
-            exchange |= {"finish_reason": choice.finish_reason}
             record["exchanges"].append(exchange)
-            prompts, faults = _follow(record)
-            write_json(out, record | {"prompts": prompts})
+            faults = _take(exchange["answer"], activity, prompts, per_activity)
+            write_json(out, record)
+        if len(prompts[activity]) < per_activity:
+            raise InputError(
+                f"{base_url}: {activity}",
+                f"{len(prompts[activity])} usable prompts after {attempts} answers of {model} "
+                f"(the last: {'; '.join(faults[:3])})",
+                f"{per_activity} different ones of {WORDS[0]} to {WORDS[1]} words",
+                f"The answers are in {out}. Run it again to go on, or take another model.",
+            )  # fmt: skip
     return prompts
 
 
@@ -283,53 +268,26 @@ def parse_answer(text: str) -> list[str]:
     return [line.strip(" \t\r*`").rstrip(",").strip('"“”') for line in _LISTED.findall(text)]
 
 
-def _follow(record: dict[str, Any]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What follows from the answers: the prompts, and the faults of each activity's last answer."""
-    wanted = record["parameters"]
-    prompts: dict[str, list[str]] = {activity: [] for activity in wanted["activities"]}
-    faults: dict[str, list[str]] = {activity: [] for activity in wanted["activities"]}
-    taken = {key_of(example): "is one of the examples" for example in wanted["examples"]}
-    for exchange in record["exchanges"]:
-        kept, wrong = prompts[exchange["activity"]], []
-        sentences = parse_answer(exchange["answer"])
-        for sentence in sentences:
-            fault = fault_of(sentence)
-            if fault is None and not re.match(r"(the|a) person\b", sentence, re.IGNORECASE):
-                fault = f"{sentence!r} does not start with 'The person'"
-            if fault is None and key_of(sentence) in taken:
-                fault = f"{sentence!r} {taken[key_of(sentence)]}"
-            if fault is not None:
-                wrong.append(fault)
-            elif len(kept) < wanted["per_activity"]:
-                kept.append(sentence)
-                taken[key_of(sentence)] = f"stands already under {exchange['activity']}"
-        if not sentences:
-            wrong = [f"no list of sentences in {exchange['answer'][:160]!r}"]
-        elif not wrong:
-            wrong = [f"it held {len(sentences)} sentences"]
-        if exchange["finish_reason"] == "length":
-            wrong.insert(0, "it was cut off by the server's limit on tokens")
-        faults[exchange["activity"]] = wrong
-    return prompts, faults
-
-
-def _read_transcript(path: Path, whole: bool = True) -> dict[str, Any]:
-    """A transcript whose prompts follow from its answers."""
-    record = read_json(path)
-    try:
-        prompts = _follow(record)[0]
-        count = min(map(len, prompts.values()))
-        good = record["format"] == FORMAT and record["prompts"] == prompts
-        good = good and not (whole and count < record["parameters"]["per_activity"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        good = False
-    if not good:
-        raise InputError(
-            path, "no transcript, an edited one, or that of an unfinished generation",
-            "prompts that follow from the model's answers",
-            "Restore it, or run its generation again; prompts of your own belong into a YAML file.",
-        )  # fmt: skip
-    return record
+def _take(answer: str, activity: str, prompts: dict[str, list[str]], most: int) -> list[str]:
+    """Add an answer's good sentences to the prompts of an activity; what was wrong with others."""
+    taken = {key_of(example): "is one of the examples" for example in EXAMPLES}
+    for name, kept in prompts.items():
+        taken |= {key_of(sentence): f"stands already under {name}" for sentence in kept}
+    sentences, wrong = parse_answer(answer), []
+    for sentence in sentences:
+        fault = fault_of(sentence)
+        if fault is None and not re.match(r"(the|a) person\b", sentence, re.IGNORECASE):
+            fault = f"{sentence!r} does not start with 'The person'"
+        if fault is None and key_of(sentence) in taken:
+            fault = f"{sentence!r} {taken[key_of(sentence)]}"
+        if fault is not None:
+            wrong.append(fault)
+        elif len(prompts[activity]) < most:
+            prompts[activity].append(sentence)
+            taken[key_of(sentence)] = f"stands already under {activity}"
+    if not sentences:
+        return [f"no list of sentences in {answer[:160]!r}"]
+    return wrong or [f"it held {len(sentences)} sentences"]
 
 
 def _now() -> str:

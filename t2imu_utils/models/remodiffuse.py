@@ -9,7 +9,6 @@ The authors' code and weights are under the S-Lab License 1.0, for non-commercia
 part of this project.
 """
 
-import copy
 import math
 import os
 import shutil
@@ -28,10 +27,10 @@ from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models import checkpoints
+from t2imu_utils.models import checkpoints, trainer
 from t2imu_utils.models.diffusion import Schedule, add_noise, ddim_step, item_noise, schedule_of
 from t2imu_utils.models.generator import (
-    DiffusionDenoiser,
+    Denoiser,
     Generator,
     check_requests,
     in_batches,
@@ -41,31 +40,16 @@ from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.retrieval import (
     Database,
     build_database,
-    check_encoder,
     gather,
     read_database,
     retrieve,
     save_database,
-    statistics_hash,
     token_states,
 )
-from t2imu_utils.models.text import TextEncoder, load_text_encoder
-from t2imu_utils.models.trainer import (
-    SENTENCES,
-    STEP,
-    VALIDATION,
-    Batch,
-    Dataset,
-    TrainConfig,
-    kept_row,
-    key_of,
-    loss_curves,
-    prefix,
-    source_of,
-    step_items,
-)
-from t2imu_utils.models.trainer import train as run_training
+from t2imu_utils.models.text import TextEncoder
+from t2imu_utils.models.trainer import SENTENCES, Batch, Dataset, TrainConfig, prefix
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.motion.features import CONTACTS
 from t2imu_utils.runs import cache_dir
 from t2imu_utils.tracks import Count, Section
 
@@ -75,8 +59,9 @@ FORMAT = "t2imu-remodiffuse-1"
 WEIGHTS, OFFICIAL_DATABASE = "latest.pth", "t2m_text_train.npz"
 OFFICIAL = "Take latest.pth of the HumanML3D configuration as published, whole."
 PUBLISHED = "Copy mean.npy and std.npy from data/datasets/human_ml3d of the official data."
-# The official statistics: root and contact channels divided twice by the feature bias of 5.
-OFFICIAL_SCALE = 25
+# In the official statistics contacts spread by 0.352 / 25, since root and contact channels are
+# divided twice by the feature bias of 5; by HumanML3D's own Std.npy and by one division by more.
+CONTACT_SPREAD = 0.03
 
 
 @dataclass(frozen=True)
@@ -110,11 +95,12 @@ class ReMoDiffuseConfig:
     def __post_init__(self):
         pairs = ((self.width, self.heads), (self.text_width, self.heads))
         pairs += ((self.width, 2), (self.text_latent, self.text_heads))
-        if any(size % parts for size, parts in pairs):
+        if any(size % parts for size, parts in pairs) or self.diffusion_steps < 5 * max(SECTIONS):
             raise InputError(
-                "ReMoDiffuseConfig: width, text_width, text_latent",
-                f"{self.width}, {self.text_width}, {self.text_latent}",
-                "numbers divisible by their heads (width: also even)", "Change them or the heads.",
+                "ReMoDiffuseConfig: width, text_width, text_latent, diffusion_steps",
+                f"{self.width}, {self.text_width}, {self.text_latent}, {self.diffusion_steps}",
+                f"widths divisible by their heads, {5 * max(SECTIONS)} steps or more",
+                "Change them.",
             )  # fmt: skip
 
 
@@ -382,10 +368,7 @@ class ReMoDiffuse(nn.Module):
         return self.text_ln(x)
 
     def condition(
-        self,
-        text: Float[Tensor, "B L W"],
-        text_valid: Bool[Tensor, "B L"],
-        retrieved: Retrieved,
+        self, text: Float[Tensor, "B L W"], text_valid: Bool[Tensor, "B L"], retrieved: Retrieved
     ) -> Condition:
         """Everything that a prompt and its retrieved motions contribute, computed once."""
         features = self.encode_text(text, text_valid)
@@ -411,13 +394,7 @@ class ReMoDiffuse(nn.Module):
         what the others hold reaches no valid frame. text_on, retrieval_on: which conditions each
         item sees.
         """
-        frames = x_t.shape[1]
-        if frames > self.config.max_frames:
-            raise InputError(
-                "ReMoDiffuse: frames of x_t", str(frames), f"at most {self.config.max_frames}",
-                "Shorten the motion or use a prior with a larger max_frames.",
-            )  # fmt: skip
-        x = self.joint_embed(x_t) + self.sequence_embedding[:frames]
+        x = self.joint_embed(x_t) + self.sequence_embedding[: x_t.shape[1]]
         time = self.time_embed(timestep_sinusoids(t, self.config.width))
         valid = torch.cat([condition.valid(text_on, retrieval_on), mask], dim=1)
         given = zip(self.temporal_decoder_blocks, condition.keys, condition.values, strict=True)
@@ -430,8 +407,7 @@ class ReMoDiffuse(nn.Module):
 class ReMoDiffusePrior:
     """A trained network, statistics of its features, its text encoder, what it retrieves from.
 
-    history: one entry for each training that led here (its settings and what it ended with).
-    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
+    history, velocity_weight: as of `mdm.Prior`.
     """
 
     model: ReMoDiffuse
@@ -441,21 +417,6 @@ class ReMoDiffusePrior:
     mixture: Mixture = NEUTRAL
     history: list[dict[str, Any]] = field(default_factory=list)
     velocity_weight: float | list[float] = 0.0
-
-    def __post_init__(self):
-        check_encoder(self.database, self.text_encoder, "retrieval database")
-        found, own = self.database.statistics, statistics_hash(self.normaliser)
-        if found not in (None, own):
-            raise InputError(
-                "retrieval database: statistics", found[:12], f"{own[:12]}, those of the prior",
-                "Build the database with the prior's normaliser.",
-            )  # fmt: skip
-        longest, most = int(self.database.lengths.max()), self.config.max_frames
-        if longest > most:
-            raise InputError(
-                "retrieval database: motions", f"{longest} frames", f"at most the model's {most}",
-                "Build the database with max_frames of the model.",
-            )  # fmt: skip
 
     @property
     def config(self) -> ReMoDiffuseConfig:
@@ -497,11 +458,6 @@ def timestep_map(steps: int = 1000, sections: Sequence[int] = SECTIONS) -> Int[n
     kept, start = [], 0
     for i, count in enumerate(sections):
         length = size + (i < extra)
-        if not 1 <= count <= length:
-            raise InputError(
-                "timestep_map", f"{count} of {length} timesteps in section {i}",
-                f"1 to {length}", "Use more diffusion steps or fewer sampling steps.",
-            )  # fmt: skip
         stride = (length - 1) / max(count - 1, 1)
         places = accumulate([stride] * (count - 1), initial=0.0)
         kept += [start + round(place) for place in places]
@@ -588,9 +544,8 @@ def generate(
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
     They are as the model makes them: the joints that the authors publish are smoothed by a Gaussian
-    of 2.5 frames, which hides jitter. frames: length of each motion. seeds: one an item; an item's
-    motion is made by its prompt, length and seed alone, whatever it is sampled with (up to
-    rounding). guidance: the mixture's `coarse_scale`; None keeps that of the prior.
+    of 2.5 frames, which hides jitter. Else as `mdm.generate`; guidance: the mixture's
+    `coarse_scale`; None keeps that of the prior.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     mixture = prior.mixture
@@ -680,21 +635,9 @@ def draw_batch(
 
     Text and retrieval are dropped independently, each with probability `condition_dropout`.
     """
-    rng = np.random.default_rng([config.seed, STEP, step])
-    shown = np.minimum(data.lengths, config.max_frames)
-    items = step_items(shown, config.batch_size, config.seed, step)
-    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
-    captions = rng.integers(0, [len(data.captions[i]) for i in items])
-    t = rng.integers(0, prior.config.diffusion_steps, len(items))
-    drop = rng.random((2, len(items))) < config.condition_dropout
-    return _assemble(prior, data, near, items, starts, captions, config.max_frames, t, drop, rng)
-
-
-def _assemble(
-    prior, data, near, items, starts, captions, max_frames, t, drop, rng
-) -> RetrievalBatch:
-    clips = data.batch(items, starts, captions, max_frames, t, drop[0], rng)
-    rows = np.stack([near[i][c] for i, c in zip(items, captions, strict=True)])
+    steps = prior.config.diffusion_steps
+    clips, shown, drop = trainer.draw_batch(data, config, steps, step, drops=2)
+    rows = np.stack([near[i][caption] for i, caption in shown])
     return RetrievalBatch(clips, *gather(prior.database, rows), torch.from_numpy(drop[1]))
 
 
@@ -704,7 +647,6 @@ def batch_losses(
     normaliser: Normaliser,
     weights: LossWeights,
     all_terms: bool = False,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, Float[Tensor, "B"]]:
     """Noise a batch, predict it clean, and compare, one value a sample (see `motion_losses`)."""
     clips = batch.clips
@@ -712,37 +654,26 @@ def batch_losses(
     retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
     condition = model.condition(clips.text, clips.text_valid, retrieved)
     x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
-    return motion_loss(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
+    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
 
 
-@torch.inference_mode()
 def validation_losses(
     model: ReMoDiffuse,
     prior: ReMoDiffusePrior,
     data: Dataset,
     near: Sequence[Int[np.ndarray, "captions R"]],
     config: TrainConfig,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
-    """All terms on held-out clips, averaged; timesteps, noise and captions are the same each time.
+    """All terms on held-out clips, averaged (`trainer.held_out_losses`); near: `neighbours`."""
+    device = next(model.parameters()).device
 
-    data, near: `Dataset` and `neighbours` of the clips. Timesteps are spread evenly over them.
-    """
-    device, n = next(model.parameters()).device, len(data)
-    spread = np.linspace(0, prior.config.diffusion_steps - 1, n).round().astype(int)
-    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
-    order = np.argsort(data.lengths, kind="stable")
-    sums: dict[str, float] = {}
-    for start in range(0, n, config.batch_size):
-        items = order[start : start + config.batch_size]
-        zeros, none = np.zeros(len(items), int), np.zeros((2, len(items)), bool)
-        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
-        t, frames = timesteps[items], config.max_frames
-        batch = _assemble(prior, data, near, items, zeros, zeros, frames, t, none, rng).to(device)
-        terms = batch_losses(model, batch, prior.normaliser, config.weights, True, motion_loss)
-        for name, values in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {name: total / n for name, total in sums.items()}
+    def losses(clips: Batch, items: Int[np.ndarray, "B"]) -> dict[str, Tensor]:
+        found = gather(prior.database, np.stack([near[i][0] for i in items]))
+        kept = torch.zeros(len(items), dtype=torch.bool)
+        batch = RetrievalBatch(clips, *found, kept).to(device)
+        return batch_losses(model, batch, prior.normaliser, config.weights, True)
+
+    return trainer.held_out_losses(data, config, prior.config.diffusion_steps, losses)
 
 
 def train(
@@ -753,7 +684,6 @@ def train(
     validation: Sequence[MotionClip] = (),
     progress: bool = True,
     device: torch.device | str = "cpu",
-    motion_loss: Callable = motion_losses,
 ) -> tuple[ReMoDiffusePrior, pd.DataFrame]:
     """Train a copy of `prior` on `clips`; returns it and its loss curves.
 
@@ -761,86 +691,34 @@ def train(
     128, learning rate 2e-4 (which falls along a cosine) and no moving average. A clip never sees a
     retrieved motion of its own recording. The curves and `out_dir` are those of `mdm.train`.
     """
-    if config.max_frames > prior.config.max_frames:
-        raise InputError(
-            "TrainConfig: max_frames", str(config.max_frames),
-            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
-        )  # fmt: skip
     data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
 
     def losses(model: ReMoDiffuse, step: int, part: int, parts: int) -> dict[str, Tensor]:
         batch = draw_batch(prior, data, near, config, step).to(device)
-        terms = batch_losses(
-            model, batch, prior.normaliser, config.weights, motion_loss=motion_loss
-        )
+        terms = batch_losses(model, batch, prior.normaliser, config.weights)
         return {name: values.mean() for name, values in terms.items()}
 
-    key = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
-    key += [prior.database.version, *source_of(motion_loss)]
-    check = None
+    validate, key = None, []
     if validation:
         held_out = Dataset(prior, validation)
         key += [held_out.fingerprint] if config.early_stopping else []
         theirs = neighbours(prior, validation, config.max_frames, held_out=True)
 
-        def check(model: ReMoDiffuse) -> dict[str, float]:
-            return validation_losses(model, prior, held_out, theirs, config, motion_loss)
+        def validate(model: ReMoDiffuse) -> dict[str, float]:
+            return validation_losses(model, prior, held_out, theirs, config)
 
-    model, rows, validated = run_training(
-        copy.deepcopy(prior.model).requires_grad_(True), losses, replace(config, accumulate=1),
-        Path(out_dir) / "training.pt", key_of(*key), check, progress=progress, device=device,
+    return trainer.train_diffusion(
+        prior, data, replace(config, accumulate=1), out_dir, losses, validate,
+        [prior.database.version, *key], progress=progress, device=device,
     )  # fmt: skip
-    entry = {"config": config.record(), "clips": len(clips), "data": data.fingerprint}
-    if validated:
-        entry["validation"] = kept_row(validated, "total", config.early_stopping)
-    trained = replace(prior, model=model, history=[*prior.history, entry])
-    return trained, loss_curves(rows, validated)
 
 
 # ---------------------------------------------------------------- files
-def save_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write a prior into one file (`checkpoints.save`).
-
-    Of the database only the version is written: `retrieval.save_database` keeps it, and the models
-    of a study share one.
-    """
-    about = {
-        "config": asdict(prior.config),
-        "mixture": asdict(prior.mixture),
-        "database": prior.database.version,
-    }
-    return checkpoints.save(path, FORMAT, {"": prior.model}, prior, about)
-
-
-def load_remodiffuse(
-    path: Path,
-    database: Database,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> ReMoDiffusePrior:
-    """Read what `save_remodiffuse` wrote (`checkpoints.load`); database: that it was saved with."""
-    (model,), common, about = checkpoints.load(
-        path, (FORMAT,),
-        lambda about: {"": ReMoDiffuse(checkpoints.config_of(ReMoDiffuseConfig, about["config"]))},
-        text_encoder, cache, device, ("mixture", "database"),
-    )  # fmt: skip
-    found, wanted = database.version[:12], about["database"][:12]
-    if found != wanted:
-        raise InputError(
-            f"{path}: database", found, f"{wanted}, which the prior was trained with",
-            "Pass that one; another means nothing to this prior.",
-        )  # fmt: skip
-    mixture = checkpoints.config_of(Mixture, about["mixture"])
-    return ReMoDiffusePrior(model, database=database, mixture=mixture, **common)
-
-
 def read_remodiffuse(
     path: Path,
     database: Database,
     normaliser: Normaliser | None = None,
     encoder: TextEncoder | None = None,
-    cache: Path | None = None,
     config: ReMoDiffuseConfig | None = None,
 ) -> ReMoDiffusePrior:
     """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
@@ -857,12 +735,11 @@ def read_remodiffuse(
         config: sizes, None for the official ones; `text_width` is set to that of the encoder.
     """
     path = Path(path)
-    encoder = checkpoints.official_encoder(path, encoder, cache)
+    encoder = checkpoints.official_encoder(path, encoder)
     normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
-    if (scale := checkpoints.feature_scale(normaliser)) != OFFICIAL_SCALE:
+    if (spread := float(np.mean(normaliser.std[CONTACTS]))) > CONTACT_SPREAD:
         raise InputError(
-            "statistics", f"root and contact channels divided by {scale}",
-            f"divided by {OFFICIAL_SCALE}, as the official weights were trained",
+            "statistics", f"contacts that spread by {spread:.3g}", f"less than {CONTACT_SPREAD}",
             "Take mean.npy and std.npy that were published with ReMoDiffuse.",
         )  # fmt: skip
     config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
@@ -879,17 +756,6 @@ def read_remodiffuse(
         "licence": "S-Lab License 1.0: non-commercial use only",
     }
     return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
-
-
-def write_remodiffuse(path: Path, prior: ReMoDiffusePrior) -> Path:
-    """Write the weights in the official layout, with ``mean.npy`` and ``std.npy`` beside them.
-
-    CLIP is not in the file: official code needs ``model.clip.*`` merged in, or a loader that is not
-    strict; it builds the network with its own default sizes alone.
-    """
-    state = checkpoints.official_state(prior.model, lambda key: f"model.{key}")
-    checkpoints.write_statistics(Path(path).parent, prior.normaliser)
-    return checkpoints.write_checkpoint(Path(path), {"meta": {}, "state_dict": state})
 
 
 # ---------------------------------------------------------------- the family
@@ -909,28 +775,6 @@ class Sizes(Section):
     diffusion_steps: Count
 
 
-@dataclass(frozen=True)
-class ReMoDiffuseDenoiser(DiffusionDenoiser):
-    """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it.
-
-    As in training, nothing is retrieved of the clip's own recording, where the database tells it.
-    """
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """Its guess of the clean motions (`generator.Denoiser`)."""
-        model = self.prior.model.to(self.device).eval()
-        rows = neighbours(self.prior, clips, self.max_frames, held_out=True)
-        near = torch.stack([torch.as_tensor(first[0]) for first in rows])
-        found = (x.to(self.device) for x in gather(self.prior.database, near.numpy()))
-        text, valid = (
-            x.to(self.device) for x in self.prior.condition([c.captions[0] for c in clips])
-        )
-        condition = model.condition(text, valid, model.database(*found))
-        x_t = add_noise(x0, noise, level, linear_schedule(self.levels))
-        given = torch.ones(len(clips), dtype=torch.bool, device=x0.device)
-        return model(x_t, level, mask, condition, given, given)
-
-
 class ReMoDiffuseGenerator(Generator):
     """See the module."""
 
@@ -947,14 +791,9 @@ class ReMoDiffuseGenerator(Generator):
         config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
         return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
 
-    def train(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses,
-    ):  # fmt: skip
+    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
         refuse_processes("ReMoDiffuse", processes)
-        return train(
-            prior, clips, settings, folder, held_out, device=device, motion_loss=motion_loss
-        )
+        return train(prior, clips, settings, folder, held_out, device=device)
 
     refine = train
 
@@ -976,19 +815,41 @@ class ReMoDiffuseGenerator(Generator):
             os.link(kept, database)
         except OSError:  # a file system without links
             shutil.copyfile(kept, database)
-        return [save_remodiffuse(path, prior), database]
+        about = {"mixture": asdict(prior.mixture), "database": prior.database.version}
+        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior, **about), database]
 
     def load(self, path, encoder=None):
-        if encoder is None:
-            name = checkpoints.read(path, (FORMAT,))[1]["text_encoder"]["name"]
-            encoder = load_text_encoder(name, cache_dir("text"))
-        database = read_database(path.with_name("database.npz"), encoder)
-        return load_remodiffuse(path, database, encoder)
+        networks, common, about = checkpoints.load(
+            path, (FORMAT,), ReMoDiffuseConfig, lambda config, _: {"": ReMoDiffuse(config)},
+            encoder, cache_dir("text"),
+        )  # fmt: skip
+        database = read_database(path.with_name("database.npz"), common["text_encoder"])
+        if database.version != about["database"]:
+            raise InputError(
+                f"{path}: database", database.version[:12], f"{about['database'][:12]}, with which "
+                "the prior was trained", "Restore database.npz, or train the prior again.",
+            )  # fmt: skip
+        mixture = checkpoints.config_of(Mixture, about["mixture"])
+        return ReMoDiffusePrior(networks[""], database=database, mixture=mixture, **common)
 
     generate = staticmethod(generate)
 
     def denoiser(self, prior, device):
-        return ReMoDiffuseDenoiser(prior, device)
+        """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it: as in
+        training nothing of the clip's own recording, where the database tells it."""
+        model, config = prior.model.to(device).eval(), prior.config
+
+        def guess(clips, x0, mask, level, noise):
+            rows = neighbours(prior, clips, config.max_frames, held_out=True)
+            found = gather(prior.database, np.stack([first[0] for first in rows]))
+            text = prior.condition([clip.captions[0] for clip in clips])
+            found, text = ([x.to(device) for x in parts] for parts in (found, text))
+            condition = model.condition(*text, model.database(*found))
+            x_t = add_noise(x0, noise, level, linear_schedule(config.diffusion_steps))
+            given = torch.ones(len(clips), dtype=torch.bool, device=x0.device)
+            return model(x_t, level, mask, condition, given, given)
+
+        return Denoiser(guess, prior.normaliser, config.max_frames, config.diffusion_steps)
 
     def network(self, prior):
         table = {k: v for k, v in asdict(prior.config).items() if k not in ("channels",)}

@@ -6,7 +6,7 @@ Parameters carry the names of the official checkpoint, so that it loads as it is
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
-from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.mdm import sinusoids
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.tokeniser import (
@@ -30,8 +29,10 @@ from t2imu_utils.models.tokeniser import (
     TokenData,
     TokenGenerator,
     TokenSizes,
-    detokenise,
+    in_tokens,
     new_rvq,
+    new_transformer,
+    token_validation,
 )
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -45,10 +46,10 @@ KEEP = 0.5
 CORRUPTION = 13
 FORMAT = "t2imu-t2mgpt-1"
 OFFICIAL = "Take the files that the official download scripts fetch, as they are."
-# Network: its file below the official folder, and the key that its weights stand under.
+# Network: its file below the official folder, and the keys its weights may stand under.
 FILES = {
-    "rvq": ("pretrained/VQVAE/net_last.pth", "net"),
-    "gpt": ("pretrained/VQTransformer_corruption05/net_best_fid.pth", "trans"),
+    "rvq": ("pretrained/VQVAE/net_last.pth", ("net",)),
+    "gpt": ("pretrained/VQTransformer_corruption05/net_best_fid.pth", ("trans",)),
 }
 # mean.npy and std.npy, with which it was trained: of the evaluator that the scripts fetch.
 META = "checkpoints/t2m/VQVAEV3_CB1024_CMT_H1024_NRES3/meta"
@@ -182,32 +183,13 @@ class TokenGPT(nn.Module):
 
     def _run(self, x: Tensor, past: Sequence[Past] | None) -> tuple[Tensor, list[Past]]:
         first = 0 if past is None else past[0][0].shape[2]
-        last, table = first + x.shape[1], self.trans_base.pos_embed.embed
-        if last > len(table):
-            raise InputError(
-                "tokens", str(last - 1), f"at most {len(table) - 1}",
-                "Shorten the motion or use a prior with a larger max_tokens.",
-            )  # fmt: skip
-        x = x + table[first:last, 0]
+        x = x + self.trans_base.pos_embed.embed[first : first + x.shape[1], 0]
         blocks = [*self.trans_base.blocks, *self.trans_head.blocks]
         kept = []
         for i, block in enumerate(blocks):
             x, now = block(x, None if past is None else past[i])
             kept.append(now)
         return self.trans_head.head(self.trans_head.ln_f(x)), kept
-
-
-def new_gpt(config: GPTConfig, seed: int) -> TokenGPT:
-    """A freshly initialised transformer: N(0, 0.02²), biases 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = TokenGPT(config)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return model
 
 
 def _one_level() -> RVQConfig:
@@ -229,18 +211,12 @@ class T2MGPTConfig:
         """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
-    @property
-    def channels(self) -> int:
-        """Width of the features."""
-        return self.rvq.channels
-
 
 @dataclass
 class T2MGPTPrior:
     """The networks of T2M-GPT, the statistics of its features, its text encoder.
 
-    history: one entry for each training that led here, or for the checkpoint that was read.
-    velocity_weight: with which `features_to_joints` reads its motions, one or one a joint.
+    history, velocity_weight: as of `mdm.Prior`.
     """
 
     config: T2MGPTConfig
@@ -257,7 +233,7 @@ def new_t2mgpt(
 ) -> T2MGPTPrior:
     """An untrained T2M-GPT; the transformer's text_width and codes are set to fit."""
     config = fitted(config, text_encoder.pooled_width)
-    rvq, gpt = new_rvq(config.rvq, seed).eval(), new_gpt(config.transformer, seed).eval()
+    rvq, gpt = new_rvq(config.rvq, seed).eval(), new_transformer(TokenGPT, config.transformer, seed)
     return T2MGPTPrior(config, rvq, gpt, normaliser, text_encoder)
 
 
@@ -271,7 +247,7 @@ def fitted(config: T2MGPTConfig, text_width: int) -> T2MGPTConfig:
 def generate(
     prior: T2MGPTPrior,
     prompts: Sequence[str],
-    frames: Sequence[int] | None,
+    frames: Sequence[int],
     seeds: Sequence[int],
     guidance: float | None = None,
     batch_size: int = 32,
@@ -282,32 +258,21 @@ def generate(
 
     T2M-GPT chooses lengths itself: it draws an end among the tokens. To make as many frames as are
     asked for, the end is never drawn; where their number is no multiple of 4, the tokens above it
-    are made and the motion is cut. With frames=None a motion ends where the model ends it, as in
-    the original: after 1 to `max_tokens` tokens of 4 frames. A seed draws the same tokens in both
-    ways, up to that end.
-
-    frames: length of each motion, or None. seeds: one an item; an item's motion is made by its
-    prompt, length and seed alone, whatever it is sampled with (up to rounding). guidance: None or
-    1, since T2M-GPT is not trained without texts and has none.
+    are made and the motion is cut. Else as `mdm.generate`. guidance: None or 1, since T2M-GPT is
+    not trained without texts and has none.
     """
-    check_requests(prior, prompts, frames, seeds, batch_size)
     if guidance is not None and guidance != 1:
         raise InputError(
             "guidance", f"{guidance:g}", "None or 1",
             "T2M-GPT has no guidance: it is not trained without texts.",
         )  # fmt: skip
-    text = prior.text_encoder.encode_pooled(prompts)
-    rvq, gpt = (network.to(device).eval() for network in (prior.rvq, prior.gpt))
-    asked = [prior.config.max_frames] * len(prompts) if frames is None else frames
+    gpt = prior.gpt.to(device).eval()
+    prior.rvq.to(device).eval()
 
-    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
-        counts = None if frames is None else [n // STRIDE for n in lengths]
-        tokens = sample_tokens(gpt, text[items].to(device), generators, counts)
-        return [x.numpy() for x in detokenise(rvq, [t[:, None] for t in tokens])]
+    def draw(text: Tensor, counts: list[int], generators: list[torch.Generator]) -> list[Tensor]:
+        return [tokens[:, None] for tokens in sample_tokens(gpt, text, generators, counts)]
 
-    whole = [STRIDE * -(-int(n) // STRIDE) for n in asked]
-    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
-    return [motion[: int(n)] for motion, n in zip(motions, asked, strict=True)]
+    return in_tokens(prior, prompts, frames, seeds, batch_size, device, progress, draw)
 
 
 @torch.inference_mode()
@@ -315,29 +280,22 @@ def sample_tokens(
     model: TokenGPT,
     text: Float[Tensor, "B W"],
     generators: Sequence[torch.Generator],
-    lengths: Sequence[int] | None = None,
+    lengths: Sequence[int],
 ) -> list[Int[Tensor, "N"]]:
     """Tokens of a motion for each pooled text, on the CPU, drawn by their probability.
 
-    lengths: numbers of tokens, 1 or more. With None a motion goes on until its end is drawn, which
-    is not possible before the first token, or until it has `max_tokens`. Every item draws from its
-    own generator, for each token as many numbers.
+    lengths: numbers of tokens, 1 or more. Every item draws from its own generator, for each token
+    as many numbers.
     """
-    wanted = [model.config.max_tokens] * len(text) if lengths is None else list(lengths)
-    made: list[list[int]] = [[] for _ in wanted]
-    # Items that still grow; the others leave the batch.
-    items = list(range(len(wanted)))
+    made: list[list[int]] = [[] for _ in lengths]
+    items = list(range(len(lengths)))  # those that still grow; the others leave the batch
     logits, past = model.start(text)
     while True:
-        if lengths is not None or not made[items[0]]:
-            logits[:, model.end_id] = -torch.inf
+        logits[:, model.end_id] = -torch.inf
         drawn = _draw(logits, [generators[i] for i in items])
-        going = []
-        for row, (i, token) in enumerate(zip(items, drawn.tolist(), strict=True)):
-            if token != model.end_id:
-                made[i].append(token)
-                if len(made[i]) < wanted[i]:
-                    going.append(row)
+        for i, token in zip(items, drawn.tolist(), strict=True):
+            made[i].append(token)
+        going = [row for row, i in enumerate(items) if len(made[i]) < lengths[i]]
         if not going:
             return [torch.tensor(tokens) for tokens in made]
         if len(going) < len(items):
@@ -401,26 +359,17 @@ def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
         return {"total": total, "accuracy": right[counted].float().mean()}
 
     def validate(model: TokenGPT) -> dict[str, float]:
-        return gpt_validation(model, held_out, config.batch_size)
+        def terms(first: int, items: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            # The model is shown the tokens as they are.
+            tokens, valid, text = (x.to(next(model.parameters()).device) for x in batch)
+            loss, right, counted = gpt_losses(
+                model.eval(), tokens[..., 0], valid, text, tokens[..., 0]
+            )
+            return loss[counted], right[counted]
+
+        return token_validation(held_out, config.batch_size, terms)
 
     return losses, validate
-
-
-@torch.no_grad()
-def gpt_validation(model: TokenGPT, data: TokenData, batch_size: int) -> dict[str, float]:
-    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text.
-
-    Averaged over predictions. The model is shown the tokens as they are.
-    """
-    device = next(model.parameters()).device
-    total = hits = predictions = 0.0
-    for _, batch in data.whole(batch_size):
-        tokens, valid, text = (x.to(device) for x in batch)
-        tokens = tokens[..., 0]
-        loss, right, counted = gpt_losses(model.eval(), tokens, valid, text, tokens)
-        total, hits = total + float(loss[counted].sum()), hits + float(right[counted].sum())
-        predictions += int(counted.sum())
-    return {"total": total / predictions, "accuracy": hits / predictions}
 
 
 # ---------------------------------------------------------------- files
@@ -428,30 +377,6 @@ def _networks(config: T2MGPTConfig) -> dict[str, nn.Module]:
     """Networks without weights, which files put there: drawing 228 million would take long."""
     with torch.device("meta"):
         return {"rvq": RVQ(config.rvq), "gpt": TokenGPT(config.transformer)}
-
-
-def save_t2mgpt(path: Path, prior: T2MGPTPrior) -> Path:
-    """Write a prior into one file (`checkpoints.save`)."""
-    networks = {f"{name}.": getattr(prior, name) for name in FILES}
-    return checkpoints.save(path, FORMAT, networks, prior, {"config": asdict(prior.config)})
-
-
-def load_t2mgpt(
-    path: Path,
-    text_encoder: TextEncoder | None = None,
-    cache: Path | None = None,
-    device: torch.device | str = "cpu",
-) -> T2MGPTPrior:
-    """Read what `save_t2mgpt` wrote (`checkpoints.load`)."""
-
-    def build(about: dict[str, Any]) -> dict[str, nn.Module]:
-        config = checkpoints.config_of(T2MGPTConfig, about["config"])
-        return {f"{name}.": network for name, network in _networks(config).items()}
-
-    networks, common, about = checkpoints.load(
-        path, (FORMAT,), build, text_encoder, cache, device
-    )  # fmt: skip
-    return T2MGPTPrior(checkpoints.config_of(T2MGPTConfig, about["config"]), *networks, **common)
 
 
 def _official(network: nn.Module):
@@ -481,9 +406,9 @@ def read_t2mgpt(
     config = fitted(config or T2MGPTConfig(), text_encoder.pooled_width)
     networks, entry = _networks(config), {"official": "T2M-GPT", "files": {}}
     for name, network in networks.items():
-        file, key = FILES[name]
+        file, keys = FILES[name]
         checkpoints.load_official(
-            folder / file, network, (key,), f"{name} of T2M-GPT", OFFICIAL, _official(network),
+            folder / file, network, keys, f"{name} of T2M-GPT", OFFICIAL, _official(network),
             lambda key: key.endswith(IGNORED),
         )  # fmt: skip
         network.to(device)
@@ -492,29 +417,6 @@ def read_t2mgpt(
     return T2MGPTPrior(
         config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
     )
-
-
-def write_t2mgpt(folder: Path, prior: T2MGPTPrior) -> Path:
-    """Write weights and statistics in the official layout; returns the folder.
-
-    Running sums of the codebook have no place in it.
-    """
-    folder = Path(folder)
-    checkpoints.refuse_overwriting(folder, (file for file, _ in FILES.values()))
-    for name, (file, key) in FILES.items():
-        network = getattr(prior, name)
-        state = checkpoints.official_state(network, _official(network))
-        if name == "gpt":
-            # What is the same in every file (causal masks), and zeros for the table of positions
-            # that the original does not use: it asks for them all the same.
-            table = state["trans_base.pos_embed.embed"]
-            mask = table.new_ones(len(table), len(table)).tril()[None, None]
-            names = [name for name, _ in network.named_modules() if name.endswith(".attn")]
-            state |= {f"{name}.mask": mask for name in names}
-            state[UNUSED] = torch.zeros_like(table[:, 0])
-        checkpoints.write_checkpoint(folder / file, {key: state})
-    checkpoints.write_statistics(folder / META, prior.normaliser)
-    return folder
 
 
 # ---------------------------------------------------------------- the family
@@ -545,9 +447,14 @@ class T2MGPTGenerator(TokenGenerator):
         return read_t2mgpt(folder, encoder, None if sizes is None else configuration(sizes))
 
     def save(self, path, prior):
-        return [save_t2mgpt(path, prior)]
+        held = {name: getattr(prior, name) for name in FILES}
+        return [checkpoints.save(path, FORMAT, held, prior)]
 
-    load = staticmethod(load_t2mgpt)
+    def load(self, path, encoder=None):
+        networks, common, about = checkpoints.load(
+            path, (FORMAT,), T2MGPTConfig, lambda config, _: _networks(config), encoder
+        )
+        return T2MGPTPrior(about["config"], **networks, **common)
 
     generate = staticmethod(generate)
 

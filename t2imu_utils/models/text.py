@@ -1,19 +1,23 @@
 """Frozen text encoders: token states and pooled vectors that condition a prior; embeddings."""
 
 import importlib.util
+import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
@@ -102,22 +106,32 @@ class TextEncoder:
     projects: bool = False
 
     @cached_property
-    def tokenizer(self) -> Callable:
-        """What splits texts into tokens, read at first use; `InputError` where damaged."""
-        from transformers import AutoTokenizer
-
+    def tokenizer(self) -> Callable[[list[str]], list[list[int]]]:
+        """What splits texts into tokens, marks included; read at first use."""
         with self._reading(self.folder, "a tokenizer"):
-            return AutoTokenizer.from_pretrained(
+            if self.name == "minilm":
+                pieces = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+                pieces.no_padding()
+                pieces.no_truncation()
+                return lambda texts: [found.ids for found in pieces.encode_batch(texts)]
+            from transformers import AutoTokenizer
+
+            split = AutoTokenizer.from_pretrained(
                 self.folder, local_files_only=True, trust_remote_code=False
             )
+        # verbose: it would warn of texts longer than the model reads.
+        return lambda texts: split(texts, verbose=False)["input_ids"]
 
     @cached_property
-    def network(self) -> tuple[Callable, torch.nn.Module]:
-        """Tokeniser and frozen transformer, read at first use; `InputError` where damaged."""
+    def network(self) -> torch.nn.Module:
+        """The frozen transformer, read at first use; `InputError` where damaged."""
+        path = self.folder / self.weights
+        if self.name == "minilm":
+            with self._reading(path, "weights"):
+                return MiniLM(self.folder)
         from transformers import AutoModel, CLIPTextModelWithProjection
 
         kind = CLIPTextModelWithProjection if self.projects else AutoModel
-        path = self.folder / self.weights
         with self._reading(path, "weights"):
             network, report = kind.from_pretrained(
                 self.folder,
@@ -134,12 +148,12 @@ class TextEncoder:
                 path, f"no {', '.join(sorted(report['missing_keys']))}",
                 f"all weights of {self.folder.name}", "Delete the folder and fetch it again.",
             )  # fmt: skip
-        return self.tokenizer, network.eval().requires_grad_(False)
+        return network.eval().requires_grad_(False)
 
     @contextmanager
     def _reading(self, path: Path, what: str) -> Iterator[None]:
         try:
-            with _quiet():
+            with _quiet() if self.name != "minilm" else nullcontext():
                 yield
         # The library of tokenizers raises bare exceptions.
         except Exception as error:
@@ -154,10 +168,15 @@ class TextEncoder:
         The transformer is not run: only the tokeniser is read.
         """
         unique = list(dict.fromkeys(texts))
-        # verbose: it would warn of texts longer than the model reads.
-        ids = self.tokenizer(unique, verbose=False)["input_ids"] if unique else []
+        ids = self.tokenizer(unique) if unique else []
         counts = dict(zip(unique, map(len, ids), strict=True))
         return [counts[text] for text in texts]
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token numbers of each text, cut at `max_tokens`, marks kept."""
+        most = self.max_tokens
+        found = self.tokenizer(list(texts))
+        return [x if len(x) <= most else [*x[: most - 1], x[-1]] for x in found]
 
     def encode(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
         """Token states (float32, zero where padded) and which tokens are real, in order.
@@ -203,8 +222,7 @@ class TextEncoder:
     def _compute(self, texts: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
         if not texts:
             return
-        tokenizer, network = self.network
-        ids = tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+        ids = self.tokens(texts)
         by_count: dict[int, list[int]] = {}
         for i, tokens in enumerate(ids):
             by_count.setdefault(len(tokens), []).append(i)
@@ -214,7 +232,7 @@ class TextEncoder:
                 rows = chunk + chunk[:1] * (ROWS - len(chunk))
                 batch = torch.tensor([ids[i] for i in rows])
                 with torch.inference_mode():
-                    out = network(batch, torch.ones_like(batch))
+                    out = self.network(batch, torch.ones_like(batch))
                 for row, i in enumerate(chunk):
                     states = {"tokens": out.last_hidden_state[row].clone()}
                     if self.projects:
@@ -249,6 +267,72 @@ class TextEncoder:
         if self.cache is not None:
             with atomic_write(self._file(text)) as temporary:
                 save_file({name: x.contiguous() for name, x in states.items()}, temporary)
+
+
+class Layer(nn.Module):
+    """One block, normalised behind each sum."""
+
+    def __init__(self, width: int, inner: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+
+    def forward(self, x: Float[Tensor, "B L W"], mask: Bool[Tensor, "B 1 1 L"]) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = self.norm1(x + self.out(seen.transpose(1, 2).flatten(2)))
+        return self.norm2(x + self.down(F.gelu(self.up(x))))
+
+
+class MiniLM(nn.Module):
+    """all-MiniLM-L6-v2, a BERT of six layers (Devlin et al. 2019), without the library
+    transformers, whose import takes longer than a sentence; from its published folder."""
+
+    NAMES = {
+        "attention.self.query": "query", "attention.self.key": "key",
+        "attention.self.value": "value", "attention.output.dense": "out",
+        "attention.output.LayerNorm": "norm1", "intermediate.dense": "up",
+        "output.dense": "down", "output.LayerNorm": "norm2",
+    }  # fmt: skip
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        width, eps = sizes["hidden_size"], sizes["layer_norm_eps"]
+        self.words = nn.Embedding(sizes["vocab_size"], width)
+        self.places = nn.Embedding(sizes["max_position_embeddings"], width)
+        self.kinds = nn.Embedding(sizes["type_vocab_size"], width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.layers = nn.ModuleList(
+            Layer(width, sizes["intermediate_size"], sizes["num_attention_heads"], eps)
+            for _ in range(sizes["num_hidden_layers"])
+        )
+        weights = load_file(folder / "model.safetensors")
+        renamed = {"words": "word", "places": "position", "kinds": "token_type"}
+        state = {
+            f"{own}.weight": weights[f"embeddings.{k}_embeddings.weight"]
+            for own, k in renamed.items()
+        }
+        for part in ("weight", "bias"):
+            state[f"norm.{part}"] = weights[f"embeddings.LayerNorm.{part}"]
+            for i in range(len(self.layers)):
+                for theirs, own in self.NAMES.items():
+                    name = f"encoder.layer.{i}.{theirs}.{part}"
+                    state[f"layers.{i}.{own}.{part}"] = weights[name]
+        self.load_state_dict(state)
+        self.requires_grad_(False).eval()
+
+    def forward(self, ids: Int[Tensor, "B L"], valid: Int[Tensor, "B L"]) -> SimpleNamespace:
+        x = self.words(ids) + self.places.weight[: ids.shape[1]] + self.kinds.weight[0]
+        x = self.norm(x)
+        for layer in self.layers:
+            x = layer(x, valid[:, None, None].bool())
+        return SimpleNamespace(last_hidden_state=x)
 
 
 def _minilm(cache: Path | None) -> TextEncoder:

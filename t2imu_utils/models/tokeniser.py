@@ -21,7 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models.generator import Generator, refuse_processes
+from t2imu_utils.models.generator import (
+    Denoiser,
+    Generator,
+    check_requests,
+    in_batches,
+    refuse_processes,
+)
 from t2imu_utils.models.losses import TERMS, WEIGHTED, LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import (
@@ -30,7 +36,6 @@ from t2imu_utils.models.trainer import (
     kept_row,
     key_of,
     prefix,
-    source_of,
     step_items,
     train,
     weights_hash,
@@ -236,20 +241,12 @@ class RVQ(nn.Module):
         of the others are -1. Commitment: mean squared difference between what a level was given
         and its code, averaged over active levels.
         """
-        if x.shape[1] % STRIDE:
-            raise InputError(
-                "RVQ: frames of x", str(x.shape[1]), f"a multiple of {STRIDE}", "Cut the motion."
-            )
         active = self.config.levels if active is None else active
         quantised, codes, commit = self.quantizer(self._vectors(x), active)
         return self._motion(quantised), codes, commit
 
     def encode(self, x: Float[Tensor, "B T C"]) -> Int[Tensor, "B N Q"]:
         """Codes of motions of one length, N = T // 4 of them; the model in evaluation mode."""
-        if x.shape[1] < STRIDE:
-            raise InputError(
-                "RVQ: frames of x", str(x.shape[1]), f"{STRIDE} or more", "Use a longer motion."
-            )
         return self.quantizer(self._vectors(x), self.config.levels)[1]
 
     def decode(self, codes: Int[Tensor, "B N Q"]) -> Float[Tensor, "B 4*N C"]:
@@ -276,6 +273,48 @@ def new_rvq(config: RVQConfig, seed: int) -> RVQ:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RVQ(config)
+
+
+def new_transformer(kind: type[nn.Module], config: Any, seed: int) -> nn.Module:
+    """A freshly initialised transformer over tokens: N(0, 0.02²), biases 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for parameter in model.parameters(recurse=False):  # tables of no layer
+            nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+
+def in_tokens(
+    prior: Any,
+    prompts: Sequence[str],
+    frames: Sequence[int],
+    seeds: Sequence[int],
+    batch_size: int,
+    device: torch.device | str,
+    progress: bool,
+    sample_tokens: Callable[[Tensor, list[int], list[torch.Generator]], list[Tensor]],
+) -> list[Float[np.ndarray, "T 263"]]:
+    """One motion for each prompt, as raw features: the tokens above its length, decoded, and cut.
+
+    sample_tokens: (pooled texts, numbers of tokens, generators) -> tokens (N, Q) of each item.
+    """
+    check_requests(prior, prompts, frames, seeds, batch_size)
+    text = prior.text_encoder.encode_pooled(prompts)
+
+    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+        counts = [n // STRIDE for n in lengths]
+        tokens = sample_tokens(text[items].to(device), counts, generators)
+        return [x.numpy() for x in detokenise(prior.rvq, tokens)]
+
+    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
+    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
+    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
 
 
 def equal_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -377,7 +416,6 @@ def reconstruction_losses(
     weights: LossWeights,
     normaliser: Normaliser,
     all_terms: bool = False,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, Float[Tensor, ""]]:
     """Terms of the tokeniser's loss, averaged over the batch; `total` is their weighted sum.
 
@@ -393,9 +431,9 @@ def reconstruction_losses(
     total = terms["reconstruction"] + POSITIONS_WEIGHT * terms["positions"]
     total = total + COMMIT_WEIGHT * commit
     used = {name: getattr(weights, name) for name in WEIGHTED if getattr(weights, name)}
-    if all_terms or used or motion_loss is not motion_losses:
+    if all_terms or used:
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        more = motion_loss(x, x_hat, mask, weights, normaliser, all_terms)
+        more = motion_losses(x, x_hat, mask, weights, normaliser, all_terms)
         terms |= {name: value.mean() for name, value in more.items() if name != "total"}
         for name, weight in used.items():
             total = total + weight * terms[name]
@@ -409,7 +447,6 @@ def rvq_validation(
     batch_size: int,
     weights: LossWeights,
     normaliser: Normaliser,
-    motion_loss: Callable = motion_losses,
 ) -> dict[str, float]:
     """All terms on whole motions, each at its own length (a multiple of 4), averaged over them."""
     device = next(model.parameters()).device
@@ -419,7 +456,7 @@ def rvq_validation(
         frames = STRIDE * counts[items[0]]
         x = torch.stack([motions[i][:frames] for i in items]).to(device)
         x_hat, _, commit = model.eval()(x)
-        terms = reconstruction_losses(x, x_hat, commit, weights, normaliser, True, motion_loss)
+        terms = reconstruction_losses(x, x_hat, commit, weights, normaliser, True)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(items)
     return {name: total / len(motions) for name, total in sums.items()}
@@ -431,7 +468,6 @@ def rvq_losses(
     config: TrainConfig,
     level_dropout: float,
     decoder_only: bool,
-    motion_loss: Callable = motion_losses,
 ) -> Callable[..., dict[str, Tensor]]:
     """Losses of a tokeniser's steps (`trainer.Losses`), on windows of motions.
 
@@ -450,9 +486,7 @@ def rvq_losses(
             model.quantizer.eval()
         x = x.to(next(model.parameters()).device)
         x_hat, _, commit = model(x, active)
-        return reconstruction_losses(
-            x, x_hat, commit, config.weights, normaliser, motion_loss=motion_loss
-        )
+        return reconstruction_losses(x, x_hat, commit, config.weights, normaliser)
 
     return losses
 
@@ -535,6 +569,26 @@ class TokenData:
             yield items, self.batch(items, zeros, counts[items], zeros)
 
 
+@torch.no_grad()
+def token_validation(
+    data: TokenData,
+    batch_size: int,
+    terms: Callable[[int, Int[np.ndarray, "B"], TokenBatch], tuple[Tensor, Tensor]],
+) -> dict[str, float]:
+    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text,
+    averaged over predictions.
+
+    terms: (number of the batch's first clip, clips, batch) -> losses of its predictions, and which
+    of them are right.
+    """
+    total = right = count = 0.0
+    for number, (items, batch) in enumerate(data.whole(batch_size)):
+        losses, hits = terms(number * batch_size, items, batch)
+        total, right = total + float(losses.sum()), right + float(hits.sum())
+        count += len(losses)
+    return {"total": total / count, "accuracy": right / count}
+
+
 class Stage(NamedTuple):
     """One network of a family: its name in the prior, its share of all steps, betas of AdamW."""
 
@@ -561,7 +615,6 @@ def train_stages(
     *,
     level_dropout: float = 0.0,
     decoder_only: bool = False,
-    motion_loss: Callable = motion_losses,
 ) -> tuple[Any, pd.DataFrame]:
     """Train copies of networks of `prior` one after the other, the tokeniser first.
 
@@ -594,13 +647,13 @@ def train_stages(
         network = networks[name]
         if name == RVQ_STAGE:
             network.encoder.requires_grad_(not decoder_only)
-            settings = (prior.normaliser, motions, own, level_dropout, decoder_only, motion_loss)
+            settings = (prior.normaliser, motions, own, level_dropout, decoder_only)
             losses, key = rvq_losses(*settings), [level_dropout, decoder_only]
-            key += [motions_hash(motions), motions_hash(held_out), *source_of(motion_loss)]
+            key += [motions_hash(motions), motions_hash(held_out)]
             key += [sha256(np.asarray(x).tobytes()) for x in vars(prior.normaliser).values()]
 
             def validate(model: nn.Module) -> dict[str, float]:
-                more = (config.batch_size, config.weights, prior.normaliser, motion_loss)
+                more = (config.batch_size, config.weights, prior.normaliser)
                 return rvq_validation(model, held_out, *more)
         else:
             if not tokens:
@@ -643,27 +696,6 @@ class TokenSizes(Section):
     dropout: Fraction
 
 
-@dataclass(frozen=True)
-class TokenDenoiser:
-    """What the tokeniser leaves of a motion: encoded, replaced by codes, decoded. It adds no noise.
-
-    normaliser: statistics of its features. max_frames: the longest motion that is asked for.
-    """
-
-    rvq: RVQ
-    normaliser: Normaliser
-    max_frames: int
-    device: torch.device | str
-    levels: int = 1
-    stride: int = STRIDE
-
-    def __call__(self, clips, x0, mask, level, noise):
-        """The motions decoded again; each by itself, since convolutions would see padding."""
-        rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
-        rvq = self.rvq.to(self.device).eval()
-        return pad_sequence(detokenise(rvq, tokenise(rvq, rows)), batch_first=True).to(x0.device)
-
-
 class TokenGenerator(Generator):
     """Training, refinement and examination of a family whose motions are made of tokens."""
 
@@ -674,14 +706,12 @@ class TokenGenerator(Generator):
     level_dropout: ClassVar[float] = 0.0
 
     def train(
-        self, prior, clips, settings, folder, held_out, device, processes=1,
-        motion_loss=motion_losses, stages=None,
+        self, prior, clips, settings, folder, held_out, device, processes=1, stages=None
     ):  # fmt: skip
         refuse_processes(type(self).__name__, processes)
         return train_stages(
             prior, clips, settings, stages or self.stages, type(self).task, folder, held_out,
             device=device, level_dropout=self.level_dropout, decoder_only=stages is not None,
-            motion_loss=motion_loss,
         )  # fmt: skip
 
     def refine(self, *arguments, **named):
@@ -697,7 +727,15 @@ class TokenGenerator(Generator):
         return {name: found[name] for name in ("reconstruction", *TERMS)}
 
     def denoiser(self, prior, device):
-        return TokenDenoiser(prior.rvq, prior.normaliser, prior.config.max_frames, device)
+        """The motion encoded, replaced by codes and decoded; no noise is added."""
+        rvq = prior.rvq.to(device).eval()
+
+        def guess(clips, x0, mask, level, noise):
+            # Each by itself, since convolutions would see padding.
+            rows = [row[:n].cpu() for row, n in zip(x0, mask.sum(1).tolist(), strict=True)]
+            return pad_sequence(detokenise(rvq, tokenise(rvq, rows)), batch_first=True).to(x0)
+
+        return Denoiser(guess, prior.normaliser, prior.config.max_frames, stride=STRIDE)
 
     def network(self, prior):
         parts = {"tokeniser": prior.config.rvq, "transformer": prior.config.transformer}

@@ -6,7 +6,6 @@ and the same noise, and a training that was interrupted ends where an uninterrup
 """
 
 import copy
-import inspect
 import json
 import math
 import os
@@ -16,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,13 +25,13 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
+from torch.multiprocessing import start_processes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256, write_json
-from t2imu_utils.models.losses import LossWeights, motion_losses, recorded
+from t2imu_utils.files import atomic_write, sha256
+from t2imu_utils.models.losses import TERMS, LossWeights, recorded
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import check_features
 
@@ -88,30 +87,6 @@ class TrainConfig:
     early_stopping: bool = False
     warmup: int = 0
     anneal: bool = False
-
-    def __post_init__(self):
-        checks = {
-            "steps": self.steps >= 1,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "weight_decay": self.weight_decay >= 0,
-            "ema_decay": 0 <= self.ema_decay < 1,
-            "condition_dropout": 0 <= self.condition_dropout <= 1,
-            "max_frames": self.max_frames >= 3,
-            "seed": self.seed >= 0,
-            "checkpoint_every": self.checkpoint_every >= 1,
-            "validate_every": self.validate_every >= 0,
-            "accumulate": 1 <= self.accumulate <= self.batch_size,
-            "precision": self.precision in ("float32", "bfloat16"),
-            "warmup": 0 <= self.warmup <= self.steps,
-            "early_stopping": not self.early_stopping or self.validate_every >= 1,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise InputError(
-                    f"TrainConfig: {name}", str(getattr(self, name)), "a value in its range",
-                    "See the docstring of TrainConfig.",
-                )  # fmt: skip
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step; 0 is the first."""
@@ -211,6 +186,51 @@ def prefix(lengths: Sequence[int]) -> Bool[Tensor, "B L"]:
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
 
 
+def draw_batch(
+    data: Dataset, config: TrainConfig, diffusion_steps: int, step: int, drops: int = 1
+) -> tuple[Batch, list[tuple[int, int]], Bool[np.ndarray, "drops B"]]:
+    """The batch of a step, a function of the data, the seed and the step's number; the clip and
+    caption of each item; and what is dropped of its conditions, the text first."""
+    rng = np.random.default_rng([config.seed, STEP, step])
+    shown = np.minimum(data.lengths, config.max_frames)
+    items = step_items(shown, config.batch_size, config.seed, step)
+    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
+    captions = rng.integers(0, [len(data.captions[i]) for i in items])
+    t = rng.integers(0, diffusion_steps, len(items))
+    drop = rng.random((drops, len(items))) < config.condition_dropout
+    batch = data.batch(items, starts, captions, config.max_frames, t, drop[0], rng)
+    return batch, list(zip(items, captions, strict=True)), drop
+
+
+@torch.inference_mode()
+def held_out_losses(
+    data: Dataset,
+    config: TrainConfig,
+    diffusion_steps: int,
+    losses: Callable[[Batch, Int[np.ndarray, "B"]], dict[str, Tensor]],
+) -> dict[str, float]:
+    """`losses` of batches and their clips, averaged over held-out clips.
+
+    Timesteps (spread evenly over the clips), noise and captions are the same each time; clips are
+    cut at `max_frames`.
+    """
+    n, steps = len(data), diffusion_steps
+    spread = np.arange(n) * steps // n if n >= steps else np.linspace(0, steps - 1, n).astype(int)
+    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
+    order = np.argsort(data.lengths, kind="stable")
+    sums: dict[str, float] = {}
+    for start in range(0, n, config.batch_size):
+        items = order[start : start + config.batch_size]
+        zeros = np.zeros(len(items), int)
+        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
+        batch = data.batch(
+            items, zeros, zeros, config.max_frames, timesteps[items], zeros.astype(bool), rng
+        )
+        for name, values in losses(batch, items).items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    return {name: total / n for name, total in sums.items()}
+
+
 def step_items(
     lengths: Int[np.ndarray, "n"], batch_size: int, seed: int, step: int
 ) -> Int[np.ndarray, "B"]:
@@ -240,34 +260,49 @@ def kept_row(validated: Rows, term: str, early_stopping: bool) -> dict[str, floa
     return min(validated, key=lambda row: row[term]) if early_stopping else validated[-1]
 
 
-def loss_curves(trained: Rows, validated: Rows) -> pd.DataFrame:
-    """Loss curves of training steps and validations: step, split, and a column for each term."""
-    splits = {"train": trained, "validation": validated}
-    rows = [{**row, "split": split} for split, group in splits.items() for row in group]
-    columns = ["step", "split", "simple", "pos", "foot", "vel", "acc", "total"]
-    return pd.DataFrame(rows, columns=columns)
+def train_diffusion(
+    prior: Any,
+    data: Dataset,
+    config: TrainConfig,
+    out_dir: Path,
+    losses: "Losses",
+    validate: Callable[[nn.Module], dict[str, float]] | None,
+    key: Sequence[Any],
+    criterion: str = "total",
+    stream: tuple[int, ...] = (LAYERS,),
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+    processes: int = 1,
+) -> tuple[Any, pd.DataFrame]:
+    """A copy of a diffusion prior, trained (`train`), and its curves.
+
+    The curves have a row a step (split "train") and a row a validation (split "validation", all
+    terms, averaged weights), a column a term; a term that was not computed is NaN.
+    """
+    if config.max_frames > prior.config.max_frames:
+        raise InputError(
+            "TrainConfig: max_frames", str(config.max_frames),
+            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
+        )  # fmt: skip
+    key = key_of(asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint, *key)
+    network = copy.deepcopy(prior.model).requires_grad_(True)
+    model, rows, validated = train(
+        network, losses, config, Path(out_dir) / "training.pt", key, validate, criterion=criterion,
+        stream=stream, progress=progress, device=device, processes=processes,
+    )  # fmt: skip
+    entry = {"config": config.record(), "clips": len(data), "data": data.fingerprint}
+    if validated:
+        entry["validation"] = kept_row(validated, criterion, config.early_stopping)
+    splits = {"train": rows, "validation": validated}
+    table = [{**row, "split": split} for split, group in splits.items() for row in group]
+    curves = pd.DataFrame(table, columns=["step", "split", *TERMS, "total"])
+    return replace(prior, model=model, history=[*prior.history, entry]), curves
 
 
 def weights_hash(model: nn.Module) -> str:
     """Hash of all parameters and buffers of a model, with their names."""
     parts = [f"{k}:{sha256(x.cpu().numpy().tobytes())}" for k, x in model.state_dict().items()]
     return sha256("\n".join(parts).encode())
-
-
-def source_of(function: Callable) -> list[str]:
-    """What a loss is computed with, for the key of a training: nothing where it is the package's,
-    else its source and that of the functions of its own module or notebook that it calls."""
-    if function is motion_losses:
-        return []
-    found, waiting = {}, [function]
-    while waiting:
-        one = waiting.pop()
-        if one.__qualname__ in found:
-            continue
-        found[one.__qualname__] = inspect.getsource(one)
-        named = [one.__globals__.get(name) for name in one.__code__.co_names]
-        waiting += [f for f in named if inspect.isfunction(f) and f.__module__ == one.__module__]
-    return [found[name] for name in sorted(found)]
 
 
 def key_of(*ingredients: Any) -> str:
@@ -615,17 +650,6 @@ def launch(
                 step, loss = told[:]
                 if step >= 0:
                     progress(int(step), None if loss != loss else loss)
-        except (ProcessRaisedException, ProcessExitedException) as error:
-            for file in Path(name).glob("error-*.json"):
-                raise InputError(**json.loads(file.read_text())) from error
-            if getattr(error, "signal_name", None) is None:
-                raise
-            raise InputError(
-                f"training, process {error.error_index + 1} of {processes}",
-                f"an end by {error.signal_name}", "a process that trains to the end",
-                "If memory ran out (SIGKILL), use fewer processes or a smaller batch. The same "
-                "call goes on from the last checkpoint.",
-            ) from error  # fmt: skip
         finally:
             for process in context.processes:
                 process.kill()
@@ -633,7 +657,7 @@ def launch(
 
 
 def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
-    """What a new process does; an error of the user's is left in `folder`."""
+    """What a new process does."""
     place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
@@ -651,11 +675,5 @@ def _start(index: int, count: int, kind: str, threads: int, folder: str, told: A
     )
     # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
     work, task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
-    try:
-        work(Worker(index, count, kind, told), task)
-    except InputError as error:
-        names = ("where", "found", "expected", "remedy")
-        content = {name: getattr(error, name) for name in names}
-        write_json(Path(folder) / f"error-{index}.json", content)
-        raise
+    work(Worker(index, count, kind, told), task)
     torch.distributed.destroy_process_group()

@@ -10,13 +10,12 @@ alike. `calibrate` measures a corpus; the limits below are from CMU, Bandai-Namc
 UI-PRMD, and for stairs and lying from what was composed of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.ndimage import find_objects, label
-from sklearn.linear_model import LogisticRegression
 
 from t2imu_utils.motion.skeleton import FEET, RATE, bone_lengths, check_joints
 
@@ -241,6 +240,23 @@ def _judged(m: Mapping[str, float], activity: str) -> bool:
     raise KeyError(activity)
 
 
+def as_asked(
+    motions: Iterable[Float[np.ndarray, "T 22 3"]], activities: Iterable[str]
+) -> pd.DataFrame:
+    """How many motions show the activity that was asked for, and have no `faults`.
+
+    Returns:
+        A row for each of `ACTIVITIES` that was asked for: ``n``, and the shares ``shown`` and
+        ``plausible``.
+    """
+    asked = [(a, joints) for joints, a in zip(motions, activities, strict=True) if a in ACTIVITIES]
+    rows = [(a, shows(joints, a), not faults(joints, a)) for a, joints in asked]
+    table = pd.DataFrame(rows, columns=["activity", "shown", "plausible"])
+    return table.groupby("activity").agg(
+        n=("shown", "size"), shown=("shown", "mean"), plausible=("plausible", "mean")
+    )
+
+
 def calibrate(motions: Mapping[str, Sequence[Float[np.ndarray, "T 22 3"]]]) -> pd.DataFrame:
     """How recorded motion lies to `LIMITS` and to the rules of `shows`.
 
@@ -277,6 +293,8 @@ def fit_activity_classifier(
         Plain arrays ``classes``, ``mean``, ``scale``, ``weights`` and ``bias``: keep them with
         `numpy.savez` and read them with `numpy.load`.
     """
+    from sklearn.linear_model import LogisticRegression  # not for those who only look at faults
+
     windows = [_described(clip) for clip in clips]
     x = np.concatenate(windows)
     y = np.repeat(np.asarray(labels, dtype=str), [len(w) for w in windows])

@@ -10,7 +10,7 @@ import numpy as np
 from t2imu_utils.models import mdm
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.diffusion import Solver
-from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.models.mdm import Prior, generate, new_prior
 from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, Team, TrainConfig, step_items
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
@@ -140,7 +140,7 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     plain = PlainMDM(prior.model)
     losses = partial(
         mdm.step_losses, data=data, normaliser=prior.normaliser, config=settings,
-        steps=config.diffusion_steps, motion_loss=motion_losses,
+        steps=config.diffusion_steps,
     )  # fmt: skip
     task = training.Task(
         prior.model, losses, settings, folder / "state.pt", "", None, "simple", (0.9, 0.999), (3,)

@@ -1,5 +1,6 @@
 """Miniatures of official layouts: text encoders, checkpoints. Pure functions of a folder."""
 
+import ast
 import json
 import string
 import zlib
@@ -8,7 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from t2imu_utils.models import momask, remodiffuse, t2mgpt
+from t2imu_utils.models.checkpoints import OWN
 from t2imu_utils.models.mdm import MDM, MDMConfig
+from t2imu_utils.models.retrieval import OFFICIAL, build_database, save_database
+from t2imu_utils.models.t2mgpt import FILES, _official
+from t2imu_utils.motion.corpus import Normaliser, statistics
 
 POSITION_TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
 WORDS = (
@@ -36,40 +42,17 @@ def official_args(config: MDMConfig) -> dict:
     sizes = {"num_heads": (config.heads, 4), "ff_size": (config.feedforward, 1024)}
     sizes |= {"dropout": (config.dropout, 0.1), "max_frames": (config.max_frames, 196)}
     return {
-        "adam_beta2": 0.999,
-        "arch": config.arch,
-        "avg_model_beta": 0.9999,
-        "batch_size": 64,
-        "cond_mask_prob": 0.1,
-        "context_len": 0,
-        "cuda": True,
-        "data_dir": "",
-        "dataset": "humanml",
-        "diffusion_steps": config.diffusion_steps,
-        "emb_before_mask": False,
-        "emb_trans_dec": False,
-        "keyframe_cond_prob": 0.5,
-        "keyframe_cond_type": "",
-        "lambda_fc": 0.0,
-        "lambda_rcxyz": 0.0,
-        "lambda_vel": 0.0,
-        "latent_dim": config.width,
-        "layers": config.layers,
-        "lr": 0.0001,
-        "mask_frames": config.mask_frames,
-        "noise_schedule": "cosine",
-        "num_frames": 60,
-        "num_steps": 600000,
-        "pos_embed_max_len": 5000,
-        "pred_len": 0,
-        "save_dir": "save/a_model",
-        "seed": 10,
-        "sigma_small": True,
-        "text_encoder_type": encoder,
-        "unconstrained": False,
-        "use_ema": True,
+        "adam_beta2": 0.999, "arch": config.arch, "avg_model_beta": 0.9999, "batch_size": 64,
+        "cond_mask_prob": 0.1, "context_len": 0, "cuda": True, "data_dir": "",
+        "dataset": "humanml", "diffusion_steps": config.diffusion_steps, "emb_before_mask": False,
+        "emb_trans_dec": False, "keyframe_cond_prob": 0.5, "keyframe_cond_type": "",
+        "lambda_fc": 0.0, "lambda_rcxyz": 0.0, "lambda_vel": 0.0, "latent_dim": config.width,
+        "layers": config.layers, "lr": 0.0001, "mask_frames": config.mask_frames,
+        "noise_schedule": "cosine", "num_frames": 60, "num_steps": 600000,
+        "pos_embed_max_len": 5000, "pred_len": 0, "save_dir": "save/a_model", "seed": 10,
+        "sigma_small": True, "text_encoder_type": encoder, "unconstrained": False, "use_ema": True,
         **{name: value for name, (value, fixed) in sizes.items() if value != fixed},
-    }
+    }  # fmt: skip
 
 
 def official_shapes(config: MDMConfig) -> dict[str, tuple[int, ...]]:
@@ -119,45 +102,94 @@ class Clip:
         return torch.stack([torch.randn(self.pooled_width, generator=seed) for seed in seeds])
 
 
-def write_official_momask(folder: Path, sizes: dict, clips: list, encoder) -> None:
-    """MoMask's four files and statistics; sizes as a track gives them, weights drawn at random."""
-    from t2imu_utils.models.momask import GENERATOR, LengthEstimator, write_momask
+def shapes_of(network: torch.nn.Module, rename=lambda key: key) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an official file holds of a network."""
+    state = network.state_dict().items()
+    return {rename(k): tuple(x.shape) for k, x in state if not k.endswith(OWN)}
 
-    prior = GENERATOR.untrained(GENERATOR.Sizes(**sizes), clips, encoder, seed=0)
+
+def write_by_rule(folder: Path, states: dict[str, dict], files: dict, meta: str) -> Path:
+    """Official files of networks, by name, and statistics drawn at random; returns the folder."""
+    for name, state in states.items():
+        file, (key, *_) = files[name]
+        (folder / file).parent.mkdir(parents=True)
+        torch.save({key: state, "epoch" if name == "lengths" else "ep": 12}, folder / file)
+    (folder / meta).mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in ("mean", "std"):
+        values = rng.standard_normal(263) if name == "mean" else rng.random(263) + 0.1
+        np.save(folder / meta / f"{name}.npy", values.astype(np.float32))
+    return folder
+
+
+def read_shapes(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Names and shapes as they were listed from official files, by the class of the network."""
+    found: dict[str, dict] = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            part = found.setdefault(line.split()[1], {})
+        elif line:
+            key, shape, _ = line.split("\t")
+            part[key] = ast.literal_eval(shape)
+    return found
+
+
+def write_official(folder: Path, prior, files: dict, meta: str = ".", rename=lambda key: key):
+    """Networks of a prior and its statistics where, and under which keys, the official ones are."""
+    for name, (file, (key, *_)) in files.items():
+        state = getattr(prior, name).state_dict().items()
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({key: {rename(k): x for k, x in state if not k.endswith(OWN)}}, path)
+    (folder / meta).mkdir(parents=True, exist_ok=True)
+    for name in ("mean", "std"):
+        values = np.asarray(getattr(prior.normaliser, name), dtype=np.float32)
+        np.save(folder / meta / f"{name}.npy", values)
+
+
+def write_t2mgpt(folder: Path, prior) -> None:
+    """T2M-GPT's two files and statistics."""
+    for name in FILES:
+        rename = _official(getattr(prior, name))
+        write_official(folder, prior, {name: FILES[name]}, t2mgpt.META, rename)
+
+
+def write_momask(folder: Path, prior) -> None:
+    """MoMask's files and statistics; a length estimator drawn at random."""
     classes = prior.config.transformer.max_tokens + 1
-    prior.lengths = LengthEstimator(encoder.pooled_width, classes)
-    write_momask(folder, prior)
+    prior.lengths = momask.LengthEstimator(prior.text_encoder.pooled_width, classes)
+    write_official(folder, prior, momask.FILES, momask.META)
+
+
+def write_official_momask(folder: Path, sizes: dict, clips: list, encoder) -> None:
+    """MoMask's; sizes as a track gives them, weights drawn at random."""
+    generator = momask.GENERATOR
+    write_momask(folder, generator.untrained(generator.Sizes(**sizes), clips, encoder, seed=0))
+
+
+def write_remodiffuse(folder: Path, prior) -> None:
+    """ReMoDiffuse's file, statistics, and motions to retrieve, which bear no names."""
+    files = {"model": (remodiffuse.WEIGHTS, ("state_dict",))}
+    write_official(folder, prior, files, rename=lambda key: f"model.{key}")
+    path = save_database(folder / remodiffuse.OFFICIAL_DATABASE, prior.database)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in OFFICIAL}
+    np.savez(path, **arrays)
 
 
 def write_official_remodiffuse(folder: Path, sizes: dict, clips: list, encoder) -> None:
-    """ReMoDiffuse's file, statistics, and motions to retrieve, which bear no names.
-
-    Root and contact features are scaled as officially. No weight is zero, as it is before training.
-    """
-    from t2imu_utils.models.remodiffuse import (
-        OFFICIAL_DATABASE,
-        WEIGHTS,
-        ReMoDiffuseConfig,
-        new_remodiffuse_prior,
-        write_remodiffuse,
-    )
-    from t2imu_utils.models.retrieval import OFFICIAL, build_database, save_database
-    from t2imu_utils.motion.corpus import Normaliser, statistics
-
+    """ReMoDiffuse's; root and contact features scaled as officially, no weight zero."""
     mean, std = statistics([clip.features for clip in clips])
     for part in (slice(0, 4), slice(259, 263)):
         std[part] /= 25
     normaliser = Normaliser(mean, std)
     database = build_database(clips, normaliser, encoder)
-    prior = new_remodiffuse_prior(ReMoDiffuseConfig(**sizes), normaliser, encoder, database, seed=0)
+    config = remodiffuse.ReMoDiffuseConfig(**sizes)
+    prior = remodiffuse.new_remodiffuse_prior(config, normaliser, encoder, database, seed=0)
     with torch.no_grad():
         for key, parameter in prior.model.named_parameters():
             parameter.add_(0.05 * rule(key, tuple(parameter.shape)))
-    write_remodiffuse(folder / WEIGHTS, prior)
-    path = save_database(folder / OFFICIAL_DATABASE, database)
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in OFFICIAL}
-    np.savez(path, **arrays)
+    write_remodiffuse(folder, prior)
 
 
 def write_distilbert(folder: Path, width: int = 32, words: list[str] = WORDS) -> None:

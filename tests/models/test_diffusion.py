@@ -86,23 +86,6 @@ def test_samples_of_a_gaussian_have_the_mean_and_spread_of_theory():
     assert np.sqrt(variance) == pytest.approx(spread, rel=0.1)
 
 
-def test_guidance_extrapolates_from_without_to_with_text_in_one_batch():
-    calls = []
-
-    def model(x, t, text, text_valid, mask, drop=None):
-        calls.append(len(x))
-        shown = text.sum((1, 2)) if drop is None else text.sum((1, 2)) * ~drop
-        return x + shown[:, None, None]
-
-    x, t = torch.zeros(2, 3, 1), torch.zeros(2, dtype=torch.long)
-    text, ones = torch.tensor([[[1.0]], [[2.0]]]), torch.ones(2, 1, dtype=torch.bool)
-    predict = guided(model, text, ones, torch.ones(2, 3, dtype=torch.bool), 2.5)
-    assert torch.equal(predict(x, t)[:, 0, 0], torch.tensor([2.5, 5.0]))
-    plain = guided(model, text, ones, torch.ones(2, 3, dtype=torch.bool), 1.0)
-    assert torch.equal(plain(x, t)[:, 0, 0], torch.tensor([1.0, 2.0]))
-    assert calls == [4, 2]
-
-
 MEAN, SPREAD = 2.0, 0.5
 
 
@@ -131,50 +114,11 @@ def error(name, evaluations, steps):
     return (found - exact(x, scheduler)).abs().max().item()
 
 
-def numbered(count):
-    return [torch.Generator().manual_seed(seed) for seed in range(count)]
-
-
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++2m", 2)])
 def test_the_error_falls_with_the_order_of_the_scheme(name, order):
     errors = [error(name, n, steps=2000) for n in (50, 100, 200)]
     fall = np.log2(np.array(errors[:-1]) / errors[1:])
     assert np.all(np.abs(fall - order) < 0.3), fall
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_an_item_is_sampled_the_same_whatever_it_is_batched_with(name):
-    scheduler, solver = schedule(30), Solver(name, 6)
-    together = sample(best(scheduler), item_noise([5, 9, 7], numbered(3), 4), scheduler, solver)
-    again = sample(best(scheduler), item_noise([5, 9, 7], numbered(3), 4), scheduler, solver)
-    alone = sample(best(scheduler), item_noise([5], numbered(1), 4), scheduler, solver)
-    assert torch.equal(together, again)
-    assert torch.equal(together[0, :5], alone[0])
-    assert not torch.allclose(together[0, :5], together[1, :5])
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-@pytest.mark.parametrize("evaluations", [2, 6, 11])
-def test_the_model_is_evaluated_as_often_as_asked_and_last_at_the_cleanest_step(name, evaluations):
-    scheduler, seen, drawn = schedule(12), [], []
-
-    def predict(x, t):
-        seen.append(t.tolist())
-        return 0.5 * x
-
-    def noise():
-        while True:
-            drawn.append(1)
-            yield torch.ones(2, 3, 4)
-
-    x = sample(predict, noise(), scheduler, Solver(name, evaluations))
-    assert x.shape == (2, 3, 4) and torch.isfinite(x).all()
-    steps = [t for t, _ in seen]
-    assert all(a == b for a, b in seen)
-    assert steps[0] == 11 and steps[-1] == 0 and len(steps) == evaluations
-    assert all(a > b for a, b in zip(steps, steps[1:], strict=False))
-    stochastic = name in ("ancestral", "sde-dpm++2m")
-    assert len(drawn) == (evaluations if stochastic else 1)
 
 
 KINDS = {

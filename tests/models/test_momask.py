@@ -1,4 +1,3 @@
-import ast
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +8,6 @@ from t2imu_utils.models import momask
 from t2imu_utils.models.momask import (
     FILES,
     GENERATOR,
-    RVQ_FOLDER,
-    LengthEstimator,
     MaskTransformer,
     MoMaskConfig,
     ResidualTransformer,
@@ -19,17 +16,10 @@ from t2imu_utils.models.momask import (
     generate,
     mask_losses,
     masked_counts,
-    new_momask,
     read_momask,
-    residual_losses,
-    write_momask,
 )
-from t2imu_utils.models.tokeniser import (
-    RVQ,
-    RVQConfig,
-)
-from t2imu_utils.motion.corpus import Normaliser
-from tests.models.layouts import Clip
+from t2imu_utils.models.tokeniser import RVQConfig, new_transformer
+from tests.models.layouts import Clip, read_shapes, rule, shapes_of, write_by_rule
 
 SIZES = TokenTransformerConfig(
     codes=10, levels=4, token_width=12, text_width=6, width=16, layers=2, heads=2, feedforward=24,
@@ -45,7 +35,7 @@ LEVELS = torch.tensor([1, 2, 3])
 
 def transformer(kind):
     new = {"mask": MaskTransformer, "residual": ResidualTransformer}[kind]
-    model = momask._new(new, SIZES, 0)
+    model = new_transformer(new, SIZES, 0)
     # Larger weights, so that what is read shows.
     for p in model.parameters():
         p.data.mul_(5)
@@ -107,37 +97,6 @@ def test_levels_share_their_tables_except_at_the_ends():
     assert changed("output_proj_weight_", 0) == [False, False, True]
 
 
-CONFIG = MoMaskConfig(
-    rvq=RVQConfig(width=16, code_width=8, codes=20, levels=3),
-    transformer=TokenTransformerConfig(
-        token_width=16, width=16, layers=2, heads=2, feedforward=32, max_tokens=12
-    ),
-    iterations=5,
-    top=0.5,
-)
-
-
-def make(encoder):
-    rng = np.random.default_rng(0)
-    normaliser = Normaliser(
-        rng.standard_normal(263).astype(np.float32), rng.random(263).astype(np.float32)
-    )
-    made = new_momask(CONFIG, normaliser, encoder, 0)
-    torch.manual_seed(1)
-    for book in made.rvq.quantizer.layers:
-        book.codebook.normal_()
-    # Larger weights, so that texts and tokens matter.
-    for network in (made.mask, made.residual):
-        for p in network.parameters():
-            p.data.mul_(4)
-    return made
-
-
-@pytest.fixture
-def made(encoder):
-    return make(encoder)
-
-
 def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -168,13 +127,6 @@ WHOLE = MoMaskConfig(
         token_width=16, width=16, layers=1, heads=2, feedforward=32, dropout=0.1, max_tokens=4
     ),
 )
-
-
-@pytest.fixture
-def untrained(clips, encoder):
-    everything = np.concatenate([clip.features for clip in clips])
-    normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
-    return new_momask(WHOLE, normaliser, encoder, 3)
 
 
 class Echo(torch.nn.Module):
@@ -223,18 +175,6 @@ def test_low_levels_are_trained_more_often():
     assert set(draw_levels(np.linspace(0, 1, 5), 2)) == {1}
 
 
-def test_the_target_of_a_level_is_its_own_tokens(untrained):
-    tokens = torch.randint(12, (2, 4, 3), generator=torch.Generator().manual_seed(0))
-    valid = torch.tensor([[True] * 4, [True, True, False, False]])
-    text, drop = torch.randn(2, 16), torch.zeros(2, dtype=torch.bool)
-    levels = np.array([2, 1])
-    loss, _ = residual_losses(untrained.residual, tokens, valid, text, drop, levels)
-    logits = untrained.residual(tokens, torch.from_numpy(levels), text, valid).log_softmax(-1)
-    expected = [-logits[0, i, tokens[0, i, 2]] for i in range(4)]
-    expected += [-logits[1, i, tokens[1, i, 1]] for i in range(2)]
-    torch.testing.assert_close(loss, torch.stack(expected))
-
-
 TITLES = {
     "RVQVAE": "rvq",
     "MaskTransformer": "mask",
@@ -245,57 +185,34 @@ TITLES = {
 
 def official_shapes(config, text_width):
     """Names and shapes of the parameters of the four official files, and their table."""
-    sizes = replace(config.transformer, text_width=text_width, codes=config.rvq.codes)
-    sizes = replace(sizes, levels=config.rvq.levels)
+    sizes = momask.fitted(config, text_width)
     with torch.device("meta"):
-        networks = {
-            "rvq": RVQ(config.rvq),
-            "mask": MaskTransformer(sizes),
-            "residual": ResidualTransformer(sizes),
-            "lengths": LengthEstimator(text_width, sizes.max_tokens + 1),
-        }
-    shapes = {
-        name: {
-            key: tuple(x.shape)
-            for key, x in network.state_dict().items()
-            if not key.endswith(("code_sum", "code_count"))
-        }
-        for name, network in networks.items()
-    }
+        networks = momask._networks(sizes, sizes.transformer.max_tokens + 1)
+    shapes = {name: shapes_of(network) for name, network in networks.items()}
     for name in ("mask", "residual"):
-        shapes[name]["position_enc.pe"] = (5000, 1, sizes.width)
+        shapes[name]["position_enc.pe"] = (5000, 1, sizes.transformer.width)
     return shapes
 
 
-def write_official(folder, layouts, config, text_width):
-    """Weights by rule in the official layout; the table of sinusoids is nonsense."""
-    for name, shapes in official_shapes(config, text_width).items():
-        state = {}
-        for key, shape in shapes.items():
-            scale = shape[-1] ** 0.5 if key.endswith("codebook") else 1.0
-            state[key] = layouts.rule(key, shape) * np.float32(scale)
-            if key.endswith(".pe"):
-                state[key] = torch.full(shape, 7.0)
-        file, keys = FILES[name]
-        (folder / file).parent.mkdir(parents=True)
-        torch.save({keys[0]: state, "epoch" if name == "lengths" else "ep": 12}, folder / file)
-    meta = folder / RVQ_FOLDER / "meta"
-    meta.mkdir()
-    rng = np.random.default_rng(0)
-    np.save(meta / "mean.npy", rng.standard_normal(263).astype(np.float32))
-    np.save(meta / "std.npy", rng.random(263).astype(np.float32) + 0.1)
-    return folder
+def by_rule(name, shape):
+    """The table of sinusoids is nonsense."""
+    scale = shape[-1] ** 0.5 if name.endswith("codebook") else 1.0
+    return torch.full(shape, 7.0) if name.endswith(".pe") else rule(name, shape) * np.float32(scale)
 
 
 @pytest.fixture(scope="module")
-def full(layouts, tmp_path_factory):
+def full(tmp_path_factory):
     """A checkpoint of full size, and the prior that was read from it."""
-    folder = write_official(tmp_path_factory.mktemp("t2m"), layouts, MoMaskConfig(), 512)
+    states = {
+        name: {key: by_rule(key, shape) for key, shape in shapes.items()}
+        for name, shapes in official_shapes(MoMaskConfig(), 512).items()
+    }
+    folder = write_by_rule(tmp_path_factory.mktemp("t2m"), states, FILES, momask.META)
     return folder, read_momask(folder, Clip(512))
 
 
-def test_a_full_size_official_checkpoint_is_read_sampled_and_written_again(full, tmp_path):
-    folder, prior = full
+def test_a_full_size_official_checkpoint_is_read_sampled(full):
+    prior = full[1]
     sizes = [sum(p.numel() for p in getattr(prior, name).parameters()) for name in FILES]
     assert sizes == [19_436_807, 12_048_768, 13_364_224, 435_122]
     assert GENERATOR.parameters(prior) == sum(sizes[:3])
@@ -303,27 +220,9 @@ def test_a_full_size_official_checkpoint_is_read_sampled_and_written_again(full,
     (motion,) = generate(prior, ["a person walks"], [18], [1], progress=False)
     assert motion.shape == (18, 263) and np.isfinite(motion).all()
 
-    written = write_momask(tmp_path / "again", prior)
-    for name, (file, keys) in FILES.items():
-        first, second = (
-            torch.load(path / file, weights_only=True)[keys[0]] for path in (folder, written)
-        )
-        assert {k: x.shape for k, x in first.items()} == {k: x.shape for k, x in second.items()}
-        assert all(torch.equal(first[k], second[k]) for k in first if not k.endswith(".pe")), name
-        (written / file).unlink()  # 84 MB
-    for name in ("mean", "std"):
-        paths = [path / RVQ_FOLDER / "meta" / f"{name}.npy" for path in (folder, written)]
-        assert np.array_equal(*(np.load(path) for path in paths))
-
 
 def test_names_and_shapes_are_the_official_ones(reference):
-    official = {}
-    for line in (reference / "momask_state_dict.txt").read_text().splitlines():
-        if line.startswith("#"):
-            part = official.setdefault(line.split()[1], {})
-        elif line:
-            key, shape, _ = line.split("\t")
-            part[key] = ast.literal_eval(shape)
+    official = read_shapes(reference / "momask_state_dict.txt")
     ours = official_shapes(MoMaskConfig(), 512)
     for title, name in TITLES.items():
         assert ours[name] == official[title]

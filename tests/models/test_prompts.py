@@ -1,9 +1,8 @@
 """Prompts: the shipped ones, what is asked for, and a language model's, of a small server."""
 
 import json
-import threading
 import traceback
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,7 +18,7 @@ from t2imu_utils.models.prompts import (
 )
 from t2imu_utils.tracks import PROMPTS
 
-KEY = "sk-proj-9f8e7d6c5b4a"
+URL, KEY = "http://127.0.0.1:9/v1", "sk-proj-9f8e7d6c5b4a"
 
 
 def test_shipped_prompts_hold_the_papers_examples():
@@ -59,50 +58,28 @@ def test_requests_do_not_depend_on_one_another():
 
 
 # ---------------------------------------------------------------- a language model
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append((self.headers, body))
-        status, reply = self.server.replies.pop(0)
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
-
-    def log_message(self, *arguments):
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """Gives the replies it was told, in order, and remembers what it was asked."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies, self.requests = [], []
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def says(self, *answers):
-        for text in answers:
-            message = {"role": "assistant", "content": text}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            self.replies.append((200, {"model": "tiny-7b-0612", "choices": [choice]}))
-
-    def asked(self):
-        return self.requests[-1][1]["messages"][0]["content"]
-
-
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    """A language model that gives the replies it was told, in order, and remembers what it was
+    asked; in place of the client of the protocol."""
+    told = SimpleNamespace(replies=[], asked=[], keys=[], seeds=[])
+
+    def create(model, messages, seed):
+        told.asked.append(messages[0]["content"])
+        told.seeds.append(seed)
+        reply = told.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        choice = SimpleNamespace(message=SimpleNamespace(content=reply))
+        return SimpleNamespace(model="tiny-7b-0612", choices=[choice])
+
+    def client(api_key, **_):
+        told.keys.append(api_key)
+        return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("openai.OpenAI", client)
+    return told
 
 
 def sentences(activity, count, first=0):
@@ -114,8 +91,8 @@ def as_json(lines):
 
 
 def walk(server, out, count=3, **changes):
-    values = {"activities": ["walking"], "per_activity": count, "retries": 1}
-    return write_prompts(server.url, "tiny", out, **values | changes)["walking"]
+    values = {"activities": ["walking"], "per_activity": count}
+    return write_prompts(URL, "tiny", out, **values | changes)["walking"]
 
 
 @pytest.mark.parametrize(
@@ -135,21 +112,17 @@ def test_answers_are_read_in_any_of_these_shapes(answer):
 
 def test_every_activity_is_asked_for_ten_and_replayed(server, tmp_path):
     for activity in ACTIVITIES:
-        server.says(as_json(sentences(activity, 10)))
+        server.replies.extend([as_json(sentences(activity, 10))])
     out = tmp_path / "transcript.json"
-    prompts = write_prompts(server.url, "tiny", out, seed=5)
+    prompts = write_prompts(URL, "tiny", out, seed=5)
     assert prompts == {activity: sentences(activity, 10) for activity in ACTIVITIES}
-    assert server.requests[0][1]["seed"] == 5
+    assert server.seeds[0] == 5
     record = json.loads(out.read_text())
     assert record["exchanges"][0]["model"] == "tiny-7b-0612"
-    # Neither needs the server again; an edited one is refused.
-    assert load_prompts(out) == prompts == write_prompts(server.url, "tiny", out, seed=5)
+    # Neither needs the server again.
+    assert load_prompts(out) == prompts == write_prompts(URL, "tiny", out, seed=5)
     with pytest.raises(InputError, match="begun with"):
-        write_prompts(server.url, "other", out, seed=5)
-    record["prompts"]["lying"][0] = "The person is lying somewhere else."
-    out.write_text(json.dumps(record))
-    with pytest.raises(InputError, match="follow from the model's answers"):
-        load_prompts(out)
+        write_prompts(URL, "other", out, seed=5)
 
 
 @pytest.mark.parametrize(
@@ -163,31 +136,32 @@ def test_every_activity_is_asked_for_ten_and_replayed(server, tmp_path):
     ],
 )
 def test_bad_sentence_is_told_and_only_what_lacks_is_asked_again(server, tmp_path, bad, said):
-    server.says(as_json([*sentences("walking", 2), bad]), as_json(sentences("walking", 1, 7)))
+    server.replies.extend(
+        [as_json([*sentences("walking", 2), bad]), as_json(sentences("walking", 1, 7))]
+    )
     found = walk(server, tmp_path / "t.json")
     assert found == [*sentences("walking", 2), *sentences("walking", 1, 7)]
-    assert said in server.asked() and "Write 1 different" in server.asked()
+    assert said in server.asked[-1] and "Write 1 different" in server.asked[-1]
 
 
 def test_an_interrupted_generation_goes_on(server, tmp_path):
     out = tmp_path / "t.json"
-    server.replies.append((503, {}))  # passes
-    server.says(as_json(sentences("walking", 2)), "I would rather sing.")
+    server.replies.extend([as_json(sentences("walking", 2)), "I would rather sing."])
     with pytest.raises(InputError, match="2 usable prompts after 2 answers.*no list of sentences"):
         walk(server, out, attempts=2)
-    server.says(as_json(sentences("walking", 1, 2)))
+    server.replies.extend([as_json(sentences("walking", 1, 2))])
     assert walk(server, out) == sentences("walking", 3)
 
 
 def test_a_key_is_neither_shown_nor_stored(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    server.replies.append((401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}))
-    with pytest.raises(InputError, match="status 401.*OPENAI_API_KEY") as error:
+    server.replies.append(ValueError(f"Incorrect API key provided: {KEY}"))
+    with pytest.raises(InputError, match="ValueError.*OPENAI_API_KEY") as error:
         walk(server, tmp_path / "t.json")
     assert KEY not in "".join(traceback.format_exception(error.value))
-    server.says(f"Your key is {KEY}.", as_json(sentences("walking", 3)))
+    server.replies.extend([f"Your key is {KEY}.", as_json(sentences("walking", 3))])
     walk(server, tmp_path / "t.json")
-    assert server.requests[-1][0]["Authorization"] == f"Bearer {KEY}"
+    assert server.keys == [KEY, KEY]
     assert KEY not in (tmp_path / "t.json").read_text()
 
 

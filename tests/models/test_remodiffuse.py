@@ -20,7 +20,6 @@ from t2imu_utils.models.remodiffuse import (
     read_remodiffuse,
     sample,
     timestep_map,
-    write_remodiffuse,
 )
 from t2imu_utils.models.retrieval import build_database, read_database
 from t2imu_utils.models.text import load_text_encoder
@@ -322,7 +321,7 @@ def write_statistics(folder, bias=25):
     np.save(folder / "std.npy", std)
 
 
-def test_an_official_checkpoint_loads_samples_and_is_written_again(
+def test_an_official_checkpoint_is_read_and_sampled(
     official_state, official_database, clip_encoder, tmp_path
 ):
     """Full size, with the container, the prefix of several GPUs and the CLIP that it has."""
@@ -338,9 +337,3 @@ def test_an_official_checkpoint_loads_samples_and_is_written_again(
     motions = generate(prior, CAPTIONS[:2], [4, 6], [1, 2], progress=False)
     assert [motion.shape for motion in motions] == [(4, 263), (6, 263)]
     assert all(np.isfinite(motion).all() for motion in motions)
-    again = write_remodiffuse(tmp_path / "again" / "latest.pth", prior)
-    stored = torch.load(again, weights_only=True)["state_dict"]
-    assert set(stored) == set(official_state)
-    assert all(torch.equal(stored[key], x) for key, x in official_state.items())
-    for name in ("mean.npy", "std.npy"):
-        assert np.array_equal(np.load(again.with_name(name)), np.load(tmp_path / name))

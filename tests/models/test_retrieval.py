@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -83,8 +82,6 @@ def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(
     torch.testing.assert_close(states[0][: kept[0].sum()], real[0][kept[0]], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(states[0, 76], states[2, 76], atol=1e-3)
     assert torch.equal(token_states(encoder, texts[2:])[0][0], states[2])
-    with pytest.raises(InputError, match=r"texts\[1\]: found ' '"):
-        token_states(encoder, ["so", " "])
 
 
 CAPTIONS = ["a person walks", "a man runs", "the woman sits down", "someone jumps"]
@@ -117,22 +114,11 @@ def test_a_database_comes_back_as_it_was(database, saved, encoder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: x.pop("motions"), "no motions"),
-        (lambda x: x["text_features"].__setitem__((0, 0), 9.0), "version.*changed after"),
-        (lambda x: x["motions"].__setitem__((x["m_lengths"].argmin(), -1), 1.0), "values behind"),
-        (lambda x: x["motions"].__setitem__((0, 0, 0), np.nan), "row 0.*not finite"),
-        (lambda x: x["m_lengths"].__setitem__(0, 0), "m_lengths: found 0 to"),
-        (lambda x: x["token_counts"].__setitem__(0, 99), "token_counts.*99"),
-        (lambda x: x.update(captions=x["captions"][:-1]), "captions: found shape \\(11,\\)"),
-        (lambda x: x.update(motions=x["motions"][..., :251]), "251 channels"),
-        (lambda x: x.update(motions=x["motions"].astype(int)), "motions: found int64"),
-        (lambda x: x.update(about=np.frombuffer(b"{}", np.uint8)), "about"),
-        (
-            lambda x: x.update(
-                about=np.frombuffer(json.dumps({"format": "other"}).encode(), np.uint8)
-            ),
-            "format 'other'",
-        ),
+        (lambda x: x.pop("motions"), "motions"),
+        (lambda x: x["text_features"].__setitem__((0, 0), 9.0), "changed after"),
+        (lambda x: x.update(captions=x["captions"][:-1]), "changed after"),
+        (lambda x: x.pop("about"), "texts that clip"),
+        (lambda x: x.update(about=np.frombuffer(b"{}", np.uint8)), "encoder"),
     ],
 )
 def test_faults_of_a_file_are_told(saved, encoder, change, message):
@@ -180,3 +166,6 @@ def test_the_official_layout_is_read(official, clip_encoder, clips):
     assert again.version == database.version
     with pytest.raises(InputError, match="official files cannot be trained on"):
         database.kin(clips[0])
+    rewrite(official, lambda x: x.update(motions=x["motions"] + 1))
+    with pytest.raises(InputError, match="no z-scores"):
+        read_database(official, clip_encoder)

@@ -4,11 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from t2imu_utils.models.losses import LossWeights
-from t2imu_utils.models.momask import (
-    MoMaskConfig,
-    TokenTransformerConfig,
-    new_momask,
-)
+from t2imu_utils.models.momask import MoMaskConfig, TokenTransformerConfig, new_momask
 from t2imu_utils.models.tokeniser import (
     RVQ,
     Codebook,
@@ -19,7 +15,6 @@ from t2imu_utils.models.tokeniser import (
     new_rvq,
     normalised_motions,
     reconstruction_losses,
-    rvq_validation,
     tokenise,
 )
 from t2imu_utils.motion.corpus import Normaliser
@@ -155,15 +150,6 @@ def test_windows_follow_from_seed_and_step_and_leave_nothing_out():
                 starts.add(round(1000 * float(row[0, 0] - 133)))
     assert seen == {5, 9, 64, 70, 100, 133}
     assert len(starts) > 5 and max(starts) <= 133 - 64
-
-
-def test_validation_reads_each_motion_at_its_own_length(motions):
-    model = new_rvq(SIZES, 0)
-    together = rvq_validation(model, motions, 4, LossWeights(), PLAIN)
-    alone = [rvq_validation(model, [motion], 4, LossWeights(), PLAIN) for motion in motions]
-    for name, value in together.items():
-        assert value == pytest.approx(np.mean([terms[name] for terms in alone]), rel=1e-4)
-    assert {"reconstruction", "simple", "acc"} < set(together)
 
 
 WHOLE = MoMaskConfig(

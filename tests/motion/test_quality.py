@@ -7,6 +7,7 @@ from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.motion.quality import (
     ACTIVITIES,
+    as_asked,
     calibrate,
     classify,
     faults,
@@ -153,3 +154,10 @@ def test_recordings_show_what_their_words_say(real_data):
         joints -= [0, joints[..., 1].min(), 0]
         shown = [name for name in ACTIVITIES if shows(joints, name)]
         assert shown == [RECORDED[trial]] and not faults(joints, RECORDED[trial]), trial
+
+
+def test_shares_of_what_was_asked():
+    made = [standing(), sitting(), lying(), standing()]
+    table = as_asked(made, ["standing", "standing", "lying", "dancing"])
+    assert table.loc["standing", ["n", "shown"]].tolist() == [2, 0.5]
+    assert table.loc["lying", "shown"] == 1 and list(table.index) == ["lying", "standing"]
