@@ -264,10 +264,10 @@ def test_plain_joints_need_their_rate_and_up_axis(tmp_path, body):
 def test_rates_below_twenty_are_left_out(tmp_path, body):
     np.save(tmp_path / "x.npy", wave(body, 12.5, 1.0))
     message = refusal(tmp_path, rate=12.5, up="y")
-    assert "12.5 frames a second, so nothing above 6.25 Hz; expected at least 20" in message
+    assert "12.5 frames a second, so nothing above 6.25 Hz" in message
     assert "Left out, not stretched" in message
     for rate in (0, -20, np.nan, np.inf):
-        assert "expected at least 20" in refusal(tmp_path, rate=rate, up="y")
+        assert "expected 20 to 1000" in refusal(tmp_path, rate=rate, up="y")
 
 
 @pytest.mark.parametrize(("unit", "size"), [("centimetres", 100), ("millimetres", 1000)])
@@ -322,7 +322,7 @@ def test_files_and_folders_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="found no .npy and no .npz"):
         read_exports(tmp_path)
     (tmp_path / "sample00.mp4").touch()
-    assert "found a file .mp4; expected a .npy or .npz" in refusal([tmp_path / "sample00.mp4"])
+    assert "found a file .mp4" in refusal([tmp_path / "sample00.mp4"])
     assert "no file was given" in refusal([])
 
 
