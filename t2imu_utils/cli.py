@@ -276,7 +276,7 @@ def synthesise(
 @click.option("--seed", default=0, show_default=True, help="Another one, another motion.")
 @click.option("--prior", type=click.Path(path_type=Path), help="By default the one in data/prior.")
 @click.option("--person", default="mean", show_default=True, help='Of Table I: "male tall", ...')
-@click.option("--guidance", default=2.5, show_default=True, help="Scale of the text.")
+@click.option("--guidance", default=1.5, show_default=True, help="Scale of the text.")
 @click.option("--solver", default="sde-dpm++2m", show_default=True, help="Or ancestral, ddim, ...")
 @click.option("--evaluations", type=int, help="By default 10; of ancestral all steps.")
 @click.option("--strict", is_flag=True, help="Fail where it would warn.")

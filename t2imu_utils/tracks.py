@@ -17,7 +17,7 @@ from t2imu_utils.runs import ROOT
 TRACKS = ROOT / "workflow" / "tracks"
 PROMPTS = ROOT / "data" / "prompts" / "activities.yaml"
 OPEN_BODY = ROOT / "data" / "body" / "open_body.npz"
-OPEN_PRIOR = ROOT / "data" / "prior" / "mdm_cmu.safetensors"
+OPEN_PRIOR = ROOT / "data" / "prior" / "mdm_open.safetensors"
 PAPER_VALUES = ROOT / "data" / "paper_values.json"
 
 # The generator that the paper refines.

@@ -24,6 +24,7 @@ from t2imu_utils.motion.sentences import grammar_sentences
 from t2imu_utils.tracks import OPEN_PRIOR, data_root
 
 STEPS, ANNEAL = 18_000, 3_000
+HEAVIEST = 10.0  # weight of velocities: beyond, joints of sampled jumps drift (validation prompts)
 NETWORK = MDMConfig(layers=4, width=256, heads=4, feedforward=512, dropout=0.0, max_frames=196)
 SETTINGS = {"learning_rate": 5e-4, "batch_size": 32, "ema_decay": 0.999, "max_frames": 196}
 ORIGIN = {
@@ -47,7 +48,8 @@ def main(folder: Path) -> None:
     ):
         prior, curves = train(prior, clips, config, folder / name, held_out)
         write_table(folder / f"{name}.parquet", curves)
-    prior.velocity_weight = fitted_velocity_weight(GENERATOR.denoiser(prior, "cpu"), held_out)
+    fitted = fitted_velocity_weight(GENERATOR.denoiser(prior, "cpu"), held_out)
+    prior.velocity_weight = np.minimum(fitted, HEAVIEST).tolist()
     write_open_prior(OPEN_PRIOR, prior, ORIGIN | {"device": "cpu", "torch": torch.__version__})
     write_known_prompts(OPEN_PRIOR.with_suffix(".prompts.npz"), encoder)
 
