@@ -20,7 +20,7 @@ language = "en"
 extensions = ["myst_nb", "sphinxcontrib.bibtex", "formulas", "mentions"]
 root_doc = "README"
 include_patterns = ["README.md", "notebooks/*.ipynb", "workflow/CLUSTER.md"]
-include_patterns += ["book/*.md", "data/prior/README.md"]
+include_patterns += ["book/*.md", "data/prior/*.md"]
 # Folders that need not be searched.
 exclude_patterns = [".*", "book/_build", "book/contents.md", "data/raw", "data/runs", "figures"]
 exclude_patterns += ["t2imu_utils", "tests"]

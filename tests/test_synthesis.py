@@ -347,7 +347,7 @@ def test_a_plan_is_the_tracks_where_nothing_else_is_said():
     track = load_track("demo")
     plan = plan_of(track, "mdm-acc0.1")
     assert (plan.repetitions, plan.seconds) == (1, (3.0, 3.2)) and plan.motions == 80
-    assert plan.batch_size == track.sampling.batch_size and plan.guidance is None
+    assert plan.batch_size == track.sampling.batch_size and plan.guidance == 1.5
     assert plan_of(track, "mdm", motions=1000).repetitions == 13
     other = plan_of(track, "mdm", repetitions=100, seconds=(2.0, 5.0), shard_size=50, seed=4)
     assert other.motions == 8000 and len(other.shards) == 160 and other.seed == 4

@@ -37,7 +37,7 @@ def changed(tmp_path, old, new):
         ("  batch_size: 16", "  batch_size: 16.5", "training.batch_size"),
         ("  t2mgpt:\n", "  t2m-gpt:\n", "generators.t2m-gpt"),
         ("  mdm:\n    refined: true", "  mdm:\n    refined: often", "generators.mdm.refined"),
-        ("  mdm:\n    refined: true", "  mdm:\n    guidance: 0.0", "generators.mdm.guidance"),
+        ("    guidance: 1.5", "    guidance: 0.0", "generators.mdm.guidance"),
         ("  mdm:\n", "  mdm:\n    pretrain_steps: 0\n", "generators.mdm.pretrain_steps"),
         ("  train: train\n", "  train: train\n  speeds: [1.1, 0.4]\n", "corpus.speeds.1"),
         ("  train: train\n", "  train: train\n  speeds: [2.1]\n", "corpus.speeds.0"),

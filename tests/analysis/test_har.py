@@ -124,7 +124,7 @@ def test_no_motion_and_no_subject_is_on_both_sides(monkeypatch):
     subjects, trained = np.arange(90) // 10, []
     y = np.where((y == "still") & (subjects != 4), "slow", y)
 
-    def train(x, y, classes, config, groups, device, progress):
+    def train(x, y, classes, config, groups, device, progress, network):
         trained.append((set(groups), list(classes)))
 
     monkeypatch.setattr(har, "train_classifier", train)
