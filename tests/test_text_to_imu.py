@@ -82,7 +82,7 @@ def test_the_person_changes_the_body_and_not_the_motion(motion, prior):
     assert_allclose(short, 1.5, atol=0.01)
     assert usual > 1.6 and np.abs(mean.acc - motion.acc).max() > 0.01
     posed = body.joints(mean.betas, mean.global_orient, mean.body_pose, mean.transl).numpy()
-    assert np.linalg.norm(posed[:, :22] - mean.joints, axis=-1).mean() < 0.1
+    assert np.linalg.norm(posed[:, :22] - mean.joints, axis=-1).mean() < 0.15
 
 
 def test_the_file_holds_no_pickles_and_says_what_it_is(motion, tmp_path):
@@ -165,7 +165,7 @@ def test_a_prompt_far_from_all_training_sentences_warns_or_fails(tmp_path, prior
     vectors = encoder.encode_pooled(known).numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.savez(
-        own.with_suffix(".prompts.npz"), embeddings=vectors, activities=["walking", "sit down"]
+        own.with_suffix(".prompts.npz"), embeddings=vectors, activities=[*["walking"] * 3, "other"]
     )
     assert asked_for("a person walks", encoder, own) == ("walking", pytest.approx(1))
     np.savez(own.with_suffix(".prompts.npz"), embeddings=-vectors, activities=["other"] * 4)

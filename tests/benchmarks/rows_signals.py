@@ -90,8 +90,7 @@ def reading_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     members = list(_members(root))
     return Comparison(
         name="reading",
-        title=f"RealWorld reading, {sizes.people} people, {len(sizes.activities)} activities of "
-        f"{sizes.seconds:.0f} s",
+        title=f"RealWorld reading, {sizes.people} people, {len(sizes.activities)} activities",
         unit="archive",
         reference=reference,
         ours=lambda: read_realworld(root, rate=RATE, trim=TRIM, progress=False),
