@@ -122,7 +122,9 @@ def test_a_changed_loss_is_trained_with(name, tiny, words, clips, runs_folder, l
 def test_losses_of_a_notebook_go_to_other_processes(losses):
     import cloudpickle
 
-    kept = cloudpickle.loads(cloudpickle.dumps(LossWeights(acc=1.0, functions={"acc": losses["acc"]})))
+    kept = cloudpickle.loads(
+        cloudpickle.dumps(LossWeights(acc=1.0, functions={"acc": losses["acc"]}))
+    )
     x = torch.randn(2, 9, 263), torch.randn(2, 9, 263), torch.ones(2, 9, dtype=torch.bool)
     assert kept.acc == 1.0
     torch.testing.assert_close(kept.functions["acc"](*x), losses["acc"](*x))
