@@ -120,9 +120,8 @@ def test_every_notebook_runs_through(paper, stage):
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     written = sum(cell.source.count("plots.show(") for cell in paper[1][stage].cells)
     # Sensors on the open body and on SMPL, two activities by a phone, but no BROAD; no refined arm
-    # beyond MDM; no arms at all, no curves; no study.
+    # beyond MDM; no arms at all, no curves.
     more = {"04_imu_synthesis": 1, "05_lacc_analysis": -1, "02_finetuning, theirs": -2}
-    more["08_sweep"] = -1
     more |= {f"02_finetuning, {name}": -1 for name in ("momask", "remodiffuse")}
     assert len(pictures) == written + more.get(stage, 0)
 
