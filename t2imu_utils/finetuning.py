@@ -27,7 +27,7 @@ from t2imu_utils.runs import (
     same_run,
 )
 from t2imu_utils.style import label
-from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
+from t2imu_utils.tracks import BASE, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
 HISTORY, STAGE = "history.parquet", TRAINING
@@ -75,8 +75,8 @@ class Study:
         section, sizes = section_of(self.track, self.name), sizes_of(self.track, self.name)
         if self.generator.ready_made:
             return self.generator.read(sizes, data.bodies(self.track).neutral)
-        if section.checkpoint == SHIPPED:
-            return load_prior(OPEN_PRIOR, self.encoder)
+        if section.checkpoint in SHIPPED:
+            return load_prior(SHIPPED[section.checkpoint], self.encoder)
         if section.checkpoint is not None:
             return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
         return self.generator.untrained(sizes, self.clips, self.encoder, seed)
@@ -101,13 +101,11 @@ class Study:
                 prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
             )
             return self._finish(run, trained, curves)
-        shipped = section.checkpoint == SHIPPED
-        origin = {"file": OPEN_PRIOR.name} if shipped else prior.history[-1]
+        shipped = SHIPPED.get(section.checkpoint)
+        origin = {"file": shipped.name} if shipped else prior.history[-1]
         used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
         more = {
-            "checkpoint": sha256(
-                OPEN_PRIOR if shipped else repr(sorted(origin.items(), key=str)).encode()
-            ),
+            "checkpoint": sha256(shipped or repr(sorted(origin.items(), key=str)).encode()),
             "statistics": sha256(used.astype(np.float32).tobytes()),
             "text encoder": prior.text_encoder.fingerprint,
         }

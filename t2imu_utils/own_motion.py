@@ -79,7 +79,7 @@ def read_motion(
         raise InputError(
             f"{path}: up axis", "trunks along Z", "Y up", "Pass --up z, or --up y if they lie."
         )
-    return fit(motion, body, progress=False), height
+    return fit(motion, body, foreign=True, progress=False), height
 
 
 def _checked(joints: Float[np.ndarray, "T 22 3"], body: Body, path: Path) -> float:

@@ -165,7 +165,7 @@ class Plan:
         return self.shards[job - 1 :: jobs]
 
     def requests(self, shard: Shard) -> pd.DataFrame:
-        """One row for every motion of a shard: `priors.prompts.draw_requests`, and its number."""
+        """One row for every motion of a shard: `models.prompts.draw_requests`, and its number."""
         own = range(shard.first, shard.stop)
         prompts = {shard.activity: [shard.prompt]}
         table = draw_requests(prompts, own, self.seconds, RATE, self.seed)

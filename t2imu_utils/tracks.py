@@ -26,8 +26,8 @@ BASE = "mdm"
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-# What a track calls the MDM that the project ships (`OPEN_PRIOR`).
-SHIPPED = "open"
+# The MDMs that the project ships, as a track calls them: the published study starts from the first.
+SHIPPED = {"open": OPEN_PRIOR, "first": OPEN_PRIOR.with_name("mdm_cmu.safetensors")}
 # The family of generators whose motions other projects made: read, neither trained nor refined.
 EXPORTED = "exported"
 # Part of the names of run folders, where a dash begins what an arm has of its own.
@@ -78,7 +78,7 @@ class GeneratorSection(Section):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     family: str | None = None  # the module in t2imu_utils/models; by default the entry's name
-    # Published weights, taken as they are: a folder below T2IMU_DATA, or `SHIPPED`.
+    # Published weights, taken as they are: a folder below T2IMU_DATA, or one of `SHIPPED`.
     checkpoint: str | None = None
     text_encoder: str | None = None  # by default the track's
     pretrain_steps: Count | None = None  # by default the track's
@@ -201,10 +201,10 @@ class Track(Section):
         strange = [
             n
             for n, g in self.generators.items()
-            if g.checkpoint == SHIPPED and (g.family or n) != BASE
+            if g.checkpoint in SHIPPED and (g.family or n) != BASE
         ]
         if strange:
-            raise ValueError(f"{strange[0]}: checkpoint {SHIPPED!r} is an {BASE}")
+            raise ValueError(f"{strange[0]}: checkpoints {', '.join(SHIPPED)} are of {BASE}")
         for name in ready:
             section = self.generators[name]
             for field in (

@@ -197,8 +197,8 @@ def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
     output = run(
         "generate", "a person walks", "--seconds", "0.6", "--out", str(out), "--imu",
         "--picture", str(picture), "--prior", prior, "--person", "male short", "--seed", "3",
-    ).output  # fmt: skip
-    assert "12 frames at 20 a second, 9 sensors" in output
+    ).stdout  # fmt: skip
+    assert output.splitlines()[0] == "12 frames at 20 a second, 9 sensors"
     assert f"{out}: " in output and f"{picture}: " in output
     with np.load(out, allow_pickle=False) as file:
         assert file["acc"].shape == file["gyro"].shape == (12, 9, 3) and file["seed"] == 3

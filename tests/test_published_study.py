@@ -18,7 +18,7 @@ from t2imu_utils.files import read_json
 from t2imu_utils.models.mdm import GENERATOR, load_prior
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.runs import ROOT
-from t2imu_utils.tracks import load_track
+from t2imu_utils.tracks import SHIPPED, load_track
 
 FIGURES = ROOT / "figures" / "cmu"
 README, STUDY_PAGE = ROOT / "README.md", ROOT / "book" / "first_study.md"
@@ -45,7 +45,7 @@ def test_losses_of_the_shipped_prior_are_those_that_were_published(track, publis
     corpus = build_cmu(real_data, sum(TRIALS.values(), []), progress=False)
     clips = [clip for clip in corpus.clips if clip.name in corpus.splits["test"]]
     kinds = categorise([clip.captions for clip in clips])["category"]
-    prior = load_prior(ROOT / "data/prior/mdm_cmu.safetensors")
+    prior = load_prior(SHIPPED[track.generators["mdm"].checkpoint])
     times = track.analysis.timesteps
     denoise = GENERATOR.denoiser(prior, "cpu")
     table = lacc.clip_losses(denoise, clips, times, seed=0, progress=False)

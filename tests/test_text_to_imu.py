@@ -72,8 +72,10 @@ def test_the_same_request_is_the_same_motion_and_another_seed_another(motion, pr
     assert np.abs(other.features - motion.features).max() > 0.005
 
 
-def test_the_person_changes_the_body_and_not_the_motion(motion, prior):
-    mean = generate_motion(PROMPT, 1.0, 7, prior)
+def test_the_person_changes_the_body_and_not_the_motion(prior, monkeypatch):
+    # The first sample, not that with the fewest faults: it is near the posture that was learned.
+    monkeypatch.setattr("t2imu_utils.text_to_imu.wrong_with", lambda *_: {})
+    mean, motion = (generate_motion(PROMPT, 1.0, 7, prior, p) for p in ("mean", "female short"))
     assert not mean.betas.any()
     assert_array_equal(mean.features, motion.features)
     assert_array_equal(mean.body_pose, motion.body_pose)
@@ -82,7 +84,7 @@ def test_the_person_changes_the_body_and_not_the_motion(motion, prior):
     assert_allclose(short, 1.5, atol=0.01)
     assert usual > 1.6 and np.abs(mean.acc - motion.acc).max() > 0.01
     posed = body.joints(mean.betas, mean.global_orient, mean.body_pose, mean.transl).numpy()
-    assert np.linalg.norm(posed[:, :22] - mean.joints, axis=-1).mean() < 0.15
+    assert np.linalg.norm(posed[:, :22] - mean.joints, axis=-1).mean() < 0.1
 
 
 def test_the_file_holds_no_pickles_and_says_what_it_is(motion, tmp_path):

@@ -44,7 +44,10 @@ def main(folder: Path) -> None:
     prior = new_prior(NETWORK, read_statistics(folder / "corpus"), encoder, seed=0)
     for name, config in (
         ("constant", TrainConfig(STEPS, warmup=500, validate_every=2000, **SETTINGS)),
-        ("annealed", TrainConfig(ANNEAL, anneal=True, validate_every=ANNEAL, **SETTINGS)),
+        (
+            "annealed",
+            TrainConfig(ANNEAL, warmup=100, anneal=True, validate_every=ANNEAL, seed=1, **SETTINGS),
+        ),
     ):
         prior, curves = train(prior, clips, config, folder / name, held_out)
         write_table(folder / f"{name}.parquet", curves)

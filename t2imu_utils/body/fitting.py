@@ -109,6 +109,7 @@ def fit(
     clips: Clips,
     body: Body,
     skeleton: str | None = None,
+    foreign: bool = False,
     iterations: int = 4,
     chunk_frames: int = 2048,
     device: str | torch.device = "cpu",
@@ -121,6 +122,9 @@ def fit(
         body: the body whose bones are to follow; its mesh is not used.
         skeleton: column of the table that says which clips show the same skeleton and share one
             shape; None gives every clip its own, as a generated motion has its own bone lengths.
+        foreign: whether joints may be centimetres off the body's own, as other projects' are; their
+            constant offsets are then estimated. Those of sampled motion are not: bones that stretch
+            would be taken for offsets, and the posture lost.
         iterations: Levenberg-Marquardt steps at most.
         chunk_frames: frames that a thread works on; they bound the memory (some 10 kB a frame).
 
@@ -137,7 +141,7 @@ def fit(
         check_joints(own, f"clip {name}", min_frames=1)
     joints = clips.arrays["joints"].astype(np.float32, copy=False)
     bounds = clips.bounds
-    betas, skeletons = (x.to(device) for x in _skeletons(clips, joints, body, skeleton))
+    betas, skeletons = (x.to(device) for x in _skeletons(clips, joints, body, skeleton, foreign))
     rest = body.rest_joints(betas)[:, 0].float().to(device)
     betas, rate = betas.cpu().numpy(), clips.meta.get("rate", RATE)
     owner = np.repeat(np.arange(len(clips)), np.diff(bounds))
@@ -327,7 +331,7 @@ def _one_thread_each() -> Iterator[int]:
 
 
 def _skeletons(
-    clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None
+    clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None, foreign: bool
 ) -> tuple[Float[Tensor, "n 10"], Float[Tensor, "n 3 22 3"]]:
     """Betas and skeleton (`solve_pose`) of every clip, from all frames of its skeleton.
 
@@ -343,11 +347,11 @@ def _skeletons(
     betas = solve_shape(lengths, PAIRS, body)
     rest = body.rest_joints(torch.from_numpy(betas))[:, :N].numpy()
     misfit = np.sqrt(((_distances(rest, PAIRS) - lengths) ** 2).mean(1))
-    foreign = np.flatnonzero(misfit > STANDARD)
-    betas[foreign] = solve_shape(lengths[foreign], PAIRS, body, FOREIGN_SPREAD)
+    others = np.flatnonzero(misfit > STANDARD) if foreign else np.arange(0)
+    betas[others] = solve_shape(lengths[others], PAIRS, body, FOREIGN_SPREAD)
     rest = body.rest_joints(torch.from_numpy(betas))[:, :N].float()
     found = torch.stack((rest, 0 * rest, 0 * rest), dim=1)
-    for group in foreign:
+    for group in others:
         own = frames[group]
         count = min(max(len(own) // 4, MOST // 4), MOST, len(own))
         own = own[np.linspace(0, len(own) - 1, count).astype(int)]

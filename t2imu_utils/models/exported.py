@@ -141,7 +141,7 @@ class ExportedGenerator(Generator):
 
     def fits(self, prior: ReadMotions, motions: Clips, body: Body) -> Clips:
         if POSE[0] not in motions.arrays:
-            return fit(motions, body)
+            return fit(motions, body, foreign=True)
         if motions.meta["body"] != body.path.name:
             raise InputError(
                 "exported poses: body", motions.meta["body"], body.path.name,

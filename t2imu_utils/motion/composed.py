@@ -205,8 +205,7 @@ def make_jumps(takes: Sequence[Take]) -> list[Take]:
             continue
         joints = resample(take.joints, take.rate, FINE)
         top = int(joints[:, 0, 1].argmax())
-        posed = joints - joints[:, :1] * _LEVEL
-        state = np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+        state = _state(joints)
         near, far = round(0.25 * FINE), round(1.2 * FINE)
         before = np.arange(max(0, top - far), top - near)
         after = np.arange(top + near, min(len(joints), top + far))
@@ -217,13 +216,9 @@ def make_jumps(takes: Sequence[Take]) -> list[Take]:
         if apart[k, n] > ALIKE:
             continue
         first, last = before[k], after[n]
-        step = (joints[last, 0] - joints[first, 0]) * _LEVEL
         landing = _smooth((np.arange(first, last) - top - near) / (last - top - near))
-        rest = joints[first] + step - joints[last]
-        cycle = joints[first:last] + landing[:, None, None] * rest
         for times in range(2, 6):
-            cycles = [cycle + i * step for i in range(times - 1)]
-            joined = np.concatenate([joints[:first], *cycles, joints[first:] + (times - 1) * step])
+            joined = _repeated(joints, first, last, landing, times - 1)
             if len(joined) <= HELD[1] * FINE:
                 made.append(
                     replace(
@@ -253,25 +248,43 @@ def make_runs(takes: Sequence[Take], minutes: float, seed: int) -> list[Take]:
         if frames >= minutes * 60 * RATE:
             break
         joints, longest = parts[i].joints, rng.uniform(4.0, HELD[1]) * FINE
-        posed = joints - joints[:, :1] * _LEVEL
-        state = np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+        state = _state(joints)
         lag = np.arange(len(joints)) - np.arange(len(joints))[:, None]
         apart = np.linalg.norm(state[:, None] - state, axis=-1).mean(axis=-1)
         apart[(lag < STRIDE[0] * FINE) | (lag > STRIDE[1] * FINE)] = np.inf
         first, last = np.unravel_index(apart.argmin(), apart.shape)
         if apart[first, last] > ALIKE:
             continue
-        step = (joints[last, 0] - joints[first, 0]) * _LEVEL
-        share = np.linspace(0, 1, last - first, endpoint=False)[:, None, None]
-        cycle = joints[first:last] + share * (joints[first] + step - joints[last])
-        times = max(0, round((longest - len(joints)) / len(cycle)))
-        cycles = [cycle + k * step for k in range(times)]
-        joined = np.concatenate([joints[:first], *cycles, joints[first:] + times * step])
+        times = max(0, round((longest - len(joints)) / (last - first)))
+        share = np.linspace(0, 1, last - first, endpoint=False)
+        joined = _repeated(joints, first, last, share, times)
         joined = resample(joined, FINE, RATE)[: round(HELD[1] * RATE)]
         trial = f"{parts[i].trial}_r{number:03d}"
         made.append(replace(parts[i], trial=trial, joints=joined, rate=RATE, made="composed"))
         frames += len(joined)
     return made
+
+
+def _state(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 44 3"]:
+    """Posture wherever it stands, m, and what joints move in 0.1 s, m."""
+    posed = joints - joints[:, :1] * _LEVEL
+    return np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
+
+
+def _repeated(
+    joints: Float[np.ndarray, "T 22 3"],
+    first: int,
+    last: int,
+    share: Float[np.ndarray, "C"],
+    times: int,
+) -> Float[np.ndarray, "T2 22 3"]:
+    """The frames from `first` to `last` so many times more, onwards; `share`, from 0 to 1, spreads
+    what their ends differ by."""
+    step = (joints[last, 0] - joints[first, 0]) * _LEVEL
+    rest = joints[first] + step - joints[last]
+    cycle = joints[first:last] + share[:, None, None] * rest
+    cycles = [cycle + k * step for k in range(times)]
+    return np.concatenate([joints[:first], *cycles, joints[first:] + times * step])
 
 
 # --- stairs ---------------------------------------------------------------------------------------

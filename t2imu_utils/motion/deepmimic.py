@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.cmu import subject_of, trial_order
-from t2imu_utils.motion.skeleton import JOINTS
+from t2imu_utils.motion.skeleton import JOINTS, PARENTS
 from t2imu_utils.motion.takes import Take, files_below
 
 # Joint: (parent, offset in metres in the parent's frame, numbers a frame), in the order of a row.
@@ -116,9 +116,23 @@ def parse_deepmimic(text: str, where: str) -> tuple[Float[np.ndarray, "T 22 3"],
         places[joint] = places[parent] + turns[parent].apply(offset)
     joints = np.stack([places[joint] for joint in JOINTS], axis=1)
     # The retargeting puts the arms of who lies up to 19 cm into the floor.
-    floor = np.delete(joints[..., 1], ARMS, axis=1).min()
-    joints[:, ARMS, 1] = joints[:, ARMS, 1].clip(min=floor + ON_THE_FLOOR)
+    floor = np.delete(joints[..., 1], ARMS, axis=1).min() + ON_THE_FLOOR
+    bones = joints - joints[:, [0, *PARENTS[1:]]]
+    for joint in ARMS:  # elbows before wrists
+        parent = joints[:, PARENTS[joint]]
+        joints[:, joint] = parent + _raised(bones[:, joint], floor - parent[:, 1])
     return joints[..., [2, 1, 0]] * [-1, 1, 1], round(1 / durations.mean(), 1)
+
+
+def _raised(
+    bones: Float[np.ndarray, "T 3"], lowest: Float[np.ndarray, "T"]
+) -> Float[np.ndarray, "T 3"]:
+    """Bones turned up, in the vertical plane that they lie in, until they end at `lowest`."""
+    lengths = np.linalg.norm(bones, axis=1)
+    rise = np.minimum(np.maximum(bones[:, 1], lowest), lengths)
+    level = np.hypot(bones[:, 0], bones[:, 2])
+    reach = np.sqrt(lengths**2 - rise**2) / np.maximum(level, 1e-9)
+    return np.stack([bones[:, 0] * reach, rise, bones[:, 2] * reach], axis=1)
 
 
 def _forward(

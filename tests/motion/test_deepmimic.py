@@ -68,8 +68,7 @@ def test_recorded_trials_agree_with_the_originals_legs(takes, real_data):
 def test_recorded_bodies_have_one_size_and_fall_at_g(takes):
     for take in takes.values():
         change = np.ptp(bone_lengths(take.joints), axis=0)
-        assert change[[1, 2, 4, 5, 7, 8]].max() < 1e-6
-        assert change[[18, 19, 20, 21]].max() < 0.13  # arms that lay below the floor lie on it
+        assert change[[1, 2, 4, 5, 7, 8, 18, 19, 20, 21]].max() < 1e-6
     heights = takes["127_26"].joints[:, 0, 1]
     top = heights.argmax()
     flight = slice(top - 6, top + 7)  # 0.43 s of jumping over something
