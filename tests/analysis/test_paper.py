@@ -53,7 +53,7 @@ def test_what_differs_follows_from_the_track(name):
     track = load_track(name)
     texts = what_differs(track, "mdm-acc0.3")
     assert track.title in texts["lacc"] and "refined: MDM, λ = 0.3" in texts["lacc"]
-    ours = track.generators["mdm"].checkpoint in (None, "open")
+    ours = track.generators["mdm"].checkpoint in (None, "open", "first")
     assert ("instead of the official checkpoint" in texts["lacc"]) == ours
     assert f"{len(track.har.seeds)} seeds" in texts["har"]
 
