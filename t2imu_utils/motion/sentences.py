@@ -42,7 +42,7 @@ _TURN = 30.0  # degrees; a walk that turns less does not turn
 _RISE = 0.25  # m; who ends no higher has come down again
 
 
-def sentences(take: Take, count: int = 8, seed: int = 0) -> tuple[str, ...]:
+def sentences(take: Take, count: int = 12, seed: int = 0) -> tuple[str, ...]:
     """`count` different sentences that hold for the whole take, the same for a trial and a seed.
 
     A mirrored take keeps the content of its original: left and right are swapped here.
@@ -58,7 +58,7 @@ def sentences(take: Take, count: int = 8, seed: int = 0) -> tuple[str, ...]:
     return tuple(text for text in texts if not trial or allowed(trial[0], text))
 
 
-def cmu_sentences(trial: str, description: str, count: int = 8, seed: int = 0) -> tuple[str, ...]:
+def cmu_sentences(trial: str, description: str, count: int = 12, seed: int = 0) -> tuple[str, ...]:
     """Sentences for a trial of the CMU database; none where no grammar fits its description."""
     content = _cmu_content(description)
     if content is None:
@@ -194,7 +194,7 @@ def _reserved() -> frozenset[str]:
     """The predicates of the evaluation prompts, which no sentence has."""
     activities = yaml.safe_load((PROMPTS / "activities.yaml").read_text(encoding="utf-8"))
     held_out = yaml.safe_load((PROMPTS / "held_out.yaml").read_text(encoding="utf-8"))
-    files = (activities, held_out["test"], held_out["validation"])
+    files = (activities, *held_out.values())
     prompts = [text for file in files for texts in file.values() for text in texts]
     return frozenset(_predicate(text) for text in prompts)
 

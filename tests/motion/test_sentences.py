@@ -97,7 +97,7 @@ def test_every_activity_is_known_and_all_eight_have_a_content():
 
 def test_descriptions_of_the_cmu_database():
     for text in cmu_sentences("13_13", "forward jump"):
-        assert any(word in text for word in ("forward", "ahead", "long jump"))
+        assert any(word in text for word in ("forward", "ahead", "long jump", "far", "over", "across"))
     assert cmu_sentences("85_05", "HandStandKicks") == ()
     take = _take("Run Turn Left", source="cmu", trial="127_15")
     assert activity_of(take) == "running"
@@ -123,7 +123,7 @@ def test_every_content_and_description_at_hand_has_a_grammar(real_data):
     names = [re.search(r"dataset-\d_(.+)_([a-z-]+)_\d+\.bvh", n) for n in archive.namelist()]
     named = {name.groups() for name in names if name}
     assert len(named) > 100
-    assert all(len(module.sentences(_take(*what))) == 8 for what in named)
+    assert all(len(module.sentences(_take(*what))) >= 8 for what in named)
     assert {style for _, style in named} <= {*TEMPLATES["styles"], "normal"}
     told = dict(csv.reader((real_data / "cmu" / "descriptions.csv").open()))
     archive = zipfile.ZipFile(real_data / "deepmimic" / "cmu_deepmimic.zip")
