@@ -23,7 +23,14 @@ from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
-from t2imu_utils.tracks import OPEN_BODY, OPEN_PRIOR, Track, data_root, data_set
+from t2imu_utils.tracks import (
+    OPEN_BODY,
+    OPEN_PRIOR,
+    RecordingsSection,
+    Track,
+    data_root,
+    data_set,
+)
 
 STAGE = "00_data"
 SPLITS = ("train", "val", "test", "test_trials")
@@ -43,9 +50,12 @@ def prepare(track: Track) -> Run:
         raw[track.corpus.reader] = data_set(track.corpus.reader)
     if track.recordings.made_up is None:
         raw[track.recordings.reader] = folder_of(track)
+    others = {name: _with(track, section) for name, section in track.more_recordings.items()}
+    raw |= {name: folder_of(other) for name, other in others.items()}
     params = {
         "corpus": [track.corpus.reader, track.corpus.made_up, *track.corpus.speeds],
         "recordings": [track.recordings.reader, track.recordings.made_up, track.recordings.layout],
+        "more recordings": list(track.more_recordings),
         "seed": SEED,
     }
     inputs = dict(raw)
@@ -56,6 +66,10 @@ def prepare(track: Track) -> Run:
     jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
     (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
     written = recordings.save(run.path("recordings"))
+    for name, other in others.items():
+        more, lost = read_recordings(other)
+        written += more.save(run.path(f"recordings_{name}"))
+        unusable += lost
     if track.corpus.reader != "humanml3d":  # gigabytes that are in that form already
         write_corpus(run.path("corpus"), motions, splits)
         written.append(run.path("corpus"))
@@ -73,6 +87,10 @@ def prepare(track: Track) -> Run:
         "skipped": len(tables["skipped"]),
     }
     return run.finish(metrics, written)
+
+
+def _with(track: Track, section: RecordingsSection) -> Track:
+    return track.model_copy(update={"recordings": section})
 
 
 def _motions(
@@ -220,9 +238,10 @@ def bodies(track: Track) -> Bodies:
     return load_bodies(body_files(track))
 
 
-def load_recordings(track: Track) -> Clips:
-    """The real recordings of a track at 20 Hz."""
-    return Clips.load(finished_dir(track.name, SHARED, STAGE) / "recordings")
+def load_recordings(track: Track, on: str = "") -> Clips:
+    """The real recordings of a track at 20 Hz. on: the name of others of it."""
+    name = f"recordings_{on}" if on else "recordings"
+    return Clips.load(finished_dir(track.name, SHARED, STAGE) / name)
 
 
 def load_imu(track: Track, model: str) -> Clips:

@@ -74,7 +74,8 @@ class Study:
         motions that were made elsewhere."""
         section, sizes = section_of(self.track, self.name), sizes_of(self.track, self.name)
         if self.generator.ready_made:
-            return self.generator.read(sizes, data.bodies(self.track).neutral)
+            body = data.bodies(self.track).neutral
+            return self.generator.read(sizes, body, data.recorded(self.clips))
         if section.checkpoint in SHIPPED:
             return load_prior(SHIPPED[section.checkpoint], self.encoder)
         if section.checkpoint is not None:
@@ -89,7 +90,7 @@ class Study:
         """
         section = section_of(self.track, self.name)
         if self.generator.ready_made:
-            run = self._open(Arm(self.name), {}, prior.sources)
+            run = self._open(Arm(self.name), {}, self.inputs | prior.sources)
             return self._finish(run, prior, pd.DataFrame())
         if section.checkpoint is None:
             settings = pretraining(self.track, self.name)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.runs import ROOT
-from t2imu_utils.tracks import EXPORTED, Section, Track, data_root, load_track
+from t2imu_utils.tracks import READY_MADE, Section, Track, data_root, load_track
 
 HUB = "https://huggingface.co"
 INPUTS = ROOT / "data" / "inputs.yaml"
@@ -148,12 +148,12 @@ def needs_of(track: Track, registry: Registry) -> Needs:
     by_path = {entry.path: name for name, entry in registry.inputs.items()}
     for name, section in track.generators.items():
         required.append(by_path.get(section.checkpoint, ""))
-        if (section.family or name) != EXPORTED:
+        if (section.family or name) not in READY_MADE:
             encoder = section.text_encoder or track.text_encoder
             required.append(registry.text_encoders.get(encoder, encoder))
     required.append(track.body)
-    if track.recordings.made_up is None:
-        required.append(track.recordings.reader)
+    sections = (track.recordings, *track.more_recordings.values())
+    required += [section.reader for section in sections if section.made_up is None]
     required = [name for name in dict.fromkeys(required) if name in registry.inputs]
     optional = [name for name in corpus.optional if name not in required]
     return Needs(required=required, either=corpus.either, optional=optional)

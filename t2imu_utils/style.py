@@ -38,6 +38,9 @@ LABELS = {
     "t2mgpt": "T2M-GPT",
     "gaussian": "MDM, smoothed (σ = 1 frame)",
     "constant": "constant pose",
+    "smoothed": "MDM, smoothed",
+    "official": "MDM, official read-out",
+    "recorded": "recorded motion",
 }
 ORDER = (
     "dancing", "jumping", "running", "climbing up", "climbing down", "stair climbing", "walking",

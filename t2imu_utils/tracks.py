@@ -28,8 +28,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 # The MDMs that the project ships, as a track calls them: the published study starts from the first.
 SHIPPED = {"open": OPEN_PRIOR, "first": OPEN_PRIOR.with_name("mdm_cmu.safetensors")}
-# The family of generators whose motions other projects made: read, neither trained nor refined.
-EXPORTED = "exported"
+# Families whose motions are read, neither trained nor refined: those of other projects, and what
+# was recorded.
+READY_MADE = ("exported", "recorded")
 # Part of the names of run folders, where a dash begins what an arm has of its own.
 GeneratorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
 
@@ -88,6 +89,9 @@ class GeneratorSection(Section):
     evaluations: Count | None = None  # of the model for one motion; by default the solver's own
     # Of a diffusion's matrix products in sampling.
     precision: Literal["float32", "bfloat16"] = "float32"
+    # Of sampled motion (`models.generator.Generator.sample`).
+    velocity_weight: Annotated[float, Field(ge=0)] | None = None
+    smooth: Positive | None = None
 
 
 class TrainingSection(Section):
@@ -112,6 +116,7 @@ class SamplingSection(Section):
     repetitions: Count
     seconds: Annotated[list[Positive], Field(min_length=2, max_length=2)]  # shortest, longest
     batch_size: Count
+    prompts: str = "activities.yaml"  # a file in data/prompts
 
 
 class AnalysisSection(Section):
@@ -175,6 +180,8 @@ class Track(Section):
     body: Literal["open", "smpl"]  # the committed body, or the licensed files below T2IMU_DATA
     corpus: CorpusSection
     recordings: RecordingsSection
+    # By name, others that classifiers are tested on as well (`study.variants`, such as hapt-person).
+    more_recordings: dict[GeneratorName, RecordingsSection] = {}
     generators: dict[GeneratorName, GeneratorSection]
     training: TrainingSection
     sampling: SamplingSection
@@ -184,7 +191,7 @@ class Track(Section):
 
     @model_validator(mode="after")
     def _trained_or_published(self) -> "Track":
-        ready = [n for n, g in self.generators.items() if (g.family or n) == EXPORTED]
+        ready = [n for n, g in self.generators.items() if (g.family or n) in READY_MADE]
         if BASE not in self.generators or BASE in ready:
             raise ValueError(f"the study needs the generator {BASE}, trained here or published")
         if self.corpus.speeds and self.corpus.reader != "cmu":
@@ -215,6 +222,8 @@ class Track(Section):
                 "evaluations",
                 "pretrain_steps",
                 "text_encoder",
+                "velocity_weight",
+                "smooth",
             ):
                 if getattr(section, field):
                     raise ValueError(f"{name}: motions that others made take no {field}")

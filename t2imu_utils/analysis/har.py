@@ -336,6 +336,7 @@ class RecognitionVariant:
     and reads it.
 
     Attributes:
+        on: which of the track's `more_recordings` it is tested on; "" are its `recordings`.
         axes: of the sensors (`windows.axes`), for training and for test.
         keep: share of the motions of each activity that are trained on, the best by
             `motions.score_motions`; of two decimals.
@@ -345,6 +346,7 @@ class RecognitionVariant:
         placement: whether virtual sensors are worn at random (`windows.random_placement`).
     """
 
+    on: str = ""
     axes: Frame = RAW
     keep: float = 1.0
     sensor_model: str | None = None
@@ -354,7 +356,8 @@ class RecognitionVariant:
     @property
     def slug(self) -> str:
         """Its name: "" of the default, else words with dashes between."""
-        words = [self.axes] * (self.axes != RAW) + [f"keep{self.keep:g}"] * (self.keep < 1)
+        words = [self.on] * bool(self.on) + [self.axes] * (self.axes != RAW)
+        words += [f"keep{self.keep:g}"] * (self.keep < 1)
         words += [self.sensor_model] if self.sensor_model else []
         words += ["placement"] * self.placement
         return "-".join(words + ["without_" + name.replace(" ", "_") for name in self.without])
@@ -383,11 +386,13 @@ class RecognitionVariant:
 PAPER = RecognitionVariant()
 
 
-def parse_variant(slug: str) -> RecognitionVariant:
+def parse_variant(slug: str, track: Track) -> RecognitionVariant:
     """The variant of a name: the reverse of `RecognitionVariant.slug`."""
     found: dict[str, Any] = {"without": ()}
     for word in slug.split("-"):
-        if word in FRAMES:
+        if word in track.more_recordings:
+            found["on"] = word
+        elif word in FRAMES:
             found["axes"] = word
         elif share := re.fullmatch(r"keep(0\.\d\d?)", word):
             found["keep"] = float(share[1])
@@ -411,19 +416,21 @@ def parse_variant(slug: str) -> RecognitionVariant:
 # ---------------------------------------------------------------- windows of a track
 def recordings_section(track: Track, variant: RecognitionVariant = PAPER) -> RecordingsSection:
     """The track's classes, channels and sites, without what the variant leaves out."""
-    every = track.recordings.classes
+    section = track.more_recordings[variant.on] if variant.on else track.recordings
+    every = section.classes
     classes = [name for name in every if name not in variant.without]
     if len(classes) != len(every) - len(variant.without) or len(classes) < 2:
         raise InputError(
             "variant: without", ", ".join(variant.without),
             f"some of {', '.join(every)}, so that two are left", "Check their spelling.",
         )  # fmt: skip
-    return track.recordings.model_copy(update={"classes": classes})
+    return section.model_copy(update={"classes": classes})
 
 
 def real_windows(track: Track, variant: RecognitionVariant = PAPER) -> WindowSet:
     """The windows of the real recordings that classifiers are tested on."""
-    recordings, section = data.load_recordings(track), recordings_section(track, variant)
+    section = recordings_section(track, variant)
+    recordings = data.load_recordings(track, variant.on)
     most = track.har.test_windows_per_class
     return labelled_windows(recordings, section, most, seed=0, frame=variant.axes)
 

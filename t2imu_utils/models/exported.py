@@ -91,7 +91,7 @@ class ExportedGenerator(Generator):
     examined = False
     ready_made = True
 
-    def read(self, options: Options, body: Body) -> ReadMotions:
+    def read(self, options: Options, body: Body, clips: Sequence = ()) -> ReadMotions:
         """The motions at 20 fps, Y up; poses as those of `body`."""
         folder = data_root() / options.folder
         given = options.model_dump(exclude={"folder", "format", "prompts"}, exclude_none=True)
@@ -127,7 +127,7 @@ class ExportedGenerator(Generator):
         return ReadMotions(Clips.load(path.with_name(MOTIONS)), skipped)
 
     def sample(
-        self, prior: ReadMotions, requests, guidance, batch_size, device="cpu", progress=True
+        self, prior: ReadMotions, requests, guidance, batch_size, device="cpu", progress=True, *_
     ) -> Clips:  # fmt: skip
         """The motions that answer the requests (`motion.exports.as_sampled`).
 

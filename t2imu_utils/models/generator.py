@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 import torch
+from scipy.ndimage import gaussian_filter1d
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
 from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
 
-FAMILIES = ("exported", "mdm", "momask", "remodiffuse", "t2mgpt")
+FAMILIES = ("exported", "mdm", "momask", "recorded", "remodiffuse", "t2mgpt")
 
 
 class Trained(Protocol):
@@ -78,7 +79,8 @@ class Generator:
       motion for each prompt, as raw features (T, 263) at 20 fps (`mdm.generate`).
     - ``denoiser(prior, device)``: a `Denoiser`, to measure losses on.
     - ``network(prior)``: sizes and settings, for a table.
-    - ``read(options, body)``, where it is `ready_made`: its motions at 20 fps, for a body.
+    - ``read(options, body, clips)``, where it is `ready_made`: its motions at 20 fps, for a body;
+      clips: the corpus's recordings.
     """
 
     # What a track may set for it.
@@ -120,8 +122,15 @@ class Generator:
         batch_size: int,
         device: torch.device | str = "cpu",
         progress: bool = True,
+        velocity_weight: float | None = None,
+        smooth: float | None = None,
     ) -> Clips:
         """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
+
+        Args:
+            velocity_weight: of the read-out of positions (`motion.features.features_to_joints`);
+                None is the prior's own, 0 the official one, which knows no velocities.
+            smooth: standard deviation, in frames, of a Gaussian that features are smoothed by.
 
         Returns:
             The requests' table with a column ``motion`` (number of the request), and arrays
@@ -132,7 +141,10 @@ class Generator:
         columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
         features = self.generate(prior, *columns, guidance, batch_size, device, progress)
         rows = requests.assign(motion=np.arange(len(requests))).to_dict("records")
-        joints = [features_to_joints(motion, prior.velocity_weight) for motion in features]
+        if smooth:
+            features = [gaussian_filter1d(x, smooth, axis=0, mode="nearest") for x in features]
+        weight = prior.velocity_weight if velocity_weight is None else velocity_weight
+        joints = [features_to_joints(motion, weight) for motion in features]
         return Clips.from_list(rows, {"features": features, "joints": joints}, {"rate": RATE})
 
     def fits(self, prior: Any, motions: Clips, body: Body) -> Clips:
