@@ -19,7 +19,7 @@ from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
-from t2imu_utils.motion.open_corpus import build_open
+from t2imu_utils.motion.open_corpus import SOURCES, build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
@@ -47,7 +47,8 @@ def prepare(track: Track) -> Run:
     """Build corpus and recordings of a track, each in one form."""
     raw = {}
     if track.corpus.made_up is None:
-        raw[track.corpus.reader] = data_set(track.corpus.reader)
+        sources = SOURCES if track.corpus.reader == "open" else [track.corpus.reader]
+        raw |= {name: data_set(name) for name in sources}
     if track.recordings.made_up is None:
         raw[track.recordings.reader] = folder_of(track)
     others = {name: _with(track, section) for name, section in track.more_recordings.items()}

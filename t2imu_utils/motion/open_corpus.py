@@ -46,6 +46,7 @@ from t2imu_utils.motion.skeleton import bone_lengths
 from t2imu_utils.motion.takes import Take, clean, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 
+SOURCES = ("bandai", "cmu", "deepmimic", "reactidle", "uiprmd")  # folders of raw data
 SPLITS = ("train", "val", "test")
 MAX_FRAMES = 196  # HumanML3D's own maximum at 20 frames a second
 MIN_FRAMES = 20  # running trials of CMU are that short
