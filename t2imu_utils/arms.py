@@ -182,12 +182,15 @@ def papers_refined(models: Sequence[str], study: StudySection | None = None) -> 
     return (own or list(models))[-1]
 
 
-def varied(study: StudySection | None, compared: Sequence[str]) -> list[tuple[str, str]]:
-    """Models whose recognition is done otherwise than in the paper, and the name of the stage."""
+def varied(study: StudySection | None, models: Sequence[str]) -> list[tuple[str, str]]:
+    """Models whose recognition is done otherwise than in the paper (all but combinations, and real
+    recordings), and the name of the stage."""
     if study is None:
         return []
     refined = Arm(BASE, study.weights[0], seed=study.seeds[0]).name
-    pairs = [(model, slug) for model in (*compared, REAL) for slug in study.variants]
+    others = combined(study)
+    plain = [model for model in models if arm(model) not in others]
+    pairs = [(model, slug) for model in (*plain, REAL) for slug in study.variants]
     pairs += [(refined, slug) for slug in study.refined_variants]
     return [(model, stage_name(RECOGNITION, slug)) for model, slug in pairs]
 

@@ -180,7 +180,7 @@ class Track(Section):
     body: Literal["open", "smpl"]  # the committed body, or the licensed files below T2IMU_DATA
     corpus: CorpusSection
     recordings: RecordingsSection
-    # By name, others that classifiers are tested on as well (`study.variants`, such as hapt-person).
+    # Others that classifiers are tested on as well, by the name that variants have (hapt-person).
     more_recordings: dict[GeneratorName, RecordingsSection] = {}
     generators: dict[GeneratorName, GeneratorSection]
     training: TrainingSection

@@ -16,14 +16,18 @@ from scipy.stats import t
 from t2imu_utils import data, runs
 from t2imu_utils.activities import HIGH_DYNAMIC, category_of
 from t2imu_utils.analysis import motions as moving
-from t2imu_utils.analysis.lacc import ALL, CONSTANT, GAUSSIAN, MODEL, paired_difference
+from t2imu_utils.analysis.har import PAPER, RecognitionVariant, balanced_accuracy
+from t2imu_utils.analysis.lacc import ALL, CONSTANT, CONTRAST, GAUSSIAN, MODEL, paired_difference
 from t2imu_utils.analysis.motions import PARTS
+from t2imu_utils.analysis.stats import FEWEST, resampled
+from t2imu_utils.analysis.stats import over_seeds as over_trained
 from t2imu_utils.arms import Arm, base_of, control_of, finished_models, is_base, model_order
 from t2imu_utils.arms import arm as model_of
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.runs import REAL
+from t2imu_utils.tracks import BASE as MDM
 from t2imu_utils.tracks import Track
 
 LOSSES = "05_lacc_analysis"
@@ -235,6 +239,89 @@ def by_timestep(losses: Losses, value: str = "acc") -> pd.DataFrame:
         mean=("mean", "mean"), sd=("mean", "std"), seeds=("mean", "count"),
         relative=("relative", "mean"), relative_sd=("relative", "std"),
     ).reset_index()  # fmt: skip
+
+
+# ---------------------------------------------------------------- whether anything notices
+def accuracies(track: Track, variant: RecognitionVariant = PAPER) -> pd.DataFrame:
+    """Balanced accuracy in percent, a row for each model and real recordings, a column for each
+    seed of the classifier."""
+    rows = {}
+    for model in finished_models(track.name, variant.stage):
+        folder = runs.finished_dir(track.name, model, variant.stage)
+        rows[model] = 100 * balanced_accuracy(pd.read_parquet(folder / "counts.parquet"))
+    reference = runs.finished_dir(track.name, REAL, variant.of(REAL).stage)
+    rows[REAL] = 100 * balanced_accuracy(pd.read_parquet(reference / "counts.parquet"))
+    return pd.DataFrame(rows).T
+
+
+def gains(accuracy: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """What L_acc changes of balanced accuracy, in points: each arm minus its control, paired by
+    the seed of fine-tuning and that of the classifier, which are crossed (`stats.over_seeds`).
+
+    accuracy: `accuracies`.
+
+    Returns:
+        A row for each arm: ``seeds`` of fine-tuning, ``classifiers``, ``gain``, its ``sd`` over
+        seeds, ``low`` and ``high``.
+    """
+    differences: dict[str, list[pd.Series]] = {}
+    for model in accuracy.index.drop(REAL, errors="ignore"):
+        control = control_of(model)
+        if model_of(model).refined and control in accuracy.index:
+            found = accuracy.loc[model] - accuracy.loc[control]
+            differences.setdefault(arm_of(model), []).append(found)
+    rows = {}
+    for arm, by_seed in differences.items():
+        points = pd.DataFrame(by_seed).dropna(axis=1).to_numpy()
+        count = points.shape[1]
+        samples = resampled(count, draws, seed) @ points.T / count
+        samples = samples if count >= FEWEST else samples[:1]
+        rows[arm] = (len(points), count, *over_trained(samples, seed))
+    columns = ["seeds", "classifiers", "gain", "sd", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def claims(change: pd.DataFrame, accuracy: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The paper's claims for each fine-tuned MDM: what changed from its control, and a verdict.
+
+    change: `change_over_seeds`. accuracy: `accuracies` by the name of the variant, "" as the paper.
+
+    Returns:
+        Columns ``claim``, ``arm``, ``seeds``, ``change`` (percent of L_acc, or points of balanced
+        accuracy), ``low``, ``high`` (95 %) and ``verdict``.
+    """
+    own = change[(change[["generator", "reference", "split"]] == [MDM, CONTROL, ALL]).all(axis=1)]
+    own = own[~own["arm"].isin(TRIVIAL)]
+    rows = []
+    for claim, group in (("L_acc, held-out clips", ALL), ("L_acc, high minus low", CONTRAST)):
+        for _, row in own[own["group"] == group].iterrows():
+            # How much more the loss fell is positive; the change of the loss is negative.
+            towards = -1 if group == ALL else 1
+            numbers = 100 * row[["relative", "low", "high"]].astype(float)
+            rows.append((claim, row["arm"], row["seeds"], *numbers, towards))
+    for slug, table in accuracy.items():
+        for arm, row in gains(table).iterrows():
+            claim = f"accuracy, {slug or 'raw axes'}"
+            rows.append((claim, arm, row["seeds"], *row[["gain", "low", "high"]], 1))
+    columns = ["claim", "arm", "seeds", "change", "low", "high", "towards"]
+    table = pd.DataFrame(rows, columns=columns).astype({"seeds": int})
+    sign = table.pop("towards")
+    low, high = table["low"] * sign, table["high"] * sign
+    ends = np.minimum(low, high), np.maximum(low, high)
+    known = [ends[0].isna(), ends[0] > 0, ends[1] < 0]
+    says = ["not testable here", "supported", "contradicted"]
+    return table.assign(verdict=np.select(known, says, "not supported"))
+
+
+def by_source(accuracy: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Mean, standard deviation and number of trainings of `accuracies`, seeds of fine-tuning
+    together: a row for each arm, real recordings last; columns (variant, "mean", "sd" or "n")."""
+    parts = {}
+    for slug, table in accuracy.items():
+        long = table.rename(index=lambda m: m if m == REAL else arm_of(m)).stack().groupby(level=0)
+        parts[slug or "raw axes"] = long.agg(mean="mean", sd="std", n="count")
+    whole = pd.concat(parts, axis=1)
+    return whole.loc[sorted(whole.index, key=lambda arm: (arm == REAL, model_order(arm)))]
 
 
 # ---------------------------------------------------------------- what a lower L_acc costs

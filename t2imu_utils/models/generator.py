@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import gaussian_filter1d
 from jaxtyping import Float
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from tqdm import tqdm
 
