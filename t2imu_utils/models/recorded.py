@@ -38,7 +38,8 @@ class RecordedGenerator(ExportedGenerator):
         rows = [{"name": c.name, "activity": c.activity, "frames": len(c.features)} for c in long]
         joints = [features_to_joints(clip.features) for clip in long]
         found = Clips.from_list(rows, {"joints": joints}, {"rate": RATE})
-        short = [Skipped(c.name, f"{len(c.features)} frames") for c in named if c not in long]
+        short = [c for c in named if len(c.features) < SHORTEST]
+        short = [Skipped(clip.name, f"{len(clip.features)} frames") for clip in short]
         return ReadMotions(found, short)
 
     def sample(
@@ -46,7 +47,7 @@ class RecordedGenerator(ExportedGenerator):
     ) -> Clips:  # fmt: skip
         """For each request another clip of its activity, as long as there are any, at most as long
         as was asked for; part and order are drawn by the request's seed."""
-        joints, rows, taken = prior.clips.each("joints"), [], []
+        joints, rows, taken = list(prior.clips.each("joints")), [], []
         of = {a: part.index for a, part in prior.clips.table.groupby("activity")}
         deck: dict[str, list[int]] = defaultdict(list)
         for number, row in enumerate(requests.to_dict("records")):

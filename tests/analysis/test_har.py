@@ -31,7 +31,7 @@ from t2imu_utils.files import write_table
 from t2imu_utils.imu.phone import measured, read_sensor_model
 from t2imu_utils.motion.corpus import MotionClip, write_corpus
 from t2imu_utils.motion.features import features_to_joints
-from t2imu_utils.tracks import HarSection
+from t2imu_utils.tracks import HarSection, load_track
 
 CLASSES = ("fast", "slow", "still")
 SMALL = HarConfig(epochs=12, batch_size=16, learning_rate=3e-3, filters=8, units=16)
@@ -194,19 +194,21 @@ def test_means_and_spreads_are_over_seeds(counts):
     assert metrics["recall"] == pytest.approx({"running": 5 / 12, "walking": 0.75})
 
 
+OPEN = load_track("open")
 NAMES = {
     "": RecognitionVariant(),
     "person": RecognitionVariant(axes="person"),
     "keep0.25": RecognitionVariant(keep=0.25),
+    "hapt-person": RecognitionVariant(on="hapt", axes="person"),
     "gravity-keep0.75-phone-placement-without_jumping-without_stair_climbing": RecognitionVariant(
-        "gravity", 0.75, "phone", ("jumping", "stair climbing"), True
+        "", "gravity", 0.75, "phone", ("jumping", "stair climbing"), True
     ),
 }
 
 
 @pytest.mark.parametrize("slug", NAMES)
 def test_a_name_and_its_variant_are_the_same(slug):
-    assert NAMES[slug].slug == slug and parse_variant(slug) == NAMES[slug]
+    assert NAMES[slug].slug == slug and parse_variant(slug, OPEN) == NAMES[slug]
     assert NAMES[slug].stage == (f"07_har-{slug}" if slug else "07_har")
     assert bool(NAMES[slug].params()) == bool(slug)
 
@@ -214,7 +216,7 @@ def test_a_name_and_its_variant_are_the_same(slug):
 @pytest.mark.parametrize("slug", ["sideways", "keep0.0", "keep1.5", "keep0.50", "phone-gravity"])
 def test_unknown_words_and_other_spellings_are_refused(slug):
     with pytest.raises(InputError, match="variant"):
-        parse_variant(slug)
+        parse_variant(slug, OPEN)
 
 
 def test_real_recordings_are_taken_as_they_are():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from t2imu_utils import data, runs
+from t2imu_utils import arms, data, runs
 from t2imu_utils.analysis import har, lacc, motions, signals, sweep
 from t2imu_utils.analysis.motions import PARTS
 from t2imu_utils.clips import Clips
@@ -50,6 +50,33 @@ def grid(tiny, runs_folder, monkeypatch):
     )  # fmt: skip
     finish(tiny, "mdm", "07_har", har.metrics(counts))
     return tiny
+
+
+def test_gains_are_paired_by_both_seeds_and_claims_go_by_their_intervals():
+    rng = np.random.default_rng(0)
+    rows = {}
+    for seed in range(3):
+        level = 50 + rng.normal(0, 5, 6)  # of a seed of the classifier, which both share
+        rows[arms.Arm("mdm", 0.0, seed=seed).name] = level
+        rows[arms.Arm("mdm", 0.1, seed=seed).name] = level + 3 + 0.1 * seed
+    accuracy = pd.DataFrame(rows).T
+    found = sweep.gains(accuracy).loc["mdm-acc0.1"]
+    assert (found["seeds"], found["classifiers"]) == (3, 6)
+    assert found["gain"] == pytest.approx(3.1) and 2.8 < found["low"] < 3.1 < found["high"] < 3.4
+    assert np.isnan(sweep.gains(accuracy[[0, 1, 2]]).loc["mdm-acc0.1", "low"])  # too few
+
+    change = pd.DataFrame(
+        {"generator": "mdm", "reference": "control", "arm": "mdm-acc0.1", "split": "all",
+         "group": ["all", lacc.CONTRAST], "seeds": 3, "relative": [-0.1, -0.05],
+         "low": [-0.2, -0.1], "high": [-0.05, 0.02]}
+    )  # fmt: skip
+    claims = sweep.claims(change, {"": accuracy, "person": -accuracy})
+    assert claims["verdict"].tolist() == [
+        "supported", "not supported", "supported", "contradicted",
+    ]  # fmt: skip
+    sources = sweep.by_source({"": accuracy})
+    assert sources.loc["mdm-ft", ("raw axes", "n")] == 18
+    assert list(sources.index) == ["mdm-ft", "mdm-acc0.1"]
 
 
 def test_every_measure_is_filled_and_what_was_not_run_is_empty(grid):
