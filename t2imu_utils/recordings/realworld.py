@@ -23,12 +23,13 @@ from t2imu_utils.recordings.streams import (
     Refused,
     Timing,
     check_gravity,
+    check_turns,
     cut_clips,
+    joined,
     lay_on_grid,
     leaves,
     listed,
     natural,
-    none_usable,
     open_tree,
     read_columns,
     uniform_pieces,
@@ -41,7 +42,7 @@ STREAM = re.compile(r"^(acc|Gyroscope|MagneticField)_([a-z]+)(?:_(\d+))?_([a-z]+
 OUTER = re.compile(r"realworld.*\.zip$", re.IGNORECASE)
 COLUMNS = ["attr_time", "attr_x", "attr_y", "attr_z", "id"]
 CONSEQUENCES = "no usable", "the archive has none"  # told after their causes
-REMEDY = "RealWorld's are in m/s^2: convert the file, or get the archive again."
+REMEDY = "RealWorld's are in m/s^2 and rad/s: convert the file, or get the archive again."
 RANGE = 19.6  # m/s^2: the accelerometers end at 2 g
 SHORTEST = 2.0  # seconds of a clip; less holds no window
 
@@ -116,20 +117,14 @@ def read_realworld(
             members = groups.get((subject, activity), [])
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
-                continue
-            streams = _streams(members, subject, activity, skipped)
-            for session in sorted({key[0] for key in streams}):
-                own = {key[1:]: value for key, value in streams.items() if key[0] == session}
+            for session, streams in sorted(_sessions(members, activity, skipped).items()):
                 facts = {"subject": subject, "activity": activity, "session": session}
-                parts += _session(own, facts, rate, trim, skipped)
-            del streams  # before the next are read
+                parts += _session(streams, facts, rate, trim, skipped)
     skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
-    if not parts:
-        raise none_usable(root, skipped)
-    return Clips.concat(parts), skipped
+    return joined(parts, root, skipped), skipped
 
 
-Streams = dict[tuple[int, str, str], np.ndarray]  # (session, sensor, position) -> time, x, y, z, id
+Streams = dict[tuple[str, str], np.ndarray]  # (sensor, position) -> time, x, y, z, id
 
 
 def _groups(
@@ -154,50 +149,51 @@ def _groups(
     return groups, found
 
 
-def _streams(
-    members: Sequence[Entry], subject: int, activity: str, skipped: list[Skipped]
-) -> Streams:
+def _sessions(
+    members: Sequence[Entry], activity: str, skipped: list[Skipped]
+) -> dict[int, Streams]:
     """All readable acceleration and gyroscope streams of one subject and activity."""
-    streams: Streams = {}
+    sessions: dict[int, Streams] = defaultdict(dict)
     for member in sorted(members, key=lambda entry: natural(entry.name)):
         for name, content in leaves(member, skipped):
             base = PurePosixPath(name).name
-            match = STREAM.match(base)
             if base.lower().startswith("readme"):
                 continue
-            if not match or match[1] not in SENSOR:
-                skipped.append(Skipped(name, "not an acceleration or gyroscope stream"))
-            elif REALWORLD_ACTIVITY.get(match[2]) != activity:
-                skipped.append(Skipped(name, f"activity {match[2]} in an archive of {activity}"))
-            elif match[4] not in POSITIONS:
-                skipped.append(Skipped(name, f"unknown position {match[4]}"))
-            else:
-                key = (int(match[3] or 1), SENSOR[match[1]], match[4])
-                if key in streams:
-                    skipped.append(Skipped(name, "the same stream was read from another file"))
-                    continue
-                with listed(skipped, name):
-                    streams[key], told = _read_stream(content, name, key[1])
-                    skipped += [Skipped(f"{name}: lines", told)] if told else []
-    return streams
+            with listed(skipped, name):
+                match = STREAM.match(base)
+                if not match or match[1] not in SENSOR:
+                    raise Refused("not an acceleration or gyroscope stream")
+                if REALWORLD_ACTIVITY.get(match[2]) != activity:
+                    raise Refused(f"activity {match[2]} in an archive of {activity}")
+                if match[4] not in POSITIONS:
+                    raise Refused(f"unknown position {match[4]}")
+                session, key = int(match[3] or 1), (SENSOR[match[1]], match[4])
+                if key in sessions.get(session, ()):
+                    raise Refused("the same stream was read from another file")
+                stream, told = _read_stream(content, name, key[0])
+                sessions[session][key] = stream
+                skipped += [Skipped(f"{name}: lines", told)] if told else []
+    return sessions
 
 
 def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, str]:
-    """Time (s), three axes and sample number of a CSV file, repeated lines left out."""
+    """Time (s), three axes and sample number of a CSV file, and which lines were left out."""
     values, _, told = read_columns(content, COLUMNS)
     if len(values) < 100:
         raise Refused(f"only {len(values)} samples")
-    if sensor == "acc":
-        check_gravity(values[:, 1:4], "m/s^2", name, REMEDY)
+    left_out = [told] if told else []
+    check, unit = (check_gravity, "m/s^2") if sensor == "acc" else (check_turns, "rad/s")
+    within = check(values[:, 1:4], unit, name, REMEDY)
+    left_out += [] if within.all() else [f"{(~within).sum()} readings that no sensor gives"]
+    values = values[within]
     values[:, 0] /= 1000
     repeated = np.concatenate([[False], (np.diff(values, axis=0) == 0).all(1)])
-    if repeated.any():
-        told = "; ".join(filter(None, (told, f"{int(repeated.sum())} lines stand twice")))
-    return values[~repeated], told
+    left_out += [f"{repeated.sum()} lines stand twice"] if repeated.any() else []
+    return values[~repeated], "; ".join(left_out)
 
 
 def _session(
-    streams: dict[tuple[str, str], np.ndarray],
+    streams: Streams,
     facts: dict,
     rate: float,
     trim: tuple[float, float],
@@ -207,7 +203,7 @@ def _session(
     label = f"proband{facts['subject']} {facts['activity']} session {facts['session']}"
     fitted: dict[tuple[str, str], list[Piece]] = {}
     timings: list[Timing] = []
-    clipped = 0.0
+    clipped = [0.0]
     for (sensor, position), values in streams.items():
         name = f"{label} {position} {sensor}"
         with listed(skipped, name):
@@ -217,8 +213,8 @@ def _session(
             if pieces:
                 fitted[sensor, position] = pieces
                 timings.append(timing)
-            if pieces and sensor == "acc":
-                clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
+                ends = (np.abs(values[:, 1:4]) >= RANGE).any(1).mean()
+                clipped += [float(ends)] if sensor == "acc" else []
     fitted = _one_time(fitted, label, skipped)
     for position in POSITIONS:
         missing = [s for s in SENSOR.values() if (s, position) not in fitted]
@@ -234,7 +230,7 @@ def _session(
     if not spans:
         return []
     row = {
-        **facts, "recording": label, "clipped": clipped, "late": sum(t.late for t in timings),
+        **facts, "recording": label, "clipped": max(clipped), "late": sum(t.late for t in timings),
         "bridged": sum(t.bridged for t in timings), "lost": sum(t.lost for t in timings),
     }  # fmt: skip
     meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
