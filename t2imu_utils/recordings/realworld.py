@@ -88,9 +88,8 @@ def read_realworld(
     """
     unknown = sorted(set(activities or ()) - set(ACTIVITIES))
     if unknown:
-        raise InputError(
-            "activities", ", ".join(unknown), f"some of {', '.join(ACTIVITIES)}", "Check the names."
-        )
+        expected = f"some of {', '.join(ACTIVITIES)}"
+        raise InputError("activities", ", ".join(unknown), expected, "Check the names.")
     wanted = [a for a in ACTIVITIES if activities is None or a in activities]
     skipped: list[Skipped] = []
     parts: list[Clips] = []
@@ -98,19 +97,16 @@ def read_realworld(
         groups, found = _groups(Path(root).resolve().name, entries, skipped)
         if not found:
             raise InputError(
-                root,
-                f"{len(entries)} files, no acc_*_csv.zip or acc_*.csv in a folder proband<n>",
+                root, f"{len(entries)} files, no acc_*_csv.zip or acc_*.csv in a folder proband<n>",
                 "the RealWorld2016 archive or its unpacked tree",
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
-            )
-        lacking = sorted(set(subjects or ()) - found)
-        if lacking:
+            )  # fmt: skip
+        if lacking := sorted(set(subjects or ()) - found):
             raise InputError(
-                root,
-                f"subjects {', '.join(map(str, sorted(found)))}",
+                root, f"subjects {', '.join(map(str, sorted(found)))}",
                 f"subject {', '.join(map(str, lacking))} among them",
                 "Ask for subjects that are there, or complete the archive.",
-            )
+            )  # fmt: skip
         chosen = sorted(found if subjects is None else found & set(subjects))
         pairs = [(subject, activity) for subject in chosen for activity in wanted]
         for subject, activity in tqdm(pairs, "RealWorld", mininterval=2, disable=not progress):
@@ -220,40 +216,42 @@ def _session(
         missing = [s for s in SENSOR.values() if (s, position) not in fitted]
         if missing:
             skipped.append(Skipped(f"{label} {position}", f"no usable {' and no '.join(missing)}"))
-    spans = {
-        key: (min(p.start for p in pieces) + trim[0], max(p.stop for p in pieces) - trim[1])
-        for key, pieces in fitted.items()
-    }
-    for key in [key for key, (start, stop) in spans.items() if stop - start < SHORTEST]:
-        skipped.append(Skipped(f"{label} {key[1]} {key[0]}", "nothing is left after trimming"))
-        del spans[key]
-    if not spans:
-        return []
-    row = {
-        **facts, "recording": label, "clipped": max(clipped), "late": sum(t.late for t in timings),
-        "bridged": sum(t.bridged for t in timings), "lost": sum(t.lost for t in timings),
-    }  # fmt: skip
-    meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
-    with listed(skipped, label):
-        first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
-        return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
+    spans = {}
+    for (sensor, position), pieces in fitted.items():
+        start, stop = (
+            min(p.start for p in pieces) + trim[0],
+            max(p.stop for p in pieces) - trim[1],
+        )
+        if stop - start >= SHORTEST:
+            spans[sensor, position] = start, stop
+        else:
+            skipped.append(
+                Skipped(f"{label} {position} {sensor}", "nothing is left after trimming")
+            )
+    if spans:
+        row = {**facts, "recording": label, "clipped": max(clipped)}
+        row |= {n: sum(getattr(t, n) for t in timings) for n in ("late", "bridged", "lost")}
+        meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
+        with listed(skipped, label):
+            first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
+            return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
     return []
 
 
 def _one_time(
     fitted: dict[tuple[str, str], list[Piece]], label: str, skipped: list[Skipped]
 ) -> dict[tuple[str, str], list[Piece]]:
-    """Streams without those whose clock puts them wholly outside the session of the others."""
+    """Streams without the pieces that a wrong clock puts wholly outside the others' session."""
     if not fitted:
-        return fitted
+        return {}
     start = np.median([pieces[0].start for pieces in fitted.values()])
     stop = np.median([max(p.stop for p in pieces) for pieces in fitted.values()])
     kept = {}
     for (sensor, position), pieces in fitted.items():
         inside = [piece for piece in pieces if piece.start < stop and piece.stop > start]
-        if len(inside) < len(pieces):
-            lost = f"{len(pieces) - len(inside)} of its {len(pieces)} pieces lie at another time"
-            skipped.append(Skipped(f"{label} {position} {sensor}", f"{lost} than the session"))
+        if outside := len(pieces) - len(inside):
+            told = f"{outside} of its {len(pieces)} pieces lie at another time than the session"
+            skipped.append(Skipped(f"{label} {position} {sensor}", told))
         if inside:
             kept[sensor, position] = inside
     return kept
