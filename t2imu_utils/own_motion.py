@@ -88,14 +88,14 @@ def _checked(joints: Float[np.ndarray, "T 22 3"], body: Body, path: Path) -> flo
     lengths = bone_lengths(joints)
     low, middle, high = np.percentile(lengths, (5, 50, 95), axis=0)
     change = (high - low)[LIMBS] / middle[LIMBS]
-    longest = (lengths / middle)[:, LIMBS].max(1)
+    longest = (lengths[:, LIMBS] / middle[LIMBS]).max(1)
     if change.max() > MOST_CHANGE or longest.max() > MOST:
         found = f"a limb that changes its length by {change.max():.0%}"
         if change.max() <= MOST_CHANGE:
             found = f"a limb {longest.max():.3g} times its length in frame {longest.argmax()}"
         raise InputError(
             f"{path}: bones", found, f"less than {MOST_CHANGE:.0%} of change",
-            "These are no joints of one body: check the order of joints and axes, or cut jumps out.",
+            "These are no joints of one body: check joints and axes, or cut the jumps out.",
         )  # fmt: skip
     mean = bone_lengths(body.rest_joints(torch.zeros(BETAS))[:22].numpy())
     # Both legs and twice the trunk up to the head.

@@ -123,11 +123,10 @@ def read_csv(
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and, if the layout has one, ``gyro`` (rad/s), (F, S, 3)
-        float32, S being the sites that were found, NaN where one is missing; table ``subject``,
-        ``activity``, the other parts of the files' names, ``recording``, ``part``, ``start`` (s),
-        ``positions``, ``clipped`` (share of samples at the end of the range, worst stream), and
-        ``bridged`` and ``lost`` (see `uniform_pieces`); meta ``rate``, ``sites``, ``source``. And
-        what was left out: files, lines, activities that the layout does not name.
+        float32, S being the sites that were found; NaN where one is missing. The table has
+        ``subject``, the other parts of the files' names, ``clipped`` (share of samples at the end
+        of the range, worst stream), ``bridged`` and ``lost`` (`streams.Timing`) and the columns of
+        `streams.cut_clips`. And what was left out: files, lines, activities without a name here.
 
     Raises:
         InputError: no file is named as the layout says, two files are the same recording and site,
