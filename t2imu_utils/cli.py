@@ -332,7 +332,7 @@ def generate(
 @click.option("--rate", type=float, help="Frames a second of files that state none.")
 @click.option("--person", default="own", show_default=True, help='Or mean, "male tall", ...')
 @click.option("--sites", help="Names with commas between them; by default all nine.")
-@click.option("--resample", type=float, help="Sense at so many frames a second: 20 as the paper.")
+@click.option("--resample", type=click.FloatRange(20), help="Frames a second; the paper has 20.")
 @click.option("--up", type=click.Choice(["y", "z"]), help="Up axis of joints (y), AMASS (z).")
 @click.option("--scale", default=1.0, show_default=True, help="Metres a unit of the file.")
 @click.option("--number", default=0, show_default=True, help="Of a file with many motions, which.")
@@ -360,7 +360,7 @@ def sense(
     from t2imu_utils.own_motion import sense_motion, write_readings
 
     output_file(out, ".npz", force, motion)
-    names = sites.split(",") if sites else None
+    names = None if sites is None else sites.split(",")
     readings = sense_motion(motion, rate, person, names, resample, up, scale, number)
     write_readings(out, readings)
     meta = json.loads(str(readings["meta"]))

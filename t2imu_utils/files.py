@@ -107,7 +107,7 @@ def output_file(path: Path, suffix: str, force: bool = False, source: Path | Non
     path = Path(path)
     if path.suffix.lower() != suffix:
         found = f"the ending {path.suffix}" if path.suffix else "no ending"
-        raise InputError(path, found, suffix, f"Name it {path.with_suffix(suffix).name}.")
+        raise InputError(path, found, suffix, f"Name it {path.stem or 'motion'}{suffix}.")
     try:
         if path.is_dir():
             raise InputError(path, "a folder", "the name of a file", "Choose a name that is free.")

@@ -29,6 +29,7 @@ OWN = "own"
 HEIGHTS = (1.4, 2.1)  # m
 LIMBS = [4, 5, 7, 8, 18, 19, 20, 21]  # knees, ankles, elbows, wrists
 MOST_CHANGE = 0.25  # of a limb's length, between the 5th and the 95th percentile of the frames
+MOST = 2.0  # of a limb's median length, in any frame
 # What the last axis of acc and gyro is: the frame of `imu.sites`.
 CHANNELS = (
     "x: completes a right-handed frame",
@@ -87,13 +88,15 @@ def _checked(joints: Float[np.ndarray, "T 22 3"], body: Body, path: Path) -> flo
     lengths = bone_lengths(joints)
     low, middle, high = np.percentile(lengths, (5, 50, 95), axis=0)
     change = (high - low)[LIMBS] / middle[LIMBS]
-    if change.max() > MOST_CHANGE:
+    longest = (lengths[:, LIMBS] / middle[LIMBS]).max(1)
+    if change.max() > MOST_CHANGE or longest.max() > MOST:
+        found = f"a limb that changes its length by {change.max():.0%}"
+        if change.max() <= MOST_CHANGE:
+            found = f"a limb {longest.max():.3g} times its length in frame {longest.argmax()}"
         raise InputError(
-            f"{path}: bones",
-            f"a limb that changes its length by {change.max():.0%}",
-            f"less than {MOST_CHANGE:.0%}",
-            "These are no joints of one body: check the order of joints and axes.",
-        )
+            f"{path}: bones", found, f"less than {MOST_CHANGE:.0%} of change",
+            "These are no joints of one body: check joints and axes, or cut the jumps out.",
+        )  # fmt: skip
     mean = bone_lengths(body.rest_joints(torch.zeros(BETAS))[:22].numpy())
     # Both legs and twice the trunk up to the head.
     upright = [4, 5, 7, 8, *2 * (3, 6, 9, 12, 15)]
@@ -136,9 +139,10 @@ def sense_motion(
         raise InputError("person", repr(person), expected, "Choose one.")
     body = load_body()
     every = {site.name: site for site in sensor_sites(body)}
-    names = list(every) if sites is None else [name.strip() for name in sites]
+    names = list(every if sites is None else dict.fromkeys(name.strip() for name in sites))
     if unknown := [name for name in names if name not in every]:
-        raise InputError("sites", ", ".join(unknown), ", ".join(every), "Choose among these.")
+        found = ", ".join(unknown) or "no name"
+        raise InputError("sites", found, ", ".join(every), "Choose among these.")
     fits, height = read_motion(path, body, rate, resample, up, scale, number)
     own = Shape(body, betas_of(fits.table)[0])
     shape = own if person == OWN else shape_of(person, body)

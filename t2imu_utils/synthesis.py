@@ -129,7 +129,7 @@ class Plan:
                 f"sentences for some of {', '.join(ACTIVITIES)}", "Check their keys.",
             )  # fmt: skip
         shortest, longest = self.seconds
-        if not SIZE <= round(shortest * RATE) <= round(longest * RATE):
+        if not SIZE / RATE <= shortest <= longest < float("inf"):
             raise InputError(
                 "synthesis: seconds", f"{shortest:g} to {longest:g} s",
                 f"{SIZE / RATE:g} s, the length of a window, or more, the shorter first",

@@ -279,8 +279,8 @@ def _yaml(path: Path, name: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in TRACKS.glob("*.yaml")))
         raise InputError(f"track {name!r}", "no such track", f"one of {known}", f"Write {path}.")
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeError, OSError) as error:
         raise InputError(
             path, f"no valid YAML ({error})", "a mapping", "Mend its syntax."
         ) from error

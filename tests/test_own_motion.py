@@ -110,11 +110,18 @@ def test_a_skeleton_of_bvh_is_told_by_its_names(body, tmp_path):
         (100.0, ("--rate", 20), "as in centimetres"),
         (1.35, ("--rate", 20), "a body of 2."),
         (np.linspace(1, 1.4, FRAMES)[:, None, None], ("--rate", 20), "changes its length by 3"),
+        (
+            np.where(np.arange(FRAMES) == 7, 9.0, 1)[:, None, None],
+            ("--rate", 20),
+            "9 times its length in frame 7",
+        ),
         ([[1, 0, 0], [0, 0, 1], [0, -1, 0]], ("--rate", 20), "--up z"),
         (1.0, ("--rate", 20, "--sites", "nose"), "found nose"),
+        (1.0, ("--rate", 20, "--sites", ""), "found no name"),
         (1.0, ("--rate", 20, "--person", "nobody"), "found 'nobody'"),
         (1.0, ("--rate", 20, "--number", 1), "expected 0 to 0"),
         (1.0, ("--rate", 20, "--resample", 30), "found 30"),
+        (1.0, ("--rate", 20, "--resample", 0), "x>=20"),
     ],
 )
 def test_what_cannot_be_sensed_is_refused(motion, tmp_path, change, options, told):
@@ -131,8 +138,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(motion, tmp_pat
     for place, told in (
         ("folder.npz", "a folder"), ("motion.npy/a.npz", "a place"), ("there.npz", "--force"),
         ("/proc/a.npz", "no such file"), ("a" * 250 + ".npz", "name too long"),
-        ("a.csv", "Name it a.npz"),
+        ("a.csv", "Name it a.npz"), ("", "Name it motion.npz"),
     ):  # fmt: skip
-        assert told in run(motion, "--rate", 20, "--out", tmp_path / place, code=2)
+        assert told in run(motion, "--rate", 20, "--out", place and tmp_path / place, code=2)
     there = tmp_path / "there.npz"
     assert "that is read" in run(there, "--rate", 20, "--out", there, "--force", code=2)

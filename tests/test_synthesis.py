@@ -83,6 +83,7 @@ def test_jobs_share_all_shards(jobs):
         ({"batch_size": -1}, "batch_size: found -1"),
         ({"seconds": (1.9, 3.0)}, "seconds: found 1.9 to 3 s; expected 2 s, the length of a w"),
         ({"seconds": (4.0, 3.0)}, "seconds: found 4 to 3 s"),
+        ({"seconds": (float("nan"), 3.0)}, "seconds: found nan to 3 s"),
         ({"prompts": {}}, "prompts: found those of no activity"),
         ({"prompts": {"walkin": ["a person walks"]}}, "prompts: found those of walkin"),
     ],

@@ -50,6 +50,12 @@ def test_wrong_field_is_named(tmp_path, old, new, field):
         load_track(changed(tmp_path, old, new))
 
 
+def test_a_track_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes("title: Läufe".encode("latin-1"))
+    with pytest.raises(InputError, match="mine.yaml: found no valid YAML"):
+        load_track(str(tmp_path / "mine.yaml"))
+
+
 def test_what_is_published_needs_no_budget_and_no_sizes(tmp_path):
     text = (TRACKS / "demo.yaml").read_text()
     before, rest = text.split("generators:\n")

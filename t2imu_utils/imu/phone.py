@@ -45,9 +45,7 @@ class SensorModel(Section):
     gyro_noise: Size = 0.0
     acc_bias: Size = 0.0  # SD of what is added to all readings, m/s²
     gyro_bias: Size = 0.0  # rad/s
-    acc_scale: Size = (
-        0.0  # SD of the relative error of scale: 0.01 reads 1 % too much or too little
-    )
+    acc_scale: Size = 0.0  # SD of the relative error of scale: 0.01 reads 1 % too much or little
     gyro_scale: Size = 0.0
     acc_range: Range | None = None  # readings end at plus and minus this, m/s²; None: nowhere
     gyro_range: Range | None = None  # rad/s
@@ -225,9 +223,7 @@ def _resampled(
     values: Float[np.ndarray, "F S d"], late: Float[np.ndarray, "F S"]
 ) -> Float[np.ndarray, "F S d"]:
     """Values of a cubic spline at times that are `late` frames off, each site at its own."""
-    frames, sites = late.shape
-    when = np.clip(np.arange(frames)[:, None] + late, 0, frames - 1)
-    before = np.minimum(when.astype(int), frames - 2)
-    rest = (when - before)[..., None]
-    powers = CubicSpline(np.arange(frames), values).c[:, before, np.arange(sites)]
-    return ((powers[0] * rest + powers[1]) * rest + powers[2]) * rest + powers[3]
+    at = np.arange(len(late))
+    when = np.clip(at[:, None] + late, 0, at[-1])
+    columns = [CubicSpline(at, values[:, i])(when[:, i]) for i in range(late.shape[1])]
+    return np.stack(columns, axis=1)

@@ -38,9 +38,7 @@ Readings = dict[str, Float[np.ndarray, "T 3"]]
 class Alignment:
     """What the optical pose does not tell of an IMU."""
 
-    lever_arm: tuple[
-        float, float, float
-    ]  # from the tracked point to the accelerometer, m, IMU axes
+    lever_arm: tuple[float, float, float]  # tracked point to accelerometer, m, IMU axes
     acc_delay: float  # how late readings are, in seconds
     gyro_delay: float
 

@@ -39,7 +39,6 @@ FADE = 0.7  # of where the spectral scheme ends it begins to take away, as `moti
 REACH, REACH_FRAMES = 1.0, 64
 
 Kinematics = tuple[Float[Tensor, "*b T 3"], Float[Tensor, "*b T 3"]]
-Scheme = Callable[[Tensor, Tensor, float], Kinematics]
 # Matrices that give the first and the second derivative of T samples at a rate (Hz).
 Operators = tuple[Float[np.ndarray, "T T"], Float[np.ndarray, "T T"]]
 
@@ -217,7 +216,7 @@ def spectral_operators(frames: int, rate: float) -> Operators:
     return first * (rate / last), second * (rate / last) ** 2
 
 
-SCHEMES: dict[str, Scheme] = {
+SCHEMES: dict[str, Callable[[Tensor, Tensor, float], Kinematics]] = {
     "central": central_differences,  # the paper's
     "quintic": partial(linear_scheme, quintic_operators),
     "smoothing": partial(linear_scheme, partial(quintic_operators, cutoff=CUTOFF)),
@@ -308,15 +307,9 @@ def synthesise(
         and ``sites``.
 
     Raises:
-        InputError: a motion of fewer than three frames, or a model with another mesh than `body`.
+        InputError: a model with another mesh than `body`; else as in `virtual_imu`.
     """
     rate = fits.meta["rate"] if rate is None else rate
-    short = fits.table["frames"] < 3
-    if short.any():
-        raise InputError(
-            f"synthesise: clip {short.argmax()}", f"{fits.table['frames'].min()} frames",
-            "at least 3, which a second derivative needs", "Leave it out with Clips.select.",
-        )  # fmt: skip
     for name, shape in shapes.items():
         if not same_mesh(shape.body, body):
             raise InputError(

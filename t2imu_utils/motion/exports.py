@@ -268,7 +268,7 @@ def export_files(source: Path | Sequence[Path]) -> list[tuple[Path, str]]:
 def nothing_usable(source: Path | Sequence[Path], skipped: Sequence[Skipped]) -> InputError:
     """The error for a source of which every file was left out; it tells the first reason."""
     where = source if isinstance(source, str | Path) else "files"
-    first = f"{skipped[0].name}: {skipped[0].reason}" if skipped else "no file was given"
+    first = skipped[0].reason if skipped else "no file was given"
     return InputError(where, "no motion that can be used", "at least one", f"First, {first}")
 
 

@@ -14,21 +14,12 @@ READERS = {"realworld": read_realworld, "umafall": read_umafall, "hapt": read_ha
 
 
 def layout_of(track: Track) -> Layout:
-    """The layout of a track's CSV files.
-
-    Raises:
-        InputError: it is missing, or a field of it is.
-    """
-    content = track.recordings.layout or {}
-    return checked(Layout, content, track.file, "recordings", "layout")
+    """The layout of a track's CSV files; `InputError` where it or a field of it is missing."""
+    return checked(Layout, track.recordings.layout or {}, track.file, "recordings", "layout")
 
 
 def folder_of(track: Track) -> Path:
-    """Where a track's recordings are read from.
-
-    Raises:
-        InputError: nothing is there.
-    """
+    """Where a track's recordings are read from; `InputError` where nothing is there."""
     reader = track.recordings.reader
     return data_set(layout_of(track).folder if reader == "csv" else reader)
 

@@ -18,20 +18,17 @@ from t2imu_utils.recordings.streams import check_gravity
 
 COLUMNS = {"imu_acc": 3, "imu_gyr": 3, "opt_pos": 3, "opt_quat": 4}
 EAST_NORTH_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # to x east, y up, z south
+SHORTEST = 1.0  # seconds of a piece
 REMEDY = "Get the file again from https://github.com/dlaidig/broad."
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of samples without a gap.
+    """A run of samples without a gap: `start` is its first sample in the trial.
 
-    Attributes:
-        start: its first sample in the trial.
-        positions: of the tracked point, in metres, world with Y up.
-        rotations: IMU to world.
-        acc: the real accelerometer's reading in m/s^2, IMU axes.
-        gyro: the real gyroscope's reading in rad/s, IMU axes.
-        moving: the authors' mark of the phases of movement.
+    `positions` of the tracked point are in metres in a world with Y up, `rotations` turn IMU to
+    world, `acc` (m/s^2) and `gyro` (rad/s) are the real readings in the IMU's axes, and `moving` is
+    the authors' mark of the phases of movement.
     """
 
     start: int
@@ -52,17 +49,11 @@ class Trial:
     pieces: tuple[Piece, ...]
 
 
-def read_broad(path: Path, shortest: float = 1.0) -> Trial:
-    """Read a trial of BROAD (hdf5).
-
-    A sample without position, orientation or reading ends a piece: nothing is interpolated.
-
-    Args:
-        path: the file.
-        shortest: runs of under so many seconds are dropped.
+def read_broad(path: Path) -> Trial:
+    """Read a trial (hdf5). A sample without pose or reading ends a piece: nothing is interpolated.
 
     Raises:
-        InputError: no such hdf5 file, accelerations in another unit, or no run that is long enough.
+        InputError: no such hdf5 file, accelerations in another unit, or no run of a second.
     """
     path = Path(path)
     try:
@@ -77,38 +68,24 @@ def read_broad(path: Path, shortest: float = 1.0) -> Trial:
         raise InputError(path, f"no trial ({error})", "hdf5 as BROAD has it", REMEDY) from error
     valid = np.all([np.isfinite(values).all(1) for values in arrays.values()], axis=0)
     runs = np.flatnonzero(np.diff(np.r_[False, valid, False])).reshape(-1, 2)
-    runs = runs[runs[:, 1] - runs[:, 0] >= max(shortest * rate, 3)]
+    runs = runs[runs[:, 1] - runs[:, 0] >= max(SHORTEST * rate, 3)]
     if not len(runs):
-        raise InputError(
-            path, f"{valid.sum()} of {len(valid)} samples whole", f"a run of {shortest:g} s",
-            "Take another trial, or a smaller `shortest`.",
-        )  # fmt: skip
+        found = f"{valid.sum()} of {len(valid)} samples whole"
+        raise InputError(path, found, f"a run of {SHORTEST:g} s", "Take another trial.")
     check_gravity(arrays["imu_acc"][valid], "m/s^2", str(path), REMEDY)
     pieces = []
     for start, stop in runs.tolist():
-        cut = {name: values[start:stop] for name, values in arrays.items()}
-        rotations = quat_to_matrix(torch.from_numpy(cut["opt_quat"])).numpy()
-        pieces.append(
-            Piece(
-                start,
-                cut["opt_pos"] @ EAST_NORTH_UP.T,
-                EAST_NORTH_UP @ rotations,
-                cut["imu_acc"],
-                cut["imu_gyr"],
-                moving[start:stop],
-            )  # fmt: skip
-        )
+        acc, gyro, positions, quats = (values[start:stop] for values in arrays.values())
+        rotations = EAST_NORTH_UP @ quat_to_matrix(torch.from_numpy(quats)).numpy()
+        positions = positions @ EAST_NORTH_UP.T
+        pieces.append(Piece(start, positions, rotations, acc, gyro, moving[start:stop]))
     words = [w for w in path.stem.split("_") if not w.isdigit() and w != "undisturbed"]
     return Trial(path.stem, " ".join(w for w in words if not w.isupper()), rate, tuple(pieces))
 
 
-def read_broad_folder(root: Path, shortest: float = 1.0) -> list[Trial]:
-    """All trials of a folder, by name.
-
-    Raises:
-        InputError: there is none, or one cannot be read (`read_broad`).
-    """
+def read_broad_folder(root: Path) -> list[Trial]:
+    """All trials of a folder, by name; errors as in `read_broad`, or none is there."""
     paths = sorted(Path(root).glob("*.hdf5"))
     if not paths:
         raise InputError(root, "no *.hdf5", "trials of BROAD", REMEDY)
-    return [read_broad(path, shortest) for path in paths]
+    return [read_broad(path) for path in paths]

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,19 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.recordings.streams import (
     ACC_UNITS,
+    GYRO_UNITS,
     RATES,
+    ZIPS,
     Entry,
     Piece,
     Refused,
     Timing,
     check_gravity,
+    check_turns,
     cut_clips,
+    joined,
     lay_on_grid,
-    leaves,
     listed,
-    none_usable,
     open_tree,
     read_columns,
     sample_period,
@@ -35,15 +37,15 @@ from t2imu_utils.recordings.streams import (
 )
 from t2imu_utils.tracks import Section
 
-GYRO_UNITS = {"rad/s": 1.0, "deg/s": np.pi / 180}
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-FASTEST_TURN = 60.0  # rad/s; sensors end at 35
-OUTER = re.compile(r"\.zip$", re.IGNORECASE)
+CLOCK_TOLERANCE = 0.1  # between a rate that the layout states and the one of the stamps
 FACTS = ("subject", "site", "activity")
+PART = re.compile(r"(\{\w+\}|\*|\?)")  # of a pattern of names
 
 Column = str | int  # its name, or its place from 0 in files without a header
 Axes = Annotated[list[Column], Field(min_length=3, max_length=3)]
 Key = str | int
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Columns(Section):
@@ -81,21 +83,23 @@ class Layout(Section):
     fixed: dict[Literal[FACTS], Key] = {}  # of all files
     # For a sensor or a site, what x, y and z of the site are in the file: [-y, x, z]. A sensor's
     # are applied before a site's.
-    axes: dict[Literal["acc", "gyro", *SITES], list[str]] = {}
-    range: dict[Literal["acc", "gyro"], float] = {}  # where readings end, in the files' unit
+    axes: dict[Literal["acc", "gyro", *SITES], list[Literal["x", "y", "z", "-x", "-y", "-z"]]] = {}
+    range: dict[Literal["acc", "gyro"], Positive] = {}  # where readings end, in the files' unit
     where: dict[Column, Key] = {}  # only lines with these values in these columns are read
-    separator: str = ","
+    separator: Annotated[str, Field(min_length=1)] = ","
     decimal: Literal[".", ","] = "."
-    comment: Annotated[str, Field(max_length=1)] | None = None
-    shortest: float = 2.0  # seconds; shorter stretches are left out
+    comment: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    shortest: Positive = 2.0  # seconds; shorter stretches are left out
 
     @model_validator(mode="after")
     def _complete(self) -> "Layout":
-        for fact in FACTS:
-            told = f"{{{fact}}}" in self.files, fact in self.fixed, getattr(self.columns, fact)
-            several = fact == "site" and isinstance(self.columns.acc, dict)
-            if not (told[0] or told[1] or told[2] is not None or several):
-                raise ValueError(f"{fact}: in files as {{{fact}}}, in columns, or in fixed")
+        parts = [part[1:-1] for part in PART.findall(self.files) if part[0] == "{"]
+        if strange := [part for part in parts if not part.isidentifier()]:
+            raise ValueError(f"files: a part {strange[0]}, not a word that begins with a letter")
+        told = {*parts, *self.fixed, *(f for f in FACTS if getattr(self.columns, f) is not None)}
+        told |= {"site"} if isinstance(self.columns.acc, dict) else set()
+        if untold := [fact for fact in FACTS if fact not in told]:
+            raise ValueError(f"{untold[0]}: in files as {{{untold[0]}}}, in columns, or in fixed")
         if self.rate is None and self.columns.time is None:
             raise ValueError("rate: needed without columns.time")
         if isinstance(self.columns.gyro, dict) and not isinstance(self.columns.acc, dict):
@@ -119,11 +123,10 @@ def read_csv(
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and, if the layout has one, ``gyro`` (rad/s), (F, S, 3)
-        float32, S being the sites that were found, NaN where one is missing; table ``subject``,
-        ``activity``, the other parts of the files' names, ``recording``, ``part``, ``start`` (s),
-        ``positions``, ``clipped`` (share of samples at the end of the range, worst stream), and
-        ``bridged`` and ``lost`` (see `uniform_pieces`); meta ``rate``, ``sites``, ``source``. And
-        what was left out: files, lines, activities that the layout does not name.
+        float32, S being the sites that were found; NaN where one is missing. The table has
+        ``subject``, the other parts of the files' names, ``clipped`` (share of samples at the end
+        of the range, worst stream), ``bridged`` and ``lost`` (`streams.Timing`) and the columns of
+        `streams.cut_clips`. And what was left out: files, lines, activities without a name here.
 
     Raises:
         InputError: no file is named as the layout says, two files are the same recording and site,
@@ -132,7 +135,7 @@ def read_csv(
     skipped: list[Skipped] = []
     parts: list[Clips] = []
     name = _pattern(layout)
-    with open_tree(root, OUTER, skipped) as entries:
+    with open_tree(root, ZIPS, skipped) as entries:
         named = [(e, m.groupdict()) for e in entries if (m := name.search(e.name))]
         if not named:
             raise InputError(
@@ -144,9 +147,7 @@ def read_csv(
             groups[tuple(v for k, v in facts.items() if k != "site")].append((entry, facts))
         for group in tqdm(groups.values(), "CSV", mininterval=2, disable=not progress):
             parts += _recordings(group, layout, rate, skipped)
-    if not parts:
-        raise none_usable(root, skipped)
-    clips = Clips.concat(parts)
+    clips = joined(parts, root, skipped)
     seen = np.isfinite(clips.arrays["acc"]).any((0, 2))
     meta = {**clips.meta, "sites": [site for site, has in zip(SITES, seen, strict=True) if has]}
     subject = clips.table["subject"]
@@ -164,7 +165,7 @@ def _pattern(layout: Layout) -> re.Pattern:
     """
     known = {"activity": [*layout.activities, *ACTIVITIES], "site": [*layout.sites, *SITES]}
     out, seen = "", set()
-    for part in re.split(r"(\{\w+\}|\*|\?)", layout.files):
+    for part in PART.split(layout.files):
         if part.startswith("{"):
             name = part[1:-1]
             names = sorted(map(str, known.get(name, ())), key=len, reverse=True)
@@ -176,76 +177,92 @@ def _pattern(layout: Layout) -> re.Pattern:
     return re.compile(f"(?:^|/){out}$")
 
 
+class _Stream(NamedTuple):
+    """What was recorded at one site: a row a sample."""
+
+    file: str
+    lines: np.ndarray  # of the file, from 0
+    time: Float[np.ndarray, "n"]  # s
+    activity: pd.Series  # as the file has it
+    sensors: dict[str, Float[np.ndarray, "n 3"]]  # as the file has them
+
+
 def _recordings(
     group: list[tuple[Entry, dict[str, str]]], layout: Layout, rate: float, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of the files that were recorded together, by subject."""
-    streams: dict[str, dict[str, tuple[str, pd.DataFrame]]] = defaultdict(dict)
+    streams: dict[str, dict[str, _Stream]] = defaultdict(dict)
     for entry, facts in group:
-        for subject, site, table in _streams(entry, facts, layout, skipped):
-            if site in streams[subject]:
-                raise InputError(
-                    entry.name, f"the subject, site and other parts of {streams[subject][site][0]}",
-                    "names whose parts tell recordings apart",
-                    "Put a part such as {trial} into layout.files.",
-                )  # fmt: skip
-            streams[subject][site] = entry.name, table
+        with listed(skipped, entry.name):
+            for subject, site, stream in _streams(entry, facts, layout, skipped):
+                if site in streams[subject]:
+                    raise InputError(
+                        entry.name, f"the subject, site and other parts of "
+                        f"{streams[subject][site].file}", "names whose parts tell recordings apart",
+                        "Put a part such as {trial} into layout.files.",
+                    )  # fmt: skip
+                streams[subject][site] = stream
     facts = {k: v for k, v in group[0][1].items() if k not in FACTS}
     clips: list[Clips] = []
     for subject, sites in streams.items():
-        clips += _recording(sites, {"subject": subject, **facts}, layout, rate, skipped)
+        label = next(iter(sites.values())).file
+        with listed(skipped, label):
+            row = {"subject": subject, **facts, "recording": label}
+            clips += _recording(sites, row, layout, rate, skipped)
     return clips
 
 
 def _streams(
-    entry: Entry, facts: dict[str, str], layout: Layout, skipped: list[Skipped]
-) -> list[tuple[str, str, pd.DataFrame]]:
-    """Subject, site and samples in a file; columns ``time``, (sensor, axis), ``activity``."""
-    columns, content = layout.columns, next((c for _, c in leaves(entry, skipped)), None)
-    if content is None:
-        return []
-    facts = {**layout.fixed, **facts}
-    text = {fact: getattr(columns, fact) for fact in FACTS if getattr(columns, fact) is not None}
-    sensors = {"acc": columns.acc} | ({"gyro": columns.gyro} if columns.gyro else {})
-    by_site = {s: c if isinstance(c, dict) else {"": c} for s, c in sensors.items()}
-    numbers = [c for sites in by_site.values() for axes in sites.values() for c in axes]
+    entry: Entry, named: dict[str, str], layout: Layout, skipped: list[Skipped]
+) -> list[tuple[str, str, _Stream]]:
+    """Subject, site and samples in a file; `named` is what its name tells."""
+    columns = layout.columns
+    axes = {
+        (sensor, site): places
+        for sensor in ("acc", "gyro")
+        if (given := getattr(columns, sensor))
+        for site, places in (given if isinstance(given, dict) else {"": given}).items()
+    }
+    numbers = [place for places in axes.values() for place in places]
     numbers += [] if columns.time is None else [columns.time]
-    asked = list(dict.fromkeys([*text.values(), *layout.where]))
-    values = None
-    with listed(skipped, entry.name):
-        values, told_by, told = read_columns(
-            content, numbers, layout.separator, layout.decimal, layout.comment, asked
-        )
-        skipped += [Skipped(f"{entry.name}: lines", told)] if told else []
-    if values is None:
-        return []
-    lines = told_by.index.to_numpy()
-    keep = np.ones(len(lines), bool)
-    for column, value in layout.where.items():
-        keep &= (told_by[column].str.strip() == str(value)).to_numpy()
-    for fact, column in text.items():
-        facts[fact] = told_by[column].str.strip().to_numpy()
-    frame = pd.DataFrame({k: facts[k] for k in FACTS if k in facts}, index=range(len(lines)))
-    frame["time"] = values[:, -1] * TIME_UNITS[layout.units.time] if columns.time is not None else (
-        lines / layout.rate
+    told_by = {f: c for f in FACTS if (c := getattr(columns, f)) is not None}
+    values, text, told = read_columns(
+        entry.read(), numbers, layout.separator, layout.decimal, layout.comment,
+        list(dict.fromkeys([*told_by.values(), *layout.where])),
     )  # fmt: skip
-    frame["line"] = lines
+    skipped += [Skipped(f"{entry.name}: lines", told)] if told else []
+    # Some programs write the number 1 of a label as 1.0.
+    text = text.apply(lambda column: column.str.strip().str.removesuffix(".0"))
+    lines = text.index.to_numpy()
+    time = lines / layout.rate if columns.time is None else values[:, -1] * _second(layout)
+    facts = pd.DataFrame({**layout.fixed, **named}, index=text.index)
+    facts[list(told_by)] = text[list(told_by.values())]
+    wanted = [text[column] == str(value) for column, value in layout.where.items()]
+    keep = np.logical_and.reduce([np.ones(len(text), bool), *wanted])
+    if not keep.any():
+        raise Refused(f"no line with {layout.where}")
     found = []
-    for site in by_site["acc"]:
-        part = frame.assign(site=site) if site else frame.copy()
-        place = 0
-        for sensor, sites in by_site.items():
-            if site in sites:
-                first = place + 3 * list(sites).index(site)
-                part[[f"{sensor} {axis}" for axis in "xyz"]] = values[:, first : first + 3]
-            place += 3 * len(sites)
-        for (subject, name), rows in part[keep].groupby(["subject", "site"], sort=False):
-            known = _known(name, layout.sites, SITES)
-            if known is None:
-                skipped.append(Skipped(f"{entry.name}: {name}", "no site of layout.sites"))
-            else:
-                found.append((str(subject), known, rows))
+    for name in dict.fromkeys(site for _, site in axes):
+        own = facts.assign(site=name) if name else facts
+        sensors = {
+            sensor: values[:, 3 * place : 3 * place + 3]
+            for place, (sensor, site) in enumerate(axes)
+            if site == name
+        }
+        for (subject, at), rows in own.reset_index()[keep].groupby(["subject", "site"], sort=False):
+            site = _known(at, layout.sites, SITES)
+            if site is None:
+                skipped.append(Skipped(f"{entry.name}: {at}", "no site of layout.sites"))
+                continue
+            i = rows.index.to_numpy()
+            cut = {sensor: readings[i] for sensor, readings in sensors.items()}
+            stream = _Stream(entry.name, lines[i], time[i], rows["activity"].astype(str), cut)
+            found.append((str(subject), site, stream))
     return found
+
+
+def _second(layout: Layout) -> float:
+    return TIME_UNITS[layout.units.time]
 
 
 def _known(name: object, mapping: dict[Key, str], names: tuple[str, ...]) -> str | None:
@@ -255,26 +272,24 @@ def _known(name: object, mapping: dict[Key, str], names: tuple[str, ...]) -> str
 
 
 def _recording(
-    sites: dict[str, tuple[str, pd.DataFrame]],
-    facts: dict[str, str],
-    layout: Layout,
-    rate: float,
-    skipped: list[Skipped],
+    sites: dict[str, _Stream], row: dict, layout: Layout, rate: float, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of one recording: all sites on one grid, cut where the activity changes."""
     fitted: dict[tuple[str, str], list[Piece]] = {}
-    seen = {"clipped": 0.0, "bridged": 0, "lost": 0.0}
-    label = next(iter(sites.values()))[0]
-    for site, (name, rows) in sites.items():
-        own = [sensor for sensor in ("acc", "gyro") if f"{sensor} x" in rows]
-        with listed(skipped, f"{name}: {site}"):
-            values = [_checked(rows, sensor, site, name, layout, seen) for sensor in own]
-            pieces, timing = _clocked(rows, np.hstack(values), name, layout)
+    row |= {"clipped": 0.0, "bridged": 0, "lost": 0.0}
+    for site, stream in sites.items():
+        where = f"{stream.file}: {site}"
+        with listed(skipped, where):
+            values, clipped, within = _in_si(stream, site, layout)
+            if not within.all():
+                skipped.append(Skipped(where, f"{(~within).sum()} readings that no sensor gives"))
+            pieces, timing = _clocked(stream, values, within, layout)
             if not pieces:
                 raise Refused("no second without a gap")
-            seen["bridged"] += timing.bridged
-            seen["lost"] += timing.lost
-            for i, sensor in enumerate(own):
+            row["clipped"] = max(row["clipped"], clipped)
+            row["bridged"] += timing.bridged
+            row["lost"] += timing.lost
+            for i, sensor in enumerate(stream.sensors):
                 fitted[sensor, site] = [
                     replace(piece, values=piece.values[:, 3 * i : 3 * i + 3]) for piece in pieces
                 ]
@@ -282,63 +297,64 @@ def _recording(
         return []
     spans = {key: (pieces[0].start, pieces[-1].stop) for key, pieces in fitted.items()}
     sensors = ("acc", "gyro") if layout.columns.gyro else ("acc",)
-    with listed(skipped, label):
-        first, arrays = lay_on_grid(fitted, spans, sensors, SITES, rate)
-        times = (first + np.arange(len(arrays["acc"]))) / rate
-        activity = _activity(sites, layout, times, skipped)
-        meta = {"rate": float(rate), "sites": list(SITES), "source": "CSV"}
-        row = {**facts, "recording": label, **seen}
-        return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
-    return []
+    first, arrays = lay_on_grid(fitted, spans, sensors, SITES, rate)
+    times = (first + np.arange(len(arrays["acc"]))) / rate
+    activity = _activity(sites, layout, times, skipped)
+    meta = {"rate": float(rate), "sites": list(SITES), "source": "CSV"}
+    return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
 
 
-def _checked(
-    rows: pd.DataFrame, sensor: str, site: str, name: str, layout: Layout, seen: dict
-) -> Float[np.ndarray, "n 3"]:
-    """Readings in SI units and the axes of the site; how many were clipped goes to `seen`."""
-    values = rows[[f"{sensor} {axis}" for axis in "xyz"]].to_numpy()
-    unit = getattr(layout.units, sensor)
-    size = ACC_UNITS[unit] if sensor == "acc" else GYRO_UNITS[unit]
-    if sensor == "acc":
-        check_gravity(values, unit, f"{name}: {site}", "Write that as layout.units.acc.")
-    elif np.quantile(np.abs(values), 0.99) * size > FASTEST_TURN:
-        raise InputError(
-            f"{name}: {site}", f"turns of {np.quantile(np.abs(values), 0.99):.4g} {unit}",
-            f"less than {FASTEST_TURN / size:.4g}", "Write deg/s as layout.units.gyro.",
+def _in_si(
+    stream: _Stream, site: str, layout: Layout
+) -> tuple[Float[np.ndarray, "n d"], float, np.ndarray]:
+    """Readings of all sensors side by side, in SI units and the axes of the site; the share that
+    was clipped; and which a sensor can have read."""
+    parts, clipped, where = [], 0.0, f"{stream.file}: {site}"
+    within = np.ones(len(stream.time), bool)
+    for sensor, values in stream.sensors.items():
+        unit = getattr(layout.units, sensor)
+        check, sizes = (
+            (check_gravity, ACC_UNITS) if sensor == "acc" else (check_turns, GYRO_UNITS)
         )  # fmt: skip
-    if sensor in layout.range:
-        ends = (np.abs(values) >= 0.999 * layout.range[sensor]).any(1)
-        seen["clipped"] = max(seen["clipped"], float(ends.mean()))
-    for axes in (layout.axes.get(sensor), layout.axes.get(site)):
-        if axes:
-            signs = [-1.0 if axis.startswith("-") else 1.0 for axis in axes]
-            values = values[:, ["xyz".index(axis[-1]) for axis in axes]] * signs
-    return values * size
+        within &= check(values, unit, where, f"Write that as layout.units.{sensor}.")
+        if sensor in layout.range:
+            ends = (np.abs(values) >= 0.999 * layout.range[sensor]).any(1)
+            clipped = max(clipped, float(ends.mean()))
+        for axes in (layout.axes.get(sensor), layout.axes.get(site)):
+            if axes:
+                signs = [-1.0 if axis.startswith("-") else 1.0 for axis in axes]
+                values = values[:, ["xyz".index(axis[-1]) for axis in axes]] * signs
+        parts.append(values * sizes[unit])
+    return np.hstack(parts), clipped, within
 
 
 def _clocked(
-    rows: pd.DataFrame, values: Float[np.ndarray, "n d"], name: str, layout: Layout
+    stream: _Stream, values: Float[np.ndarray, "n d"], within: np.ndarray, layout: Layout
 ) -> tuple[list[Piece], Timing]:
     """Uniform pieces of a stream, and what was found of its timing."""
-    time, lines = rows["time"].to_numpy(), rows["line"].to_numpy()
+    time, values, stated = stream.time[within], values[within], layout.rate
     if len(time) < 8:
         raise Refused(f"only {len(time)} samples")
     if layout.columns.time is None:
-        return uniform_pieces(time, values, lines, nominal=layout.rate)
-    unit, rate = layout.units.time, 1 / sample_period(time, np.arange(len(time)))
-    if not RATES[0] <= rate <= RATES[1]:
+        return uniform_pieces(time, values, stream.lines[within], stated)
+    low, high = RATES
+    if stated:
+        low, high = stated * (1 - CLOCK_TOLERANCE), stated * (1 + CLOCK_TOLERANCE)
+    rate = 1 / sample_period(time, np.arange(len(time)))
+    if not low <= rate <= high:
+        found = f"{rate:.4g} samples a second, taken as {layout.units.time}"
         for other, size in TIME_UNITS.items():
-            if RATES[0] <= rate * TIME_UNITS[unit] / size <= RATES[1]:
+            if low <= rate * _second(layout) / size <= high:
                 raise InputError(
-                    f"{name}: time", f"{rate:.4g} samples a second, taken as {unit}",
-                    f"{RATES[0]:g} to {RATES[1]:g}",
+                    f"{stream.file}: time", found, f"{low:g} to {high:g}",
                     f"It is likely in {other}. Write that as layout.units.time.",
                 )  # fmt: skip
-    return uniform_pieces(time, values, nominal=layout.rate)
+        raise Refused(f"{found}, not {low:g} to {high:g}")
+    return uniform_pieces(time, values, nominal=stated)
 
 
 def _activity(
-    sites: dict[str, tuple[str, pd.DataFrame]],
+    sites: dict[str, _Stream],
     layout: Layout,
     times: Float[np.ndarray, "F"],
     skipped: list[Skipped],
@@ -346,13 +362,12 @@ def _activity(
     """The activity in each frame, None where there is none or sites differ."""
     found = np.full((len(times), len(sites)), None, object)
     unknown: dict[Skipped, None] = {}  # a set that keeps its order
-    for column, (name, rows) in enumerate(sites.values()):
-        labels = rows["activity"].astype(str)
+    for column, stream in enumerate(sites.values()):
+        labels = stream.activity
         known = {label: _known(label, layout.activities, ACTIVITIES) for label in labels.unique()}
-        for label, activity in known.items():
-            if activity is None:
-                unknown[Skipped(f"{name}: {label}", "no activity of layout.activities")] = None
-        stamps = np.maximum.accumulate(rows["time"].to_numpy())
+        for label in (label for label, activity in known.items() if activity is None):
+            unknown[Skipped(f"{stream.file}: {label}", "no activity of layout.activities")] = None
+        stamps = np.maximum.accumulate(stream.time)
         at = np.clip(np.searchsorted(stamps, times, side="right") - 1, 0, len(stamps) - 1)
         inside = (times >= stamps[0]) & (times <= stamps[-1])
         found[inside, column] = labels.map(known).to_numpy()[at[inside]]

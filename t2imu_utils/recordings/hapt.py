@@ -15,40 +15,40 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.recordings.streams import (
     GRAVITY,
+    ZIPS,
     Entry,
     Piece,
     Refused,
     check_gravity,
+    check_turns,
     cut_clips,
+    joined,
     lay_on_grid,
     listed,
-    none_usable,
     open_tree,
     read_columns,
 )
 
 RATE = 50.0  # Hz
 SITE = "waist"
+SHORTEST = 2.0  # seconds of a clip
 FILE = re.compile(r"(?:^|/)(acc|gyro)_exp(\d+)_user(\d+)\.txt$")
 LABELS = re.compile(r"(?:^|/)RawData/labels\.txt$")
-OUTER = re.compile(r"\.zip$", re.IGNORECASE)
 # The others, 7 to 12, are transitions between postures.
 ACTIVITY = {
     1: "walking", 2: "climbing up", 3: "climbing down", 4: "sitting", 5: "standing", 6: "lying",
 }  # fmt: skip
 # The phone lay on its side with x up and z away from the body: standing reads (1, -0.2, 0) g.
 TO_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+REMEDY = "Get the data set again."
 
 
-def read_hapt(
-    root: Path, rate: float = 20.0, shortest: float = 2.0, progress: bool = True
-) -> tuple[Clips, list[Skipped]]:
+def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Clips, list[Skipped]]:
     """Read the six activities of HAPT; transitions between postures are left out.
 
     Args:
         root: the data set's zip, or a folder with the zip or with ``RawData``.
         rate: of the clips, frames per second.
-        shortest: stretches under this many seconds are left out.
         progress: show a bar.
 
     Returns:
@@ -62,7 +62,7 @@ def read_hapt(
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
-    with open_tree(root, OUTER, skipped) as entries:
+    with open_tree(root, ZIPS, skipped) as entries:
         found = {
             (m[1], int(m[2]), int(m[3])): e for e in entries if (m := FILE.search(e.name))
         }  # fmt: skip
@@ -72,28 +72,27 @@ def read_hapt(
                 root, f"{len(entries)} files, no RawData/labels.txt with acc_exp01_user01.txt",
                 "HAPT or its zip", "Point to the folder of HAPT or to its zip.",
             )  # fmt: skip
-        table, _, _ = read_columns(labels.read(), list(range(5)), sep=" ")
-        table = table.astype(int)
+        try:
+            table = read_columns(labels.read(), list(range(5)), sep=" ")[0].astype(int)
+        except Refused as error:
+            raise InputError(labels.name, str(error), "the list of labels", REMEDY) from error
         people = np.unique(table[:, :2], axis=0)
         for experiment, user in tqdm(people, "HAPT", mininterval=2, disable=not progress):
             rows = table[(table[:, :2] == (experiment, user)).all(1)]
             name = f"experiment {experiment} user {user}"
-            signals = {}
             with listed(skipped, name):
                 signals = {s: _signal(found, s, experiment, user) for s in ("acc", "gyro")}
-            for _, _, label, first, last in rows.tolist() if signals else ():
-                if label not in ACTIVITY:
-                    skipped.append(Skipped(f"{name} from {first}", "between postures"))
-                    continue
-                facts = {
-                    "subject": user, "activity": ACTIVITY[label], "session": experiment,
-                    "recording": f"{name} {ACTIVITY[label]} from {first}",
-                }  # fmt: skip
-                with listed(skipped, facts["recording"]):
-                    parts += _stretch(signals, facts, first - 1, last, rate, shortest, skipped)
-    if not parts:
-        raise none_usable(root, skipped)
-    return Clips.concat(parts), skipped
+                for label, first, last in rows[:, 2:].tolist():
+                    if label not in ACTIVITY:
+                        skipped.append(Skipped(f"{name} from {first}", "between postures"))
+                        continue
+                    facts = {
+                        "subject": user, "activity": ACTIVITY[label], "session": experiment,
+                        "recording": f"{name} {ACTIVITY[label]} from {first}",
+                    }  # fmt: skip
+                    with listed(skipped, facts["recording"]):
+                        parts += _stretch(signals, facts, first - 1, last, rate, skipped)
+    return joined(parts, root, skipped), skipped
 
 
 def _signal(
@@ -106,9 +105,12 @@ def _signal(
     values, _, told = read_columns(entry.read(), [0, 1, 2], sep=" ")
     if told:
         raise Refused(f"{entry.name}: {told}: which sample is which?")
-    if sensor == "acc":
-        check_gravity(values, "g", entry.name, "HAPT's are in g: get the data set again.")
-    return values @ TO_SITE.T * (GRAVITY if sensor == "acc" else 1.0)
+    check, unit, size = (
+        (check_gravity, "g", GRAVITY) if sensor == "acc" else (check_turns, "rad/s", 1.0)
+    )  # fmt: skip
+    if not check(values, unit, entry.name, f"HAPT's are in {unit}. {REMEDY}").all():
+        raise Refused(f"{entry.name}: readings that no phone gives")
+    return values @ TO_SITE.T * size
 
 
 def _stretch(
@@ -117,7 +119,6 @@ def _stretch(
     first: int,
     stop: int,
     rate: float,
-    shortest: float,
     skipped: list[Skipped],
 ) -> list[Clips]:
     pieces = {
@@ -127,6 +128,6 @@ def _stretch(
     if any(not len(piece.values) for (piece,) in pieces.values()):
         raise Refused("its file ends before")
     spans = {key: (piece.start, piece.stop) for key, (piece,) in pieces.items()}
-    begin, arrays = lay_on_grid(pieces, spans, ("acc", "gyro"), (SITE,), rate)
+    begin, arrays = lay_on_grid(pieces, spans, tuple(signals), (SITE,), rate)
     meta = {"rate": float(rate), "sites": [SITE], "source": "HAPT"}
-    return cut_clips(begin, arrays, facts, meta, shortest, skipped)
+    return cut_clips(begin, arrays, facts, meta, SHORTEST, skipped)

@@ -23,12 +23,13 @@ from t2imu_utils.recordings.streams import (
     Refused,
     Timing,
     check_gravity,
+    check_turns,
     cut_clips,
+    joined,
     lay_on_grid,
     leaves,
     listed,
     natural,
-    none_usable,
     open_tree,
     read_columns,
     uniform_pieces,
@@ -41,7 +42,7 @@ STREAM = re.compile(r"^(acc|Gyroscope|MagneticField)_([a-z]+)(?:_(\d+))?_([a-z]+
 OUTER = re.compile(r"realworld.*\.zip$", re.IGNORECASE)
 COLUMNS = ["attr_time", "attr_x", "attr_y", "attr_z", "id"]
 CONSEQUENCES = "no usable", "the archive has none"  # told after their causes
-REMEDY = "RealWorld's are in m/s^2: convert the file, or get the archive again."
+REMEDY = "RealWorld's are in m/s^2 and rad/s: convert the file, or get the archive again."
 RANGE = 19.6  # m/s^2: the accelerometers end at 2 g
 SHORTEST = 2.0  # seconds of a clip; less holds no window
 
@@ -87,9 +88,8 @@ def read_realworld(
     """
     unknown = sorted(set(activities or ()) - set(ACTIVITIES))
     if unknown:
-        raise InputError(
-            "activities", ", ".join(unknown), f"some of {', '.join(ACTIVITIES)}", "Check the names."
-        )
+        expected = f"some of {', '.join(ACTIVITIES)}"
+        raise InputError("activities", ", ".join(unknown), expected, "Check the names.")
     wanted = [a for a in ACTIVITIES if activities is None or a in activities]
     skipped: list[Skipped] = []
     parts: list[Clips] = []
@@ -97,39 +97,30 @@ def read_realworld(
         groups, found = _groups(Path(root).resolve().name, entries, skipped)
         if not found:
             raise InputError(
-                root,
-                f"{len(entries)} files, no acc_*_csv.zip or acc_*.csv in a folder proband<n>",
+                root, f"{len(entries)} files, no acc_*_csv.zip or acc_*.csv in a folder proband<n>",
                 "the RealWorld2016 archive or its unpacked tree",
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
-            )
-        lacking = sorted(set(subjects or ()) - found)
-        if lacking:
+            )  # fmt: skip
+        if lacking := sorted(set(subjects or ()) - found):
             raise InputError(
-                root,
-                f"subjects {', '.join(map(str, sorted(found)))}",
+                root, f"subjects {', '.join(map(str, sorted(found)))}",
                 f"subject {', '.join(map(str, lacking))} among them",
                 "Ask for subjects that are there, or complete the archive.",
-            )
+            )  # fmt: skip
         chosen = sorted(found if subjects is None else found & set(subjects))
         pairs = [(subject, activity) for subject in chosen for activity in wanted]
         for subject, activity in tqdm(pairs, "RealWorld", mininterval=2, disable=not progress):
             members = groups.get((subject, activity), [])
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
-                continue
-            streams = _streams(members, subject, activity, skipped)
-            for session in sorted({key[0] for key in streams}):
-                own = {key[1:]: value for key, value in streams.items() if key[0] == session}
+            for session, streams in sorted(_sessions(members, activity, skipped).items()):
                 facts = {"subject": subject, "activity": activity, "session": session}
-                parts += _session(own, facts, rate, trim, skipped)
-            del streams  # before the next are read
+                parts += _session(streams, facts, rate, trim, skipped)
     skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
-    if not parts:
-        raise none_usable(root, skipped)
-    return Clips.concat(parts), skipped
+    return joined(parts, root, skipped), skipped
 
 
-Streams = dict[tuple[int, str, str], np.ndarray]  # (session, sensor, position) -> time, x, y, z, id
+Streams = dict[tuple[str, str], np.ndarray]  # (sensor, position) -> time, x, y, z, id
 
 
 def _groups(
@@ -154,50 +145,51 @@ def _groups(
     return groups, found
 
 
-def _streams(
-    members: Sequence[Entry], subject: int, activity: str, skipped: list[Skipped]
-) -> Streams:
+def _sessions(
+    members: Sequence[Entry], activity: str, skipped: list[Skipped]
+) -> dict[int, Streams]:
     """All readable acceleration and gyroscope streams of one subject and activity."""
-    streams: Streams = {}
+    sessions: dict[int, Streams] = defaultdict(dict)
     for member in sorted(members, key=lambda entry: natural(entry.name)):
         for name, content in leaves(member, skipped):
             base = PurePosixPath(name).name
-            match = STREAM.match(base)
             if base.lower().startswith("readme"):
                 continue
-            if not match or match[1] not in SENSOR:
-                skipped.append(Skipped(name, "not an acceleration or gyroscope stream"))
-            elif REALWORLD_ACTIVITY.get(match[2]) != activity:
-                skipped.append(Skipped(name, f"activity {match[2]} in an archive of {activity}"))
-            elif match[4] not in POSITIONS:
-                skipped.append(Skipped(name, f"unknown position {match[4]}"))
-            else:
-                key = (int(match[3] or 1), SENSOR[match[1]], match[4])
-                if key in streams:
-                    skipped.append(Skipped(name, "the same stream was read from another file"))
-                    continue
-                with listed(skipped, name):
-                    streams[key], told = _read_stream(content, name, key[1])
-                    skipped += [Skipped(f"{name}: lines", told)] if told else []
-    return streams
+            with listed(skipped, name):
+                match = STREAM.match(base)
+                if not match or match[1] not in SENSOR:
+                    raise Refused("not an acceleration or gyroscope stream")
+                if REALWORLD_ACTIVITY.get(match[2]) != activity:
+                    raise Refused(f"activity {match[2]} in an archive of {activity}")
+                if match[4] not in POSITIONS:
+                    raise Refused(f"unknown position {match[4]}")
+                session, key = int(match[3] or 1), (SENSOR[match[1]], match[4])
+                if key in sessions.get(session, ()):
+                    raise Refused("the same stream was read from another file")
+                stream, told = _read_stream(content, name, key[0])
+                sessions[session][key] = stream
+                skipped += [Skipped(f"{name}: lines", told)] if told else []
+    return sessions
 
 
 def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, str]:
-    """Time (s), three axes and sample number of a CSV file, repeated lines left out."""
+    """Time (s), three axes and sample number of a CSV file, and which lines were left out."""
     values, _, told = read_columns(content, COLUMNS)
     if len(values) < 100:
         raise Refused(f"only {len(values)} samples")
-    if sensor == "acc":
-        check_gravity(values[:, 1:4], "m/s^2", name, REMEDY)
+    left_out = [told] if told else []
+    check, unit = (check_gravity, "m/s^2") if sensor == "acc" else (check_turns, "rad/s")
+    within = check(values[:, 1:4], unit, name, REMEDY)
+    left_out += [] if within.all() else [f"{(~within).sum()} readings that no sensor gives"]
+    values = values[within]
     values[:, 0] /= 1000
     repeated = np.concatenate([[False], (np.diff(values, axis=0) == 0).all(1)])
-    if repeated.any():
-        told = "; ".join(filter(None, (told, f"{int(repeated.sum())} lines stand twice")))
-    return values[~repeated], told
+    left_out += [f"{repeated.sum()} lines stand twice"] if repeated.any() else []
+    return values[~repeated], "; ".join(left_out)
 
 
 def _session(
-    streams: dict[tuple[str, str], np.ndarray],
+    streams: Streams,
     facts: dict,
     rate: float,
     trim: tuple[float, float],
@@ -207,7 +199,7 @@ def _session(
     label = f"proband{facts['subject']} {facts['activity']} session {facts['session']}"
     fitted: dict[tuple[str, str], list[Piece]] = {}
     timings: list[Timing] = []
-    clipped = 0.0
+    clipped = [0.0]
     for (sensor, position), values in streams.items():
         name = f"{label} {position} {sensor}"
         with listed(skipped, name):
@@ -217,47 +209,49 @@ def _session(
             if pieces:
                 fitted[sensor, position] = pieces
                 timings.append(timing)
-            if pieces and sensor == "acc":
-                clipped = max(clipped, float((np.abs(values[:, 1:4]) >= RANGE).any(1).mean()))
+                ends = (np.abs(values[:, 1:4]) >= RANGE).any(1).mean()
+                clipped += [float(ends)] if sensor == "acc" else []
     fitted = _one_time(fitted, label, skipped)
     for position in POSITIONS:
         missing = [s for s in SENSOR.values() if (s, position) not in fitted]
         if missing:
             skipped.append(Skipped(f"{label} {position}", f"no usable {' and no '.join(missing)}"))
-    spans = {
-        key: (min(p.start for p in pieces) + trim[0], max(p.stop for p in pieces) - trim[1])
-        for key, pieces in fitted.items()
-    }
-    for key in [key for key, (start, stop) in spans.items() if stop - start < SHORTEST]:
-        skipped.append(Skipped(f"{label} {key[1]} {key[0]}", "nothing is left after trimming"))
-        del spans[key]
-    if not spans:
-        return []
-    row = {
-        **facts, "recording": label, "clipped": clipped, "late": sum(t.late for t in timings),
-        "bridged": sum(t.bridged for t in timings), "lost": sum(t.lost for t in timings),
-    }  # fmt: skip
-    meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
-    with listed(skipped, label):
-        first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
-        return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
+    spans = {}
+    for (sensor, position), pieces in fitted.items():
+        start, stop = (
+            min(p.start for p in pieces) + trim[0],
+            max(p.stop for p in pieces) - trim[1],
+        )
+        if stop - start >= SHORTEST:
+            spans[sensor, position] = start, stop
+        else:
+            skipped.append(
+                Skipped(f"{label} {position} {sensor}", "nothing is left after trimming")
+            )
+    if spans:
+        row = {**facts, "recording": label, "clipped": max(clipped)}
+        row |= {n: sum(getattr(t, n) for t in timings) for n in ("late", "bridged", "lost")}
+        meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
+        with listed(skipped, label):
+            first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
+            return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
     return []
 
 
 def _one_time(
     fitted: dict[tuple[str, str], list[Piece]], label: str, skipped: list[Skipped]
 ) -> dict[tuple[str, str], list[Piece]]:
-    """Streams without those whose clock puts them wholly outside the session of the others."""
+    """Streams without the pieces that a wrong clock puts wholly outside the others' session."""
     if not fitted:
-        return fitted
+        return {}
     start = np.median([pieces[0].start for pieces in fitted.values()])
     stop = np.median([max(p.stop for p in pieces) for pieces in fitted.values()])
     kept = {}
     for (sensor, position), pieces in fitted.items():
         inside = [piece for piece in pieces if piece.start < stop and piece.stop > start]
-        if len(inside) < len(pieces):
-            lost = f"{len(pieces) - len(inside)} of its {len(pieces)} pieces lie at another time"
-            skipped.append(Skipped(f"{label} {position} {sensor}", f"{lost} than the session"))
+        if outside := len(pieces) - len(inside):
+            told = f"{outside} of its {len(pieces)} pieces lie at another time than the session"
+            skipped.append(Skipped(f"{label} {position} {sensor}", told))
         if inside:
             kept[sensor, position] = inside
     return kept

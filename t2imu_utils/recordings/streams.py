@@ -22,7 +22,7 @@ from zipfile import BadZipFile, LargeZipFile, ZipFile
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import minimum_filter1d
 
@@ -37,9 +37,14 @@ DAMAGE = (BadZipFile, LargeZipFile, zlib.error, EOFError, OSError, RuntimeError,
 GRAVITY = 9.80665  # m/s^2 in one standard g
 ACC_UNITS = {"m/s^2": 1.0, "g": GRAVITY, "mg": GRAVITY / 1000}  # in m/s^2
 AT_GRAVITY, LIKELY = (0.25, 4.0), (0.7, 1.4)  # of gravity: medians of any activity; of a mere unit
+GYRO_UNITS = {"rad/s": 1.0, "deg/s": np.pi / 180}  # in rad/s
+LARGEST = 100.0  # g; worn sensors end at 16 to 32
+FASTEST_TURN = 60.0  # rad/s; sensors end at 35
 
 LONGEST = 86400.0  # seconds of a recording
-RATES = 4.0, 2000.0  # Hz, of any sensor that is worn
+# Hz, of any sensor that is worn. What is slower lacks what 20 frames a second can hold, and the
+# missing band would pass for smooth motion.
+RATES = 18.0, 2000.0
 MANY = 100  # samples; fewer may be a burst whose stamps tell no rate
 CLOCK_WENT_BACK = 0.2  # seconds; smaller steps back are jitter
 BRIDGE = 0.15  # seconds; losses up to this long are interpolated
@@ -55,13 +60,35 @@ KAISER_BETA = 6.0
 PASS_BAND = 0.9  # of the Nyquist frequency of the slower side
 SLACK = 1e-6  # frames: rounding must not cost the frame on which a stream begins or ends
 
+ZIPS = re.compile(r"\.zip$", re.IGNORECASE)
 
-class Refused(ValueError):
+
+class Refused(Exception):
     """A file or stream that must not be used, and why."""
 
 
+@contextmanager
+def listed(skipped: list[Skipped], name: str) -> Iterator[None]:
+    """What is refused within is added to `skipped`, and the work goes on after it."""
+    try:
+        yield
+    except Refused as error:
+        skipped.append(Skipped(name, str(error)))
+
+
+@contextmanager
+def _undamaged() -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise Refused(f"damaged ({error or 'truncated'})") from error
+
+
 class Entry(NamedTuple):
-    """One file of a folder or archive: its name below the root, and how to get its bytes."""
+    """One file of a folder or archive: its name below the root, and how to get its bytes.
+
+    `read` raises `Refused` for a member that is damaged or too large.
+    """
 
     name: str
     read: Callable[[], bytes]
@@ -82,23 +109,23 @@ def open_tree(root: Path, outer: re.Pattern, skipped: list[Skipped]) -> Iterator
     root = Path(root)
     if not root.exists():
         raise InputError(root, "nothing", "a folder or a zip archive", "Check the path.")
+    folder = root.is_dir()
+    found: list[Entry] = []
     with ExitStack() as stack:
-        found: list[Entry] = []
-        for path in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
-            name = path.relative_to(root).as_posix() if root.is_dir() else path.name
-            if root.is_dir() and not outer.search(path.name):
-                found.append(Entry(name, path.read_bytes))
+        for path in sorted(p for p in root.rglob("*") if p.is_file()) if folder else [root]:
+            name = path.relative_to(root).as_posix() if folder else ""
+            if folder and not outer.search(path.name):
+                found.append(Entry(name, _undamaged()(path.read_bytes)))
                 continue
             try:
                 archive = stack.enter_context(ZipFile(path))
             except DAMAGE as error:
-                if root.is_dir():
-                    skipped.append(Skipped(name, f"not a whole zip archive ({error})"))
-                    continue
-                raise InputError(
-                    root, f"no whole zip archive ({error})", "the dataset's zip", "Get it again."
-                ) from error
-            found += _members(archive, "" if path == root else f"{name}/", skipped)
+                if not folder:
+                    what = f"no whole zip archive ({error})"
+                    raise InputError(root, what, "the dataset's zip", "Get it again.") from error
+                skipped.append(Skipped(name, f"not a whole zip archive ({error})"))
+                continue
+            found += _members(archive, f"{name}/" if folder else "", skipped)
         yield sorted(found, key=lambda entry: natural(entry.name))
 
 
@@ -111,6 +138,7 @@ def natural(name: str) -> list[str | int]:
 def _members(archive: ZipFile, prefix: str, skipped: list[Skipped]) -> Iterator[Entry]:
     """Files of an open archive; names that point outside are refused."""
 
+    @_undamaged()
     def read(info):
         if info.file_size > MAX_BYTES:
             raise Refused(f"{info.file_size} bytes unpacked, over the limit of {MAX_BYTES}")
@@ -129,39 +157,31 @@ def leaves(entry: Entry, skipped: list[Skipped], depth: int = 0) -> Iterator[tup
 
     Damaged and refused members are added to `skipped`; the others are still read.
     """
-    try:
+    inside: list[Entry] = []
+    with listed(skipped, entry.name):
         content = entry.read()
-        if not entry.name.lower().endswith(".zip"):
+        if not ZIPS.search(entry.name):
             yield entry.name, content
             return
         if depth >= MAX_DEPTH:
             raise Refused(f"archives in archives, more than {MAX_DEPTH} deep")
-        archive = ZipFile(io.BytesIO(content))
-    except Refused as error:
-        skipped.append(Skipped(entry.name, str(error)))
-        return
-    except DAMAGE as error:
-        skipped.append(Skipped(entry.name, f"damaged ({error or 'truncated'})"))
-        return
-    with archive:
-        inside = list(_members(archive, f"{entry.name}/", skipped))
-        for member in sorted(inside, key=lambda member: member.name):
-            yield from leaves(member, skipped, depth + 1)
+        with _undamaged():
+            archive = ZipFile(io.BytesIO(content))
+        inside = sorted(_members(archive, f"{entry.name}/", skipped), key=lambda m: m.name)
+    for member in inside:
+        yield from leaves(member, skipped, depth + 1)
 
 
-@contextmanager
-def listed(skipped: list[Skipped], name: str) -> Iterator[None]:
-    """What is refused within is added to `skipped`, and the work goes on after it."""
-    try:
-        yield
-    except Refused as error:
-        skipped.append(Skipped(name, str(error)))
+def joined(parts: Sequence[Clips], root: Path, skipped: Sequence[Skipped]) -> Clips:
+    """All that was read as one.
 
-
-def none_usable(root: Path, skipped: Sequence[Skipped]) -> InputError:
-    """What to raise where all was left out: the first reasons, causes before consequences."""
+    Raises:
+        InputError: nothing was, with the first reasons.
+    """
+    if parts:
+        return Clips.concat(parts)
     reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
-    return InputError(root, f"nothing usable ({reasons})", "at least one recording", "See there.")
+    raise InputError(root, f"nothing usable ({reasons})", "at least one recording", "See there.")
 
 
 def read_columns(
@@ -194,7 +214,7 @@ def read_columns(
     every = [*columns, *text]
     options = {
         "sep": r"\s+" if sep == " " else sep, "decimal": decimal, "comment": comment,
-        "header": None if all(isinstance(c, int) for c in every) else 0,
+        "header": None if all(isinstance(c, int) for c in every) else 0, "skipinitialspace": True,
         "encoding": "utf-8-sig", "encoding_errors": "replace", "dtype": dict.fromkeys(text, str),
     }  # fmt: skip
     try:
@@ -206,8 +226,7 @@ def read_columns(
         table = pd.read_csv(io.BytesIO(content), **options)
     if not isinstance(table.index, pd.RangeIndex):
         raise Refused("its lines have more fields than its header, as decimal commas make them")
-    absent = [str(c) for c in every if c not in table.columns]
-    if absent:
+    if absent := [str(c) for c in every if c not in table.columns]:
         raise Refused(f"no column {', '.join(absent)}; found {', '.join(map(str, table.columns))}")
     raw = table[list(columns)]
     values = raw.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
@@ -222,7 +241,9 @@ def read_columns(
     return values[good], table.loc[good, list(text)], told
 
 
-def check_gravity(acc: Float[np.ndarray, "n 3"], unit: str, where: str, remedy: str) -> None:
+def check_gravity(
+    acc: Float[np.ndarray, "n 3"], unit: str, where: str, remedy: str, largest: float = LARGEST
+) -> Bool[np.ndarray, "n"]:
     """The median magnitude of a recording is near gravity, whatever the person does.
 
     Args:
@@ -230,20 +251,45 @@ def check_gravity(acc: Float[np.ndarray, "n 3"], unit: str, where: str, remedy: 
         unit: a key of `ACC_UNITS`.
         where: the file.
         remedy: what to do about another unit, after its name.
+        largest: where the sensors end on an axis, in g.
+
+    Returns:
+        Which samples are within that.
 
     Raises:
         InputError: the median is gravity in another unit.
-        Refused: it is gravity in none.
+        Refused: it is gravity in none, or more than 1 % of the samples are beyond `largest`.
     """
-    median = float(np.median(np.linalg.norm(acc, axis=-1)))
-    if AT_GRAVITY[0] <= median * ACC_UNITS[unit] / GRAVITY <= AT_GRAVITY[1]:
-        return
-    found = f"a median magnitude of {median:.4g} {unit}"
-    for other, size in ACC_UNITS.items():
-        if LIKELY[0] <= median * size / GRAVITY <= LIKELY[1]:
-            expected = f"gravity, {GRAVITY / ACC_UNITS[unit]:.4g} {unit}"
-            raise InputError(where, found, expected, f"It is likely in {other}. {remedy}")
-    raise Refused(f"{found}: gravity in no known unit, so it was taken out or the scale is wrong")
+    with np.errstate(over="ignore"):
+        median = float(np.median(np.linalg.norm(acc, axis=-1)))
+    if not AT_GRAVITY[0] <= median * ACC_UNITS[unit] / GRAVITY <= AT_GRAVITY[1]:
+        found = f"a median magnitude of {median:.4g} {unit}"
+        for other, size in ACC_UNITS.items():
+            if LIKELY[0] <= median * size / GRAVITY <= LIKELY[1]:
+                expected = f"gravity, {GRAVITY / ACC_UNITS[unit]:.4g} {unit}"
+                raise InputError(where, found, expected, f"It is likely in {other}. {remedy}")
+        raise Refused(
+            f"{found}: gravity in no known unit, so it was taken out or the scale is wrong"
+        )
+    within = (np.abs(acc) * ACC_UNITS[unit] <= largest * GRAVITY).all(-1)
+    if (beyond := int((~within).sum())) > UNREADABLE_SHARE * len(acc):
+        raise Refused(f"{beyond} of its {len(acc)} accelerations are over {largest:g} g")
+    return within
+
+
+def check_turns(
+    gyro: Float[np.ndarray, "n 3"], unit: str, where: str, remedy: str
+) -> Bool[np.ndarray, "n"]:
+    """Which samples turn no faster than a sensor can tell; arguments of `check_gravity`.
+
+    Raises:
+        InputError: more than 1 % of the values are beyond that.
+    """
+    size = np.abs(gyro) * GYRO_UNITS[unit]
+    if (fast := np.quantile(size, 1 - UNREADABLE_SHARE)) > FASTEST_TURN:
+        found, expected = f"turns of {fast:.4g} rad/s", f"less than {FASTEST_TURN:g}"
+        raise InputError(where, found, expected, f"It is likely in deg/s. {remedy}")
+    return (size <= FASTEST_TURN).all(-1)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.recordings.streams import (
     GRAVITY,
+    ZIPS,
+    Entry,
     Piece,
     Refused,
     check_gravity,
+    joined,
     lay_on_grid,
-    leaves,
     listed,
-    none_usable,
     open_tree,
     read_columns,
     uniform_pieces,
@@ -50,7 +51,7 @@ NAME = re.compile(
     r"(?:^|/)UMAFall_Subject_(\d+)_(ADL|Fall)_(.+?)_(\d+)_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)\.csv$",
     re.IGNORECASE,
 )
-OUTER = re.compile(r"umafall.*\.zip$", re.IGNORECASE)
+SHORTEST = 4.0  # seconds of a recording, and of a stream
 SENSOR_LINE = re.compile(r"^%\s*[0-9A-Fa-f:]{17}\s*;\s*(\d+)\s*;\s*(\w+)\s*;", re.MULTILINE)
 TAG_RATE = 20.0  # Hz, which the tags keep to 0.2 %; phones differ by up to 1.5 % and are fitted
 TIME, NUMBER, X, Y, Z, KIND, SENSOR = range(7)
@@ -68,11 +69,7 @@ CLIP_COUNTS = (32511, 32767, 32768)  # readings at the end of the range, not on 
 
 
 def read_umafall(
-    root: Path,
-    rate: float = 20.0,
-    shortest: float = 4.0,
-    active: bool = True,
-    progress: bool = True,
+    root: Path, rate: float = 20.0, active: bool = True, progress: bool = True
 ) -> tuple[Clips, list[Skipped]]:
     """Read every usable recording of a folder or zip of UMAFall.
 
@@ -89,7 +86,6 @@ def read_umafall(
     Args:
         root: the folder or `UMAFall_Dataset.zip`.
         rate: of the clips, frames per second.
-        shortest: recordings and streams under this many seconds are left out.
         active: cut off rest at the ends.
         progress: show a bar.
 
@@ -105,8 +101,9 @@ def read_umafall(
         InputError: the root holds no recording of UMAFall, or one in another unit.
     """
     skipped: list[Skipped] = []
-    rows, arrays = [], []
-    with open_tree(root, OUTER, skipped) as entries:
+    parts: list[Clips] = []
+    meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
+    with open_tree(root, ZIPS, skipped) as entries:
         named = [(entry, NAME.search(entry.name)) for entry in entries]
         if not any(match for _, match in named):
             raise InputError(
@@ -117,15 +114,9 @@ def read_umafall(
         for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
             with listed(skipped, entry.name):
                 _wanted(match)
-                for _, content in leaves(entry, skipped):
-                    row, frames = _recording(content, entry.name, match, rate, shortest, active,
-                                             skipped)  # fmt: skip
-                    rows.append(row)
-                    arrays.append(frames)
-    if not rows:
-        raise none_usable(root, skipped)
-    meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
-    return Clips.from_list(rows, {"acc": arrays}, meta), skipped
+                row, frames = _recording(entry, match, rate, active, skipped)
+                parts.append(Clips.from_list([row], {"acc": [frames]}, meta))
+    return joined(parts, root, skipped), skipped
 
 
 def _wanted(match: re.Match | None) -> None:
@@ -140,27 +131,20 @@ def _wanted(match: re.Match | None) -> None:
 
 
 def _recording(
-    content: bytes,
-    name: str,
-    match: re.Match,
-    rate: float,
-    shortest: float,
-    active: bool,
-    skipped: list[Skipped],
-) -> tuple[dict, np.ndarray]:
-    """A row of the table, and frames (F, 5, 3) in m/s^2."""
+    entry: Entry, match: re.Match, rate: float, active: bool, skipped: list[Skipped]
+) -> tuple[dict, Float[np.ndarray, "F 5 3"]]:
+    """A row of the table, and frames in m/s^2."""
+    name, content = entry.name, entry.read()
     head, sensors = _header(content)
     values, _, told = read_columns(content[head:], list(range(7)), sep=";")
     acc = values[values[:, KIND] == ACCELEROMETER]
-    sane = (np.abs(acc[:, X : Z + 1]) <= LARGEST).all(1)
-    if len(acc):
-        check_gravity(acc[:, X : Z + 1], "g", name, REMEDY)
-    if (~sane).sum() > 0.01 * len(acc):
-        raise Refused(f"{(~sane).sum()} of its {len(acc)} accelerations are over {LARGEST} g")
+    if not len(acc):
+        raise Refused("no line of an accelerometer")
+    sane = check_gravity(acc[:, X : Z + 1], "g", name, REMEDY, LARGEST)
     over = "" if sane.all() else f"{(~sane).sum()} accelerations over {LARGEST} g"
     if told or over:
         skipped.append(Skipped(f"{name}: lines", "; ".join(filter(None, (told, over)))))
-    streams, facts = _streams(acc[sane], sensors, name, shortest, skipped)
+    streams, facts = _streams(acc[sane], sensors, name, skipped)
     if not streams:
         raise Refused("no position has enough samples")
     stop = max(piece.stop for pieces in streams.values() for piece in pieces)
@@ -172,8 +156,8 @@ def _recording(
     whole = first, last = int(there[0]), int(there[-1]) + 1
     if active and activity != "standing":
         first, last = _moving(frames, rate, first, last)
-    if (last - first) / rate < shortest:
-        raise Refused(f"{(last - first) / rate:.1f} s of movement, under {shortest:g}")
+    if (last - first) / rate < SHORTEST:
+        raise Refused(f"{(last - first) / rate:.1f} s of movement, under {SHORTEST:g}")
     row = {
         "subject": int(match[1]), "activity": activity, "detail": detail, "movement": match[3],
         "trial": int(match[4]), "recorded": match[5], **facts,
@@ -184,18 +168,14 @@ def _recording(
 
 
 def _streams(
-    acc: Float[np.ndarray, "n 7"],
-    sensors: dict[int, str],
-    name: str,
-    shortest: float,
-    skipped: list[Skipped],
+    acc: Float[np.ndarray, "n 7"], sensors: dict[int, str], name: str, skipped: list[Skipped]
 ) -> tuple[dict[tuple[str, str], list[Piece]], dict[str, float]]:
     """Pieces of every position in g, and what the table tells of them."""
     streams: dict[tuple[str, str], list[Piece]] = {}
     facts = {"rescaled": 0.0, "clipped": 0.0, "bridged": 0, "lost": 0.0}
     for sensor, site in sensors.items():
         rows, phone = acc[acc[:, SENSOR] == sensor], site == "thigh"
-        if len(rows) < 2 or rows[-1, TIME] - rows[0, TIME] < 1000 * shortest:
+        if len(rows) < 2 or rows[-1, TIME] - rows[0, TIME] < 1000 * SHORTEST:
             skipped.append(Skipped(f"{name}: {site}", f"only {len(rows)} samples"))
             continue
         signal, scaled = repair_scale(rows[:, X : Z + 1])

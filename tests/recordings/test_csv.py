@@ -48,7 +48,7 @@ def wave(times, size=0.3):
 
 
 def pdiot(times, acc, start=0.0, unit=1e3):
-    lines = ["# Sensor type: Respeck", "timestamp,accel_x,accel_y,accel_z,gyro_x,gyro_y,gyro_z"]
+    lines = ["# Sensor type: Respeck", "timestamp, accel_x,accel_y,accel_z,gyro_x,gyro_y,gyro_z"]
     for t, (x, y, z) in zip(times + start, acc, strict=True):
         lines.append(f"{round(t * unit)},{x:.6f},{y:.6f},{z:.6f},90,0,{10 * z:.6f}")
     return "\n".join(lines)
@@ -133,6 +133,8 @@ def test_labels_in_a_column_cut_and_sites_stand_side_by_side(tmp_path):
         for a, c in zip(acc, label, strict=True)
     ]
     rows[100] = rows[100].replace("0.0", "?", 1)
+    rows[120] = rows[120].replace("0.0", "1e300", 1)
+    rows[:50] = [row + ".0" for row in rows[:50]]  # of the label
     layout = {
         "folder": "mhealth", "files": "mHealth_subject{subject}.log", "rate": 50.0,
         "separator": "\t", "units": {"acc": "m/s^2"}, "activities": {4: "walking", 1: "standing"},
@@ -143,7 +145,7 @@ def test_labels_in_a_column_cut_and_sites_stand_side_by_side(tmp_path):
     }  # fmt: skip
     clips, skipped = read(write(tmp_path, {"mHealth_subject3.log": "\n".join(rows)}), layout)
     assert clips.table[["activity", "part", "bridged"]].to_numpy().tolist() == [
-        ["walking", 0, 2], ["standing", 1, 2],
+        ["walking", 0, 3], ["standing", 1, 3],
     ]  # fmt: skip
     assert clips.table["frames"].tolist() == [160, 160] and clips.table["start"][1] == 12.0
     np.testing.assert_allclose(
@@ -151,7 +153,7 @@ def test_labels_in_a_column_cut_and_sites_stand_side_by_side(tmp_path):
     )
     assert np.isnan(clips.arrays["gyro"][:, 0]).all()
     np.testing.assert_allclose(clips.arrays["gyro"][:, 1], [[1, 2, 3]] * 320, atol=1e-4)
-    assert sorted(s.name.split(": ")[1] for s in skipped) == ["0", "lines"]
+    assert sorted(s.name.split(": ")[1] for s in skipped) == ["0", "chest", "lines"]
 
 
 def test_the_example_of_the_book_reads_what_it_says(tmp_path, monkeypatch):
@@ -193,6 +195,9 @@ NAME = "Respeck_1_Sitting_clean_x.csv"
         (pdiot(TIMES, 0.01 * wave(TIMES)), {}, (NAME, "no known unit")),
         (pdiot(np.r_[TIMES[:200], EPOCH + TIMES], np.r_[wave(TIMES)[:200], wave(TIMES)]), {},
          (NAME, "clock")),
+        (pdiot(TIMES, wave(TIMES), unit=1e4), {}, (NAME, "2.5 samples a second", "18 to")),
+        (pdiot(TIMES, wave(TIMES)), {"rate": 50.0}, (NAME, "25 samples a second", "45 to 55")),
+        (pdiot(TIMES, wave(TIMES)), {"where": {"gyro_y": 7}}, (NAME, "no line with {'gyro_y': 7}")),
         (pdiot(TIMES, wave(TIMES)), {"files": "{site}-{subject}-{activity}.csv"}, ("names like",)),
     ],
 )  # fmt: skip
@@ -216,7 +221,12 @@ def test_two_files_of_one_recording_and_site_are_not_joined(tmp_path):
         ("files", "{site}_{activity}.csv", "subject"),
         ("columns", {"acc": ["x", "y", "z"]}, "rate"),
         ("axes", {"chest": ["x", "x", "z"]}, "axes.chest"),
+        ("axes", {"chest": ["--x", "y", "z"]}, "axes.chest"),
         ("activities", {"Walk": "strolling"}, "walking"),
+        ("files", "{subject}_{site}_{activity}_{2nd}.csv", "2nd"),
+        ("comment", "", "comment"),
+        ("shortest", float("nan"), "shortest"),
+        ("range", {"acc": 0}, "range.acc"),
     ],
 )
 def test_an_incomplete_layout_is_told(field, value, word):

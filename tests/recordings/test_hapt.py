@@ -42,6 +42,9 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
     path.write_text(lines(acc * 9.80665))
     with pytest.raises(InputError, match="exp04_user02.*likely in m/s"):
         read_hapt(tmp_path / "si", progress=False)
+    (tmp_path / "si" / "RawData" / "labels.txt").write_text("")
+    with pytest.raises(InputError, match="RawData/labels.txt: found it is empty"):
+        read_hapt(tmp_path / "si", progress=False)
 
 
 def test_the_real_dataset(real_data):

@@ -332,15 +332,18 @@ def test_a_recording_that_is_spoilt_is_listed_and_the_rest_is_read(tmp_path, spo
     assert reason in str(error.value).split(";")[0]
 
 
-def test_a_file_in_g_is_an_error_that_names_it_and_its_unit(tmp_path):
-    root = walking(tmp_path, {"acc_walking_shin.csv": in_g(csv(UPRIGHT))})
-    with pytest.raises(InputError, match=r"proband1.*acc_walking_shin.csv.*likely in g\."):
+@pytest.mark.parametrize(("sensor", "unit"), [("acc", "g"), ("Gyroscope", "deg/s")])
+def test_another_unit_is_an_error_that_names_it_and_the_file(tmp_path, sensor, unit):
+    content = in_g(csv(UPRIGHT)) if unit == "g" else csv((90.0, 20.0, 5.0))
+    root = walking(tmp_path, {f"{sensor}_walking_shin.csv": content})
+    with pytest.raises(InputError, match=rf"proband1.*_walking_shin.csv.*likely in {unit}\."):
         read_realworld(root, **TRIM)
 
 
 def test_a_byte_order_mark_and_single_bad_or_repeated_lines_do_not_matter(tmp_path):
     header, lines = lines_of(csv(UPRIGHT))
     lines[200], lines[300] = ["201", "1435993"], lines[299]
+    lines[400][2] = "1e300"
     content = b"\xef\xbb\xbf" + joined(header, lines)
     clips, skipped = read_realworld(walking(tmp_path, {"acc_walking_shin.csv": content}), **TRIM)
     np.testing.assert_allclose(
@@ -348,6 +351,7 @@ def test_a_byte_order_mark_and_single_bad_or_repeated_lines_do_not_matter(tmp_pa
     )
     told = next(s.reason for s in skipped if s.name.endswith("lines"))
     assert told.startswith("1 of its 600 lines") and told.endswith("1 lines stand twice")
+    assert "1 readings that no sensor gives" in told
 
 
 def test_a_clock_of_another_day_is_told_and_left_out(tmp_path):
