@@ -41,7 +41,7 @@ SEEDS = 2**32  # torch's generator on a CPU reads no more bits
 GUIDANCE = 1.5  # of the shipped prior, by the validation prompts of held_out.yaml
 GUIDANCES = (0.0, 25.0)  # beyond, a motion is nothing but its overshoot
 PICTURE_LIMIT = 600_000  # bytes
-# Cosine to the nearest training sentence below which a prompt is far from all. Of the 200 prompts of
+# Cosine to the nearest training sentence below which a prompt is far from all. Of 200 prompts of
 # held_out.yaml 193 lie above; French, German, swimming, eating and cycling below; but crawling and
 # climbing a rope, never seen either, above.
 FAR = 0.5
