@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 from t2imu_utils.activities import ACTIVITIES, POSITIONS
-from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
-from t2imu_utils.recordings.realworld import expected_census, read_realworld
+from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.recordings.streams import GRAVITY, uniform_pieces
 
 EPOCH = 1_435_993_000.0
@@ -249,14 +248,6 @@ def test_everything_that_was_left_out_is_told_and_nothing_else(read):
     assert told == lacking
 
 
-def test_a_truncated_archive_is_an_error_that_says_what_to_do(archive, tmp_path):
-    cut = tmp_path / "realworld2016_dataset.zip"
-    cut.write_bytes(archive.read_bytes()[:-2000])
-    with pytest.raises(InputError, match="no whole zip archive") as error:
-        read_realworld(cut, progress=False)
-    assert error.value.remedy == "Get it again." and str(cut) in str(error.value)
-
-
 TRIM = {"trim": (1.0, 1.0), "progress": False}
 UPRIGHT = (0.5, 9.7, 1.2)
 
@@ -311,11 +302,8 @@ def decimal_commas(content):
         (boot_clock, "its clock runs from 1.000 to 143599301"),
         (in_seconds, "samples a second"),
         (decimal_commas, "more fields than its header"),
-        (lambda c: decimal_commas(c).replace(b",", b";"), "no column attr_time"),
-        (lambda c: b"", "empty"),
         (lambda c: c.decode().encode("utf-16"), "UTF-16"),
         (lambda c: c.replace(b"attr_y", b"attr_x"), "no column attr_y"),
-        (lambda c: c[:2000], "samples"),
     ],
 )
 def test_a_recording_that_is_spoilt_is_listed_and_the_rest_is_read(tmp_path, spoil, reason):
@@ -348,26 +336,6 @@ def test_a_byte_order_mark_and_single_bad_or_repeated_lines_do_not_matter(tmp_pa
     )
     told = next(s.reason for s in skipped if s.name.endswith("lines"))
     assert told.startswith("1 of its 600 lines") and told.endswith("1 lines stand twice")
-
-
-def test_a_clock_of_another_day_is_told_and_left_out(tmp_path):
-    members = {f"acc_walking_{p}.csv": csv(UPRIGHT) for p in ("chest", "shin", "head")}
-    members["acc_walking_waist.csv"] = csv(UPRIGHT, start=EPOCH + 86400)
-    clips, skipped = read_realworld(walking(tmp_path, members, other=False), **TRIM)
-    assert clips.table[["frames", "positions"]].to_numpy().tolist() == [[200, 3]]
-    assert any("another time" in s.reason and "waist" in s.name for s in skipped)
-
-
-def test_subjects_and_activities_can_be_chosen_and_must_be_there(archive, tmp_path):
-    clips, _ = read_realworld(archive, subjects=[1], activities=["sitting"], **TRIM)
-    assert clips.table[["subject", "activity"]].to_numpy().tolist() == [[1, "sitting"]]
-    for options, word in (
-        ({"subjects": [12]}, "subject 12"), ({"activities": ["swimming"]}, "swimming"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=word):
-            read_realworld(archive, **options, **TRIM)
-    with pytest.raises(InputError, match="proband"):
-        read_realworld(tmp_path, **TRIM)
 
 
 def test_the_genuine_stream_is_whole_and_unstretched(real_data):
@@ -411,23 +379,3 @@ def test_the_genuine_stamps_lie_on_the_fitted_line(real_data, name):
     # No drift and no step: the line fits the first minute as it fits the last.
     minutes = [np.median(part) for part in np.array_split(error, 11)]
     assert np.abs(minutes).max() < 0.002 and error.min() > -0.006
-
-
-def test_a_complete_archive_agrees_with_the_description_but_for_missing_streams():
-    rows, acc = [], []
-    for subject in range(1, 16):
-        for activity in ACTIVITIES:
-            sessions = 3 if (subject, activity) == (4, "climbing up") else 1
-            seconds = 102 if activity == "jumping" else 600
-            for session in range(1, sessions + 1):
-                acc.append(np.zeros((seconds // sessions, 7, 3), np.float32))
-                rows.append({"subject": subject, "activity": activity, "session": session})
-    acc[9][:, [2, 3], 1] = np.nan  # subject 2, climbing up
-    clips = Clips.from_list(rows, {"acc": acc}, {"rate": 1.0, "sites": list(POSITIONS)})
-    table = expected_census(clips)
-    differing = table[table["description"] != table["here"]]
-    assert differing.T.to_dict("list") == {"subject and activity, with every position": [120, 119]}
-    few = expected_census(clips.select((clips.table["subject"] < 6) & (clips.table.index != 19)))
-    assert few.loc["subjects"].tolist() == [15, 5]
-    assert few.loc["subjects with every activity"].tolist() == [15, 4]
-    assert few.loc["subject and activity, with every position"].tolist() == [120, 38]
