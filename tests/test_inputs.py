@@ -15,14 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from t2imu_utils.body.amass import RENAMED
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.inputs import (
-    INPUTS,
     Download,
     Input,
-    as_text,
     examine,
     fetch,
     lacking,
@@ -103,20 +100,6 @@ def test_every_input_says_what_a_newcomer_needs():
     named = {n for c in REGISTRY.corpora.values() for n in [*c.required, *c.optional]}
     named |= {n for c in REGISTRY.corpora.values() for choice in c.either for n in choice}
     assert named <= set(REGISTRY.inputs)
-
-
-def test_names_of_subsets_are_those_that_the_build_reads():
-    alternatives = [name.split(" | ") for name in REGISTRY.inputs["amass"].names]
-    folders = [[path.split("/")[0] for path in paths] for paths in alternatives]
-    assert len(folders) == 18 and {f[0]: f[1] for f in folders if len(f) > 1} == RENAMED
-
-
-def test_a_damaged_registry_is_told(tmp_path):
-    content = yaml.safe_load(INPUTS.read_text("utf-8"))
-    content["inputs"]["smpl"]["colour"] = "red"
-    write(tmp_path / "inputs.yaml", yaml.safe_dump(content))
-    with pytest.raises(InputError, match="colour"):
-        load_registry(tmp_path / "inputs.yaml")
 
 
 def test_needs_follow_from_the_track(tmp_path):
@@ -227,13 +210,6 @@ def test_one_choice_suffices_but_must_be_whole(tmp_path):
     cmu = status("cmu", tmp_path)
     assert "cmu_asfamc" in to_fetch(cmu) and "cmu_bvh" not in to_fetch(cmu)
     assert status("demo", tmp_path).empty and lacking(status("demo", tmp_path)) == []
-
-
-def test_the_text_names_everything(tmp_path):
-    table = status("paper", tmp_path)
-    text = as_text(table, "paper", tmp_path)
-    for row in table.itertuples():
-        assert row.page in text and str(tmp_path / row.path) in text
 
 
 def test_real_recordings_and_motions_are_present(real_data):

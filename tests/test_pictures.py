@@ -21,18 +21,6 @@ def closed():
     plt.close("all")
 
 
-def test_the_view_is_a_rotation():
-    plane, depth = pictures._view(np.eye(3), 35.0, 12.0)
-    whole = np.concatenate([plane, depth[:, None]], 1)
-    np.testing.assert_allclose(whole @ whole.T, np.eye(3), atol=1e-12)
-    plane, depth = pictures._view(np.eye(3), 0.0, 0.0)
-    np.testing.assert_allclose(plane, [[1, 0], [0, 1], [0, 0]], atol=1e-12)
-    np.testing.assert_allclose(depth, [0, 0, 1], atol=1e-12)
-    # At 90 degrees one looks along the body's left side (-X in view is its front).
-    plane, depth = pictures._view(np.eye(3), 90.0, 0.0)
-    np.testing.assert_allclose(depth, [1, 0, 0], atol=1e-12)
-
-
 def test_a_film_strip_keeps_heights_and_drops_travel():
     joints = np.random.default_rng(0).random((41, 22, 3))
     joints[..., 0] += np.linspace(0, 50, 41)[:, None]
@@ -70,16 +58,6 @@ def test_bodies_stand_on_one_floor_side_by_side():
     assert {"low", "tall"} <= {t.get_text() for t in figure.axes[0].texts}
 
 
-def test_sites_show_where_they_are_in_sight():
-    sites = {"chest": CUBE[7], "shin_other": CUBE[0], "spine": CUBE[4]}
-    normals = {name: np.array([0, 0, 1.0 if name == "chest" else -1.0]) for name in sites}
-    figure = pictures.sensor_sites(CUBE, SIDES, sites, normals)
-    named = [{t.get_text() for t in ax.texts} for ax in figure.axes]
-    assert named == [{"chest"}, {"shin other", "spine"}]
-    everywhere = pictures.sensor_sites(CUBE, SIDES, sites)
-    assert all(len(ax.texts) == 3 for ax in everywhere.axes)
-
-
 def test_names_are_never_over_one_another():
     sites = {f"s{i}": np.array([0.9, 0.5 + 0.001 * i, 1.0]) for i in range(5)}
     figure = pictures.sensor_sites(CUBE, SIDES, sites)
@@ -96,20 +74,3 @@ def test_traces_are_in_seconds():
     np.testing.assert_allclose(line.get_ydata(), signal[:, 2])
     hues = [to_hex(line.get_color()) for line in figure.axes[2].lines]
     assert hues[0] == style.colour("mdm") != hues[1]
-
-
-def test_signals_stand_under_the_strip_one_row_a_site():
-    joints = np.random.default_rng(0).random((21, 22, 3))
-    signals = {"acceleration (m/s²)": np.arange(21 * 2 * 3.0).reshape(21, 2, 3)}
-    figure = pictures.motion_with_signals(
-        "walks", joints, signals, ["shin", "shin_other"], frames=3
-    )
-    strip, first, second = figure.axes
-    titles = ["".join(map(ax.get_title, ("left", "center"))) for ax in (strip, first, second)]
-    assert titles == ["walks", "acceleration (m/s²)", ""]
-    assert [ax.get_ylabel() for ax in (first, second)] == ["shin", "shin\nother"]
-    for index, line in enumerate(second.lines):
-        np.testing.assert_array_equal(line.get_ydata(), signals["acceleration (m/s²)"][:, 1, index])
-        np.testing.assert_allclose(line.get_xdata()[[0, -1]], [0, 1.0])
-    with pytest.raises(InputError, match="motions: walks"):
-        pictures.motion_with_signals("walks", joints[:, :21], signals, ["shin", "shin_other"])

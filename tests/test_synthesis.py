@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import torch
 from numpy.testing import assert_array_equal
 from pandas.testing import assert_frame_equal
 
@@ -29,12 +28,10 @@ from t2imu_utils.synthesis import (
     load_store,
     make_shard,
     open_store,
-    plan_of,
     run_shards,
     summary_text,
-    tools_of,
 )
-from t2imu_utils.tracks import GeneratorSection, RecordingsSection, load_track
+from t2imu_utils.tracks import RecordingsSection
 
 PROMPTS = {
     "climbing down": ["a person walks down the stairs"],
@@ -65,31 +62,6 @@ def test_a_motion_is_the_same_in_every_plan_that_has_it():
     other = requests(plan(seed=1))
     assert not set(other["seed"]) & set(few["seed"])
     assert (other["frames"] != few["frames"]).any() and (other["motion"] == few["motion"]).all()
-
-
-@pytest.mark.parametrize("jobs", [1, 2, 4, 9, 20])
-def test_jobs_share_all_shards(jobs):
-    parts = [plan().part(job, jobs) for job in range(1, jobs + 1)]
-    together = [shard for part in parts for shard in part]
-    assert sorted(together, key=plan().shards.index) == plan().shards
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"repetitions": 0}, "repetitions: found 0"),
-        ({"shard_size": 0}, "shard_size: found 0"),
-        ({"batch_size": -1}, "batch_size: found -1"),
-        ({"seconds": (1.9, 3.0)}, "seconds: found 1.9 to 3 s; expected 2 s, the length of a w"),
-        ({"seconds": (4.0, 3.0)}, "seconds: found 4 to 3 s"),
-        ({"prompts": {}}, "prompts: found those of no activity"),
-        ({"prompts": {"walkin": ["a person walks"]}}, "prompts: found those of walkin"),
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused(wrong, said):
-    with pytest.raises(InputError, match=said):
-        replace(plan(), **wrong)
 
 
 # ---------------------------------------------------------------- folders
@@ -137,19 +109,6 @@ def test_another_plan_does_not_share_the_folder(tmp_path, other, said):
     with pytest.raises(InputError, match=f"manifest.json: found {said}; .*Name another folder"):
         opened(tmp_path, replace(plan(), **other))
     assert faults(load_store(tmp_path)) == {}
-
-
-def test_models_share_a_folder(tmp_path):
-    filled(tmp_path)
-    filled(tmp_path, replace(plan(), model="mdm-acc0.1"))
-    assert load_store(tmp_path, "mdm-acc0.1").plan.model == "mdm-acc0.1"
-    assert faults(load_store(tmp_path, "mdm")) == {}
-    with pytest.raises(InputError, match="found mdm, mdm-acc0.1; expected windows of one model"):
-        load_store(tmp_path)
-    with pytest.raises(InputError, match="generator momask: found mdm, mdm-acc0.1"):
-        load_store(tmp_path, "momask")
-    with pytest.raises(InputError, match="found nothing; .*t2imu synthesise"):
-        load_store(tmp_path / "nowhere")
 
 
 SMALL = Plan("demo", "mdm", PROMPTS, 2, (2.5, 4.5), shard_size=2, batch_size=3)
@@ -226,24 +185,6 @@ def test_a_file_has_a_row_group_for_each_site(written):
     assert groups == [[site] for site in SITES] and file.num_row_groups == 9
     statistics = file.metadata.row_group(2).column(file.schema_arrow.names.index("site")).statistics
     assert statistics.min == statistics.max == "upperarm"
-
-
-def test_threads_do_not_change_a_bit(windows_tools, written, tmp_path):
-    torch.set_num_threads(2)
-    try:
-        make_shard(windows_tools, SMALL, SMALL.shards[1], tmp_path / "again.parquet")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-    assert sha256(tmp_path / "again.parquet") == sha256(list(written[1])[1])
-
-
-def test_motions_made_elsewhere_are_no_model():
-    demo = load_track("demo")
-    sections = {**demo.generators, "kimodo": GeneratorSection(family="exported")}
-    track = demo.model_copy(update={"generators": sections})
-    with pytest.raises(InputError, match="kimodo: found motions that were made elsewhere"):
-        tools_of(track, "kimodo")
 
 
 THREE = {
@@ -341,13 +282,3 @@ def test_damaged_shards_are_named_and_made_again(windows_tools, whole, tmp_path)
     assert files(tmp_path) == files(whole[0])
     changed = [path for path, stamp in stamps(tmp_path).items() if stamp != then[path]]
     assert changed == paths[:3]
-
-
-def test_a_plan_is_the_tracks_where_nothing_else_is_said():
-    track = load_track("demo")
-    plan = plan_of(track, "mdm-acc0.1")
-    assert (plan.repetitions, plan.seconds) == (1, (3.0, 3.2)) and plan.motions == 80
-    assert plan.batch_size == track.sampling.batch_size and plan.guidance == 1.5
-    assert plan_of(track, "mdm", motions=1000).repetitions == 13
-    other = plan_of(track, "mdm", repetitions=100, seconds=(2.0, 5.0), shard_size=50, seed=4)
-    assert other.motions == 8000 and len(other.shards) == 160 and other.seed == 4
