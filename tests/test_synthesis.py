@@ -64,6 +64,23 @@ def test_a_motion_is_the_same_in_every_plan_that_has_it():
     assert (other["frames"] != few["frames"]).any() and (other["motion"] == few["motion"]).all()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"repetitions": 0}, "repetitions: found 0"),
+        ({"shard_size": 0}, "shard_size: found 0"),
+        ({"batch_size": -1}, "batch_size: found -1"),
+        ({"seconds": (1.9, 3.0)}, "seconds: found 1.9 to 3 s; expected 2 s, the length of a w"),
+        ({"seconds": (4.0, 3.0)}, "seconds: found 4 to 3 s"),
+        ({"prompts": {}}, "prompts: found those of no activity"),
+        ({"prompts": {"walkin": ["a person walks"]}}, "prompts: found those of walkin"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        replace(plan(), **wrong)
+
+
 # ---------------------------------------------------------------- folders
 def opened(folder, some=None, **ingredients):
     return open_store(folder, some or plan(), {"prior": "a" * 64, **ingredients}, {})
