@@ -161,7 +161,7 @@ def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
         (["walk", "--out", "w.npz", "--guidance", "1e9"], "found 1e+09; expected 0 to"),
         (["walk", "--out", "w.npz", "--guidance", "nan"], "guidance: found nan"),
         (["walk", "--out", "w.npz", "--seed", "-1"], "seed"),
-        (["walk " * 100, "--out", "w.npz"], "100 tokens"),
+        (["walk " * 100, "--out", "w.npz", "--seconds", "1"], "100 tokens"),
         (["\udce9", "--out", "w.npz"], "prompt: found '\\udce9'; expected a sentence"),
         (["walk", "--out", "w.npz", "--person", "giant"], "expected one of mean, male tall"),
         (["walk", "--out", "w.npz", "--solver", "euler"], "solver: found 'euler'"),
