@@ -118,10 +118,3 @@ def test_no_link_of_the_site_is_broken(site):
             if not aim.is_file() or (parts.fragment and ids and parts.fragment not in ids):
                 broken.append(f"{path.relative_to(SITE)}: {link}")
     assert broken == []
-
-
-def test_the_site_loads_nothing_from_elsewhere(site):
-    loaded = {url for page in site.values() for url in page.loaded}
-    assert [url for url in loaded if urlsplit(url).scheme or url.startswith("//")] == []
-    for path in SITE.rglob("*.css"):
-        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", path.read_text()), path

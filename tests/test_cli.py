@@ -1,15 +1,13 @@
 """The command `t2imu`, as a user sees it; nothing here reaches a network."""
 
 import json
-import zipfile
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from t2imu_utils import cli, inputs, runs
+from t2imu_utils import inputs, runs
 from t2imu_utils.cli import main
-from t2imu_utils.errors import InputError
 from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
 from tests.body.test_amass import BUILT, REASONS, write_inputs
@@ -59,30 +57,6 @@ def test_a_dry_run_names_addresses_and_places(folder):
     assert "pamap2" not in output
     assert "PAMAP2" in run("data", "fetch", "--track", "paper", "--optional", "--dry-run").output
     assert not folder.exists()
-
-
-def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder, monkeypatch):
-    asked = []
-
-    def fetch(entry, root, progress):
-        asked.append(entry.name)
-        if entry.name == "mhealth":
-            raise InputError("http://x", "status 404, Not Found", "the file", "It has moved.")
-        (root / entry.path).mkdir(parents=True)
-        names = [f"Protocol/subject10{n}.dat" for n in range(1, 10)]
-        with zipfile.ZipFile(root / entry.path / "pamap2.zip", "w") as archive:
-            for name in names:
-                archive.writestr(name, "")
-
-    monkeypatch.setattr(cli, "fetch_input", fetch)
-    answer = run("data", "fetch", "mhealth", "pamap2", code=2)
-    assert asked == ["mhealth", "pamap2"]
-    assert "Error: http://x: found status 404" in answer.stderr
-    assert "Not fetched: mhealth" in answer.stderr
-    text = answer.stdout
-    assert text.index("terms: CC BY 4.0; cite Reiss") < text.index("present: 9 of 9 subjects")
-    assert "there already: 9 of 9 subjects" in run("data", "fetch", "pamap2").output
-    assert asked == ["mhealth", "pamap2"]
 
 
 def test_humanml3d_is_built_from_amass(folder):

@@ -144,16 +144,12 @@ def test_what_is_missing_whole_and_in_part(tmp_path, name):
     ("name", "file", "damage", "why"),
     [
         ("humanml3d_texts", "Mean.npy", "cut", "Mean.npy|unreadable"),
-        ("humanml3d_texts", "Std.npy", np.zeros(251), r"shape \(251,\), not \[263\]"),
         ("humanml3d_texts", "index.csv", "html", "index.csv is a web page"),
         ("humanml3d", "new_joint_vecs/1.npy", np.zeros((9, 251)), "not .None, 263"),
         ("smplh", "male/model.npz", {"v_template": (10475, 3)}, "not .6890, 3"),
-        ("smplh", "male/model.npz", {"v_template": (6890, 3)}, "no array shapedirs"),
         ("smplh", "male/model.npz", "cut", "no whole archive"),
         ("mdm_distilbert", "args.json", {"arch": "trans_enc"}, "'trans_enc', not 'trans_dec'"),
-        ("distilbert", "config.json", {"model_type": "bert"}, "'bert', not 'distilbert'"),
         ("distilbert", "model.safetensors", "cut", "no whole safetensors"),
-        ("remodiffuse", "t2m_text_train.npz", {"captions": (2,)}, "has no array"),
         ("smpl", "deep/basicModel_f_1.pkl", "cut", "no whole pickle"),
     ],
 )

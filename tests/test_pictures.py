@@ -58,13 +58,6 @@ def test_bodies_stand_on_one_floor_side_by_side():
     assert {"low", "tall"} <= {t.get_text() for t in figure.axes[0].texts}
 
 
-def test_names_are_never_over_one_another():
-    sites = {f"s{i}": np.array([0.9, 0.5 + 0.001 * i, 1.0]) for i in range(5)}
-    figure = pictures.sensor_sites(CUBE, SIDES, sites)
-    heights = sorted(t.get_position()[1] for t in figure.axes[0].texts)
-    assert np.diff(heights).min() > 0.1
-
-
 def test_traces_are_in_seconds():
     signal = np.arange(30.0).reshape(10, 3)
     figure = pictures.imu_traces({"mdm": signal, "male tall": signal + 1}, rate=20.0)

@@ -159,15 +159,3 @@ def test_what_windows_have_in_common(columns, groups, subjects):
     clips = recordings(["walking", "walking"], 40, **columns)
     found = labelled_windows(clips, section(["walking"]), None, 0)
     assert found.groups.tolist() == groups and found.subjects.tolist() == subjects
-
-
-def test_only_the_sensors_of_the_track_count():
-    clips = recordings(["walking", "lying", "walking"], 80, subject=1)
-    clips.arrays["acc"][5, SITES.index("head")] = np.nan
-    clips.arrays["acc"][85] = np.nan
-    assert labelled_windows(clips, section(["walking"]), None, 0).dropped == 0
-    # Frame 5 is in the first window only; what is missing while lying is nobody's loss.
-    both = labelled_windows(clips, section(["walking"], sites=["waist", "head"]), None, 0)
-    assert both.dropped == 1 and (both.x[0, 0] == [20.5] * 3 + [20.0] * 3).all()
-    gyro = labelled_windows(clips, section(["walking"], channels=["acc", "gyro"]), None, 0)
-    assert (gyro.x[0, 1] == [1.5] * 3 + [-1.5] * 3).all()

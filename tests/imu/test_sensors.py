@@ -5,13 +5,11 @@ import torch
 from t2imu_utils.body.fitting import pose_body
 from t2imu_utils.body.smpl import Shape, load_bodies
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
 from t2imu_utils.imu import sensors
 from t2imu_utils.imu.sensors import (
     DEFAULT,
     SCHEMES,
     gain_table,
-    quintic_operators,
     synthesise,
     turned,
     virtual_imu,
@@ -67,15 +65,6 @@ def test_on_a_carousel_it_reads_the_centripetal_term_and_a_constant_rate():
     true = torch.tensor([0, 9.81, -radius * omega**2]).double().expand(180, 3)
     torch.testing.assert_close(acc[10:-10], true, atol=1e-3, rtol=0)
     torch.testing.assert_close(gyro, torch.tensor([0, omega, 0]).double().expand(200, 3))
-
-
-@pytest.mark.parametrize(
-    ("positions", "rotations", "scheme", "word"),
-    [((2, 3), (2, 3, 3), "central", "at least 3"), ((9, 3), (9, 3, 3), "magic", "central")],
-)
-def test_bad_input_is_told(positions, rotations, scheme, word):
-    with pytest.raises(InputError, match=word):
-        virtual_imu(torch.zeros(positions), torch.zeros(rotations), RATE, scheme=scheme)
 
 
 def fits(lengths=(12, 30), seed=0):
@@ -258,11 +247,3 @@ def test_gains_are_those_of_the_formulas():
     # Noise of 1 mm through weights 1, -2, 1 over the squared step.
     assert table.loc["central", "noise"].iloc[0] == pytest.approx(0.001 * 6**0.5 * SLOW**2)
     assert spectral["noise"].iloc[0] < 1.2 * table.loc["central", "noise"].iloc[0]
-
-
-def test_smoothing_halves_at_its_cutoff_and_interpolation_does_not():
-    t, rate = np.arange(400) / 200.0, 200.0
-    wave = np.sin(2 * np.pi * 10 * t)
-    for cutoff, gain in ((10.0, 0.5), (20.0, 1 / (1 + 0.5**6)), (None, 1.0)):
-        found = quintic_operators(400, rate, cutoff)[1] @ wave / -((2 * np.pi * 10) ** 2)
-        np.testing.assert_allclose(found[150:250], gain * wave[150:250], atol=2e-3)

@@ -10,7 +10,7 @@ STACK = {"layers": 1, "width": 32, "heads": 2, "feedforward": 32, "dropout": 0.0
 TINY = {
     "corpus": {"made_up": 1},
     "recordings": {
-        "made_up": 2, "sites": ["head", "waist", "shin"],
+        "made_up": 3, "sites": ["head", "waist", "shin"],
         "classes": ["lying", "running", "standing", "walking"],
     },
     "generators": {
@@ -22,7 +22,7 @@ TINY = {
     "analysis": {"timesteps": [1, 3], "max_clips": 12, "bootstrap": 50},
     "har": {
         "epochs": 1, "filters": 4, "units": 8, "windows_per_class": 8,
-        "test_windows_per_class": 30, "tsne_windows": 160, "folds": 2, "seeds": [0, 1],
+        "test_windows_per_class": 30, "tsne_windows": 160, "folds": 3, "seeds": [0, 1],
     },
 }  # fmt: skip
 ARMS = ["mdm", "mdm-ft", "mdm-acc0.5", "momask"]

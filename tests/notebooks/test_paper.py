@@ -53,7 +53,7 @@ TINY = {
     "recordings": {"sites": ["head", "waist", "shin"], "classes": CLASSES},
     "har": {
         "epochs": 1, "filters": 4, "units": 8, "windows_per_class": 8,
-        "test_windows_per_class": 30, "tsne_windows": 160, "folds": 2, "seeds": [0],
+        "test_windows_per_class": 30, "tsne_windows": 160, "folds": 3, "seeds": [0],
     },
 }  # fmt: skip
 ARMS = ["mdm", "mdm-ft", "mdm-acc0.2"]
@@ -105,7 +105,7 @@ def paper(tmp_path_factory, tools):
         write_official_remodiffuse(root / "remodiffuse", REMODIFFUSE, clips, clip)
         write_theirs(root / "theirs", clips)
         write_fake_smpl(root / "smpl")
-        write_recordings(root / "realworld", 0, 2, CLASSES)
+        write_recordings(root / "realworld", 0, 3, CLASSES)
         write_track, execute_all = tools
         track = write_track(folder, "paper", "paper", TINY)
         bases = [{"generator": name, "lambda_acc": None} for name in OTHERS]

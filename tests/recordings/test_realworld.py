@@ -5,14 +5,13 @@ import zipfile
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from t2imu_utils.activities import ACTIVITIES, POSITIONS
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
 from t2imu_utils.recordings.realworld import read_realworld
-from t2imu_utils.recordings.streams import GRAVITY, uniform_pieces
+from t2imu_utils.recordings.streams import GRAVITY
 
 EPOCH = 1_435_993_000.0
 PERIOD = 0.02
@@ -355,27 +354,3 @@ def test_the_genuine_stream_is_whole_and_unstretched(real_data):
     rhythm = [np.abs(np.fft.rfft(part - part.mean())) for part in np.split(gyro[:12500, 2], 50)]
     peaks = np.array([np.argmax(spectrum[8:15]) + 8 for spectrum in rhythm]) / 12.5
     assert np.std(peaks) < 0.06 and 0.75 < np.mean(peaks) < 0.95
-
-
-def raw(real_data, name):
-    table = pd.read_csv(real_data / "realworld" / "proband1" / f"{name}_walking_shin.csv")
-    return table["attr_time"].to_numpy() / 1000, table.filter(regex="attr_[xyz]").to_numpy()
-
-
-@pytest.mark.parametrize("name", ["acc", "Gyroscope"])
-def test_the_genuine_stamps_lie_on_the_fitted_line(real_data, name):
-    times, values = raw(real_data, name)
-    pieces, timing = uniform_pieces(times, values)
-    assert len(pieces) == 1 and timing.lost == 0 and timing.rate == pytest.approx(49.952, abs=5e-4)
-    # Every sample stands in the piece, in order, with the few that were lost between two of them.
-    piece = pieces[0]
-    assert len(piece.values) == len(times) + timing.bridged and timing.bridged <= 2
-    first = np.flatnonzero((piece.values[: len(values)] != values).any(1))[0]
-    np.testing.assert_array_equal(piece.values[first + timing.bridged :], values[first:])
-    number = np.arange(len(times)) + timing.bridged * (np.arange(len(times)) >= first)
-    error = times - (piece.start + piece.period * number)
-    on_time = np.abs(error) < piece.period
-    assert on_time.mean() > 0.92 and np.sqrt((error[on_time] ** 2).mean()) < 0.005
-    # No drift and no step: the line fits the first minute as it fits the last.
-    minutes = [np.median(part) for part in np.array_split(error, 11)]
-    assert np.abs(minutes).max() < 0.002 and error.min() > -0.006
