@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from t2imu_utils import arms
+from t2imu_utils.arms import Arm
 from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.tracks import GeneratorSection, Track, load_track
 
+# Models that tests speak of: an arm is known by its name once that has been asked for.
+WEIGHTS = (0.02, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 7, 9, 10, 100, 1e-5)
+NAMED = arms.grid(("mdm", "momask", "remodiffuse", "t2mgpt"), WEIGHTS, range(5))
+NAMES = [one.name for one in NAMED]
+NAMES += [replace(one, acc_variant=v).name for one in NAMED for v in ("joints", "spectrum")]
+NAMES += [replace(one, lambda_vel=v).name for one in NAMED[:75] for v in (0.17, 0.2, 0.5)]
+NAMES += [Arm("mdm", 0.1, lambda_vel=0.5, acc_variant="joints", seed=s).name for s in (1, 2)]
 SHARED = Path(__file__).parents[2] / "shared"
 # What takes longest comes first: workers that share the files then end at about the same time.
 LONGEST = ("notebooks", "slurm")

@@ -2,9 +2,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 
-from t2imu_utils import pictures, style
+from t2imu_utils import pictures
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import CHAINS
 
@@ -56,14 +55,3 @@ def test_bodies_stand_on_one_floor_side_by_side():
     low = -np.sin(np.radians(10.0))
     assert first[:, 1].min() == pytest.approx(low / 2) and second[:, 1].min() == pytest.approx(low)
     assert {"low", "tall"} <= {t.get_text() for t in figure.axes[0].texts}
-
-
-def test_traces_are_in_seconds():
-    signal = np.arange(30.0).reshape(10, 3)
-    figure = pictures.imu_traces({"mdm": signal, "male tall": signal + 1}, rate=20.0)
-    assert len(figure.axes) == 3 and "m/s²" in figure.axes[0].get_ylabel()
-    line = figure.axes[2].lines[0]
-    np.testing.assert_allclose(line.get_xdata(), np.arange(10) / 20)
-    np.testing.assert_allclose(line.get_ydata(), signal[:, 2])
-    hues = [to_hex(line.get_color()) for line in figure.axes[2].lines]
-    assert hues[0] == style.colour("mdm") != hues[1]

@@ -5,13 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_array_equal
 from pandas.testing import assert_frame_equal
 
 from t2imu_utils import synthesis
-from t2imu_utils.activities import SITES
 from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
@@ -19,9 +17,7 @@ from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.synthesis import (
-    COLUMNS,
     NOTHING,
-    SCHEMA,
     SIZE,
     STAGES,
     Plan,
@@ -117,7 +113,6 @@ def test_another_plan_does_not_share_the_folder(tmp_path, other, said):
 
 
 SMALL = Plan("demo", "mdm", PROMPTS, 2, (2.5, 4.5), shard_size=2, batch_size=3)
-KEYS = ["motion", "body", "start_frame"]
 
 
 @pytest.fixture(scope="module")
@@ -166,30 +161,6 @@ def test_windows_are_those_of_the_notebooks(written, virtual, site):
     assert_array_equal(found, expected.x)
     rows = table[table["site"] == site]
     assert rows["body"].tolist() == expected.subjects.tolist()
-
-
-def test_a_row_says_where_it_is_from(written):
-    table = pd.concat(map(pd.read_parquet, written[1]), ignore_index=True)
-    asked = pd.concat([SMALL.requests(shard) for shard in SMALL.shards]).set_index("motion")
-    for name in ("prompt", "repetition", "seed"):
-        assert table[name].tolist() == asked.loc[table["motion"], name].tolist()
-    assert not table.duplicated([*KEYS, "site"]).any()
-    last = table.groupby("motion")["start_frame"].max()
-    assert_array_equal(last, (asked["frames"].sort_index() - SIZE) // 20 * 20)
-    assert set(table["start_frame"]) == {0, 20}
-    assert table.groupby(KEYS)["site"].apply(list).map(list(SITES).__eq__).all()
-
-
-def test_a_file_has_a_row_group_for_each_site(written):
-    path = next(iter(written[1]))
-    file = pq.ParquetFile(path)
-    assert file.schema_arrow.equals(SCHEMA, check_metadata=True)
-    # Generator and activity are folders; a file that had them too would clash with those.
-    assert set(file.schema_arrow.names) == set(COLUMNS) - {"generator", "activity"}
-    groups = [file.read_row_group(i).column("site").unique().to_pylist() for i in range(9)]
-    assert groups == [[site] for site in SITES] and file.num_row_groups == 9
-    statistics = file.metadata.row_group(2).column(file.schema_arrow.names.index("site")).statistics
-    assert statistics.min == statistics.max == "upperarm"
 
 
 THREE = {

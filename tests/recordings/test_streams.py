@@ -116,15 +116,6 @@ def test_pass_band_is_kept_stop_band_removed_and_trends_exact():
     np.testing.assert_allclose(whole, 3 * np.arange(1000) / 20 - 4, atol=1e-3)
 
 
-@pytest.mark.parametrize("jitter", [0.002, 0.01, 0.02])
-def test_jitter_of_up_to_a_period_is_not_taken_for_losses(jitter):
-    rng = np.random.default_rng(3)
-    times = EPOCH + PERIOD * np.arange(20000)
-    pieces, timing = uniform_pieces(times + rng.normal(0, jitter, 20000), np.zeros((20000, 3)))
-    assert len(pieces) == 1 and timing.lost == 0 and timing.bridged <= 3
-    assert abs(pieces[0].stop - times[-1]) < 0.07 and timing.rate == pytest.approx(49.95, rel=1e-4)
-
-
 def test_streams_of_one_recording_share_a_grid_and_show_where_nothing_was_recorded():
     def piece(start, seconds, value):
         return Piece(start, 0.02, np.full((round(seconds / 0.02) + 1, 3), value))
