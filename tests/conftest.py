@@ -16,7 +16,7 @@ from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.tracks import GeneratorSection, Track, load_track
 
-# Models that tests speak of by their names.
+# Models that tests speak of: an arm is known by its name once that has been asked for.
 WEIGHTS = (0.02, 0.03, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 7, 9, 10, 100, 1e-5)
 NAMED = arms.grid(("mdm", "momask", "remodiffuse", "t2mgpt"), WEIGHTS, range(5))
 NAMES = [one.name for one in NAMED]

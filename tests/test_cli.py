@@ -1,15 +1,13 @@
 """The command `t2imu`, as a user sees it; nothing here reaches a network."""
 
 import json
-import zipfile
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from t2imu_utils import cli, inputs, runs
+from t2imu_utils import inputs, runs
 from t2imu_utils.cli import main
-from t2imu_utils.errors import InputError
 from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
 from tests.body.test_amass import BUILT, REASONS, write_inputs
@@ -34,23 +32,6 @@ def run(*arguments, code=0):
     return answer
 
 
-def test_status_of_an_empty_folder_says_what_to_do(folder):
-    output = run("data", "status", "--track", "paper", code=1).output
-    assert output.count("MISSING") == 17
-    for word in (
-        "https://smpl.is.tue.mpg.de", f"{folder}/smpl", "Register at the page",
-        "t2imu data fetch realworld", "Sztyler", "AMASS, SMPL+H G", "S-Lab License 1.0",
-        f"{folder}/remodiffuse", "t2imu data fetch momask", "t2imu data fetch t2mgpt",
-    ):  # fmt: skip
-        assert word in output
-    assert not folder.exists()
-
-
-def test_status_of_the_demo_needs_nothing(folder):
-    assert "needs nothing" in run("data", "status").output
-    assert "needs nothing" in run("data", "fetch", "--track", "demo").output
-
-
 def test_status_for_machines(folder):
     content = json.loads(run("data", "status", "--track", "cmu", "--json", code=1).stdout)
     assert content["track"] == "cmu" and content["complete"] is False
@@ -61,73 +42,21 @@ def test_status_for_machines(folder):
     assert json.loads(run("data", "status", "--json").stdout)["complete"] is True
 
 
-def test_status_exits_with_zero_when_all_is_there(folder):
-    (folder / "cmu").mkdir(parents=True)
-    (folder / "umafall").mkdir()
-    (folder / "cmu" / "descriptions.csv").write_text("trial,description\n01_01,walk\n")
-    with zipfile.ZipFile(folder / "cmu" / "allasfamc.zip", "w") as archive:
-        archive.writestr("subjects/01/01.asf", "")
-        archive.writestr("subjects/01/01_01.amc", "")
-    name = "UMAFall_Subject_01_ADL_Walking_1_2017-04-14_23-38-23.csv"
-    (folder / "umafall" / name).write_text("")
-    assert "Track cmu can run." in run("data", "status", "--track", "cmu").output
-
-
 def test_bad_input_is_a_message_and_exit_code_two(folder):
     output = run("data", "status", "--track", "papre", code=2).output
     assert output.startswith("Error: track 'papre': found no such track; expected one of cmu, ")
-    output = run("data", "fetch", "smlp", code=2).output
-    assert "'smlp'; expected one of amass" in output
-    assert "Name inputs, or a track with --track." in run("data", "fetch", code=2).output
+    assert "'smlp'; expected one of amass" in run("data", "fetch", "smlp", code=2).output
 
 
 def test_a_dry_run_names_addresses_and_places(folder):
     output = run("data", "fetch", "--track", "paper", "--dry-run").output
     assert "would download http://wifo5-14.informatik.uni-mannheim.de" in output
     assert f"to {folder}/realworld/realworld2016_dataset.zip" in output
-    assert "terms: Free for research" in output
-    assert "pamap2" not in output and "Register at the page" in output
-    assert f"to {folder}/humanml3d_models.zip" in output and "t2mgpt" not in output
-    assert f"Its place: {folder}/remodiffuse" in output
+    # What needs a login is explained instead.
+    assert "Register at the page" in output and f"Its place: {folder}/smpl" in output
+    assert "pamap2" not in output
     assert "PAMAP2" in run("data", "fetch", "--track", "paper", "--optional", "--dry-run").output
     assert not folder.exists()
-
-
-def test_what_cannot_be_fetched_is_explained(folder):
-    output = run("data", "fetch", "smpl").output
-    assert "1. Register at the page" in output and f"Its place: {folder}/smpl" in output
-
-
-def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder, monkeypatch):
-    asked = []
-
-    def fetch(entry, root, progress):
-        asked.append(entry.name)
-        if entry.name == "mhealth":
-            raise InputError("http://x", "status 404, Not Found", "the file", "It has moved.")
-        (root / entry.path).mkdir(parents=True)
-        names = [f"Protocol/subject10{n}.dat" for n in range(1, 10)]
-        with zipfile.ZipFile(root / entry.path / "pamap2.zip", "w") as archive:
-            for name in names:
-                archive.writestr(name, "")
-
-    monkeypatch.setattr(cli, "fetch_input", fetch)
-    answer = run("data", "fetch", "mhealth", "pamap2", code=2)
-    assert asked == ["mhealth", "pamap2"]
-    assert "Error: http://x: found status 404" in answer.stderr
-    assert "Not fetched: mhealth" in answer.stderr
-    text = answer.stdout
-    assert text.index("terms: CC BY 4.0; cite Reiss") < text.index("present: 9 of 9 subjects")
-    assert "there already: 9 of 9 subjects" in run("data", "fetch", "pamap2").output
-    assert asked == ["mhealth", "pamap2"]
-
-
-def test_what_is_in_the_way_of_a_download_is_told(folder, monkeypatch):
-    (folder / "mhealth").mkdir(parents=True)
-    (folder / "mhealth" / "mhealth+dataset.zip").write_bytes(b"PK\x03\x04 cut off")
-    answer = run("data", "fetch", "mhealth", code=2)
-    assert "wrong: mhealth+dataset.zip is no whole archive" in answer.stdout
-    assert f"Move what is in {folder}/mhealth away and fetch again." in answer.stderr
 
 
 def test_humanml3d_is_built_from_amass(folder):
@@ -142,11 +71,6 @@ def test_humanml3d_is_built_from_amass(folder):
     assert all(name in told for name in REASONS)
     again = run("data", "build-humanml3d", code=1).output
     assert f"0 clips built, {len(BUILT)} there already" in again
-
-
-def test_a_build_without_amass_says_where_it_belongs(folder):
-    output = run("data", "build-humanml3d", code=2).output
-    assert f"{folder}/amass" in output and "amass.is.tue.mpg.de" in output
 
 
 @pytest.fixture
@@ -171,13 +95,6 @@ def test_runs_are_listed_shown_and_compared(finished):
     assert "steps" in run("runs", "compare", "mdm-ft", "mdm-acc", "--all").output
     output = run("runs", "show", "mdm", code=2).output
     assert output.startswith("Error: run 'mdm': found 2 runs that fit")
-
-
-def test_a_damaged_record_does_not_hide_the_others(finished):
-    (finished / "mdm-ft" / "02_finetuning" / "run.json").write_text("{")
-    answer = run("runs", "--json")
-    assert [r["model"] for r in json.loads(answer.stdout)] == ["mdm-acc0.1"]
-    assert "Left out:" in answer.stderr and "mdm-ft/02_finetuning/run.json" in answer.stderr
 
 
 @pytest.fixture
@@ -209,18 +126,16 @@ def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["a person walks", "--out", "walk"], "walk: found no ending; expected .npz"),
-        (["a person walks", "--out", "walk.bvh"], "found the ending .bvh; expected .npz"),
-        (["a person walks", "--out", "folder.npz"], "folder.npz: found a folder"),
+        (["walk", "--out", "folder.npz"], "folder.npz: found a folder"),
         (["walk", "--out", "w.npz", "--picture", "w.jpg"], "found the ending .jpg; expected .png"),
         (["", "--out", "w.npz"], "prompt: found ''; expected a sentence"),
         (["walk", "--out", "w.npz", "--seconds", "9"], "seconds: found 9; expected 0.15 to 1.2"),
         (["walk", "--out", "w.npz", "--seconds", "nan"], "seconds: found nan"),
-        (
-            ["walk", "--out", "w.npz", "--guidance", "1e9"],
-            "guidance: found 1e+09; expected 0 to",
-        ),
+        (["walk", "--out", "w.npz", "--seconds", "-2"], "seconds: found -2"),
+        (["walk", "--out", "w.npz", "--guidance", "1e9"], "found 1e+09; expected 0 to"),
         (["walk", "--out", "w.npz", "--guidance", "nan"], "guidance: found nan"),
+        (["walk", "--out", "w.npz", "--seed", "-1"], "seed"),
+        (["walk " * 100, "--out", "w.npz", "--seconds", "1"], "100 tokens"),
         (["\udce9", "--out", "w.npz"], "prompt: found '\\udce9'; expected a sentence"),
         (["walk", "--out", "w.npz", "--person", "giant"], "expected one of mean, male tall"),
         (["walk", "--out", "w.npz", "--solver", "euler"], "solver: found 'euler'"),

@@ -11,8 +11,7 @@ import torch
 from t2imu_utils import finetuning, runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.finetuning import Study
-from t2imu_utils.models.losses import TERMS, LossWeights
-from t2imu_utils.motion.corpus import statistics
+from t2imu_utils.models.losses import LossWeights
 
 REFINED = LossWeights(acc=0.5)
 
@@ -40,28 +39,6 @@ def stamp(run):
 def states_equal(a, b):
     a, b = a.model.state_dict(), b.model.state_dict()
     return all(torch.equal(a[key], b[key]) for key in a)
-
-
-def test_a_base_begins_with_the_sizes_of_the_track_and_the_statistics_of_its_clips(study, sizes):
-    prior = study.start(seed=1)
-    config = asdict(prior.config)
-    assert {name: config[name] for name in sizes["mdm"]} == sizes["mdm"]
-    assert config["arch"] == "trans_dec" and config["text_width"] == study.encoder.width
-    assert prior.history == [] and config["max_frames"] >= study.track.training.max_frames
-    mean, std = statistics([clip.features for clip in study.clips])
-    np.testing.assert_array_equal(prior.normaliser.mean, mean)
-    np.testing.assert_array_equal(prior.normaliser.std, std)
-    assert states_equal(prior, study.start(seed=1)) and not states_equal(prior, study.start(2))
-
-
-@pytest.mark.parametrize(("steps", "every"), [(4000, 200), (25, 1), (7, 1)])
-def test_a_base_that_stops_early_is_looked_at_twenty_times(tiny, steps, every):
-    more = {"early_stopping": True, "pretrain_steps": steps}
-    track = tiny.model_copy(update={"training": tiny.training.model_copy(update=more)})
-    settings = finetuning.pretraining(track, "mdm")
-    assert settings.early_stopping and (settings.steps, settings.validate_every) == (steps, every)
-    # Arms of equal budget are compared as they end.
-    assert not finetuning.finetuning(track, REFINED, None, 0).early_stopping
 
 
 def test_a_base_that_stops_early_tells_the_losses_of_the_weights_kept(study):
@@ -143,20 +120,6 @@ def test_other_settings_are_another_training(study, base, change):
     assert stamp(other.make_base(other.start(), again=False)) != before
 
 
-def test_other_sizes_or_data_are_another_training(study, base, sizes):
-    before = stamp(base)
-    other = replace(study, inputs={"corpus": "b" * 64})
-    second = stamp(other.make_base(other.start(), again=False))
-    assert second != before
-    section = type(study.track.generators["mdm"])(**sizes["mdm"] | {"width": 24, "heads": 3})
-    generators = {**study.track.generators, "mdm": section}
-    other = replace(other, track=study.track.model_copy(update={"generators": generators}))
-    run = other.make_base(other.start(), again=False)
-    assert (
-        stamp(run) != second and other.generator.load(run.path(finetuning.PRIOR)).config.width == 24
-    )
-
-
 def test_an_arm_goes_on_from_its_base(study, base):
     control = study.make_arm(base, LossWeights(), None, 0)
     refined = study.make_arm(base, REFINED, None, 0)
@@ -183,31 +146,3 @@ def test_a_model_that_was_not_trained_is_told(study):
     with pytest.raises(InputError, match="generator 'kimodo': found track demo has mdm, momask"):
         finetuning.has_losses(study.track, "kimodo")
     assert finetuning.has_losses(study.track, "momask-acc0.1")
-
-
-def test_final_losses_are_the_last_on_held_out_clips(study, base):
-    table = finetuning.final_losses({"mdm": pd.read_parquet(base.path(finetuning.HISTORY))})
-    assert list(table.columns) == list(TERMS)
-    for term in TERMS:
-        assert table.loc["mdm", term] == pytest.approx(base.metrics["validation"][term])
-
-
-def finished(track, model, steps=0, parameters=0, clips=0):
-    run = runs.open_run(track.name, model, finetuning.STAGE, {}, {})
-    run.finish({"parameters": parameters, "clips": clips, "steps": steps}, [])
-
-
-def test_the_budget_tells_what_each_run_was_trained_for(tiny, runs_folder):
-    finished(tiny, "mdm", 700, 1_234_567, 90)
-    finished(tiny, "mdm-acc0.1", 150, 1_234_567, 90)
-    finished(tiny, "momask", 700, 980_000, 90)
-    table = finetuning.budget_table(tiny, ["mdm", "mdm-acc0.1", "momask"])
-    assert table["steps"].tolist() == [700, 850, 700]
-    assert table["parameters (M)"].tolist() == [1.23, 1.23, 0.98]
-    assert table["clips"].tolist() == [90] * 3 and set(table["clips a step"]) == {4}
-    expected = "Parameters (M): MDM 1.2 (700 steps), MoMask 1.0 (700 steps); 4 clips a step."
-    assert finetuning.budget(tiny, ["mdm", "mdm-acc0.1", "momask"]) == expected
-    # The generators' are told of arms alone as well.
-    assert finetuning.budget(tiny, ["mdm-acc0.1", "momask"]) == expected
-    with pytest.raises(InputError, match="finished stage 02_finetuning of t2mgpt"):
-        finetuning.budget_table(tiny, ["t2mgpt"])

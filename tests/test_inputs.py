@@ -13,16 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
-from t2imu_utils.body.amass import RENAMED
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.inputs import (
-    INPUTS,
     Download,
     Input,
-    as_text,
     examine,
     fetch,
     lacking,
@@ -33,7 +29,7 @@ from t2imu_utils.inputs import (
     to_fetch,
     unpack,
 )
-from t2imu_utils.tracks import TRACKS, load_track
+from t2imu_utils.tracks import load_track
 
 REGISTRY = load_registry()
 
@@ -91,35 +87,7 @@ def make(root: Path, name: str) -> Path:
 # The registry
 
 
-def test_every_input_says_what_a_newcomer_needs():
-    for name, entry in REGISTRY.inputs.items():
-        assert entry.page.startswith(("https://", "http://")) and entry.licence and entry.size
-        assert entry.names or entry.members, f"{name}: nothing to look for"
-        assert entry.files or entry.steps, f"{name}: neither a download nor steps"
-        for file in entry.files:
-            assert entry.url(file).startswith(("https://", "http://"))
-            assert "mpg.de" not in entry.url(file), "needs a login"
-            assert entry.target(file, Path("/d")).is_relative_to("/d")
-    named = {n for c in REGISTRY.corpora.values() for n in [*c.required, *c.optional]}
-    named |= {n for c in REGISTRY.corpora.values() for choice in c.either for n in choice}
-    assert named <= set(REGISTRY.inputs)
-
-
-def test_names_of_subsets_are_those_that_the_build_reads():
-    alternatives = [name.split(" | ") for name in REGISTRY.inputs["amass"].names]
-    folders = [[path.split("/")[0] for path in paths] for paths in alternatives]
-    assert len(folders) == 18 and {f[0]: f[1] for f in folders if len(f) > 1} == RENAMED
-
-
-def test_a_damaged_registry_is_told(tmp_path):
-    content = yaml.safe_load(INPUTS.read_text("utf-8"))
-    content["inputs"]["smpl"]["colour"] = "red"
-    write(tmp_path / "inputs.yaml", yaml.safe_dump(content))
-    with pytest.raises(InputError, match="colour"):
-        load_registry(tmp_path / "inputs.yaml")
-
-
-def test_needs_follow_from_the_track(tmp_path):
+def test_needs_follow_from_the_track():
     assert needs_of(load_track("demo"), REGISTRY).required == []
     paper = needs_of(load_track("paper"), REGISTRY)
     assert paper.required == [
@@ -127,15 +95,6 @@ def test_needs_follow_from_the_track(tmp_path):
         "realworld",
     ]  # fmt: skip
     assert paper.either == [["humanml3d"], ["amass", "smplh", "humanact12"]]
-    content = yaml.safe_load((TRACKS / "paper.yaml").read_text())
-    content["generators"] = {
-        "mdm": {"checkpoint": "mine/mdm"},  # which the registry does not know
-        "t2mgpt": {"checkpoint": "t2mgpt", "text_encoder": "clip"},
-        "kimodo": {"family": "exported", "folder": "kimodo"},
-    }
-    write(tmp_path / "mine.yaml", yaml.safe_dump(content))
-    mine = needs_of(load_track(str(tmp_path / "mine.yaml")), REGISTRY)
-    assert mine.required[1:-1] == ["distilbert", "t2mgpt", "clip", "smpl"]
 
 
 # The checks
@@ -161,16 +120,12 @@ def test_what_is_missing_whole_and_in_part(tmp_path, name):
     ("name", "file", "damage", "why"),
     [
         ("humanml3d_texts", "Mean.npy", "cut", "Mean.npy|unreadable"),
-        ("humanml3d_texts", "Std.npy", np.zeros(251), r"shape \(251,\), not \[263\]"),
         ("humanml3d_texts", "index.csv", "html", "index.csv is a web page"),
         ("humanml3d", "new_joint_vecs/1.npy", np.zeros((9, 251)), "not .None, 263"),
         ("smplh", "male/model.npz", {"v_template": (10475, 3)}, "not .6890, 3"),
-        ("smplh", "male/model.npz", {"v_template": (6890, 3)}, "no array shapedirs"),
         ("smplh", "male/model.npz", "cut", "no whole archive"),
         ("mdm_distilbert", "args.json", {"arch": "trans_enc"}, "'trans_enc', not 'trans_dec'"),
-        ("distilbert", "config.json", {"model_type": "bert"}, "'bert', not 'distilbert'"),
         ("distilbert", "model.safetensors", "cut", "no whole safetensors"),
-        ("remodiffuse", "t2m_text_train.npz", {"captions": (2,)}, "has no array"),
         ("smpl", "deep/basicModel_f_1.pkl", "cut", "no whole pickle"),
     ],
 )
@@ -227,13 +182,6 @@ def test_one_choice_suffices_but_must_be_whole(tmp_path):
     cmu = status("cmu", tmp_path)
     assert "cmu_asfamc" in to_fetch(cmu) and "cmu_bvh" not in to_fetch(cmu)
     assert status("demo", tmp_path).empty and lacking(status("demo", tmp_path)) == []
-
-
-def test_the_text_names_everything(tmp_path):
-    table = status("paper", tmp_path)
-    text = as_text(table, "paper", tmp_path)
-    for row in table.itertuples():
-        assert row.page in text and str(tmp_path / row.path) in text
 
 
 def test_real_recordings_and_motions_are_present(real_data):

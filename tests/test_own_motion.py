@@ -104,7 +104,6 @@ def test_a_skeleton_of_bvh_is_told_by_its_names(body, tmp_path):
 @pytest.mark.parametrize(
     ("change", "options", "told"),
     [
-        (1.0, ("--rate", 12), "found 12 frames a second"),
         (1.0, ("--rate", 5000), "found 5000 frames a second"),
         (1.0, (), "none in the file"),
         (100.0, ("--rate", 20), "as in centimetres"),

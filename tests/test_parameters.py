@@ -82,11 +82,8 @@ def test_values_of_another_type_are_refused(tmp_path, given):
     "parameters",
     [
         None,
-        "import os",
         "n: int = 1\nm: int = n + 1",
-        "n = 1",
         "n: int = 'one'",
-        "n: Path = 'one'",
         "n: int = (",
     ],
 )

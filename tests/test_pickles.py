@@ -47,11 +47,6 @@ def test_strings_of_python_2_carry_bytes_as_latin_1():
         read_pickle(io.BytesIO(written))
 
 
-def test_plain_values_are_themselves():
-    value = {"a": [1, 2.5, None, True], "b": ("text", b"bytes"), "c": {1, 2}}
-    assert read(value) == value
-
-
 class Calls:
     """What makes a folder when it is unpickled."""
 

@@ -8,21 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_hex
 from numpy.testing import assert_allclose
 from PIL import Image
 
 from t2imu_utils import plots, style
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu import sensors
-from t2imu_utils.imu.sensors import gain_table, virtual_imu
-from t2imu_utils.models.diffusion import SCHEMES
+from t2imu_utils.imu.sensors import virtual_imu
 
 matplotlib.use("Agg")
-MODELS = [
-    f"{name}{arm}" for name in ("mdm", "momask", "remodiffuse") for arm in ("", "-ft", "-acc0.1")
-] + ["t2mgpt", "mdm-acc0.3-s1", "remodiffuse-acc0.3-joints"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +34,6 @@ def texts(figure):
 
 def ticks(labels):
     return [text.get_text() for text in labels]
-
-
-def title(ax):
-    return ax.get_title("left") or ax.get_title()
 
 
 def drawn_in(ax, model):
@@ -70,35 +61,7 @@ def test_a_figure_repeats_stays_small_and_has_its_caption(tmp_path):
     assert shown.data == path.read_bytes() and len(shown.data) <= plots.LIMIT
 
 
-@pytest.mark.parametrize(("count", "slanted"), [(3, False), (6, False), (7, True), (12, True)])
-def test_many_models_stay_readable(count, slanted):
-    accuracy = {model: [0.3, 0.5] for model in MODELS[:count]}
-    figure = plots.fig3_har(accuracy, real=[0.55], chance=0.125)
-    plots.caption(figure, "demo corpus", "n = 2 seeds, and many words more. " * 5)
-    ax = figure.axes[0]
-    names = ax.get_xticklabels()
-    assert ticks(names) == [style.label(model) for model in accuracy]
-    assert {name.get_rotation() > 0 for name in names} == {slanted}
-    figure.canvas.draw()
-    boxes = [name.get_window_extent() for name in names]
-    assert min(box.y0 for box in boxes) > figure._supxlabel.get_window_extent().y1
-    inside = [t.get_window_extent() for t in (*ax.texts, *names)]
-    assert min(box.x0 for box in inside) >= 0
-    assert max(box.x1 for box in inside) <= figure.bbox.width
-
-
-@pytest.mark.parametrize(("count", "columns"), [(2, 2), (6, 3), (12, 4)])
-def test_a_legend_of_many_models_has_equal_columns(count, columns):
-    values = pd.DataFrame(dict.fromkeys(MODELS[:count], [1.0, 2.0]), index=["walking", "jumping"])
-    figure = plots.bars(values, "m/s²")
-    assert ticks(figure.axes[0].get_xticklabels()) == ["jumping", "walking"]
-    legend = figure.legends[0]
-    assert legend._ncols == columns
-    figure.canvas.draw()
-    assert legend.get_window_extent().y0 > figure.axes[0].get_window_extent().y1
-
-
-def test_data_and_training():
+def test_minutes_are_stacked_by_split_and_category():
     minutes = pd.DataFrame(
         {"test": [1.0, 2.0], "train": [10.0, 20.0], "val": [np.nan, 4.0]},
         index=pd.CategoricalIndex(["stair climbing", "dancing"]),
@@ -107,20 +70,6 @@ def test_data_and_training():
     assert ticks(ax.get_xticklabels()) == ["dancing", "stair\nclimbing"]
     stacked = {c.get_label(): [(b.get_y(), b.get_height()) for b in c] for c in ax.containers}
     assert stacked["val"] == [(20, 4), (10, 0)] and stacked["test"] == [(24, 2), (10, 1)]
-
-    scores = pd.DataFrame(np.arange(10).reshape(5, 2) / 10, columns=["sitting", "walking"])
-    ax = plots.prompt_similarity(scores, pd.Series(list("aaabc"), index=[9, 8, 7, 6, 5])).axes[0]
-    assert_allclose(ax.images[0].get_array(), scores)
-    assert_allclose(ax.get_yticks(), [1, 3, 4])
-
-    signal, noise = plots.noise_schedule(np.array([1.0, 0.64, 0.0])).axes[0].lines
-    assert_allclose([signal.get_ydata(), noise.get_ydata()], [[1, 0.8, 0], [0, 0.6, 1]])
-
-    steps = pd.DataFrame({"step": [0, 1, 2, 2], "split": ["train"] * 3 + ["validation"],
-                          "simple": [3.0, 2.0, 1.0, 1.5], "acc": [np.nan] * 3 + [0.1]})  # fmt: skip
-    simple, acc = plots.loss_curves({"mdm-ft": steps}, terms=("simple", "acc")).axes
-    assert simple.lines[0].get_ydata().tolist() == [3, 2, 1]
-    assert acc.lines[1].get_ydata().tolist() == [0.1]
 
 
 def test_examples_are_of_one_position_in_the_first_recording_that_has_it():
@@ -163,54 +112,6 @@ def test_known_motions_are_read_rightly_and_errors_found():
     assert_allclose(wrong["gyro (rad/s)"], [0, 4, 4], atol=1e-6)
 
 
-def test_sensors():
-    assert set(plots.SCHEMES) == set(sensors.SCHEMES)
-    gains = gain_table(20.0, (1.0, 5.0), ("central", "spectral"))
-    for ax, sensor in zip(plots.scheme_gains(gains).axes, ("acc", "gyro"), strict=True):
-        lines = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-        own = gains.loc[gains["scheme"] == "spectral", sensor].tolist()
-        assert lines[plots.SCHEMES["spectral"][1]] == own
-
-    rows = [
-        {"trial": f"{n}_{kind}", "kind": kind, "scheme": scheme, "sensor": sensor,
-         "rmse": n + i + (sensor == "gyro") / 2, "spread": 2.0}
-        for n, kind in ((1, "slow rotation"), (2, "fast translation with breaks"))
-        for i, scheme in enumerate(("own rate", "central"))
-        for sensor in ("acc", "gyro")
-    ]  # fmt: skip
-    acc, gyro = plots.scheme_errors(pd.DataFrame(rows)).axes
-    assert [bar.get_width() for bar in acc.patches] == [1, 2, 2, 3]
-    assert [bar.get_width() for bar in gyro.patches] == [1.5, 2.5, 2.5, 3.5]
-
-    rows = [("walking", "head", 1), ("walking", "head", 2), ("walking", "head", 9)]
-    rows += [("running", "head", 5), ("walking", "shin", 7), ("lying", "shin", 3)]
-    spread = pd.DataFrame(rows, columns=["activity", "site", "spread"])
-    sources = {"real": spread, "mdm": spread.assign(spread=10 * spread["spread"])}
-    head, shin = plots.dynamics_by_activity(sources, ["head", "shin"], ["walking", "running"]).axes
-    assert ticks(head.get_yticklabels()) == ["running", "walking"]
-    assert_allclose([line.get_xdata() for line in head.lines], [[5, 2], [50, 20]])
-    assert_allclose(shin.lines[0].get_xdata(), [np.nan, 7])
-
-
-def test_every_solver_is_a_line_over_evaluations_with_its_interval():
-    assert set(plots.SOLVERS) == set(SCHEMES)
-    rows = []
-    for place, (solver, count, seeds) in enumerate(
-        [("ancestral", 50, "same"), ("ancestral", 50, "other"), ("ddim", 10, "same")]
-        + [("sde-dpm++2m", n, "same") for n in (20, 10, 5)]
-    ):
-        row = {"solver": solver, "evaluations": count, "seeds": seeds, "measure": "kinetics"}
-        row |= {"value": place, "excess": place}
-        rows.append(row | {"low": place - 0.5, "high": place + 0.25})
-    (ax,) = plots.solver_trade_off(pd.DataFrame(rows)).axes
-    lines = {c.get_label(): c for c in ax.containers}
-    line, _, (bars,) = lines[plots.SOLVERS["sde-dpm++2m"][1]].lines
-    assert_allclose(line.get_xydata()[:, 1], [5, 4, 3])
-    assert_allclose(bars.get_segments()[0][:, 1], [4.5, 5.25])
-    level = next(x for x in ax.lines if x.get_label() == "full sampling")
-    assert_allclose(level.get_ydata(), 0)
-
-
 def test_figure_1_shows_every_model_and_count():
     groups = ["walking", "running", "high-dynamic", "low-dynamic", "all", plots.CONTRAST]
     table = pd.DataFrame({"group": groups, "clips": [7, 5, 5, 7, 12, 12]})
@@ -222,50 +123,6 @@ def test_figure_1_shows_every_model_and_count():
     assert [bar.get_height() for bar in left.containers[0]] == [-0.03, -0.01]
     assert ticks(left.get_xticklabels()) == ["running\nn = 5", "walking\nn = 7"]
     assert len(right.get_xticklabels()) == 3 and "MDM, λ = 0.1" in texts(figure)
-
-
-def test_figure_2_has_lettered_panels():
-    points = np.random.default_rng(0).normal(size=(40, 2))
-    panels = [(f"title {i}", "mdm", points, np.arange(40) < 15) for i in range(3)]
-    figure = plots.fig2_tsne(panels)
-    assert [title(ax) for ax in figure.axes] == ["A  title 0", "B  title 1", "C  title 2"]
-    assert "real (n = 15)" in texts(figure) and "MDM (n = 25)" in texts(figure)
-    shown = figure.axes[0].collections[0]
-    assert_allclose(np.sort(shown.get_offsets(), 0), np.sort(points, 0))
-    own = shown.get_facecolors()[:, :3]
-    assert (np.abs(own - to_rgb(style.colour("real"))).max(1) < 0.01).sum() == 15
-
-
-def test_signals():
-    rows = [("mdm", "far", 0.4, 0.3, 0.6), ("acc", "far", 0.1, 0.0, 0.2)]
-    numbers = pd.DataFrame(rows, columns=["model", "measure", "value", "low", "high"])
-    ax = plots.intervals(numbers, {"far": "distance"}).axes[0]
-    # Read from above: the first model is the highest.
-    assert ticks(ax.get_yticklabels()) == [style.label("acc"), style.label("mdm")]
-    assert [list(line.get_xdata()) for line in ax.lines] == [[0.0, 0.2], [0.1], [0.3, 0.6], [0.4]]
-
-    frequency = np.arange(0, 10.5, 0.5)
-
-    def means(level):
-        parts = [
-            pd.DataFrame({"frequency": frequency, "density": level, "low": level / 2,
-                          "high": 2 * level, "label": kind, "site": site})
-            for kind in ("walking", "running") for site in ("shin", "head")
-        ]  # fmt: skip
-        return pd.concat(parts)
-
-    told = pd.DataFrame([("shin", "running", "mdm", "distance", 3.21)],
-                        columns=["site", "label", "model", "measure", "value"])  # fmt: skip
-    figure = plots.spectra_by_site({"real": means(1.0), "mdm": means(2.0)}, told)
-    assert [title(ax) for ax in figure.axes[:2]] == ["running", "walking"]
-    assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [2, 1]  # real on top
-    assert "3.2" in ticks(figure.axes[0].texts) and "–" in ticks(figure.axes[1].texts)
-
-    gain = means(1.0).rename(columns={"density": "value"}).query("site == 'shin'")
-    gain = pd.concat([gain, gain[gain["label"] == "walking"].assign(label="all")]).assign(units=8)
-    axes = plots.gains_by_class({"mdm-acc0.1": gain}, "mdm-ft").axes
-    assert [title(ax) for ax in axes] == ["running\nn = 8", "walking\nn = 8", "all\nn = 8"]
-    assert drawn_in(axes[0], "mdm-ft")[0].get_ydata()[0] == 0
 
 
 def test_recognition():
@@ -331,17 +188,6 @@ def test_changes_stand_by_category_and_split(change, by_seed):
 
 
 def test_the_grid():
-    rows = [
-        {"generator": "mdm", "arm": arm, "timestep": t, "mean": level * t, "sd": 0.1,
-         "relative": -0.1 * t if arm in ARMS else np.nan, "relative_sd": 0.01}
-        for arm, level in (("mdm", 3), ("mdm-ft", 2), ("mdm-acc1", 1), ("gaussian", 0.5))
-        for t in (1, 2, 4)
-    ]  # fmt: skip
-    loss, relative = plots.by_timestep(pd.DataFrame(rows), "mdm").axes
-    assert_allclose(drawn_in(loss, "mdm-acc1")[0].get_ydata(), [1, 2, 4])
-    assert_allclose(drawn_in(relative, "mdm-acc1")[0].get_ydata(), [-10, -20, -40])
-    assert len(loss.lines) == 4 and len(relative.lines) == 2
-
     rows = [("real", "real", 0, 4.0), ("mdm", "mdm", 0, 8.0)]
     rows += [
         (f"{arm}{f'-s{s}' * (s > 0)}", arm, s, level + 0.1 * s)
@@ -357,18 +203,6 @@ def test_the_grid():
     dots = {to_hex(c.get_facecolor()[0]): c.get_offsets() for c in ax.collections}
     assert_allclose(dots[style.colour("mdm-acc1")], [[0.3, 3], [0.31, 3.1], [0.32, 3.2]])
     assert any(np.allclose(line.get_ydata(), 4.0) for line in drawn_in(ax, "real"))
-
-    frequency = np.arange(1, 21) / 2
-    parts = [
-        pd.DataFrame({"frequency": frequency, "density": level, "low": level / 2,
-                      "high": 2 * level, "arm": arm, "category": category})
-        for arm, level in (("real", 1.0), ("mdm", 2.0), ("mdm-ft", 3.0), ("momask", 4.0))
-        for category in ("walking", "running", "sitting", "standing")
-    ]  # fmt: skip
-    figure = plots.joint_spectra(pd.concat(parts), "mdm")
-    assert [title(ax) for ax in figure.axes] == ["running", "walking", "standing", "sitting"]
-    assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [2, 3, 1]
-    assert len(plots.joint_spectra(pd.concat(parts)).axes[0].lines) == 4
 
     cells = pd.DataFrame(
         [("mdm", np.nan, 0, 9.0), ("mdm-ft", 0.0, 0, 5.0), ("mdm-ft-s1", 0.0, 1, 7.0),

@@ -5,14 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
-import torch
 from numpy.testing import assert_array_equal
 from pandas.testing import assert_frame_equal
 
 from t2imu_utils import synthesis
-from t2imu_utils.activities import SITES
 from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
@@ -20,21 +17,17 @@ from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.synthesis import (
-    COLUMNS,
     NOTHING,
-    SCHEMA,
     SIZE,
     STAGES,
     Plan,
     load_store,
     make_shard,
     open_store,
-    plan_of,
     run_shards,
     summary_text,
-    tools_of,
 )
-from t2imu_utils.tracks import GeneratorSection, RecordingsSection, load_track
+from t2imu_utils.tracks import RecordingsSection
 
 PROMPTS = {
     "climbing down": ["a person walks down the stairs"],
@@ -55,24 +48,6 @@ def test_shards_ask_for_what_notebook_01_asks_for():
     expected = draw_requests(PROMPTS, 5, (2.5, 4.0), 20.0)
     for size in (1, 2, 5, 64):
         assert_frame_equal(requests(plan(shard_size=size))[ASKED], expected)
-
-
-def test_a_motion_is_the_same_in_every_plan_that_has_it():
-    few, many = requests(plan()), requests(plan(repetitions=11, shard_size=4))
-    kept = many[many["repetition"] < 5].reset_index(drop=True)
-    assert_frame_equal(few, kept)
-    assert sorted(many["motion"]) == list(range(33))
-    other = requests(plan(seed=1))
-    assert not set(other["seed"]) & set(few["seed"])
-    assert (other["frames"] != few["frames"]).any() and (other["motion"] == few["motion"]).all()
-
-
-@pytest.mark.parametrize("jobs", [1, 2, 4, 9, 20])
-def test_jobs_share_all_shards(jobs):
-    parts = [plan().part(job, jobs) for job in range(1, jobs + 1)]
-    together = [shard for part in parts for shard in part]
-    assert sorted(together, key=plan().shards.index) == plan().shards
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -127,8 +102,6 @@ def test_more_repetitions_keep_what_is_there(tmp_path):
     ("other", "said"),
     [
         ({"repetitions": 4}, "repetitions 5, now 4"),
-        ({"seed": 3}, "seed 0, now 3"),
-        ({"shard_size": 5}, "shard_size 2, now 5"),
         ({"prompts": {"walking": ["a person walks"]}}, "other prompts"),
         ({"seconds": (2.5, 3.0)}, r"seconds \[2.5, 4.0\], now \[2.5, 3.0\]"),
     ],
@@ -140,21 +113,7 @@ def test_another_plan_does_not_share_the_folder(tmp_path, other, said):
     assert faults(load_store(tmp_path)) == {}
 
 
-def test_models_share_a_folder(tmp_path):
-    filled(tmp_path)
-    filled(tmp_path, replace(plan(), model="mdm-acc0.1"))
-    assert load_store(tmp_path, "mdm-acc0.1").plan.model == "mdm-acc0.1"
-    assert faults(load_store(tmp_path, "mdm")) == {}
-    with pytest.raises(InputError, match="found mdm, mdm-acc0.1; expected windows of one model"):
-        load_store(tmp_path)
-    with pytest.raises(InputError, match="generator momask: found mdm, mdm-acc0.1"):
-        load_store(tmp_path, "momask")
-    with pytest.raises(InputError, match="found nothing; .*t2imu synthesise"):
-        load_store(tmp_path / "nowhere")
-
-
 SMALL = Plan("demo", "mdm", PROMPTS, 2, (2.5, 4.5), shard_size=2, batch_size=3)
-KEYS = ["motion", "body", "start_frame"]
 
 
 @pytest.fixture(scope="module")
@@ -203,48 +162,6 @@ def test_windows_are_those_of_the_notebooks(written, virtual, site):
     assert_array_equal(found, expected.x)
     rows = table[table["site"] == site]
     assert rows["body"].tolist() == expected.subjects.tolist()
-
-
-def test_a_row_says_where_it_is_from(written):
-    table = pd.concat(map(pd.read_parquet, written[1]), ignore_index=True)
-    asked = pd.concat([SMALL.requests(shard) for shard in SMALL.shards]).set_index("motion")
-    for name in ("prompt", "repetition", "seed"):
-        assert table[name].tolist() == asked.loc[table["motion"], name].tolist()
-    assert not table.duplicated([*KEYS, "site"]).any()
-    last = table.groupby("motion")["start_frame"].max()
-    assert_array_equal(last, (asked["frames"].sort_index() - SIZE) // 20 * 20)
-    assert set(table["start_frame"]) == {0, 20}
-    assert table.groupby(KEYS)["site"].apply(list).map(list(SITES).__eq__).all()
-
-
-def test_a_file_has_a_row_group_for_each_site(written):
-    path = next(iter(written[1]))
-    file = pq.ParquetFile(path)
-    assert file.schema_arrow.equals(SCHEMA, check_metadata=True)
-    # Generator and activity are folders; a file that had them too would clash with those.
-    assert set(file.schema_arrow.names) == set(COLUMNS) - {"generator", "activity"}
-    groups = [file.read_row_group(i).column("site").unique().to_pylist() for i in range(9)]
-    assert groups == [[site] for site in SITES] and file.num_row_groups == 9
-    statistics = file.metadata.row_group(2).column(file.schema_arrow.names.index("site")).statistics
-    assert statistics.min == statistics.max == "upperarm"
-
-
-def test_threads_do_not_change_a_bit(windows_tools, written, tmp_path):
-    torch.set_num_threads(2)
-    try:
-        make_shard(windows_tools, SMALL, SMALL.shards[1], tmp_path / "again.parquet")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-    assert sha256(tmp_path / "again.parquet") == sha256(list(written[1])[1])
-
-
-def test_motions_made_elsewhere_are_no_model():
-    demo = load_track("demo")
-    sections = {**demo.generators, "kimodo": GeneratorSection(family="exported")}
-    track = demo.model_copy(update={"generators": sections})
-    with pytest.raises(InputError, match="kimodo: found motions that were made elsewhere"):
-        tools_of(track, "kimodo")
 
 
 THREE = {
@@ -342,13 +259,3 @@ def test_damaged_shards_are_named_and_made_again(windows_tools, whole, tmp_path)
     assert files(tmp_path) == files(whole[0])
     changed = [path for path, stamp in stamps(tmp_path).items() if stamp != then[path]]
     assert changed == paths[:3]
-
-
-def test_a_plan_is_the_tracks_where_nothing_else_is_said():
-    track = load_track("demo")
-    plan = plan_of(track, "mdm-acc0.1")
-    assert (plan.repetitions, plan.seconds) == (1, (3.0, 3.2)) and plan.motions == 80
-    assert plan.batch_size == track.sampling.batch_size and plan.guidance == 1.5
-    assert plan_of(track, "mdm", motions=1000).repetitions == 13
-    other = plan_of(track, "mdm", repetitions=100, seconds=(2.0, 5.0), shard_size=50, seed=4)
-    assert other.motions == 8000 and len(other.shards) == 160 and other.seed == 4

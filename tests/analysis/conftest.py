@@ -6,23 +6,9 @@ import torch
 
 from t2imu_utils.models.mdm import MDMConfig, new_prior
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from tests.conftest import WordEncoder
 
 torch.set_num_threads(1)
-
-
-class LetterEncoder:
-    """Stands in for a text encoder: each word is a row with its length and first letter."""
-
-    name, width, fingerprint = "letters", 8, "e" * 64
-
-    def encode(self, texts):
-        rows = [
-            torch.tensor([[len(word), ord(word[0]) / 100] + [0.1] * 6 for word in text.split()])
-            for text in texts
-        ]
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        counts = torch.tensor([len(row) for row in rows])
-        return tokens, torch.arange(tokens.shape[1])[None] < counts[:, None]
 
 
 @pytest.fixture(scope="session")
@@ -44,4 +30,4 @@ def prior(clips):
     config = MDMConfig(
         layers=1, width=16, heads=2, feedforward=32, dropout=0.0, max_frames=24, diffusion_steps=20
     )
-    return new_prior(config, normaliser, LetterEncoder(), seed=1)
+    return new_prior(config, normaliser, WordEncoder(), seed=1)

@@ -7,12 +7,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from t2imu_utils.analysis import lacc
 from t2imu_utils.analysis.lacc import (
-    ESTIMATES,
     TERMS,
     clip_losses,
     common_noise,
     freeze_in_time,
-    levels_of,
     paired_difference,
     smooth_in_time,
 )
@@ -75,17 +73,6 @@ def test_losses_are_those_of_the_definition(prior, clips):
     assert row["acc"] == pytest.approx(error.mean(1).sum() / (len(x0) - 1), rel=1e-4)
 
 
-def test_references_of_the_same_pass(prior, clips):
-    table = losses(prior, clips, references=True)
-    model = table[table["estimate"] == "model"].reset_index(drop=True)
-    assert_allclose(model[list(TERMS)], losses(prior, clips)[list(TERMS)])
-    constant = table[table["estimate"] == "constant"].set_index(["clip", "timestep"])
-    # A frozen estimate errs by the truth's own second difference, at every timestep the same.
-    x0 = prior.normaliser.normalise(clips[2].features)
-    own = (np.diff(x0, n=2, axis=0) ** 2).mean(1).sum() / (len(x0) - 1)
-    assert_allclose(constant.loc["clip2", "acc"], own, rtol=1e-4)
-
-
 def test_a_denoiser_is_shown_normalised_clips_of_its_own_lengths(prior, clips):
     denoise = Repeats(prior.normaliser)
     table = clip_losses(denoise, clips, [0], seed=0, batch_size=2, progress=False)
@@ -98,13 +85,6 @@ def test_a_denoiser_is_shown_normalised_clips_of_its_own_lengths(prior, clips):
     assert (table[[term for term in TERMS if term != "foot"]] == 0).all(axis=None)
     with pytest.raises(InputError, match="two of one name"):
         clip_losses(denoise, [clips[0], clips[0]], [0], seed=0)
-
-
-def test_levels_are_as_far_along_as_the_timesteps():
-    assert levels_of([2, 12, 42], 50, 1000) == [40, 240, 840]
-    assert levels_of([42, 2], 50, 10) == [0, 8]
-    # A tokeniser has one level: asked once.
-    assert levels_of([2, 12, 42], 50, 1) == [0]
 
 
 def test_smoothing_is_a_gaussian_within_the_clip():
@@ -183,23 +163,3 @@ def test_seeds_are_paired_and_their_spread_enters_the_interval():
     row = paired_difference([before] * 3, halved, groups).set_index("group").loc["all"]
     assert row["sd"] == pytest.approx(np.std([-0.75, -0.5, 0], ddof=1))
     assert row["low"] < -0.75 and row["high"] > 0
-
-
-def estimates(scale):
-    """Two clips; an estimate's acc is `scale` times 1, 2 (model), 3, 4 (gaussian), 5, 6."""
-    table = pd.DataFrame({"clip": ["a", "b"] * 3, "estimate": np.repeat(ESTIMATES, 2)})
-    acc = scale * np.arange(1.0, 7.0)
-    return table.assign(simple=10 * acc, acc=acc, acc_joints=acc + 1)
-
-
-def test_references_are_those_of_the_base():
-    table = lacc.with_references({"mdm": estimates(1.0), "mdm-acc1": estimates(0.8)}, "mdm")
-    assert_allclose(table["acc"], [1.5, 1.2, 3.5, 5.5])
-    assert_allclose(table["simple"], [15, 12, 35, 55])
-    assert_allclose(table["acc_against_base"], [0, -0.2, 2 / 1.5, 4 / 1.5], atol=1e-12)
-    # Of sampled motion the summary over categories is kept, not a single category.
-    moving = pd.DataFrame({"model": ["mdm"] * 2, "category": ["walking", "all"], "n": [2, 5]})
-    step = paired_difference(*made(-0.01))
-    found = lacc.as_metrics(table, {"mdm-acc1": step}, {}, moving)
-    assert found["sampled"] == {"mdm": {"n": 5.0}} and found["losses"]["mdm"]["acc"] == 1.5
-    assert found["from_base"]["mdm-acc1"]["all"]["delta"] == pytest.approx(-0.01)

@@ -1,8 +1,6 @@
 import pytest
 
 from t2imu_utils.analysis.paper import (
-    collect_results,
-    comparison_table,
     measured_values,
     what_differs,
 )
@@ -38,16 +36,6 @@ def test_control_and_arms_of_other_generators_stand_for_none_of_the_papers_value
     assert own["gain_best"] == pytest.approx([100 * (0.6 / 0.55 - 1)])
 
 
-def test_the_table_has_a_row_for_each_quantity():
-    measured = {"har_mdm": [50.0, 52.0, 54.0], "lacc_mdm": [0.1234]}
-    table = comparison_table(measured, {"har": "small", "lacc": "exact"}).set_index("quantity")
-    assert table.loc["balanced accuracy, MDM"].tolist() == [
-        "52.6 %", "52.0 ± 2.0 % (n = 3)", "small",
-    ]  # fmt: skip
-    assert table.loc["L_acc, MDM"].tolist() == ["0.056", "0.123 (n = 1)", "exact"]
-    assert table.loc["balanced accuracy, MoMask"].tolist() == ["53.1 %", "not run", ""]
-
-
 @pytest.mark.parametrize("name", ["demo", "cmu", "paper"])
 def test_what_differs_follows_from_the_track(name):
     track = load_track(name)
@@ -56,18 +44,3 @@ def test_what_differs_follows_from_the_track(name):
     ours = track.generators["mdm"].checkpoint in (None, "open", "first")
     assert ("instead of the official checkpoint" in texts["lacc"]) == ours
     assert f"{len(track.har.seeds)} seeds" in texts["har"]
-
-
-def test_results_are_merged_by_model_and_stage():
-    facts = {"params": {}, "git": {}, "versions": {}, "device": "cpu", "wall_seconds": 1.0}
-    records = [
-        {"track": "demo", "model": model, "stage": stage, "metrics": metrics, "finished": "now"}
-        | {"inputs": {}} | facts
-        for model, stage, metrics in (
-            ("mdm-acc1", "07_har", {}), ("mdm", "07_har", {"a": 0.4}), ("mdm", "02_finetuning", {})
-        )
-    ]  # fmt: skip
-    results = collect_results(records)
-    assert list(results["models"]) == ["mdm", "mdm-acc1"] and results["track"] == "demo"
-    assert results["models"]["mdm"]["07_har"]["metrics"] == {"a": 0.4}
-    assert collect_results(records[::-1]) == results

@@ -4,7 +4,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from t2imu_utils.analysis import signals
-from t2imu_utils.analysis.signals import SHAPE, catch24, scaled, tsne
+from t2imu_utils.analysis.signals import SHAPE, catch24, tsne
 from t2imu_utils.clips import Clips
 from t2imu_utils.tracks import load_track
 
@@ -35,19 +35,6 @@ def test_catch22_does_not_see_amplitude_but_the_moments_do(rng):
     assert_allclose(swapped[:, :24], plain[:, 48:])
 
 
-def test_scaling_is_robust(rng):
-    pooled = rng.normal(5, 2, size=(1000, 3))
-    pooled[:, 1] = 4
-    pooled[:600, 2] = 0
-    found = scaled(pooled)
-    assert_allclose(np.median(found[:, 0]), 0.5)
-    assert_allclose(found[:, 1], 0.5)
-    assert found[:, 2].std() > 0
-    spoiled = pooled.copy()
-    spoiled[0, 0] = 1e9
-    assert_allclose(scaled(spoiled)[1:], found[1:], atol=0.01)
-
-
 def test_tsne_keeps_clusters_apart_and_repeats(rng):
     points = np.concatenate([rng.normal(size=(60, 6)), rng.normal(8, 1, size=(60, 6))])
     plane = tsne(points, seed=0, perplexity=15)
@@ -65,15 +52,6 @@ def test_thinning_is_as_even_over_classes_as_they_allow(count):
     most = max(counts.values())
     # Whoever has windows left has at most one less than any other class.
     assert all(counts[n] >= most - 1 or counts[n] == full[n] for n in "abc")
-
-
-def test_as_many_real_as_synthetic_points():
-    real, synthetic = described(list("ab" * 20)), described(list("ab" * 35), shift=12.0, seed=1)
-    points, is_real = signals.embed(real, synthetic, perplexity=30, seed=0)
-    assert is_real.tolist() == [True] * 40 + [False] * 40
-    centres = points[is_real].mean(0), points[~is_real].mean(0)
-    nearer = np.linalg.norm(points[:, None] - centres, axis=-1).argmin(1)
-    assert (nearer == ~is_real).all()
 
 
 def numbers(**models):
@@ -98,15 +76,6 @@ def test_models_are_compared_on_one_scale():
     assert text.index.tolist() == ["real", "near", "far", "large"] and text.shape == (4, 2)
     found = signals.as_metrics(table)
     assert found["far"]["all"]["distance"]["value"] == value.loc["far", "distance"]
-
-
-def test_the_dynamic_classes_are_compared_by_themselves():
-    labels = ["jumping", "running", "walking", "standing"] * 15
-    real, near = described(labels), described(labels, seed=1)
-    near.loc[~near["label"].isin(signals.DYNAMIC), 0:71] += 3
-    table = signals.compare_all(real, {"near": near}, 0)
-    value = table[table["measure"] == "distance"].set_index(["classes", "model"])["value"]
-    assert value["all", "near"] > 3 * value["jumping + running", "near"]
 
 
 def test_the_split_half_reference_is_of_subjects():

@@ -1,15 +1,11 @@
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from t2imu_utils.analysis import solvers
 from t2imu_utils.analysis.motions import statistics
 from t2imu_utils.analysis.solvers import trade_off
 from t2imu_utils.analysis.spectra import power_spectrum, spectral_distance
 from t2imu_utils.analysis.stats import two_sample_distance
-from t2imu_utils.errors import InputError
-from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
 
@@ -67,24 +63,3 @@ def test_distances_are_those_of_their_definition(table, sampled, real):
         means.append(np.average(power, axis=0, weights=[len(x) for x in own]))
     found = table.loc[(*SHAKY, "spectrum"), "value"]
     assert_allclose(found, spectral_distance(*means), rtol=1e-9)
-
-
-def test_all_solvers_get_the_same_requests_and_full_sampling_comes_twice(monkeypatch, prior):
-    requests = pd.DataFrame({"prompt": ["walks", "runs"], "frames": [20, 24], "seed": [3, 5]})
-
-    def generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress, solver):
-        assert (prompts, frames, guidance) == (["walks", "runs"], [20, 24], 2.5)
-        return solver, seeds
-
-    monkeypatch.setattr(solvers, "generate", generate)
-    good = Solver("sde-dpm++2m", 10)
-    calls = solvers.sample_solvers(prior, requests, [good], 2.5)
-    steps = prior.config.diffusion_steps
-    assert calls["ancestral", steps, "same"] == (None, [3, 5]) and calls[GOOD] == (good, [3, 5])
-    solver, second = calls["ancestral", steps, "other"]
-    assert solver is None and not set(second) & {3, 5} and len(calls) == 3
-
-
-def test_too_few_prompts_are_refused(sampled, real):
-    with pytest.raises(InputError, match="found 3 and 24; expected at least 4"):
-        trade_off(sampled, ["a", "b", "c", "c"] * 5, real, range(24), NORMALISER)

@@ -59,14 +59,6 @@ def test_spectrum_of_moving_joints_peaks_at_their_frequency():
     assert density.sum() * frequency[1] == pytest.approx(passed**2 / 2, rel=0.02)
 
 
-def test_spectral_distance_is_in_decibels_without_the_mean():
-    flat = np.full(21, 3.0)
-    assert spectral_distance(10 * flat, flat) == pytest.approx(10)
-    assert spectral_distance(flat, 100 * flat) == pytest.approx(20)
-    flat[0] = 1e6
-    assert spectral_distance(flat, np.full(21, 3.0)) == 0
-
-
 def test_a_sine_has_its_power_at_its_frequency():
     frequency, density = window_spectra(sine(4.0, frames=40)[None], RATE)
     assert_allclose(frequency, FREQUENCY)
@@ -128,17 +120,6 @@ def test_what_is_missing_is_left_out():
         accelerometer_spectra(clips, section(sites=("waist",)))
 
 
-def test_the_interval_is_of_people_and_not_of_windows():
-    levels = 10 ** np.random.default_rng(3).normal(0, 0.5, 16)
-    rows = [({"subject": i}, sine(a)) for i, a in enumerate(levels)]
-    few = mean_spectra(accelerometer_spectra(recorded(*rows), section()), 0)
-    many = mean_spectra(accelerometer_spectra(recorded(*(5 * rows)), section()), 0)
-    assert_allclose(many[["low", "high"]], few[["low", "high"]])
-    at = few["frequency"] == 3.0
-    width = 10 * np.log10(few.loc[at, "high"].item() / few.loc[at, "low"].item())
-    assert width == pytest.approx(2 * 1.96 * (20 * np.log10(levels)).std() / 4, rel=0.12)
-
-
 def test_gains_are_of_the_same_motions():
     rng = np.random.default_rng(4)
     size = 10 ** rng.normal(0, 1, 8)
@@ -197,18 +178,6 @@ def test_models_are_compared_with_real():
     assert found["loud"][ALL]["level"]["value"] == loud["value"] and "shin" in found["loud"]
     text = module.table(numbers, "level").loc[(ALL, ALL), "loud"]
     assert text == f"{loud['value']:.1f} [{loud['low']:.1f}, {loud['high']:.1f}]"
-
-
-def test_intervals_are_of_people_and_motions():
-    one = {"model": spectra(30, spread=0.5, seed=1)}
-    narrow = compare(spectra(60, spread=0.5), one, 0)
-    narrow = value(narrow, label="running", site="shin", model="model", measure="level")
-    expected = 2 * 1.96 * 10 * 0.5 * np.sqrt(1 / 60 + 1 / 30)
-    assert narrow["high"] - narrow["low"] == pytest.approx(expected, rel=0.3)
-    # Three people have neither halves nor intervals.
-    few = compare(spectra(3), one, 0)
-    assert set(few["model"]) == {"model"} and few["value"].notna().all() and few["low"].isna().all()
-    assert module.table(few).loc[(ALL, ALL), "model"] == f"{few['value'].iloc[-3]:.1f}"
 
 
 def test_the_split_half_reference_is_of_people():

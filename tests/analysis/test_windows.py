@@ -52,13 +52,6 @@ def test_no_fixed_rotation_of_a_sensor_changes_anything():
     assert_allclose(axes(x.reshape(5, 40, 18)[2:3, :, 6:], "gravity", BOTH)[0], found[2][:, 4:])
 
 
-def test_a_mean_that_points_nowhere_gives_no_vertical():
-    signal = np.column_stack([wave(9, 2), wave(5, 3), 0 * TIME])  # shaken without gravity
-    vertical, horizontal = axes(signal[None], "gravity")[0].T
-    assert_allclose(vertical, 0)
-    assert_allclose(horizontal, np.linalg.norm(signal, axis=1), rtol=1e-6)
-
-
 def test_posture_is_kept_in_the_persons_frame():
     """Two people, each with a sensor of their own turn, walk, stand, and lie on the back."""
     steps = np.column_stack([wave(2, 1), 0 * TIME, G + wave(4, 2)])
@@ -76,13 +69,6 @@ def test_posture_is_kept_in_the_persons_frame():
     assert_allclose(found[:3], axes(x, "person", persons=persons)[:3])
     # Of somebody who never moves all windows count.
     assert_allclose(axes(x[1:2], "person", persons=["a"])[0].mean(0), [G, 0], atol=1e-4)
-
-
-def test_unknown_axes_and_a_missing_accelerometer_are_refused():
-    with pytest.raises(InputError, match="'north' of acc"):
-        axes(np.zeros((2, 40, 3)), "north")
-    with pytest.raises(InputError, match="acc among the channels"):
-        axes(np.zeros((2, 40, 3)), "gravity", ("gyro",))
 
 
 def test_sensors_are_worn_at_random_and_alike_during_a_wearing():
@@ -173,31 +159,3 @@ def test_what_windows_have_in_common(columns, groups, subjects):
     clips = recordings(["walking", "walking"], 40, **columns)
     found = labelled_windows(clips, section(["walking"]), None, 0)
     assert found.groups.tolist() == groups and found.subjects.tolist() == subjects
-
-
-def test_only_the_sensors_of_the_track_count():
-    clips = recordings(["walking", "lying", "walking"], 80, subject=1)
-    clips.arrays["acc"][5, SITES.index("head")] = np.nan
-    clips.arrays["acc"][85] = np.nan
-    assert labelled_windows(clips, section(["walking"]), None, 0).dropped == 0
-    # Frame 5 is in the first window only; what is missing while lying is nobody's loss.
-    both = labelled_windows(clips, section(["walking"], sites=["waist", "head"]), None, 0)
-    assert both.dropped == 1 and (both.x[0, 0] == [20.5] * 3 + [20.0] * 3).all()
-    gyro = labelled_windows(clips, section(["walking"], channels=["acc", "gyro"]), None, 0)
-    assert (gyro.x[0, 1] == [1.5] * 3 + [-1.5] * 3).all()
-
-
-def test_axes_and_placement_are_those_asked_for():
-    clips = recordings(["walking", "lying", "walking"], 80, subject=1)
-    clips.arrays["acc"] += np.random.default_rng(0).standard_normal(clips.arrays["acc"].shape)
-    chosen = section(["walking"], sites=SITES, channels=BOTH)
-    every = labelled_windows(clips, chosen, None, 3)
-    for frame in ("gravity", "person"):
-        found = labelled_windows(clips, chosen, None, 3, frame)
-        assert (found.x == axes(every.x, frame, BOTH, every.subjects)).all()
-        # The same windows are drawn, and a person's frame is of all windows.
-        few, raw = (labelled_windows(clips, chosen, 4, 3, f) for f in (frame, "raw"))
-        rows = [np.flatnonzero((every.x == x).all((1, 2)))[0] for x in raw.x]
-        assert (few.x == found.x[rows]).all()
-    worn = labelled_windows(clips, chosen, None, 3, placement=5)
-    assert_allclose(worn.x, random_placement(every.x, [0] * 3 + [1] * 3, 5, BOTH))

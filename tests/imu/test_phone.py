@@ -1,13 +1,10 @@
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.phone import SensorModel, lever_arm, measured, read_sensor_model
-from t2imu_utils.imu.sensors import virtual_imu
-from t2imu_utils.motion.rotations import axis_angle_to_matrix
 
 RATE = 20.0
 SITES = ["chest", "shin"]
@@ -129,30 +126,6 @@ def test_a_lever_on_a_spinning_body_reads_the_centripetal_and_the_tangential_par
     assert not (lever_arm(acc, gyro, 0 * offset, rate) - acc).any()
 
 
-def swing(offset, rate, frequency):
-    """Readings at `offset` from a joint's end in a swing about x and y, by the virtual sensor."""
-    time = torch.arange(int(8 * rate), dtype=torch.float64) / rate
-    wave = torch.sin(2 * torch.pi * frequency * time)
-    turn = axis_angle_to_matrix(torch.stack([0.4 * wave, 0.2 * wave.flip(0), 0 * wave], 1))
-    arm = torch.tensor([0.0, -0.4, 0.0], dtype=torch.float64) + torch.as_tensor(offset)
-    return [
-        signal.numpy()[10:-10, None]
-        for signal in virtual_imu(turn @ arm, turn, rate, scheme="central")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rate", "frequency", "tolerance"), [(200.0, 2.0, 0.01), (20.0, 1.0, 0.02), (20.0, 5.0, 0.3)]
-)
-def test_a_lever_added_afterwards_is_the_sensor_that_sat_there(rate, frequency, tolerance):
-    offset = np.array([0.004, 0.006, 0.015])
-    acc, gyro = swing(np.zeros(3), rate, frequency)
-    truth, same = swing(offset, rate, frequency)
-    np.testing.assert_array_equal(same, gyro)
-    error = lever_arm(acc, gyro, offset[None], rate) - truth
-    assert error[5:-5].std() < tolerance * (truth - acc)[5:-5].std()
-
-
 def test_jitter_takes_samples_at_other_times_and_spares_what_stands_still():
     assert np.abs(change(SensorModel(jitter=5.0), recordings(quiet=True))).max() < 1e-5
     clips = recordings(frames=(4000,), bodies=["f1"])
@@ -199,9 +172,7 @@ def entry(value, origin="stated", source="a data sheet"):
     ("text", "field"),
     [
         (f"acc_noise: {entry(-0.1)}", "acc_noise"),
-        (f"acc_noise: {entry('loud')}", "acc_noise.value"),
         (f"acc_noise: {entry(0.1, origin='guessed')}", "acc_noise.origin"),
-        (f"gyro_range: {entry(0.0)}", "gyro_range"),
         (f"accnoise: {entry(0.1)}", "accnoise"),
         (f"acc_step: {entry(3.0)}\nacc_range: {entry(2.0)}", "acc_step"),
         ("acc_noise: {", "YAML"),
@@ -213,11 +184,3 @@ def test_a_wrong_file_is_told_with_file_and_field(tmp_path, text, field):
     with pytest.raises(InputError) as caught:
         read_sensor_model(str(path))
     assert str(path) in str(caught.value) and field in str(caught.value)
-
-
-def test_a_file_of_ones_own_has_only_what_it_names(tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"acc_range: {entry(78.5)}")
-    assert read_sensor_model(str(path)) == SensorModel(acc_range=78.5)
-    with pytest.raises(InputError, match="phone"):
-        read_sensor_model("tricorder")

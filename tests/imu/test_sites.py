@@ -4,9 +4,7 @@ import torch
 
 from t2imu_utils.activities import SITES
 from t2imu_utils.body.smpl import load_body
-from t2imu_utils.errors import InputError
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites, site_vertices
-from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import JOINTS
 from tests.body.layouts import smpl_arrays
 
@@ -59,20 +57,6 @@ def test_frames_are_right_handed_with_z_out_of_the_skin_and_y_towards_the_head(b
         assert z[name][2] > 0.9 and y[name][1] > 0.9 and x[name][0] > 0.9
     for name, towards_shoulder in (("upperarm", 1), ("forearm", 1), ("forearm_other", -1)):
         assert z[name][1] > 0.9 and y[name][0] * towards_shoulder > 0.9
-
-
-def test_frames_turn_and_move_with_the_body(body, sites):
-    skin, (positions, rotations) = rest(body, sites)
-    turn = axis_angle_to_matrix(torch.tensor([0.4, -1.2, 0.7]))
-    moved, turned = sensor_frames((skin[site_vertices(sites)] @ turn.T + 3.0), sites)
-    torch.testing.assert_close(moved, positions @ turn.T + 3.0)
-    torch.testing.assert_close(turned, turn @ rotations, atol=1e-4, rtol=0)
-
-
-def test_some_sites_can_be_asked_for_and_unknown_ones_are_told(body, sites):
-    assert sensor_sites(body, ["shin", "head"]) == [sites[SITES.index(n)] for n in ("shin", "head")]
-    with pytest.raises(InputError, match="elbow"):
-        sensor_sites(body, ["elbow"])
 
 
 def load_arrays(path, arrays):

@@ -62,12 +62,6 @@ def test_a_sensor_that_no_clip_recorded_is_an_error_and_not_an_empty_set():
     assert len(windows(broken, channels=("acc",))[0]) == 6
 
 
-def test_no_overlap_and_nothing_long_enough():
-    assert windows(clips(100), overlap=0.0)[1]["start_frame"].tolist() == [0, 40]
-    x, table = windows(clips(10, 39))
-    assert x.shape == (0, 40, 18) and len(table) == 0 and table.attrs["short"] == 2
-
-
 @pytest.mark.parametrize(
     ("options", "word"),
     [

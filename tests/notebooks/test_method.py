@@ -119,17 +119,6 @@ def test_a_changed_loss_is_trained_with(name, tiny, words, clips, runs_folder, l
     assert "0 * (x0" in str(run.params["training"]["weights"]["functions"]["acc"])
 
 
-def test_losses_of_a_notebook_go_to_other_processes(losses):
-    import cloudpickle
-
-    kept = cloudpickle.loads(
-        cloudpickle.dumps(LossWeights(acc=1.0, functions={"acc": losses["acc"]}))
-    )
-    x = torch.randn(2, 9, 263), torch.randn(2, 9, 263), torch.ones(2, 9, dtype=torch.bool)
-    assert kept.acc == 1.0
-    torch.testing.assert_close(kept.functions["acc"](*x), losses["acc"](*x))
-
-
 @pytest.mark.parametrize(("step", "solver"), [("ancestral", "ancestral"), ("ddim", "ddim")])
 def test_sampling_is_the_packages(step, solver, prior):
     found = cells("03_smpl_fitting", "ancestral", "ddim", "sample_motion")

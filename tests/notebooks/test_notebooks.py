@@ -6,47 +6,26 @@ import pytest
 
 from t2imu_utils import runs
 
+STACK = {"layers": 1, "width": 32, "heads": 2, "feedforward": 32, "dropout": 0.0}
 TINY = {
     "corpus": {"made_up": 1},
-    "recordings": {"made_up": 3, "sites": ["head", "waist", "shin"]},
+    "recordings": {
+        "made_up": 3, "sites": ["head", "waist", "shin"],
+        "classes": ["lying", "running", "standing", "walking"],
+    },
     "generators": {
-        "mdm": {
-            "refined": True,
-            "layers": 1,
-            "width": 32,
-            "heads": 2,
-            "feedforward": 32,
-            "dropout": 0.0,
-            "diffusion_steps": 12,
-        },
-        "momask": {
-            "refined": True,
-            "tokeniser_width": 32,
-            "codes": 32,
-            "levels": 2,
-            "width": 32,
-            "layers": 1,
-            "heads": 2,
-            "feedforward": 32,
-            "dropout": 0.0,
-            "iterations": 2,
-        },
+        "mdm": {"refined": True, "diffusion_steps": 12, **STACK},
+        "momask": {"tokeniser_width": 32, "codes": 32, "levels": 2, "iterations": 2, **STACK},
     },
     "training": {"pretrain_steps": 6, "finetune_steps": 4, "batch_size": 8, "checkpoint_every": 2},
-    "sampling": {"seconds": [3.0, 3.2], "batch_size": 80},
+    "sampling": {"seconds": [2.0, 2.2], "batch_size": 80},
     "analysis": {"timesteps": [1, 3], "max_clips": 12, "bootstrap": 50},
     "har": {
-        "epochs": 1,
-        "filters": 4,
-        "units": 8,
-        "windows_per_class": 8,
-        "test_windows_per_class": 30,
-        "tsne_windows": 160,
-        "folds": 3,
-        "seeds": [0, 1],
+        "epochs": 1, "filters": 4, "units": 8, "windows_per_class": 8,
+        "test_windows_per_class": 30, "tsne_windows": 160, "folds": 3, "seeds": [0, 1],
     },
-}
-ARMS = ["mdm", "mdm-ft", "mdm-acc0.5", "momask", "momask-ft", "momask-acc0.5"]
+}  # fmt: skip
+ARMS = ["mdm", "mdm-ft", "mdm-acc0.5", "momask"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +37,7 @@ def finished(tmp_path_factory, tools):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2IMU_RUNS", str(folder / "runs"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        trained = [{"lambda_acc": 0.5}, {"lambda_acc": 0.5, "generator": "momask"}]
+        trained = [{"lambda_acc": 0.5}, {"lambda_acc": None, "generator": "momask"}]
         executed = execute_all(track, folder, trained)
         yield folder / "runs" / "tiny", folder / "runs" / "figures" / "tiny", executed
 
@@ -106,9 +85,3 @@ def test_figures_and_results_are_written(finished):
     assert set(results["models"]) == {*ARMS, "compare", "real"}
     accuracy = results["models"]["mdm"]["07_har"]["metrics"]["balanced_accuracy"]
     assert accuracy["n"] == 2 and 0 <= accuracy["mean"] <= 1
-
-
-def test_made_up_data_are_called_so(finished):
-    _, figures, executed = finished
-    text = json.dumps(executed["07_har"])
-    assert "synthetic stand-in" in text and "not run" in text

@@ -58,9 +58,7 @@ def test_a_sample_that_is_missing_ends_a_piece(tmp_path):
     ("spoil", "word"),
     [
         (lambda a: a.pop("opt_quat"), "opt_quat"),
-        (lambda a: a.update(imu_acc=a["imu_acc"][:-1]), "599"),
         (lambda a: a.update(imu_acc=a["imu_acc"] / 9.81), "likely in g"),
-        (lambda a: a.update(opt_pos=a["opt_pos"] * np.nan), "0 of 600 samples whole"),
     ],
 )
 def test_a_wrong_file_is_told(tmp_path, spoil, word):

@@ -186,13 +186,11 @@ NAME = "Respeck_1_Sitting_clean_x.csv"
     ("content", "changes", "words"),
     [
         (pdiot(TIMES, wave(TIMES) * G), {}, (NAME, "likely in m/s^2")),
-        (pdiot(TIMES, wave(TIMES) * 1000), {}, (NAME, "likely in mg")),
         (pdiot(TIMES, wave(TIMES)), {"units": {**PDIOT["units"], "acc": "m/s^2"}}, ("in g",)),
         (pdiot(TIMES, wave(TIMES), unit=1e6), {}, (NAME, "likely in us")),
         (pdiot(TIMES, wave(TIMES)), {"units": {**PDIOT["units"], "gyro": "rad/s"}}, ("deg/s",)),
         (pdiot(TIMES, wave(TIMES)).replace(",90,", ',"90,5",'), {}, (NAME, "90,5")),
         (pdiot(TIMES, wave(TIMES)).replace("accel_y", "ay"), {}, (NAME, "accel_y")),
-        (pdiot(TIMES, 0.01 * wave(TIMES)), {}, (NAME, "no known unit")),
         (pdiot(np.r_[TIMES[:200], EPOCH + TIMES], np.r_[wave(TIMES)[:200], wave(TIMES)]), {},
          (NAME, "clock")),
         (pdiot(TIMES, wave(TIMES), unit=1e4), {}, (NAME, "2.5 samples a second", "18 to")),

@@ -5,15 +5,13 @@ import zipfile
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from t2imu_utils.activities import ACTIVITIES, POSITIONS
-from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
-from t2imu_utils.recordings.realworld import expected_census, read_realworld
-from t2imu_utils.recordings.streams import GRAVITY, uniform_pieces
+from t2imu_utils.recordings.realworld import read_realworld
+from t2imu_utils.recordings.streams import GRAVITY
 
 EPOCH = 1_435_993_000.0
 PERIOD = 0.02
@@ -249,14 +247,6 @@ def test_everything_that_was_left_out_is_told_and_nothing_else(read):
     assert told == lacking
 
 
-def test_a_truncated_archive_is_an_error_that_says_what_to_do(archive, tmp_path):
-    cut = tmp_path / "realworld2016_dataset.zip"
-    cut.write_bytes(archive.read_bytes()[:-2000])
-    with pytest.raises(InputError, match="no whole zip archive") as error:
-        read_realworld(cut, progress=False)
-    assert error.value.remedy == "Get it again." and str(cut) in str(error.value)
-
-
 TRIM = {"trim": (1.0, 1.0), "progress": False}
 UPRIGHT = (0.5, 9.7, 1.2)
 
@@ -311,11 +301,8 @@ def decimal_commas(content):
         (boot_clock, "its clock runs from 1.000 to 143599301"),
         (in_seconds, "samples a second"),
         (decimal_commas, "more fields than its header"),
-        (lambda c: decimal_commas(c).replace(b",", b";"), "no column attr_time"),
-        (lambda c: b"", "empty"),
         (lambda c: c.decode().encode("utf-16"), "UTF-16"),
         (lambda c: c.replace(b"attr_y", b"attr_x"), "no column attr_y"),
-        (lambda c: c[:2000], "samples"),
     ],
 )
 def test_a_recording_that_is_spoilt_is_listed_and_the_rest_is_read(tmp_path, spoil, reason):
@@ -354,26 +341,6 @@ def test_a_byte_order_mark_and_single_bad_or_repeated_lines_do_not_matter(tmp_pa
     assert "1 readings that no sensor gives" in told
 
 
-def test_a_clock_of_another_day_is_told_and_left_out(tmp_path):
-    members = {f"acc_walking_{p}.csv": csv(UPRIGHT) for p in ("chest", "shin", "head")}
-    members["acc_walking_waist.csv"] = csv(UPRIGHT, start=EPOCH + 86400)
-    clips, skipped = read_realworld(walking(tmp_path, members, other=False), **TRIM)
-    assert clips.table[["frames", "positions"]].to_numpy().tolist() == [[200, 3]]
-    assert any("another time" in s.reason and "waist" in s.name for s in skipped)
-
-
-def test_subjects_and_activities_can_be_chosen_and_must_be_there(archive, tmp_path):
-    clips, _ = read_realworld(archive, subjects=[1], activities=["sitting"], **TRIM)
-    assert clips.table[["subject", "activity"]].to_numpy().tolist() == [[1, "sitting"]]
-    for options, word in (
-        ({"subjects": [12]}, "subject 12"), ({"activities": ["swimming"]}, "swimming"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=word):
-            read_realworld(archive, **options, **TRIM)
-    with pytest.raises(InputError, match="proband"):
-        read_realworld(tmp_path, **TRIM)
-
-
 def test_the_genuine_stream_is_whole_and_unstretched(real_data):
     clips, skipped = read_realworld(real_data / "realworld", progress=False)
     assert clips.table[["subject", "activity", "positions"]].to_numpy().tolist() == [
@@ -391,47 +358,3 @@ def test_the_genuine_stream_is_whole_and_unstretched(real_data):
     rhythm = [np.abs(np.fft.rfft(part - part.mean())) for part in np.split(gyro[:12500, 2], 50)]
     peaks = np.array([np.argmax(spectrum[8:15]) + 8 for spectrum in rhythm]) / 12.5
     assert np.std(peaks) < 0.06 and 0.75 < np.mean(peaks) < 0.95
-
-
-def raw(real_data, name):
-    table = pd.read_csv(real_data / "realworld" / "proband1" / f"{name}_walking_shin.csv")
-    return table["attr_time"].to_numpy() / 1000, table.filter(regex="attr_[xyz]").to_numpy()
-
-
-@pytest.mark.parametrize("name", ["acc", "Gyroscope"])
-def test_the_genuine_stamps_lie_on_the_fitted_line(real_data, name):
-    times, values = raw(real_data, name)
-    pieces, timing = uniform_pieces(times, values)
-    assert len(pieces) == 1 and timing.lost == 0 and timing.rate == pytest.approx(49.952, abs=5e-4)
-    # Every sample stands in the piece, in order, with the few that were lost between two of them.
-    piece = pieces[0]
-    assert len(piece.values) == len(times) + timing.bridged and timing.bridged <= 2
-    first = np.flatnonzero((piece.values[: len(values)] != values).any(1))[0]
-    np.testing.assert_array_equal(piece.values[first + timing.bridged :], values[first:])
-    number = np.arange(len(times)) + timing.bridged * (np.arange(len(times)) >= first)
-    error = times - (piece.start + piece.period * number)
-    on_time = np.abs(error) < piece.period
-    assert on_time.mean() > 0.92 and np.sqrt((error[on_time] ** 2).mean()) < 0.005
-    # No drift and no step: the line fits the first minute as it fits the last.
-    minutes = [np.median(part) for part in np.array_split(error, 11)]
-    assert np.abs(minutes).max() < 0.002 and error.min() > -0.006
-
-
-def test_a_complete_archive_agrees_with_the_description_but_for_missing_streams():
-    rows, acc = [], []
-    for subject in range(1, 16):
-        for activity in ACTIVITIES:
-            sessions = 3 if (subject, activity) == (4, "climbing up") else 1
-            seconds = 102 if activity == "jumping" else 600
-            for session in range(1, sessions + 1):
-                acc.append(np.zeros((seconds // sessions, 7, 3), np.float32))
-                rows.append({"subject": subject, "activity": activity, "session": session})
-    acc[9][:, [2, 3], 1] = np.nan  # subject 2, climbing up
-    clips = Clips.from_list(rows, {"acc": acc}, {"rate": 1.0, "sites": list(POSITIONS)})
-    table = expected_census(clips)
-    differing = table[table["description"] != table["here"]]
-    assert differing.T.to_dict("list") == {"subject and activity, with every position": [120, 119]}
-    few = expected_census(clips.select((clips.table["subject"] < 6) & (clips.table.index != 19)))
-    assert few.loc["subjects"].tolist() == [15, 5]
-    assert few.loc["subjects with every activity"].tolist() == [15, 4]
-    assert few.loc["subject and activity, with every position"].tolist() == [120, 38]

@@ -76,15 +76,6 @@ def test_a_gap_that_nothing_repays_cuts_the_stream():
     assert len(missing) in (60, 61, 62) and np.all(np.diff(missing) == 1)
 
 
-def test_few_lost_samples_are_bridged_and_counted():
-    times, stamps, values = recorded(4000)
-    kept = np.delete(np.arange(4000), [1000, 1001, 2500])
-    for numbers in (None, kept + 1):
-        pieces, timing = uniform_pieces(stamps[kept], values[kept], numbers)
-        assert len(pieces) == 1 and timing.bridged == 3 and timing.lost == 0
-        np.testing.assert_allclose(pieces[0].values[:, 0], values[:, 0], atol=0.02)
-
-
 @pytest.mark.parametrize(("size", "seed"), [(1, 16), (2, 0), (50, 48)])
 def test_losses_among_late_samples_are_counted_exactly(size, seed):
     rng = np.random.default_rng(seed)
@@ -112,23 +103,6 @@ def test_a_clock_set_back_starts_a_new_piece():
     assert pieces[1].start == pytest.approx(times[2000] - 5.0, abs=0.005)
 
 
-def test_one_wild_stamp_costs_no_memory_and_no_neighbours():
-    times, stamps, values = recorded(4000)
-    stamps = stamps.copy()
-    stamps[2000] = 5.0
-    pieces, timing = uniform_pieces(stamps, values)
-    assert sum(len(p.values) for p in pieces if abs(p.start - EPOCH) < 100) >= 3998
-    assert timing.short >= 1
-
-
-def test_a_known_rate_overrules_wild_stamps():
-    rng = np.random.default_rng(1)
-    true = 0.05 * np.arange(300)
-    stamps = np.maximum.accumulate(true + 0.05 * rng.standard_exponential(300))
-    pieces, timing = uniform_pieces(stamps + EPOCH, np.zeros((300, 3)), nominal=20.0)
-    assert timing.rate == pytest.approx(20.0, rel=0.01)
-
-
 def test_pass_band_is_kept_stop_band_removed_and_trends_exact():
     t = np.arange(3000) * 0.02
     tone = [np.sin(2 * np.pi * f * t) for f in (1.0, 5.0, 7.0, 11.5, 14.0, 23.0)]
@@ -140,23 +114,6 @@ def test_pass_band_is_kept_stop_band_removed_and_trends_exact():
     assert np.abs(out[:, 3:6]).max() < 2e-3
     whole = sample_pieces([piece], 10.0, 1000, 20.0)[:, 6]
     np.testing.assert_allclose(whole, 3 * np.arange(1000) / 20 - 4, atol=1e-3)
-
-
-def test_frames_outside_are_missing_and_the_first_piece_stays_where_two_overlap():
-    ones, twos = (Piece(s, 0.02, np.full((101, 2), v)) for s, v in ((1.0, 1.0), (2.0, 2.0)))
-    out = sample_pieces([ones, twos], 0.0, 120, 20.0)[:, 0]
-    assert np.isnan(out[:20]).all() and np.isnan(out[81:]).all()
-    np.testing.assert_allclose(out[20:61], 1.0)
-    np.testing.assert_allclose(out[61:81], 2.0)
-
-
-@pytest.mark.parametrize("jitter", [0.002, 0.01, 0.02])
-def test_jitter_of_up_to_a_period_is_not_taken_for_losses(jitter):
-    rng = np.random.default_rng(3)
-    times = EPOCH + PERIOD * np.arange(20000)
-    pieces, timing = uniform_pieces(times + rng.normal(0, jitter, 20000), np.zeros((20000, 3)))
-    assert len(pieces) == 1 and timing.lost == 0 and timing.bridged <= 3
-    assert abs(pieces[0].stop - times[-1]) < 0.07 and timing.rate == pytest.approx(49.95, rel=1e-4)
 
 
 def test_streams_of_one_recording_share_a_grid_and_show_where_nothing_was_recorded():
@@ -202,9 +159,8 @@ def test_nothing_is_allocated_for_a_clock_that_runs_over_days():
 @pytest.mark.parametrize(
     ("size", "unit", "likely"),
     [
-        (1.0, "g", ""), (9.81, "m/s^2", ""), (1.7, "g", ""), (6.0, "m/s^2", ""),
-        (9.81, "g", "m/s^2"), (1.0, "m/s^2", "g"), (1000, "g", "mg"), (1000, "m/s^2", "mg"),
-        (0.02, "m/s^2", None), (1e6, "g", None),
+        (1.7, "g", ""), (6.0, "m/s^2", ""), (9.81, "g", "m/s^2"), (1.0, "m/s^2", "g"),
+        (1000, "m/s^2", "mg"), (0.02, "m/s^2", None),
     ],
 )  # fmt: skip
 def test_the_unit_is_the_one_in_which_the_median_is_gravity(size, unit, likely):

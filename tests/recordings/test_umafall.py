@@ -5,7 +5,7 @@ import pytest
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.recordings.streams import GRAVITY
-from t2imu_utils.recordings.umafall import SITES, read_umafall, repair_scale
+from t2imu_utils.recordings.umafall import SITES, read_umafall
 
 HEADER = """% Universidad de Malaga - ETSI de Telecomunicacion (Spain)
 % ID: made for a test
@@ -77,28 +77,6 @@ def test_positions_come_from_the_header_units_are_si_and_y_points_up(tmp_path):
     ]
 
 
-def test_movements_map_to_activities_and_others_are_told(tmp_path):
-    moves = ("Jogging", "Hopping", "GoUpstairs", "GoDownstairs", "Aplausing", "HandsUp",
-             "MakingACall", "LyingDown_OnABed", "Bending")  # fmt: skip
-    files = {NAME.format(1, m): recording() for m in moves}
-    files["UMAFall_Subject_01_Fall_forwardFall_1_2017-04-14_23-25-52.csv"] = recording()
-    files["notes.txt"] = "?"
-    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
-    found = {r.movement: (r.activity, r.detail) for r in clips.table.itertuples()}
-    assert found == {
-        "Jogging": ("running", "running"),
-        "Hopping": ("jumping", "jumping"),
-        "GoUpstairs": ("stair climbing", "climbing up"),
-        "GoDownstairs": ("stair climbing", "climbing down"),
-        **dict.fromkeys(("Aplausing", "HandsUp", "MakingACall"), ("standing", "standing")),
-    }
-    reasons = {s.name: s.reason for s in skipped if ": waist" not in s.name}
-    assert len(reasons) == 4
-    assert "transition" in reasons[NAME.format(1, "LyingDown_OnABed")]
-    assert "Bending" in reasons[NAME.format(1, "Bending")]
-    assert "a fall" in reasons[next(name for name in reasons if "Fall_forward" in name)]
-
-
 def test_rest_at_the_ends_is_cut_from_movements_only(tmp_path):
     files = {NAME.format(1, m): recording(rest_after=8.0) for m in ("Walking", "HandsUp")}
     clips, _ = read_umafall(write(tmp_path, files), progress=False)
@@ -132,17 +110,6 @@ def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
     for number in (3, 5, 6):
         assert "TimeStamp" in reasons[NAME.format(number, "Walking")]
     assert np.isnan(clips[1]["acc"][:, SITES.index("chest")]).all()
-
-
-def test_samples_written_at_a_quarter_are_found_by_their_grid():
-    rng = np.random.default_rng(0)
-    true = on_grid(rng.normal([0.9, 0.1, -0.3], 0.3, (300, 3)))
-    spoiled = true.copy()
-    spoiled[40:90] /= 4
-    fixed, count = repair_scale(spoiled)
-    assert 48 <= count <= 51
-    assert np.abs(fixed - true)[(np.arange(300) < 38) | (np.arange(300) > 92)].max() == 0
-    np.testing.assert_array_equal(fixed[42:88], true[42:88])
 
 
 def unix_clock(content, sensors="0123"):

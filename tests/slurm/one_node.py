@@ -1,7 +1,5 @@
 """A Slurm cluster of one node: this machine, for as long as a test needs it.
 
-    python tests/slurm/one_node.py COMMAND ...    # runs COMMAND where sbatch reaches the cluster
-
 munged, slurmctld and slurmd run in the foreground as children of this process, with their
 configuration, key, state and sockets in a folder of their own and on free ports. Nothing is written
 to /etc or /var, and a Slurm that the machine may already have is neither used nor disturbed.
@@ -13,14 +11,11 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-
-from filelock import FileLock
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "srun")
@@ -80,10 +75,7 @@ def find_programs() -> dict[str, str]:
             )
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             raise SlurmUnavailable(f"{names}: not on this machine; to install needs root, apt-get.")
-        # Test processes that run side by side would ask at the same time.
-        with FileLock(Path(tempfile.gettempdir(), "t2imu-slurm-install.lock")):
-            if _missing():
-                _install()
+        _install()
     return {name: shutil.which(name, path=SEARCHED) for name in PROGRAMS}
 
 
@@ -219,20 +211,3 @@ def one_node_cluster() -> Iterator[dict[str, str]]:
             said("scancel", "--user", str(os.geteuid()))
             jobs = ("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING")
             wait_until(lambda: not said(*jobs).strip(), seconds=20)
-
-
-def main(command: list[str]) -> int:
-    """Run `command` on a cluster and return its exit status."""
-    if not command:
-        sys.stderr.write(__doc__)
-        return 2
-    try:
-        with one_node_cluster() as environment:
-            return subprocess.run(command, env=environment).returncode
-    except SlurmUnavailable as error:
-        sys.stderr.write(f"No cluster: {error}\n")
-        return 69  # EX_UNAVAILABLE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

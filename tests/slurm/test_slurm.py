@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 
-pytest.importorskip("snakemake_executor_plugin_slurm")
+from tests.slurm.one_node import SlurmUnavailable, one_node_cluster, wait_until
 
+WORKFLOW = Path(__file__).parents[2] / "workflow"
+PROFILE = WORKFLOW / "profiles" / "slurm" / "config.yaml"
 # Stands in for a training: three steps, a checkpoint after each, and a note of every attempt.
 # While there are deaths left in the file of that name, it waits half-way to be killed.
 TRAINING = """
@@ -61,6 +64,46 @@ rule RULE:
 WEIGHTS, SEEDS = (0.0, 0.1), (1, 2)
 # Two of the four cells are killed: one as often as there are tries, the other once.
 STUBBORN, KILLED = "acc0.1-s2", "acc0.0-s2"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """A running cluster of one node: the environment in which `sbatch` and its kin reach it."""
+    try:
+        with one_node_cluster() as environment:
+            yield environment
+            folder = Path(environment["SLURM_CONF"]).parent
+            endless = f"echo $$ > {folder}/new && mv {folder}/new {folder}/pid; exec sleep 600"
+            command = ["sbatch", "--output=/dev/null", "--wrap", endless]
+            subprocess.run(command, env=environment, check=True)
+            assert wait_until((folder / "pid").exists, seconds=60)
+            process = Path("/proc", (folder / "pid").read_text().strip())
+            assert process.exists()
+    except SlurmUnavailable as error:
+        pytest.skip(str(error))
+    # The cluster and whatever runs on it end with the tests.
+    assert not folder.exists() and not process.exists()
+
+
+@pytest.fixture
+def profile(tmp_path) -> Path:
+    """The folder of a profile that asks what the repository's asks, in sizes for any machine."""
+    settings = yaml.safe_load(PROFILE.read_text())
+    settings["set-threads"] = dict.fromkeys(settings["set-threads"], 1)
+    for resources in (settings["default-resources"], *settings["set-resources"].values()):
+        resources["mem_mb"] = "100 * attempt"
+    settings |= {
+        "retries": 1,
+        "latency-wait": 20,
+        # The node has no database of past jobs.
+        "slurm-status-command": "squeue",
+        # About as long as a job takes: after each look that finds none done, the plugin waits 10 s
+        # longer.
+        "slurm-init-seconds-before-status-checks": 11,
+    }
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "profile"
 
 
 @pytest.fixture
@@ -137,3 +180,10 @@ def test_killed_jobs_are_taken_up_again(sweep, profile, cluster):
     assert values == {
         (w, s): sum((w * k + s for k in range(3)), 0.0) for w, s in product(WEIGHTS, SEEDS)
     }
+
+
+def test_profile_names_the_rules_of_the_workflow():
+    """Snakemake says nothing about limits for a rule that does not exist."""
+    profile = yaml.safe_load(PROFILE.read_text())
+    rules = set(re.findall(r"^rule (\w+):", (WORKFLOW / "Snakefile").read_text(), re.MULTILINE))
+    assert {*profile["set-threads"], *profile["set-resources"]} <= rules
