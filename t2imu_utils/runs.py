@@ -43,7 +43,7 @@ OUTPUTS = {
 }
 # Folders beside those of the models: what all share, what compares them, and real data.
 SHARED, COMPARE, REAL = "shared", "compare", "real"
-RECORDED_VERSIONS = ("torch", "numpy", "scipy", "diffusers", "smplx", "transformers")
+RECORDED_VERSIONS = ("torch", "numpy", "scipy", "smplx", "transformers")
 
 
 # ---------------------------------------------------------------- places
