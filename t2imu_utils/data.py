@@ -14,7 +14,6 @@ from t2imu_utils.analysis.motions import categorise, mean_abs_acceleration
 from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
-from t2imu_utils.files import write_table
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
@@ -22,7 +21,7 @@ from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
-from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
+from t2imu_utils.runs import SHARED, Run, finished_dir, record
 from t2imu_utils.tracks import OPEN_BODY, OPEN_PRIOR, Track, data_root, data_set
 
 STAGE = "00_data"
@@ -48,31 +47,27 @@ def prepare(track: Track) -> Run:
         "recordings": [track.recordings.reader, track.recordings.made_up, track.recordings.layout],
         "seed": SEED,
     }
-    inputs = dict(raw)
     if track.corpus.made_up:
-        inputs["prior"] = OPEN_PRIOR
-    run = open_run(track.name, SHARED, STAGE, params, inputs)
-    # Neither needs the other: two processes.
-    jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
-    (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
-    written = recordings.save(run.path("recordings"))
-    if track.corpus.reader != "humanml3d":  # gigabytes that are in that form already
-        write_corpus(run.path("corpus"), motions, splits)
-        written.append(run.path("corpus"))
-    tables = {
-        "categories": _categories(motions),
-        "census": census,
-        "skipped": pd.DataFrame(
-            [asdict(s) for s in (*skipped, *unusable)], columns=["name", "reason"]
-        ),
-    }
-    written += [write_table(run.path(f"{name}.parquet"), table) for name, table in tables.items()]
-    metrics = {
-        "clips": {name: len(names) for name, names in splits.items()},
-        "recordings": len(recordings),
-        "skipped": len(tables["skipped"]),
-    }
-    return run.finish(metrics, written)
+        raw["prior"] = OPEN_PRIOR
+    with record(track.name, SHARED, STAGE, params, raw) as run:
+        # Neither needs the other: two processes.
+        jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
+        (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
+        run.save("recordings", recordings)
+        if track.corpus.reader != "humanml3d":  # gigabytes that are in that form already
+            write_corpus(run.path("corpus"), motions, splits)
+            run.outputs.append(run.path("corpus"))
+        left_out = [asdict(s) for s in (*skipped, *unusable)]
+        categories = categorise([motion.captions for motion in motions])
+        run.save("categories", categories.assign(name=[motion.name for motion in motions]))
+        run.save("census", census)
+        run.save("skipped", pd.DataFrame(left_out, columns=["name", "reason"]))
+        run.metrics = {
+            "clips": {name: len(names) for name, names in splits.items()},
+            "recordings": len(recordings),
+            "skipped": len(left_out),
+        }
+    return run
 
 
 def _motions(
@@ -118,11 +113,6 @@ def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
     root, left_out = write_recordings(archive, SEED, people, classes)
     recordings, skipped = read_realworld(root, activities=classes)
     return recordings, [*left_out, *skipped]
-
-
-def _categories(motions: list[MotionClip]) -> pd.DataFrame:
-    found = categorise([motion.captions for motion in motions])
-    return found.assign(name=[motion.name for motion in motions])
 
 
 def corpus_table(track: Track, run: Run) -> pd.DataFrame:

@@ -141,7 +141,6 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     outputs: list[Path] = field(default_factory=list)
     before: dict[str, Any] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:
         """A file of this run."""
@@ -158,41 +157,40 @@ class Run:
         """What the finished run left, with sizes."""
         return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
 
-    def finish(self, metrics: dict[str, Any], outputs: Sequence[Path]) -> "Run":
-        """Write `run.json` last, so that it stands only beside whole outputs."""
-        self.metrics = metrics
-        track, model, stage = self.dir.parts[-3:]
-        record = {
-            "track": track,
-            "model": model,
-            "stage": stage,
-            "params": self.params,
-            "inputs": self.inputs,
-            "outputs": {Path(p).name: sha256(Path(p)) for p in outputs},
-            "metrics": metrics,
-            "wall_seconds": round(time.time() - self.started, 2),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **provenance(),
-        }
-        write_json(self.dir / "run.json", record)
-        return self
 
-
-def open_run(
+@contextmanager
+def record(
     track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
-) -> Run:
-    """Begin a stage of a model; what it left before counts as finished no longer.
+) -> Iterator[Run]:
+    """A stage of a model, from its beginning to its `run.json`; after an error there is none.
+
+    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
+    `Run.metrics`.
 
     Args:
         params: everything that a person may set, resolved; must be JSON-able.
         inputs: what the stage reads: hashes, files and folders, or finished stages as pairs of a
             model and a stage.
     """
-    folder = run_dir(track, model, stage)
+    started, folder = time.time(), run_dir(track, model, stage)
     params, hashes = _resolved(track, params, inputs)
     before = (read_run(folder) or {}).get("metrics", {})
     (folder / "run.json").unlink(missing_ok=True)
-    return Run(folder, params, hashes, before=before)
+    run = Run(folder, params, hashes, before=before)
+    yield run
+    content = {
+        "track": track,
+        "model": model,
+        "stage": stage,
+        "params": params,
+        "inputs": hashes,
+        "outputs": {Path(p).name: sha256(Path(p)) for p in run.outputs},
+        "metrics": run.metrics,
+        "wall_seconds": round(time.time() - started, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **provenance(),
+    }
+    write_json(folder / "run.json", content)
 
 
 def same_run(
@@ -215,20 +213,6 @@ def _resolved(
         return sha256(read) if isinstance(read, Path) else read
 
     return json.loads(json.dumps(params)), {name: digest(read) for name, read in inputs.items()}
-
-
-@contextmanager
-def record(
-    track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
-) -> Iterator[Run]:
-    """A stage of a model, from its beginning to its `run.json`; arguments as of `open_run`.
-
-    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
-    `Run.metrics`. After an error there is no `run.json`.
-    """
-    run = open_run(track, model, stage, params, inputs)
-    yield run
-    run.finish(run.metrics, run.outputs)
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -311,15 +295,11 @@ def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]
     for path in sorted(runs_root().glob(f"{track}/*/{stage}*/run.json")):
         try:
             content = read_json(path)
-            found.append({"hash": record_hash(content), "run": run_name(content), **content})
+            name = "/".join(content[part] for part in ("track", "model", "stage"))
+            found.append({"hash": record_hash(content), "run": name, **content})
         except (InputError, KeyError) as error:
             damaged.append(f"{path}: {error}")
     return sorted(found, key=lambda r: (r["track"], r["stage"], r["model"])), damaged
-
-
-def run_name(content: Mapping[str, Any]) -> str:
-    """``track/model/stage`` of a record."""
-    return "/".join(content[part] for part in ("track", "model", "stage"))
 
 
 def find_record(text: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -329,8 +309,7 @@ def find_record(text: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         InputError: no run fits, or several do.
     """
-    fits = [r for r in records if f"/{r['run']}".startswith(f"/{text}")]
-    fits = fits or [r for r in records if f"/{text}" in f"/{r['run']}"]
+    fits = [r for r in records if f"/{text}" in f"/{r['run']}"]
     fits = fits or [r for r in records if r["hash"].startswith(text)]
     if len(fits) != 1:
         listed = ", ".join(f"{r['run']} ({r['hash'][:12]})" for r in (fits or records)[:12])
@@ -381,17 +360,14 @@ def cost_by_stage(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         Columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
     """
     rows = [(plain_stage(r["stage"]), r["wall_seconds"], r["device"]) for r in records]
-    table = pd.DataFrame(rows, columns=["stage", "seconds", "device"])
+    table = pd.DataFrame(rows, columns=["stage", "seconds", "device"]).sort_values("stage")
     grouped = pd.concat([table, table.assign(stage="all")]).groupby("stage", sort=False)
-    found = pd.DataFrame(
-        {
-            "runs": grouped["seconds"].count(),
-            "hours": grouped["seconds"].sum() / 3600,
-            "longest": grouped["seconds"].max() / 60,
-            "device": grouped["device"].agg(lambda names: ", ".join(sorted(set(names)))),
-        }
+    return grouped.agg(
+        runs=("seconds", "count"),
+        hours=("seconds", lambda seconds: seconds.sum() / 3600),
+        longest=("seconds", lambda seconds: seconds.max() / 60),
+        device=("device", lambda names: ", ".join(sorted(set(names)))),
     )
-    return found.loc[sorted(found.index, key=lambda stage: (stage == "all", stage))]
 
 
 @contextmanager

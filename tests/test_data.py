@@ -12,7 +12,6 @@ from t2imu_utils import data, demo, runs
 from t2imu_utils.activities import CATEGORIES, POSITIONS
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import write_table
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import TRACKS, load_track
@@ -271,9 +270,9 @@ def test_corpus_clips_as_joints(track):
 )
 def test_results_of_a_model_are_read_from_its_own_stage(track, load, stage, name):
     for value, model in enumerate(("mdm", "mdm-ft")):
-        run = runs.open_run(track.name, model, stage, {}, {})
         clips = Clips.from_list([{"activity": "walking"}], {"acc": [np.full((3, 1), value)]})
-        run.finish({}, clips.save(run.path(name)))
+        with runs.record(track.name, model, stage, {}, {}) as run:
+            run.save(name, clips)
     assert load(track, "mdm-ft").arrays["acc"].tolist() == [[1]] * 3
     with pytest.raises(InputError, match=f"mdm-acc9.*{stage}"):
         load(track, "mdm-acc9")
@@ -281,9 +280,8 @@ def test_results_of_a_model_are_read_from_its_own_stage(track, load, stage, name
 
 def test_requests_are_those_of_stage_01(track):
     table = pd.DataFrame({"prompt": ["walks"], "frames": [60], "seed": [1]})
-    run = runs.open_run(track.name, runs.SHARED, "01_prompt_generation", {}, {})
-    with pytest.raises(InputError, match="01_prompt_generation of shared"):
-        data.load_requests(track)
-    path = write_table(run.path("requests.parquet"), table)
-    run.finish({}, [path])
+    with runs.record(track.name, runs.SHARED, "01_prompt_generation", {}, {}) as run:
+        with pytest.raises(InputError, match="01_prompt_generation of shared"):
+            data.load_requests(track)
+        run.save("requests", table)
     pd.testing.assert_frame_equal(data.load_requests(track), table)
