@@ -35,15 +35,8 @@ PICKLE = (b"\x80", b"(d", b"(i", b"}q", b"ccopy_reg")
 TORCH = b"\x80\x02\x8a"  # a file of PyTorch before 1.6; later ones are zip archives
 PAGE = (b"<!doctype html", b"<html", b"<head")  # a notice in place of the file
 # What damaged content raises: of archives, of arrays, of text and JSON, of fields of another type.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-)
+UNREADABLE = (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+UNREADABLE += (zipfile.BadZipFile,)
 
 
 class Download(Section):
@@ -130,7 +123,6 @@ def load_registry(path: Path = INPUTS) -> Registry:
 
 
 def find_input(registry: Registry, name: str) -> Input:
-    """The input called `name`."""
     if name not in registry.inputs:
         known = ", ".join(sorted(registry.inputs))
         raise InputError("input", repr(name), f"one of {known}", "Check its spelling.")
@@ -165,10 +157,9 @@ def examine(entry: Input, root: Path) -> tuple[str, str]:
     found, lacking, counts, short = [], [], [], False
     for name in entry.names:
         paths = (path for pattern in name.split(" | ") for path in folder.glob(pattern))
-        if path := next(paths, None):
-            found.append(path)
-        else:
-            lacking.append(name.replace(" | ", " or "))
+        first = next(paths, None)
+        found += [first] if first else []
+        lacking += [] if first else [name.replace(" | ", " or ")]
     if lacking and not found:
         return "missing", "none of its files is there"
     files = [(file, entry.target(file, root)) for file in entry.files]
@@ -246,8 +237,8 @@ def status(track: str, root: Path | None = None, registry: Registry | None = Non
     """Every input of a track: is it there and right, under which terms, and how to get it.
 
     track: its name, or the path of a YAML file. root: the data folder, or that of `tracks`.
-    registry: or the repository's. A row an input, `COLUMNS`: needed is "required", "either,
-    choice 1" and so on, or "optional"; get is a command, or steps by hand, one a line.
+    registry: or the repository's. A row an input: needed is "required", "either, choice 1" and so
+    on, or "optional"; get is a command, or steps by hand, one a line.
     """
     root = data_root() if root is None else Path(root)
     registry = registry or load_registry()
@@ -259,10 +250,10 @@ def status(track: str, root: Path | None = None, registry: Registry | None = Non
     for name, needed in listed:
         entry = registry.inputs[name]
         steps = [f"{number}. {step}" for number, step in enumerate(entry.steps, 1)]
-        how = [f"{COMMAND} {name}", *(["if that is refused:"] if steps else [])]
-        row = (name, needed, *examine(entry, root), entry.what, entry.licence, entry.page)
-        how = "\n".join([*(how if entry.files else ["by hand:"]), *steps])
-        rows.append((*row, entry.size, f"{entry.path}/", how))
+        how = [f"{COMMAND} {name}", *["if that is refused:"] * bool(steps)]
+        get = "\n".join([*(how if entry.files else ["by hand:"]), *steps])
+        about = entry.what, entry.licence, entry.page, entry.size, f"{entry.path}/"
+        rows.append((name, needed, *examine(entry, root), *about, get))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -302,13 +293,12 @@ def as_text(table: pd.DataFrame, track: str, root: Path, width: int = 80) -> str
         facts |= {"from": row.page, "path": str(root / row.path)}
         facts |= {"get": row.get} if row.state != "present" else {}
         for label, text in facts.items():
-            for part in text.split("\n"):
-                start, indent = f"  {label:<8} ", " " * 11
-                wrapped = textwrap.wrap(
-                    part, width - 11, break_long_words=False, break_on_hyphens=False
-                )
-                lines += [f"{indent if i else start}{line}" for i, line in enumerate(wrapped)]
-                label = ""
+            for i, part in enumerate(text.split("\n")):
+                start = f"  {'' if i else label:<8} "
+                lines += textwrap.wrap(
+                    part, width, initial_indent=start, subsequent_indent=" " * len(start),
+                    break_long_words=False, break_on_hyphens=False,
+                )  # fmt: skip
     absent = lacking(table)
     fetched = set(table.loc[table["get"].str.startswith(COMMAND), "input"]) & set(absent)
     said = [f"Track {track} lacks: {', '.join(absent)}." if absent else f"Track {track} can run."]
