@@ -89,7 +89,7 @@ def fetch(names, track, optional, dry_run, quiet):
     if track:
         table = inputs.status(track)
         kept = table if optional else table[table["needed"] != "optional"]
-        wanted += [name for name in inputs.to_fetch(kept) if name not in wanted]
+        wanted += [name for name in inputs.chosen(kept)["input"] if name not in wanted]
         if table.empty:
             click.echo(inputs.as_text(table, track, data_root()))
     elif not names:

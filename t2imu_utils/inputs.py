@@ -257,29 +257,21 @@ def status(track: str, root: Path | None = None, registry: Registry | None = Non
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def lacking(table: pd.DataFrame) -> list[str]:
-    """Names of the inputs that a track still lacks; empty if it can run.
-
-    Of the choices only one must be whole; where none is, the first counts.
-    """
-    absent = table[table["state"] != "present"]
-    names = absent.loc[absent["needed"] == "required", "input"].tolist()
-    choices = table[table["needed"].str.startswith("either")].groupby("needed", sort=True)
-    gaps = [set(group["input"]) & set(absent["input"]) for _, group in choices]
-    return names + [n for n in table["input"] if gaps and all(gaps) and n in gaps[0]]
-
-
-def to_fetch(table: pd.DataFrame) -> list[str]:
-    """Names of the inputs to go for.
-
-    Where one choice is whole, or can be downloaded, the others are left aside.
-    """
-    either = table[table["needed"].str.startswith("either")]
-    choices = [group for _, group in either.groupby("needed", sort=True)]
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """The inputs that count: of choices one that is whole, or can be downloaded, or the first."""
+    either = table["needed"].str.startswith("either")
+    choices = [group for _, group in table[either].groupby("needed", sort=True)]
     whole = [g for g in choices if (g["state"] == "present").all()]
     by_command = [g for g in choices if g["get"].str.startswith(COMMAND).all()]
-    chosen = (whole or by_command or [either])[0]["input"]
-    return [n for n in table["input"] if n in set(chosen) or n not in set(either["input"])]
+    first = [*whole, *by_command, *choices, table][0]["input"]
+    return table[~either | table["input"].isin(first)]
+
+
+def lacking(table: pd.DataFrame) -> list[str]:
+    """Names of the inputs that a track still lacks; empty if it can run."""
+    counted = chosen(table)
+    absent = (counted["state"] != "present") & (counted["needed"] != "optional")
+    return counted.loc[absent, "input"].tolist()
 
 
 def as_text(table: pd.DataFrame, track: str, root: Path, width: int = 80) -> str:
