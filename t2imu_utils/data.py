@@ -32,6 +32,8 @@ SEED = 0
 IMPLAUSIBLE = 40.0
 _COPY = re.compile(r"(?<=\d)x\d+(\.\d+)?$")
 OPEN, LICENSED = "Open SMPL-format body", "SMPL, licensed"
+# Clips, names by split, census, and what was left out.
+Corpus = tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]
 DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
 
@@ -70,37 +72,30 @@ def prepare(track: Track) -> Run:
     return run
 
 
-def _motions(
-    track: Track,
-) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
-    if track.corpus.reader == "cmu":
-        corpus = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
-        return corpus.clips, corpus.splits, corpus.census, corpus.skipped
-    if track.corpus.reader == "open":
-        built = build_open(data_root())
-        return built.clips, built.splits, built.census, built.skipped
+def _motions(track: Track) -> Corpus:
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
-    # Only the made-up corpus needs the generator, so only it loads one.
-    from t2imu_utils.demo import build_corpus
+    if track.corpus.reader == "demo":
+        # Only the made-up corpus needs the generator, so only it loads one.
+        from t2imu_utils.demo import build_corpus
 
-    motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
-    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
+        motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
+        return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
+    if track.corpus.reader == "cmu":
+        built = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
+    else:
+        built = build_open(data_root())
+    return built.clips, built.splits, built.census, built.skipped
 
 
-def _humanml3d(
-    track: Track, root: Path
-) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
+def _humanml3d(track: Track, root: Path) -> Corpus:
     section, skipped = track.corpus, []
-    splits = {
-        split: read_humanml3d(root, split, skipped)
-        for split in (section.train, section.validation, *section.test)
-    }
-    # Read again where they are needed: gigabytes of features need not pass between processes.
-    motions = [
-        replace(clip, features=clip.features[:0]) for clips in splits.values() for clip in clips
-    ]
-    names = {split: [clip.name for clip in clips] for split, clips in splits.items()}
+    names, motions = {}, []
+    for split in (section.train, section.validation, *section.test):
+        clips = read_humanml3d(root, split, skipped)
+        names[split] = [clip.name for clip in clips]
+        # Read again where they are needed: gigabytes of features need not pass between processes.
+        motions += [replace(clip, features=clip.features[:0]) for clip in clips]
     return motions, names, integrity(root), skipped
 
 
@@ -117,14 +112,13 @@ def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
 
 def corpus_table(track: Track, run: Run) -> pd.DataFrame:
     """A row for every clip of the corpus: split, subject, minutes, category."""
-    categories = pd.read_parquet(run.path("categories.parquet")).set_index("name")["category"]
     rows = [
         (split, clip.name, clip.subject, len(clip.features) / RATE / 60)
         for split in sorted(run.metrics["clips"], key=SPLITS.index)
         for clip in load_motions(track, split)
     ]
     table = pd.DataFrame(rows, columns=["split", "name", "subject", "minutes"])
-    ordered = pd.Categorical(table["name"].map(categories), CATEGORIES, ordered=True)
+    ordered = pd.Categorical(table["name"].map(load_categories(track)), CATEGORIES, ordered=True)
     return table.assign(category=ordered)
 
 
@@ -205,9 +199,7 @@ def body_name(track: Track) -> str:
 
 def bodies(track: Track) -> Bodies:
     """The body models of a track: the committed one for all, or licensed SMPL by gender."""
-    if track.body == "open":
-        return load_bodies()
-    return load_bodies(body_files(track))
+    return load_bodies(None if track.body == "open" else body_files(track))
 
 
 def load_recordings(track: Track) -> Clips:

@@ -53,8 +53,6 @@ def test_an_input_is_named_by_what_its_stage_wrote(runs_folder):
     assert len(names) == 2
     with pytest.raises(InputError, match=r"notebooks/07_har\.ipynb"):
         runs.input_hash("demo", "mdm", runs.stage_name("07_har", "phone"))
-    with pytest.raises(InputError, match="stage: found"):
-        runs.run_dir("demo", "mdm", "07_har-../mdm")
 
 
 def test_metrics_that_are_no_number_can_be_read_again(runs_folder):
