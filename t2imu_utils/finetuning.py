@@ -99,7 +99,7 @@ class Study:
         }
 
         def examine(_: Path) -> tuple[Trained, pd.DataFrame]:
-            settings = finetuning(self.track, LossWeights(), None, 0)
+            settings = finetuning(self.track, LossWeights())
             terms = self.generator.validation(prior, self.held_out, settings, self.device)
             row = {"step": 0, **terms}
             trained = prior.history if shipped else []  # of others' no more is known
@@ -160,34 +160,30 @@ class Study:
         return run
 
 
-def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
-    """How a base is trained here: from scratch on its own loss alone, as its authors do."""
-    training = track.training
-    steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
-    settings = _settings(track, steps, training.pretrain_learning_rate, LossWeights(), seed)
-    if not training.early_stopping:
-        return settings
-    return replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
-
-
-def finetuning(track: Track, weights: LossWeights, steps: int | None, seed: int) -> TrainConfig:
+def finetuning(
+    track: Track, weights: LossWeights, steps: int | None = None, seed: int = 0
+) -> TrainConfig:
     """How an arm is trained: the same for all arms but for the weights of their losses."""
     steps = steps or track.training.finetune_steps
-    return _settings(track, steps, track.training.finetune_learning_rate, weights, seed)
-
-
-def _settings(
-    track: Track, steps: int, learning_rate: float, weights: LossWeights, seed: int
-) -> TrainConfig:
     names = ("batch_size", "ema_decay", "condition_dropout", "max_frames", "checkpoint_every")
     return TrainConfig(
         steps=steps,
-        learning_rate=learning_rate,
+        learning_rate=track.training.finetune_learning_rate,
         weights=weights,
         seed=seed,
         validate_every=max(1, steps // VALIDATIONS),
         **{name: getattr(track.training, name) for name in names},
     )
+
+
+def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
+    """How a base is trained here: from scratch on its own loss alone, as its authors do."""
+    training = track.training
+    steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
+    settings = finetuning(track, LossWeights(), steps, seed)
+    if training.early_stopping:
+        settings = replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
+    return replace(settings, learning_rate=training.pretrain_learning_rate)
 
 
 def _kept(settings: TrainConfig) -> dict[str, Any]:
@@ -274,7 +270,9 @@ def settings_table(study: Study, prior: Trained, settings: TrainConfig) -> pd.Da
     network = {"text encoder": prior.text_encoder.name, **study.generator.network(prior)}
     if prior.history and "file" in prior.history[0]:
         network["base"] = f"{prior.history[0].get('folder', '')}, {prior.history[0]['file']}"
-    names = ("steps", "batch_size", "learning_rate", "weight_decay", "ema_decay")
-    names += ("condition_dropout", "max_frames")
+    names = (
+        "steps", "batch_size", "learning_rate", "weight_decay", "ema_decay", "condition_dropout",
+        "max_frames",
+    )  # fmt: skip
     trained = {name: getattr(settings, name) for name in names}
     return pd.Series(network | trained, name="value", dtype=object).to_frame()
