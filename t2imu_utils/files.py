@@ -90,14 +90,10 @@ def sha256(source: Path | bytes) -> str:
 def output_file(path: Path, suffix: str, force: bool = False, source: Path | None = None) -> Path:
     """A path that a person chose for a file, before anything is computed for it; makes its folder.
 
-    Args:
-        suffix: the ending that the file must have.
-        force: whether it may be written over.
-        source: a file that is read for it, which it must not be.
+    It must end with `suffix`, be free or `force`d, and not be the file `source` that is read.
 
     Raises:
-        InputError: another ending, a folder, the source, a file that is there without `force`, or
-            a place or a name that the system refuses.
+        InputError: it does not, is a folder, or is a place or name that the system refuses.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:

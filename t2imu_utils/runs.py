@@ -121,15 +121,10 @@ def provenance() -> dict[str, Any]:
 # ---------------------------------------------------------------- one run
 @dataclass
 class Run:
-    """One stage of one model.
+    """One stage of one model, in its folder `dir`.
 
-    Attributes:
-        dir: the run's folder.
-        params: resolved parameters, seeds among them.
-        inputs: hash of each input, by name.
-        metrics: what it measured.
-        outputs: the files that it wrote.
-        before: the metrics of the run that this one writes over.
+    params: resolved, seeds among them. inputs: hash of each, by name. metrics: what it measured.
+    outputs: the files that it wrote. before: the metrics of the run that it writes over.
     """
 
     dir: Path
@@ -219,11 +214,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
-    """The `run.json` of a finished stage.
-
-    Raises:
-        InputError: the stage has not been run, with the command that runs it.
-    """
+    """The `run.json` of a finished stage; an `InputError` says how to run one that is not."""
     found = read_run(run_dir(track, model, stage))
     if found is None:
         raise InputError(
@@ -237,13 +228,13 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
 
 
 def load_run(track: str, model: str, stage: str) -> Run:
-    """A finished stage of a model. Errors as of `require_run`."""
+    """A finished stage of a model."""
     found = require_run(track, model, stage)
     return Run(run_dir(track, model, stage), found["params"], found["inputs"], found["metrics"])
 
 
 def finished_dir(track: str, model: str, stage: str) -> Path:
-    """The folder of a finished stage. Errors as of `require_run`."""
+    """The folder of a finished stage."""
     require_run(track, model, stage)
     return run_dir(track, model, stage)
 
@@ -278,15 +269,10 @@ def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- all runs
 def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]], list[str]]:
-    """All finished runs by track, stage and model: the content of each `run.json`, with its
-    ``hash``.
+    """All finished runs by track, stage and model: the content of each `run.json`, its ``hash`` and
+    its name (``run``); and what is wrong with files that are no whole `run.json`.
 
-    Args:
-        track: only this one's.
-        stage: only of stages whose name begins so, such as "02".
-
-    Returns:
-        The runs, and what is wrong with files that are no whole `run.json`.
+    track: only this one's. stage: only of stages whose name begins so, such as "02".
     """
     found, damaged = [], []
     for path in sorted(runs_root().glob(f"{track}/*/{stage}*/run.json")):
@@ -301,11 +287,7 @@ def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]
 
 def find_record(text: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The one run that `text` names: by ``track/model/stage``, where any part may be left out at
-    the front and the stage cut short (``mdm-ft/02``), or by the beginning of its hash.
-
-    Raises:
-        InputError: no run fits, or several do.
-    """
+    the front and the stage cut short (``mdm-ft/02``), or by the beginning of its hash."""
     fits = [r for r in records if f"/{text}" in f"/{r['run']}"]
     fits = fits or [r for r in records if r["hash"].startswith(text)]
     if len(fits) != 1:
@@ -330,11 +312,8 @@ def leaves(value: Any, name: str = "") -> dict[str, Any]:
 def differences(
     first: dict[str, Any], second: dict[str, Any], everything: bool = False
 ) -> pd.DataFrame:
-    """What two runs differ in, or (`everything`) all that they have: a row for each value.
-
-    Returns:
-        Index: its dotted name in `run.json`; columns ``a``, ``b``, and ``b - a`` of numbers.
-    """
+    """What two runs differ in, or (`everything`) all that they have: a row for each value, by its
+    dotted name in `run.json`; columns ``a``, ``b``, and ``b - a`` of numbers."""
     kept = ("params", "inputs", "outputs", "metrics", "versions", "git", "device", "threads")
     a, b = (leaves({part: r.get(part) for part in kept}) for r in (first, second))
     rows = {}
@@ -347,14 +326,11 @@ def differences(
 
 
 def cost_by_stage(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What finished runs took: a row for each stage in their order, then ``all``.
+    """What finished runs took, variants counted with their stage: a row for each stage in their
+    order, then ``all``; columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
 
-    A run's time is that of the wall, from its beginning to its `run.json`; without the start of
-    its process, and whatever else the machine did meanwhile is in it. Variants of a stage
-    (`stage_name`) count with it.
-
-    Returns:
-        Columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
+    A run's time is that of the wall, from its beginning to its `run.json`: without the start of
+    its process, and with whatever else the machine did meanwhile.
     """
     rows = [(plain_stage(r["stage"]), r["wall_seconds"], r["device"]) for r in records]
     table = pd.DataFrame(rows, columns=["stage", "seconds", "device"]).sort_values("stage")
