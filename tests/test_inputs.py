@@ -53,12 +53,6 @@ def packed(members: dict[str, bytes] | list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def safetensors(values: int) -> bytes:
-    header = json.dumps({"a": {"dtype": "U8", "shape": [values], "data_offsets": [0, values]}})
-    header += " " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header.encode() + bytes(values)
-
-
 def make(root: Path, name: str) -> Path:
     """An input in its official layout, as its entry in the registry says, with tiny arrays."""
     entry = REGISTRY.inputs[name]
@@ -76,13 +70,11 @@ def make(root: Path, name: str) -> Path:
         elif file.endswith(".json"):
             says = entry.says.get(file, {})
             write(path, json.dumps({key: allowed[0] for key, allowed in says.items()}))
-        elif file.endswith(".safetensors"):
-            write(path, safetensors(8))
         elif file.endswith((".pt", ".pth", ".tar")):
             write(path, packed(["archive/data.pkl"]))
         elif file.endswith(".zip"):
             write(path, packed(["notes.txt"]))
-        elif not file.endswith((".txt", ".csv")):
+        elif not file.endswith((".txt", ".csv", ".safetensors")):
             write(path.with_suffix(".pkl"), pickle.dumps({}, protocol=2))
             path.unlink()
     return folder

@@ -97,7 +97,9 @@ def test_every_activity_is_known_and_all_eight_have_a_content():
 
 def test_descriptions_of_the_cmu_database():
     for text in cmu_sentences("13_13", "forward jump"):
-        assert any(word in text for word in ("forward", "ahead", "long jump", "far", "over", "across"))
+        assert any(
+            word in text for word in ("forward", "ahead", "long jump", "far", "over", "across")
+        )
     assert cmu_sentences("85_05", "HandStandKicks") == ()
     take = _take("Run Turn Left", source="cmu", trial="127_15")
     assert activity_of(take) == "running"
