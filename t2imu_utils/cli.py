@@ -1,4 +1,5 @@
-"""The command ``t2imu``: reads arguments, calls the package, prints.
+"""The command ``t2imu``: reads arguments, which have the types of their options, calls the package,
+prints.
 
 An `InputError` is shown as its message, with exit code 2.
 """
@@ -13,23 +14,21 @@ import click
 import pandas as pd
 import yaml
 
+from t2imu_utils import inputs, runs
 from t2imu_utils.errors import InputError
-from t2imu_utils.inputs import (
-    Input,
-    as_text,
-    examine,
-    find_input,
-    lacking,
-    load_registry,
-    plan,
-    status,
-    to_fetch,
-)
-from t2imu_utils.inputs import fetch as fetch_input
-from t2imu_utils.runs import differences, find_record, leaves, load_records, output_hash
+from t2imu_utils.files import output_file
 from t2imu_utils.tracks import data_root
 
 WIDEST = 110  # columns; longer lines are hard to read
+PATH = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+# Options of several commands.
+TRACK = click.option(
+    "--track", default="demo", show_default=True, help="Its name, or its YAML file."
+)
+QUIET = click.option("--quiet", is_flag=True, help="No progress.")
+NPZ = click.option("--out", type=PATH, required=True, help="The .npz file.")
+FORCE = click.option("--force", is_flag=True, help="Write over files that are there.")
 
 
 class Told(click.Group):
@@ -55,26 +54,22 @@ def data() -> None:
 
 
 @data.command("status")
-@click.option("--track", default="demo", show_default=True, help="Its name, or its YAML file.")
+@TRACK
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def show_status(track: str, as_json: bool) -> None:
+def show_status(track, as_json):
     """List every input of a track: present, missing, incomplete or wrong, and what to do.
 
     Exits with 0 only if everything that the track requires is there and right.
     """
-    table, root = status(track), data_root()
-    absent = lacking(table)
+    table, root = inputs.status(track), data_root()
+    absent = inputs.lacking(table)
     if as_json:
-        content = {
-            "track": track,
-            "data_root": str(root),
-            "complete": not absent,
-            "lacking": absent,
-            "inputs": table.to_dict("records"),
-        }
+        content = {"track": track, "data_root": str(root), "complete": not absent}
+        content |= {"lacking": absent, "inputs": table.to_dict("records")}
         click.echo(json.dumps(content, indent=1))
     else:
-        click.echo(as_text(table, track, root, min(shutil.get_terminal_size().columns, WIDEST)))
+        width = min(shutil.get_terminal_size().columns, WIDEST)
+        click.echo(inputs.as_text(table, track, root, width))
     raise SystemExit(bool(absent))
 
 
@@ -83,25 +78,24 @@ def show_status(track: str, as_json: bool) -> None:
 @click.option("--track", help="Fetch what this track requires and lacks.")
 @click.option("--optional", is_flag=True, help="With --track: what is optional as well.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be downloaded, and to where.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-def fetch(
-    names: tuple[str, ...], track: str | None, optional: bool, dry_run: bool, quiet: bool
-) -> None:
+@QUIET
+def fetch(names, track, optional, dry_run, quiet):
     """Download inputs that need no login, and say how to get the others.
 
     What is there is never written over.
     """
-    registry = load_registry()
+    registry = inputs.load_registry()
     wanted = list(names)
     if track:
-        table = status(track)
+        table = inputs.status(track)
         kept = table if optional else table[table["needed"] != "optional"]
-        wanted += [name for name in to_fetch(kept) if name not in wanted]
+        wanted += [name for name in inputs.chosen(kept)["input"] if name not in wanted]
         if table.empty:
-            click.echo(as_text(table, track, data_root()))
+            click.echo(inputs.as_text(table, track, data_root()))
     elif not names:
         raise click.UsageError("Name inputs, or a track with --track.")
-    failed = [n for n in wanted if not _get(find_input(registry, n), dry_run, progress=not quiet)]
+    entries = {name: inputs.find_input(registry, name) for name in wanted}
+    failed = [name for name, entry in entries.items() if not _get(entry, dry_run, not quiet)]
     if failed:
         click.echo(f"Not fetched: {', '.join(failed)}", err=True)
         raise SystemExit(2)
@@ -110,10 +104,10 @@ def fetch(
 @data.command("build-humanml3d")
 @click.option(
     "--target-clip",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="A published clip of new_joints, whose body all motions get if 000021 is not to be built.",
 )
-def build(target_clip: Path | None) -> None:
+def build(target_clip):
     """Build HumanML3D's features from AMASS, SMPL+H and HumanAct12.
 
     What is there already stays, so an interrupted build goes on. What could not be built is told
@@ -128,14 +122,8 @@ def build(target_clip: Path | None) -> None:
     root = data_root()
     folder = root / "humanml3d"
     offsets = bone_offsets(read_array(target_clip)[0]) if target_clip else None
-    done = build_humanml3d(
-        root / "amass",
-        root / "smplh",
-        folder / "index.csv",
-        folder / "texts",
-        folder,
-        target_offsets=offsets,
-    )
+    places = root / "amass", root / "smplh", folder / "index.csv", folder / "texts", folder
+    done = build_humanml3d(*places, target_offsets=offsets)
     table = pd.DataFrame([asdict(s) for s in done.skipped], columns=["name", "reason"])
     table.to_csv(folder / "not_built.csv", index=False)
     for remark in done.remarks:
@@ -159,7 +147,7 @@ LISTED = {
 @click.option("--stage", default="", help="Only of this stage: how its name begins, such as 02.")
 @click.option("--json", "as_json", is_flag=True, help="For machines, with all that is recorded.")
 @click.pass_context
-def list_runs(ctx: click.Context, track: str, stage: str, as_json: bool) -> None:
+def list_runs(ctx, track, stage, as_json):
     """List the finished runs: when, how long, key parameters and metrics.
 
     A run is named by track/model/stage, which may be cut short as long as only one run fits
@@ -167,7 +155,7 @@ def list_runs(ctx: click.Context, track: str, stage: str, as_json: bool) -> None
     """
     if ctx.invoked_subcommand is not None:
         return
-    records, damaged = load_records(track, stage)
+    records, damaged = runs.load_records(track, stage)
     if as_json:
         click.echo(json.dumps(records, indent=1))
     elif not records:
@@ -176,7 +164,7 @@ def list_runs(ctx: click.Context, track: str, stage: str, as_json: bool) -> None
         rows = [
             {"hash": r["hash"][:8], "run": r["run"], "finished (UTC)": r["finished"]}
             | {"seconds": r["wall_seconds"]}
-            | {name: leaves(r).get(path) for name, path in LISTED.items()}
+            | {name: runs.leaves(r).get(path) for name, path in LISTED.items()}
             for r in records
         ]
         table = pd.DataFrame(rows).dropna(axis="columns", how="all")
@@ -187,23 +175,23 @@ def list_runs(ctx: click.Context, track: str, stage: str, as_json: bool) -> None
 
 @list_runs.command("show")
 @click.argument("run")
-def show_run(run: str) -> None:
+def show_run(run):
     """Show one run in full, and which runs its inputs come from."""
-    records, _ = load_records()
-    found = find_record(run, records)
-    origin = {output_hash(r): r["run"] for r in records}
-    inputs = {name: origin.get(x, x) for name, x in found["inputs"].items()}
-    click.echo(yaml.safe_dump(found | {"inputs": inputs}, sort_keys=False, allow_unicode=True))
+    records, _ = runs.load_records()
+    found = runs.find_record(run, records)
+    origin = {runs.output_hash(r): r["run"] for r in records}
+    made_from = {name: origin.get(x, x) for name, x in found["inputs"].items()}
+    click.echo(yaml.safe_dump(found | {"inputs": made_from}, sort_keys=False, allow_unicode=True))
 
 
 @list_runs.command("compare")
 @click.argument("a")
 @click.argument("b")
 @click.option("--all", "everything", is_flag=True, help="Also what is equal.")
-def compare_runs(a: str, b: str, everything: bool) -> None:
+def compare_runs(a, b, everything):
     """Show what two runs differ in: parameters, inputs, versions, outputs, numbers."""
-    records, _ = load_records()
-    table = differences(find_record(a, records), find_record(b, records), everything)
+    records, _ = runs.load_records()
+    table = runs.differences(runs.find_record(a, records), runs.find_record(b, records), everything)
     click.echo(table.to_string(na_rep="", max_colwidth=24) if len(table) else "No difference.")
 
 
@@ -216,32 +204,22 @@ def _job(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, i
 
 
 @main.command("synthesise")
-@click.option("--track", default="demo", show_default=True, help="Its name, or its YAML file.")
+@TRACK
 @click.option("--model", required=True, help="That notebook 02 has finished: mdm, momask-acc0.1.")
 @click.option("--repetitions", type=int, help="Of every prompt; by default the track's.")
 @click.option("--motions", type=int, help="At least so many, in place of --repetitions.")
 @click.option("--seconds", type=float, nargs=2, help="Shortest and longest; or the track's.")
-@click.option("--prompts", type=click.Path(path_type=Path), help="YAML or transcript; or ours.")
+@click.option("--prompts", type=PATH, help="YAML or transcript; or ours.")
 @click.option("--seed", default=0, show_default=True, help="0: the motions of notebook 01.")
 @click.option("--shard-size", default=64, show_default=True, help="Motions of a file at most.")
 @click.option("--workers", type=int, help="Processes; by default one for each processor.")
 @click.option("--only", default="1/1", callback=_job, help="Of n jobs the i-th (from 1): 3/20.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--out", type=PATH, required=True, help="The folder.")
+@QUIET
 def synthesise(
-    track: str,
-    model: str,
-    repetitions: int | None,
-    motions: int | None,
-    seconds: tuple[float, float] | None,
-    prompts: Path | None,
-    seed: int,
-    shard_size: int,
-    workers: int | None,
-    only: tuple[int, int],
-    out: Path,
-    quiet: bool,
-) -> None:
+    track, model, repetitions, motions, seconds, prompts, seed, shard_size, workers, only, out,
+    quiet,
+):  # fmt: skip
     """Make windows of virtual sensors by the thousand, as partitioned Parquet files.
 
     Every prompt is sampled so many times, fitted to the eight bodies, sensed at nine places and
@@ -259,9 +237,8 @@ def synthesise(
     if repetitions is not None and motions is not None:
         raise click.UsageError("--repetitions or --motions, not both.")
     config = load_track(track)
-    asked = plan_of(
-        config, model, repetitions, motions, seconds, shard_size, seed, prompts or PROMPTS
-    )
+    budget = repetitions, motions, seconds, shard_size, seed
+    asked = plan_of(config, model, *budget, prompts or PROMPTS)
     workers = processors() if workers is None else workers
     summary = synthesise_windows(config, asked, out, workers, only, progress=not quiet)
     click.echo(summary_text(summary, asked, out))
@@ -270,32 +247,21 @@ def synthesise(
 @main.command("generate")
 @click.argument("prompt")
 @click.option("--seconds", default=6.0, show_default=True, help="How long the motion is.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz file.")
+@NPZ
 @click.option("--imu", is_flag=True, help="With the nine virtual sensors.")
-@click.option("--picture", type=click.Path(path_type=Path), help="A film strip, as .png.")
+@click.option("--picture", type=PATH, help="A film strip, as .png.")
 @click.option("--seed", default=0, show_default=True, help="Another one, another motion.")
-@click.option("--prior", type=click.Path(path_type=Path), help="By default the one in data/prior.")
+@click.option("--prior", type=PATH, help="By default the one in data/prior.")
 @click.option("--person", default="mean", show_default=True, help='Of Table I: "male tall", ...')
 @click.option("--guidance", default=1.5, show_default=True, help="Scale of the text.")
 @click.option("--solver", default="sde-dpm++2m", show_default=True, help="Or ancestral, ddim, ...")
 @click.option("--evaluations", type=int, help="By default 10; of ancestral all steps.")
 @click.option("--strict", is_flag=True, help="Fail where it would warn.")
-@click.option("--force", is_flag=True, help="Write over files that are there.")
+@FORCE
 def generate(
-    prompt: str,
-    seconds: float,
-    out: Path,
-    imu: bool,
-    picture: Path | None,
-    seed: int,
-    prior: Path | None,
-    person: str,
-    guidance: float,
-    solver: str,
-    evaluations: int | None,
-    strict: bool,
-    force: bool,
-) -> None:
+    prompt, seconds, out, imu, picture, seed, prior, person, guidance, solver, evaluations, strict,
+    force,
+):  # fmt: skip
     """Make a motion of one English sentence, on the CPU and without a network.
 
     Read OUT with numpy.load: joints (T, 22, 3) in metres with Y up, at fps frames a second;
@@ -304,7 +270,6 @@ def generate(
     which channels tells. meta is JSON: what it was made with.
     """
     # Reads networks and body models: too slow a start for the other commands.
-    from t2imu_utils.files import output_file
     from t2imu_utils.models.diffusion import Solver
     from t2imu_utils.text_to_imu import generate_motion
     from t2imu_utils.tracks import OPEN_PRIOR
@@ -327,8 +292,8 @@ def generate(
 
 
 @main.command("sense")
-@click.argument("motion", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz file.")
+@click.argument("motion", type=FILE)
+@NPZ
 @click.option("--rate", type=float, help="Frames a second of files that state none.")
 @click.option("--person", default="own", show_default=True, help='Or mean, "male tall", ...')
 @click.option("--sites", help="Names with commas between them; by default all nine.")
@@ -336,19 +301,8 @@ def generate(
 @click.option("--up", type=click.Choice(["y", "z"]), help="Up axis of joints (y), AMASS (z).")
 @click.option("--scale", default=1.0, show_default=True, help="Metres a unit of the file.")
 @click.option("--number", default=0, show_default=True, help="Of a file with many motions, which.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-def sense(
-    motion: Path,
-    out: Path,
-    rate: float | None,
-    person: str,
-    sites: str | None,
-    resample: float | None,
-    up: str | None,
-    scale: float,
-    number: int,
-    force: bool,
-) -> None:
+@FORCE
+def sense(motion, out, rate, person, sites, resample, up, scale, number, force):
     """Tell what sensors on a body would read that moves as in the file MOTION.
 
     MOTION is a .npy of joints (T, 22, 3) in metres, an .npz of AMASS or Kimodo, a .bvh, or what MDM
@@ -356,7 +310,6 @@ def sense(
     fps readings a second, in the sensors' own axes, which channels tells. meta is JSON.
     """
     # Reads body models: too slow a start for the other commands.
-    from t2imu_utils.files import output_file
     from t2imu_utils.own_motion import sense_motion, write_readings
 
     output_file(out, ".npz", force, motion)
@@ -370,34 +323,33 @@ def sense(
     click.echo(f"{out}: {out.stat().st_size / 1e3:.0f} kB")
 
 
-def _get(entry: Input, dry_run: bool, progress: bool) -> bool:
+def _get(entry: inputs.Input, dry_run: bool, progress: bool) -> bool:
     """Fetch one input or say how to get it; whether nothing went wrong."""
     root = data_root()
     click.echo(f"{entry.name}: {entry.what} ({entry.size})")
     click.echo(f"  terms: {entry.licence}\n  from:  {entry.page}")
-    state, why = examine(entry, root)
+    state, why = inputs.examine(entry, root)
     if state == "present":
         click.echo(f"  there already: {why}")
-        return True
-    if not entry.files:
+    elif not entry.files:
         for number, step in enumerate(entry.steps, 1):
             click.echo(f"  {number}. {step}")
         click.echo(f"  Its place: {root / entry.path}")
-        return True
-    if dry_run:
-        for url, path in plan(entry, root):
+    elif dry_run:
+        for url, path in inputs.plan(entry, root):
             click.echo(f"  would download {url}\n    to {path}")
-        return True
-    try:
-        fetch_input(entry, root, progress)
-    except InputError as error:
-        click.echo(f"  Error: {error}", err=True)
-        return False
-    state, why = examine(entry, root)
-    click.echo(f"  {state}: {why}")
-    if state != "present":
-        click.echo(f"  Move what is in {root / entry.path} away and fetch again.", err=True)
-    return state == "present"
+    else:
+        try:
+            inputs.fetch(entry, root, progress)
+        except InputError as error:
+            click.echo(f"  Error: {error}", err=True)
+            return False
+        state, why = inputs.examine(entry, root)
+        click.echo(f"  {state}: {why}")
+        if state != "present":
+            click.echo(f"  Move what is in {root / entry.path} away and fetch again.", err=True)
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from t2imu_utils.analysis.motions import categorise, mean_abs_acceleration
 from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
-from t2imu_utils.files import write_table
 from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
@@ -22,7 +21,7 @@ from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.motion.open_corpus import SOURCES, build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
-from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
+from t2imu_utils.runs import SHARED, Run, finished_dir, record
 from t2imu_utils.tracks import (
     OPEN_BODY,
     OPEN_PRIOR,
@@ -40,6 +39,8 @@ SEED = 0
 IMPLAUSIBLE = 40.0
 _COPY = re.compile(r"(?<=\d)x\d+(\.\d+)?$")
 OPEN, LICENSED = "Open SMPL-format body", "SMPL, licensed"
+# Clips, names by split, census, and what was left out.
+Corpus = tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]
 DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
 
@@ -59,72 +60,61 @@ def prepare(track: Track) -> Run:
         "more recordings": list(track.more_recordings),
         "seed": SEED,
     }
-    inputs = dict(raw)
     if track.corpus.made_up:
-        inputs["prior"] = OPEN_PRIOR
-    run = open_run(track.name, SHARED, STAGE, params, inputs)
-    # Neither needs the other: two processes.
-    jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
-    (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
-    written = recordings.save(run.path("recordings"))
-    for name, other in others.items():
-        more, lost = read_recordings(other)
-        written += more.save(run.path(f"recordings_{name}"))
-        unusable += lost
-    if track.corpus.reader != "humanml3d":  # gigabytes that are in that form already
-        write_corpus(run.path("corpus"), motions, splits)
-        written.append(run.path("corpus"))
-    tables = {
-        "categories": _categories(motions),
-        "census": census,
-        "skipped": pd.DataFrame(
-            [asdict(s) for s in (*skipped, *unusable)], columns=["name", "reason"]
-        ),
-    }
-    written += [write_table(run.path(f"{name}.parquet"), table) for name, table in tables.items()]
-    metrics = {
-        "clips": {name: len(names) for name, names in splits.items()},
-        "recordings": len(recordings),
-        "skipped": len(tables["skipped"]),
-    }
-    return run.finish(metrics, written)
+        raw["prior"] = OPEN_PRIOR
+    with record(track.name, SHARED, STAGE, params, raw) as run:
+        # Neither needs the other: two processes.
+        jobs = delayed(_motions)(track), delayed(_recordings)(track, run.path("archive"))
+        (motions, splits, census, skipped), (recordings, unusable) = Parallel(n_jobs=2)(jobs)
+        run.save("recordings", recordings)
+        for name, other in others.items():
+            more, lost = read_recordings(other)
+            run.save(f"recordings_{name}", more)
+            unusable += lost
+        if track.corpus.reader != "humanml3d":  # gigabytes that are in that form already
+            write_corpus(run.path("corpus"), motions, splits)
+            run.outputs.append(run.path("corpus"))
+        left_out = [asdict(s) for s in (*skipped, *unusable)]
+        categories = categorise([motion.captions for motion in motions])
+        run.save("categories", categories.assign(name=[motion.name for motion in motions]))
+        run.save("census", census)
+        run.save("skipped", pd.DataFrame(left_out, columns=["name", "reason"]))
+        run.metrics = {
+            "clips": {name: len(names) for name, names in splits.items()},
+            "recordings": len(recordings),
+            "skipped": len(left_out),
+        }
+    return run
 
 
 def _with(track: Track, section: RecordingsSection) -> Track:
     return track.model_copy(update={"recordings": section})
 
 
-def _motions(
-    track: Track,
-) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
-    if track.corpus.reader == "cmu":
-        corpus = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
-        return corpus.clips, corpus.splits, corpus.census, corpus.skipped
-    if track.corpus.reader == "open":
-        built = build_open(data_root())
-        return built.clips, built.splits, built.census, built.skipped
+def _motions(track: Track) -> Corpus:
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
-    # Only the made-up corpus needs the generator, so only it loads one.
-    from t2imu_utils.demo import build_corpus
+    if track.corpus.reader == "demo":
+        # Only the made-up corpus needs the generator, so only it loads one.
+        from t2imu_utils.demo import build_corpus
 
-    motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
-    return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
+        motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
+        return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
+    if track.corpus.reader == "cmu":
+        built = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
+    else:
+        built = build_open(data_root())
+    return built.clips, built.splits, built.census, built.skipped
 
 
-def _humanml3d(
-    track: Track, root: Path
-) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
+def _humanml3d(track: Track, root: Path) -> Corpus:
     section, skipped = track.corpus, []
-    splits = {
-        split: read_humanml3d(root, split, skipped)
-        for split in (section.train, section.validation, *section.test)
-    }
-    # Read again where they are needed: gigabytes of features need not pass between processes.
-    motions = [
-        replace(clip, features=clip.features[:0]) for clips in splits.values() for clip in clips
-    ]
-    names = {split: [clip.name for clip in clips] for split, clips in splits.items()}
+    names, motions = {}, []
+    for split in (section.train, section.validation, *section.test):
+        clips = read_humanml3d(root, split, skipped)
+        names[split] = [clip.name for clip in clips]
+        # Read again where they are needed: gigabytes of features need not pass between processes.
+        motions += [replace(clip, features=clip.features[:0]) for clip in clips]
     return motions, names, integrity(root), skipped
 
 
@@ -139,21 +129,15 @@ def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:
     return recordings, [*left_out, *skipped]
 
 
-def _categories(motions: list[MotionClip]) -> pd.DataFrame:
-    found = categorise([motion.captions for motion in motions])
-    return found.assign(name=[motion.name for motion in motions])
-
-
 def corpus_table(track: Track, run: Run) -> pd.DataFrame:
     """A row for every clip of the corpus: split, subject, minutes, category."""
-    categories = pd.read_parquet(run.path("categories.parquet")).set_index("name")["category"]
     rows = [
         (split, clip.name, clip.subject, len(clip.features) / RATE / 60)
         for split in sorted(run.metrics["clips"], key=SPLITS.index)
         for clip in load_motions(track, split)
     ]
     table = pd.DataFrame(rows, columns=["split", "name", "subject", "minutes"])
-    ordered = pd.Categorical(table["name"].map(categories), CATEGORIES, ordered=True)
+    ordered = pd.Categorical(table["name"].map(load_categories(track)), CATEGORIES, ordered=True)
     return table.assign(category=ordered)
 
 
@@ -234,9 +218,7 @@ def body_name(track: Track) -> str:
 
 def bodies(track: Track) -> Bodies:
     """The body models of a track: the committed one for all, or licensed SMPL by gender."""
-    if track.body == "open":
-        return load_bodies()
-    return load_bodies(body_files(track))
+    return load_bodies(None if track.body == "open" else body_files(track))
 
 
 def load_recordings(track: Track, on: str = "") -> Clips:

@@ -57,18 +57,14 @@ MISSING = ("proband2", "walking", 2, "forearm")
 def build_corpus(
     seed: int = 0, takes: int = 3
 ) -> tuple[list[MotionClip], dict[str, list[str]], list[Skipped]]:
-    """Sampled clips of 3 to 6 s with two sentences each.
+    """Sampled clips of 3 to 6 s with two sentences each, every sentence asked for `takes` motions.
 
     Features are those of the joints as they are read from the sample, so that positions and
     velocities agree as in a recording.
 
-    Args:
-        seed: of lengths and noise.
-        takes: how many motions each sentence is asked for.
-
     Returns:
-        the clips; names of clips by split ("train", "val", "test"), each with sentences of its own;
-        motions that were left out because they do not show their activity.
+        the clips; names of clips by split, each with sentences of its own; motions that were left
+        out because they do not show their activity.
     """
     written = yaml.safe_load(SENTENCES.read_text(encoding="utf-8"))
     pairs = [(s, a, pair) for s in SPLITS for a, two in written[s].items() for pair in two]
@@ -119,19 +115,12 @@ def sample(
 def write_recordings(
     root: Path, seed: int = 0, subjects: int = 5, activities: Sequence[str] = ACTIVITIES
 ) -> tuple[Path, list[Skipped]]:
-    """Write simulated recordings of people whom the corpus does not have.
+    """Write simulated recordings of people whom the corpus does not have: the folder
+    ``root / realworld2016_dataset``, and the motions that were left out.
 
-    Every motion is a session of its own, of 6 s between what readers cut away at both ends.
-
-    Args:
-        root: folder that will hold ``realworld2016_dataset/proband<n>/data/…``; that folder is
-            written whole or not at all, and replaces one of an earlier call.
-        seed: of everything; the same bytes for the same seed.
-        subjects: number of people.
-        activities: which of the eight to ask for.
-
-    Returns:
-        The folder ``root / realworld2016_dataset``, and the motions that were left out.
+    Every motion is a session of its own, of 6 s between what readers cut away at both ends. The
+    folder is written whole or not at all, and replaces an earlier one; the same bytes for the same
+    seed.
     """
     written = yaml.safe_load(SENTENCES.read_text(encoding="utf-8"))["recordings"]
     if unknown := sorted(set(activities) - set(written)):

@@ -14,23 +14,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import nbformat
-from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.utils import run_sync
-from nbclient.exceptions import DeadKernelError
 from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import raise_for_execution_errors
 from papermill.parameterize import parameterize_notebook
-from tqdm import tqdm
 
 import t2imu_utils
 from t2imu_utils.errors import InputError
@@ -45,6 +40,8 @@ KERNEL = "python3"
 COMPARE = "compare"
 # A Unix socket's path may have 107 bytes, and the kernel appends a number to ours.
 LONGEST_SOCKET_FOLDER = 80
+# Seconds; a kernel's imports take long on a cluster whose file system is busy.
+START_TIMEOUT = 300
 KERNEL_ENVIRONMENT = {
     # Nothing may be fetched behind the reader's back: models come from files or packages.
     "HF_HUB_OFFLINE": "1",
@@ -59,101 +56,36 @@ class NotebookError(RuntimeError):
     """A notebook that could not be run to its end; the message says where and why."""
 
 
-def _socket_folder() -> Path:
-    """A new folder on this node for one kernel's sockets, with a path that fits into a socket."""
-    base = tempfile.gettempdir()
-    base = base if len(base) < LONGEST_SOCKET_FOLDER else "/tmp"
-    return Path(tempfile.mkdtemp(prefix="t2imu-", dir=base))
+class OwnKernel(AsyncKernelManager):
+    """A kernel of this very interpreter for one notebook, with a folder on this node.
 
-
-def start_kernel(folder: Path, cwd: Path, timeout: float) -> AsyncKernelManager:
-    """Start a kernel of this very interpreter whose sockets lie in `folder`, and await its answer.
-
-    Sockets are files in a folder that nobody else uses, since kernels that start together over
-    TCP take one another's ports; installed kernelspecs are not consulted, since one called
-    ``python3`` may belong to another environment.
-
-    Raises:
-        RuntimeError, OSError: the kernel died or did not answer within `timeout` seconds.
+    Its sockets are files there, since kernels that start together over TCP take one another's
+    ports. Installed kernelspecs are not consulted, since one called ``python3`` may belong to
+    another environment.
     """
-    manager = AsyncKernelManager(
-        kernel_name=KERNEL,
-        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-        transport="ipc",
-        ip=str(folder / "kernel"),
-        connection_file=str(folder / "connection.json"),
-    )
-    environment = {**os.environ, **KERNEL_ENVIRONMENT, "IPYTHONDIR": str(folder / "ipython")}
 
-    async def start() -> None:
-        await manager.start_kernel(
-            cwd=str(cwd),
-            env=environment,
-            extra_arguments=["--HistoryManager.hist_file=:memory:"],
+    def __init__(self, **options: Any):
+        base = tempfile.gettempdir()
+        base = base if len(base) < LONGEST_SOCKET_FOLDER else "/tmp"
+        self.folder = tempfile.mkdtemp(prefix="t2imu-", dir=base)
+        super().__init__(
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+            transport="ipc",
+            ip=f"{self.folder}/kernel",
+            connection_file=f"{self.folder}/connection.json",
+            **options,
         )
-        client = manager.client()
-        client.start_channels()
-        try:
-            await client.wait_for_ready(timeout=timeout)
-        finally:
-            client.stop_channels()
+        self.kernel_spec.env.update(KERNEL_ENVIRONMENT, IPYTHONDIR=f"{self.folder}/ipython")
 
-    try:
-        run_sync(start)()
-    except BaseException:
-        stop_kernel(manager)
-        raise
-    return manager
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """End the kernel without an interrupt, which an idle one would report as an error."""
+        await self.request_shutdown()
+        await self.finish_shutdown()
 
-
-def stop_kernel(manager: AsyncKernelManager) -> None:
-    """Ask a kernel to end, kill it where it does not, and clean up; a dead one is no error."""
-
-    async def stop() -> None:
-        # Not `shutdown_kernel`: that interrupts first, which an idle kernel reports as an error.
-        if manager.has_kernel and await manager.is_alive():
-            await manager.request_shutdown()
-            await manager.finish_shutdown()
-        await manager.cleanup_resources()
-
-    run_sync(stop)()
-
-
-@contextmanager
-def isolated_kernel(cwd: Path, timeout: float = 120.0) -> Iterator[AsyncKernelManager]:
-    """A kernel of its own for one notebook; a failed start is tried once more.
-
-    Raises:
-        NotebookError: it did not start twice.
-    """
-    folders = [_socket_folder()]
-    try:
-        try:
-            manager = start_kernel(folders[-1], cwd, timeout)
-        except (RuntimeError, OSError) as error:
-            log.warning("The kernel did not start (%s); trying once more.", error)
-            folders.append(_socket_folder())
-            try:
-                manager = start_kernel(folders[-1], cwd, timeout)
-            except (RuntimeError, OSError) as second:
-                raise NotebookError(f"The kernel did not start, twice: {second}") from second
-        clients, client_of = [], manager.client
-
-        def client(**options: Any) -> AsyncKernelClient:
-            clients.append(client_of(**options))
-            return clients[-1]
-
-        # papermill leaves the channels of a kernel open that it has not started itself.
-        manager.client = client
-        try:
-            yield manager
-        finally:
-            for each in clients:
-                each.stop_channels()
-            stop_kernel(manager)
-    finally:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+    async def cleanup_resources(self, restart: bool = False) -> None:
+        """Leave nothing behind."""
+        await super().cleanup_resources(restart)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def headings(notebook: nbformat.NotebookNode) -> list[str]:
@@ -161,43 +93,24 @@ def headings(notebook: nbformat.NotebookNode) -> list[str]:
     current, found = "", []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            lines = re.findall(r"^#+\s+(.+?)\s*$", cell.source, re.MULTILINE)
-            current = lines[-1] if lines else current
+            current = ([current] + re.findall(r"^#+\s+(.+?)\s*$", cell.source, re.MULTILINE))[-1]
         found.append(current)
     return found
 
 
-@contextmanager
-def _progress(
-    notebook: nbformat.NotebookNode, name: str, shown: bool
-) -> Iterator[Callable[..., None]]:
-    """Yield the hook that is called as each cell starts: a bar on a terminal, else a short log."""
-    titles = headings(notebook)
-    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    started, last = time.monotonic(), [""]
-    bar = tqdm(total=len(code), desc=name, unit="cell", disable=not (shown and sys.stderr.isatty()))
+def _progress(name: str, titles: list[str]) -> Callable[..., None]:
+    """The hook that is called as each cell starts: it logs the first code cell of each heading."""
+    started, told = time.monotonic(), [""]
 
     def cell_starts(cell: nbformat.NotebookNode, cell_index: int) -> None:
-        if cell.cell_type != "code":
-            return
-        position = code.index(cell_index)
-        bar.n = position
-        bar.set_postfix_str(titles[cell_index])
-        if shown and bar.disable and titles[cell_index] != last[0]:
-            last[0] = titles[cell_index]
-            seconds = time.monotonic() - started
-            log.info("%s %5.0f s  cell %d/%d  %s", name, seconds, position + 1, len(code), last[0])
+        title, seconds = titles[cell_index], time.monotonic() - started
+        if cell.cell_type == "code" and title != told[0]:
+            log.info(
+                "%s %5.0f s  cell %d/%d  %s", name, seconds, cell_index + 1, len(titles), title
+            )
+            told[0] = title
 
-    with bar:
-        yield cell_starts
-
-
-def _unfinished(notebook: nbformat.NotebookNode) -> int | None:
-    """Index of the first code cell that did not run (after an early exit), or None."""
-    for index, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
-            return index
-    return None
+    return cell_starts
 
 
 def execute(
@@ -249,33 +162,34 @@ def execute(
         return f"{notebook.name}, cell {index + 1} (under {titles[index]!r})"
 
     try:
-        with isolated_kernel(cwd) as manager, _progress(node, notebook.stem, progress) as hook:
-            papermill_engines.execute_notebook_with_engine(
-                None,
-                node,
-                KERNEL,
-                output_path=str(partial),
-                progress_bar=False,
-                km=manager,
-                on_cell_start=hook,
-                # The default of 4 s is too short on a machine whose cores are all at work.
-                iopub_timeout=120,
-            )
+        papermill_engines.execute_notebook_with_engine(
+            None,
+            node,
+            KERNEL,
+            output_path=str(partial),
+            progress_bar=False,
+            kernel_manager_class=OwnKernel,
+            resources={"metadata": {"path": str(cwd)}},
+            start_timeout=START_TIMEOUT,
+            on_cell_start=_progress(notebook.stem, titles) if progress else None,
+            # The default of 4 s is too short on a machine whose cores are all at work.
+            iopub_timeout=120,
+        )
         raise_for_execution_errors(node, str(partial))
-        stopped = _unfinished(node)
-        if stopped is not None:
-            raise NotebookError(f"{place(stopped)} was never reached: a cell before it ended early")
     except PapermillExecutionError as error:
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         raise NotebookError(
             f"{trace}\n\n{place(error.cell_index)}: {error.ename}: {error.evalue}\n"
             f"What had run until then: {failed}"
         ) from None
-    except DeadKernelError as error:
+    except RuntimeError as error:  # nbclient's, where the kernel does not answer (any more)
         raise NotebookError(
-            f"{notebook.name}: the kernel died (out of memory?). What had run until then: {failed}"
+            f"{notebook.name}: {error} (out of memory?). What had run until then: {failed}"
         ) from error
     else:
+        for i, cell in enumerate(node.cells):
+            if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+                raise NotebookError(f"{place(i)} was never reached: a cell before it ended early")
         os.replace(partial, out)
         failed.unlink(missing_ok=True)
         if progress:

@@ -40,7 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        full = _disk_full(error, temporary)
+        full = None if isinstance(error, InputError) else _disk_full(temporary)
         if full is None:
             raise
         if temporary.exists():
@@ -57,25 +57,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _disk_full(error: BaseException, temporary: Path) -> str | None:
-    """What the system calls the full disk, or spent quota, that ended a write; None otherwise."""
-    reasons = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
-        for number, reason in reasons.items():
-            # safetensors tells it in words only.
-            if getattr(cause, "errno", None) == number or reason in str(cause):
-                return reason
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, OSError | RuntimeError) and temporary.exists():
-        # numpy and torch keep the reason to themselves, so ask while the half-written file stands.
-        probe = temporary.with_suffix(".probe")
-        try:
-            probe.write_bytes(bytes(1 << 16))
-        except OSError as refused:
-            return reasons.get(refused.errno)
-        finally:
-            probe.unlink(missing_ok=True)
+def _disk_full(temporary: Path) -> str | None:
+    """What the system says where a disk is full, or a quota spent; None elsewhere.
+
+    It is asked while the half-written file stands, since numpy and torch keep the reason of a
+    failed write to themselves.
+    """
+    probe = temporary.with_suffix(".probe")
+    try:
+        probe.write_bytes(bytes(1 << 20))
+    except OSError as refused:
+        if refused.errno in (errno.ENOSPC, errno.EDQUOT):
+            return os.strerror(refused.errno)
+    finally:
+        probe.unlink(missing_ok=True)
     return None
 
 
@@ -95,14 +90,10 @@ def sha256(source: Path | bytes) -> str:
 def output_file(path: Path, suffix: str, force: bool = False, source: Path | None = None) -> Path:
     """A path that a person chose for a file, before anything is computed for it; makes its folder.
 
-    Args:
-        suffix: the ending that the file must have.
-        force: whether it may be written over.
-        source: a file that is read for it, which it must not be.
+    It must end with `suffix`, be free or `force`d, and not be the file `source` that is read.
 
     Raises:
-        InputError: another ending, a folder, the source, a file that is there without `force`, or
-            a place or a name that the system refuses.
+        InputError: it does not, is a folder, or is a place or name that the system refuses.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
@@ -148,10 +139,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    number = value.item() if hasattr(value, "item") else value
-    return None if isinstance(number, float) and not math.isfinite(number) else number
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Stage 02 of a track: a base, its control and fine-tuned models, and what is known of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from t2imu_utils import data
-from t2imu_utils.arms import TRAINING, Arm, base_of, is_base
+from t2imu_utils.arms import TRAINING, Arm, base_of
 from t2imu_utils.files import sha256
 from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
@@ -18,14 +18,7 @@ from t2imu_utils.models.mdm import load_prior
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.runs import (
-    Run,
-    cache_dir,
-    finished_dir,
-    open_run,
-    require_run,
-    same_run,
-)
+from t2imu_utils.runs import Run, cache_dir, finished_dir, record, require_run, same_run
 from t2imu_utils.style import label
 from t2imu_utils.tracks import BASE, SHIPPED, Track, data_set
 
@@ -40,7 +33,7 @@ class Study:
     """One generator of a track: what its base and its arms begin with and are trained on.
 
     name: of the track's entry, and of the base's run folder. inputs: hashes of what it is trained
-    on, by name, for `runs.open_run`. num_processes: that share each batch; they change nothing but
+    on, by name, for `runs.record`. num_processes: that share each batch; they change nothing but
     rounding.
     """
 
@@ -88,126 +81,111 @@ class Study:
 
         again: False takes a base that was made of the same data with the same settings.
         """
-        section = section_of(self.track, self.name)
+        section, arm = section_of(self.track, self.name), Arm(self.name)
         if self.generator.ready_made:
-            run = self._open(Arm(self.name), {}, self.inputs | prior.sources)
-            return self._finish(run, prior, pd.DataFrame())
+            inputs = self.inputs | prior.sources
+            return self._run(arm, {}, inputs, again, lambda _: (prior, pd.DataFrame()))
         if section.checkpoint is None:
             settings = pretraining(self.track, self.name)
-            params = {"training": _kept(settings)}
-            run, done = self._begin(Arm(self.name), params, self.inputs, again)
-            if done:
-                return run
-            trained, curves = self.generator.train(
-                prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
-            )
-            return self._finish(run, trained, curves)
+            return self._run(
+                arm, {"training": _kept(settings)}, self.inputs, again,
+                lambda folder: self.generator.train(prior, *self._given(settings, folder)),
+            )  # fmt: skip
         shipped = SHIPPED.get(section.checkpoint)
         origin = {"file": shipped.name} if shipped else prior.history[-1]
         used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
-        more = {
+        inputs = self.inputs | {
             "checkpoint": sha256(shipped or repr(sorted(origin.items(), key=str)).encode()),
             "statistics": sha256(used.astype(np.float32).tobytes()),
             "text encoder": prior.text_encoder.fingerprint,
         }
-        params, inputs = {"file": origin.get("file")}, self.inputs | more
-        run, done = self._begin(Arm(self.name), params, inputs, again)
-        if done:
-            return run
-        settings = finetuning(self.track, LossWeights(), None, 0)
-        terms = self.generator.validation(prior, self.held_out, settings, self.device)
-        row = {"step": 0, **terms}
-        trained = prior.history if shipped else []  # of what others published no more is known
-        clips = trained[-1]["clips"] if trained else 0
-        entry = {**origin, "clips": clips, "validation": row}
-        prior = replace(prior, history=[*trained, entry])
-        return self._finish(run, prior, pd.DataFrame([{**row, "split": "validation"}]))
 
-    def make_arm(
-        self, base: Run, weights: LossWeights, steps: int | None, seed: int, again: bool = True
-    ) -> Run:
-        """The run of an arm: the base, trained on. again: as of `make_base`."""
-        settings = finetuning(self.track, weights, steps, seed)
-        named = {f"lambda_{term}": getattr(weights, term) for term in ("acc", "pos", "foot", "vel")}
-        arm = Arm(self.name, **named, acc_variant=weights.acc_variant, seed=seed)
+        def examine(_: Path) -> tuple[Trained, pd.DataFrame]:
+            settings = finetuning(self.track, LossWeights())
+            terms = self.generator.validation(prior, self.held_out, settings, self.device)
+            row = {"step": 0, **terms}
+            trained = prior.history if shipped else []  # of others' no more is known
+            clips = trained[-1]["clips"] if trained else 0
+            history = [*trained, {**origin, "clips": clips, "validation": row}]
+            return replace(prior, history=history), pd.DataFrame([{**row, "split": "validation"}])
+
+        return self._run(arm, {"file": origin.get("file")}, inputs, again, examine)
+
+    def make_arm(self, base: Run, settings: TrainConfig, again: bool = True) -> Run:
+        """The run of an arm: the base, trained on (`finetuning`). again: as of `make_base`."""
+        weights, terms = settings.weights, ("acc", "pos", "foot", "vel")
+        named = {f"lambda_{term}": getattr(weights, term) for term in terms}
+        arm = Arm(self.name, **named, acc_variant=weights.acc_variant, seed=settings.seed)
+
+        def train(folder: Path) -> tuple[Trained, pd.DataFrame]:
+            prior = self.generator.load(base.path(PRIOR), self.encoder)
+            return self.generator.refine(prior, *self._given(settings, folder))
+
         inputs = self.inputs | {"base": (self.name, STAGE)}
-        run, done = self._begin(arm, {"training": _kept(settings)}, inputs, again)
-        if done:
-            return run
-        prior = self.generator.load(base.path(PRIOR), self.encoder)
-        trained, curves = self.generator.refine(
-            prior, self.clips, settings, run.dir, self.held_out, self.device, self.num_processes
-        )
-        return self._finish(run, trained, curves)
+        return self._run(arm, {"training": _kept(settings)}, inputs, again, train)
 
-    def _open(self, arm: Arm, params: dict[str, Any], inputs: dict[str, Any]) -> Run:
-        return open_run(*self._stage(arm, params), inputs)
+    def _given(self, settings: TrainConfig, folder: Path) -> tuple:
+        """What a generator's `train` and `refine` take after the prior."""
+        return self.clips, settings, folder, self.held_out, self.device, self.num_processes
 
-    def _begin(
-        self, arm: Arm, params: dict[str, Any], inputs: dict[str, Any], again: bool
-    ) -> tuple[Run, bool]:
-        """The run of a model, and whether it is finished: if it was made of the same with the same
-        settings, unless it is made `again`."""
-        stage = self._stage(arm, params)
-        done = None if again else same_run(*stage, inputs)
-        return done or open_run(*stage, inputs), done is not None
-
-    def _stage(self, arm: Arm, params: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:
+    def _run(
+        self,
+        arm: Arm,
+        params: dict[str, Any],
+        inputs: dict[str, Any],
+        again: bool,
+        make: Callable[[Path], tuple[Trained, pd.DataFrame]],
+    ) -> Run:
+        """The run of a model: the prior and loss curves that `make` returns, given its folder; or
+        the finished one, if it was made of the same with the same settings and not `again`."""
         sizes = sizes_of(self.track, self.name)
-        settings = {"arm": asdict(arm), "sizes": sizes.model_dump() if sizes else None, **params}
-        return self.track.name, arm.name, STAGE, settings
+        params = {"arm": asdict(arm), "sizes": sizes.model_dump() if sizes else None, **params}
+        stage = self.track.name, arm.name, STAGE, params, inputs
+        if not again and (done := same_run(*stage)):
+            return done
+        with record(*stage) as run:
+            prior, curves = make(run.dir)
+            run.outputs += self.generator.save(run.path(PRIOR), prior)
+            run.save(Path(HISTORY).stem, curves)
+            for state in run.dir.glob("*.pt"):  # of an interruption that is now over
+                state.unlink()
+            last = prior.history[-1]
+            run.metrics = {
+                "validation": last.get("validation", {}),
+                "clips": last.get("clips", 0),
+                "parameters": self.generator.parameters(prior),
+                **{name: last[name] for name in ("motions", "left out") if name in last},
+            }
+            if "training" not in params:  # what is known of weights that were trained elsewhere
+                told = [entry.get("config", {}).get("steps", 0) for entry in prior.history]
+                run.metrics["steps"] = sum(told)
+        return run
 
-    def _finish(self, run: Run, prior: Trained, curves: pd.DataFrame) -> Run:
-        """Write a trained prior and its loss curves, and close the run."""
-        run.outputs += self.generator.save(run.path(PRIOR), prior)
-        run.save(Path(HISTORY).stem, curves)
-        for state in run.dir.glob("*.pt"):  # of an interruption that is now over
-            state.unlink()
-        last = prior.history[-1]
-        metrics = {
-            "validation": last.get("validation", {}),
-            "clips": last.get("clips", 0),
-            "parameters": self.generator.parameters(prior),
-            **{name: last[name] for name in ("motions", "left out") if name in last},
-        }
-        if "training" not in run.params:  # what is known of weights that were trained elsewhere
-            told = [entry.get("config", {}).get("steps", 0) for entry in prior.history]
-            metrics["steps"] = sum(told)
-        return run.finish(metrics, run.outputs)
+
+def finetuning(
+    track: Track, weights: LossWeights, steps: int | None = None, seed: int = 0
+) -> TrainConfig:
+    """How an arm is trained: the same for all arms but for the weights of their losses."""
+    steps = steps or track.training.finetune_steps
+    names = ("batch_size", "ema_decay", "condition_dropout", "max_frames", "checkpoint_every")
+    return TrainConfig(
+        steps=steps,
+        learning_rate=track.training.finetune_learning_rate,
+        weights=weights,
+        seed=seed,
+        validate_every=max(1, steps // VALIDATIONS),
+        **{name: getattr(track.training, name) for name in names},
+    )
 
 
 def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
     """How a base is trained here: from scratch on its own loss alone, as its authors do."""
     training = track.training
     steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
-    settings = _settings(track, steps, training.pretrain_learning_rate, LossWeights(), seed)
-    if not training.early_stopping:
-        return settings
-    return replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
-
-
-def finetuning(track: Track, weights: LossWeights, steps: int | None, seed: int) -> TrainConfig:
-    """How an arm is trained: the same for all arms but for the weights of their losses."""
-    steps = steps or track.training.finetune_steps
-    return _settings(track, steps, track.training.finetune_learning_rate, weights, seed)
-
-
-def _settings(
-    track: Track, steps: int, learning_rate: float, weights: LossWeights, seed: int
-) -> TrainConfig:
-    training = track.training
-    return TrainConfig(
-        steps=steps,
-        batch_size=training.batch_size,
-        learning_rate=learning_rate,
-        ema_decay=training.ema_decay,
-        condition_dropout=training.condition_dropout,
-        max_frames=training.max_frames,
-        seed=seed,
-        weights=weights,
-        checkpoint_every=training.checkpoint_every,
-        validate_every=max(1, steps // VALIDATIONS),
-    )
+    settings = finetuning(track, LossWeights(), steps, seed)
+    if training.early_stopping:
+        settings = replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
+    return replace(settings, learning_rate=training.pretrain_learning_rate)
 
 
 def _kept(settings: TrainConfig) -> dict[str, Any]:
@@ -236,23 +214,21 @@ def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
     """What stands behind each model: parameters, clips, steps of all its trainings."""
     rows = {}
     for model in models:
-        record = require_run(track.name, model, STAGE)
-        steps = _steps(record)
-        if not is_base(model):
-            steps += _steps(require_run(track.name, base_of(model), STAGE))
-        metrics = record["metrics"]
+        made = require_run(track.name, model, STAGE)
+        trained = [require_run(track.name, m, STAGE) for m in {model, base_of(model)}]
         rows[model] = {
-            "parameters (M)": round(metrics.get("parameters", 0) / 1e6, 2),
-            "clips": metrics.get("clips", 0),
-            "steps": steps,
+            "parameters (M)": round(made["metrics"].get("parameters", 0) / 1e6, 2),
+            "clips": made["metrics"].get("clips", 0),
+            "steps": sum(map(_steps, trained)),
             "clips a step": track.training.batch_size,
         }
     return pd.DataFrame(rows).T
 
 
-def _steps(record: dict[str, Any]) -> int:
-    own = record["params"].get("training", {}).get("steps")
-    return own or record["metrics"].get("steps", 0)
+def _steps(made: dict[str, Any]) -> int:
+    """Steps of a training here, or of what is known of one elsewhere."""
+    own = made["params"].get("training", {}).get("steps")
+    return own or made["metrics"].get("steps", 0)
 
 
 def budget(track: Track, models: Sequence[str]) -> str:
@@ -296,7 +272,9 @@ def settings_table(study: Study, prior: Trained, settings: TrainConfig) -> pd.Da
     network = {"text encoder": prior.text_encoder.name, **study.generator.network(prior)}
     if prior.history and "file" in prior.history[0]:
         network["base"] = f"{prior.history[0].get('folder', '')}, {prior.history[0]['file']}"
-    names = ("steps", "batch_size", "learning_rate", "weight_decay", "ema_decay")
-    names += ("condition_dropout", "max_frames")
+    names = (
+        "steps", "batch_size", "learning_rate", "weight_decay", "ema_decay", "condition_dropout",
+        "max_frames",
+    )  # fmt: skip
     trained = {name: getattr(settings, name) for name in names}
     return pd.Series(network | trained, name="value", dtype=object).to_frame()

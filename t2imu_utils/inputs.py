@@ -1,7 +1,7 @@
 """Inputs of the tracks: what each is, whether it is there and right, and how to get it.
 
-The registry is ``data/inputs.yaml``. A check reads names, sizes and headers, and the checksum where
-one is published; nothing is unpickled. Downloads are `pooch`'s: whole, or not there at all.
+The registry is ``data/inputs.yaml``. A check reads names, headers, and the checksum where one is
+published; nothing is unpickled. Downloads are `pooch`'s: whole, or not there at all.
 """
 
 import json
@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pooch
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
@@ -30,20 +29,11 @@ HUB = "https://huggingface.co"
 INPUTS = ROOT / "data" / "inputs.yaml"
 COMMAND = "t2imu data fetch"
 COLUMNS = ["input", "needed", "state", "why", "what", "licence", "page", "size", "path", "get"]
-# How a pickle begins: protocol 2 and later, or the text protocols of old Python.
-PICKLE = (b"\x80", b"(d", b"(i", b"}q", b"ccopy_reg")
 TORCH = b"\x80\x02\x8a"  # a file of PyTorch before 1.6; later ones are zip archives
 PAGE = (b"<!doctype html", b"<html", b"<head")  # a notice in place of the file
 # What damaged content raises: of archives, of arrays, of text and JSON, of fields of another type.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-)
+UNREADABLE = (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+UNREADABLE += (zipfile.BadZipFile,)
 
 
 class Download(Section):
@@ -130,7 +120,6 @@ def load_registry(path: Path = INPUTS) -> Registry:
 
 
 def find_input(registry: Registry, name: str) -> Input:
-    """The input called `name`."""
     if name not in registry.inputs:
         known = ", ".join(sorted(registry.inputs))
         raise InputError("input", repr(name), f"one of {known}", "Check its spelling.")
@@ -165,10 +154,9 @@ def examine(entry: Input, root: Path) -> tuple[str, str]:
     found, lacking, counts, short = [], [], [], False
     for name in entry.names:
         paths = (path for pattern in name.split(" | ") for path in folder.glob(pattern))
-        if path := next(paths, None):
-            found.append(path)
-        else:
-            lacking.append(name.replace(" | ", " or "))
+        first = next(paths, None)
+        found += [first] if first else []
+        lacking += [] if first else [name.replace(" | ", " or ")]
     if lacking and not found:
         return "missing", "none of its files is there"
     files = [(file, entry.target(file, root)) for file in entry.files]
@@ -196,25 +184,16 @@ def examine(entry: Input, root: Path) -> tuple[str, str]:
 
 
 def fault_of(path: Path, entry: Input, folder: Path) -> str:
-    """Why a file cannot be what it should be, by its head, its end and `entry`; "" for none."""
+    """Why a file cannot be what it should be, by its head and `entry`; "" for none."""
     kind, shapes, says = path.suffix.lower(), entry.shapes, entry.says
     name = os.path.relpath(path, folder)
     with open(path, "rb") as stream:
         head = stream.read(512)
-        stream.seek(max(path.stat().st_size - 1, 0))
-        end = stream.read(1)
     if head.lstrip().lower().startswith(PAGE):
         return "is a web page"
     if kind in (".zip", ".npz", ".pt", ".pth", ".tar", ".bin"):
         if not zipfile.is_zipfile(path) and (kind in (".zip", ".npz") or head[:3] != TORCH):
             return "is no whole archive"
-    if kind == ".pkl" and not (head.startswith(PICKLE) and end == b"."):
-        return "is no whole pickle"
-    if kind == ".safetensors":
-        try:
-            safe_open(path, "np")
-        except SafetensorError as error:
-            return f"is no whole safetensors file ({error})"
     if kind == ".json":
         content = json.loads(path.read_text("utf-8-sig"))
         for key, allowed in says.get(name, {}).items():
@@ -246,8 +225,8 @@ def status(track: str, root: Path | None = None, registry: Registry | None = Non
     """Every input of a track: is it there and right, under which terms, and how to get it.
 
     track: its name, or the path of a YAML file. root: the data folder, or that of `tracks`.
-    registry: or the repository's. A row an input, `COLUMNS`: needed is "required", "either,
-    choice 1" and so on, or "optional"; get is a command, or steps by hand, one a line.
+    registry: or the repository's. A row an input: needed is "required", "either, choice 1" and so
+    on, or "optional"; get is a command, or steps by hand, one a line.
     """
     root = data_root() if root is None else Path(root)
     registry = registry or load_registry()
@@ -259,36 +238,28 @@ def status(track: str, root: Path | None = None, registry: Registry | None = Non
     for name, needed in listed:
         entry = registry.inputs[name]
         steps = [f"{number}. {step}" for number, step in enumerate(entry.steps, 1)]
-        how = [f"{COMMAND} {name}", *(["if that is refused:"] if steps else [])]
-        row = (name, needed, *examine(entry, root), entry.what, entry.licence, entry.page)
-        how = "\n".join([*(how if entry.files else ["by hand:"]), *steps])
-        rows.append((*row, entry.size, f"{entry.path}/", how))
+        how = [f"{COMMAND} {name}", *["if that is refused:"] * bool(steps)]
+        get = "\n".join([*(how if entry.files else ["by hand:"]), *steps])
+        about = entry.what, entry.licence, entry.page, entry.size, f"{entry.path}/"
+        rows.append((name, needed, *examine(entry, root), *about, get))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def lacking(table: pd.DataFrame) -> list[str]:
-    """Names of the inputs that a track still lacks; empty if it can run.
-
-    Of the choices only one must be whole; where none is, the first counts.
-    """
-    absent = table[table["state"] != "present"]
-    names = absent.loc[absent["needed"] == "required", "input"].tolist()
-    choices = table[table["needed"].str.startswith("either")].groupby("needed", sort=True)
-    gaps = [set(group["input"]) & set(absent["input"]) for _, group in choices]
-    return names + [n for n in table["input"] if gaps and all(gaps) and n in gaps[0]]
-
-
-def to_fetch(table: pd.DataFrame) -> list[str]:
-    """Names of the inputs to go for.
-
-    Where one choice is whole, or can be downloaded, the others are left aside.
-    """
-    either = table[table["needed"].str.startswith("either")]
-    choices = [group for _, group in either.groupby("needed", sort=True)]
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """The inputs that count: of choices one that is whole, or can be downloaded, or the first."""
+    either = table["needed"].str.startswith("either")
+    choices = [group for _, group in table[either].groupby("needed", sort=True)]
     whole = [g for g in choices if (g["state"] == "present").all()]
     by_command = [g for g in choices if g["get"].str.startswith(COMMAND).all()]
-    chosen = (whole or by_command or [either])[0]["input"]
-    return [n for n in table["input"] if n in set(chosen) or n not in set(either["input"])]
+    first = [*whole, *by_command, *choices, table][0]["input"]
+    return table[~either | table["input"].isin(first)]
+
+
+def lacking(table: pd.DataFrame) -> list[str]:
+    """Names of the inputs that a track still lacks; empty if it can run."""
+    counted = chosen(table)
+    absent = (counted["state"] != "present") & (counted["needed"] != "optional")
+    return counted.loc[absent, "input"].tolist()
 
 
 def as_text(table: pd.DataFrame, track: str, root: Path, width: int = 80) -> str:
@@ -302,13 +273,12 @@ def as_text(table: pd.DataFrame, track: str, root: Path, width: int = 80) -> str
         facts |= {"from": row.page, "path": str(root / row.path)}
         facts |= {"get": row.get} if row.state != "present" else {}
         for label, text in facts.items():
-            for part in text.split("\n"):
-                start, indent = f"  {label:<8} ", " " * 11
-                wrapped = textwrap.wrap(
-                    part, width - 11, break_long_words=False, break_on_hyphens=False
-                )
-                lines += [f"{indent if i else start}{line}" for i, line in enumerate(wrapped)]
-                label = ""
+            for i, part in enumerate(text.split("\n")):
+                start = f"  {'' if i else label:<8} "
+                lines += textwrap.wrap(
+                    part, width, initial_indent=start, subsequent_indent=" " * len(start),
+                    break_long_words=False, break_on_hyphens=False,
+                )  # fmt: skip
     absent = lacking(table)
     fetched = set(table.loc[table["get"].str.startswith(COMMAND), "input"]) & set(absent)
     said = [f"Track {track} lacks: {', '.join(absent)}." if absent else f"Track {track} can run."]

@@ -23,8 +23,7 @@ import t2imu_utils
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import plain, read_json, sha256, write_json, write_table
 
-PACKAGE = Path(t2imu_utils.__file__).parent
-ROOT = PACKAGE.parent
+ROOT = Path(t2imu_utils.__file__).parents[1]
 STAGES = (
     "00_data", "01_prompt_generation", "02_finetuning", "03_smpl_fitting", "04_imu_synthesis",
     "05_lacc_analysis", "06_tsne", "07_har", "08_sweep",
@@ -43,7 +42,7 @@ OUTPUTS = {
 }
 # Folders beside those of the models: what all share, what compares them, and real data.
 SHARED, COMPARE, REAL = "shared", "compare", "real"
-RECORDED_VERSIONS = ("torch", "numpy", "scipy", "diffusers", "smplx", "transformers")
+RECORDED_VERSIONS = ("torch", "numpy", "scipy", "smplx", "transformers")
 
 
 # ---------------------------------------------------------------- places
@@ -77,8 +76,6 @@ def plain_stage(stage: str) -> str:
 
 def run_dir(track: str, model: str, stage: str) -> Path:
     """The folder of one stage of one model, or of a variant of it; made when missing."""
-    if plain_stage(stage) not in (*STAGES, *PARTS) or "/" in stage:
-        raise InputError("stage", repr(stage), f"one of {', '.join(STAGES)}", "Check its spelling.")
     folder = runs_root() / track / model / stage
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -124,15 +121,10 @@ def provenance() -> dict[str, Any]:
 # ---------------------------------------------------------------- one run
 @dataclass
 class Run:
-    """One stage of one model.
+    """One stage of one model, in its folder `dir`.
 
-    Attributes:
-        dir: the run's folder.
-        params: resolved parameters, seeds among them.
-        inputs: hash of each input, by name.
-        metrics: what it measured.
-        outputs: the files that it wrote.
-        before: the metrics of the run that this one writes over.
+    params: resolved, seeds among them. inputs: hash of each, by name. metrics: what it measured.
+    outputs: the files that it wrote. before: the metrics of the run that it writes over.
     """
 
     dir: Path
@@ -141,7 +133,6 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     outputs: list[Path] = field(default_factory=list)
     before: dict[str, Any] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:
         """A file of this run."""
@@ -158,41 +149,40 @@ class Run:
         """What the finished run left, with sizes."""
         return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
 
-    def finish(self, metrics: dict[str, Any], outputs: Sequence[Path]) -> "Run":
-        """Write `run.json` last, so that it stands only beside whole outputs."""
-        self.metrics = metrics
-        track, model, stage = self.dir.parts[-3:]
-        record = {
-            "track": track,
-            "model": model,
-            "stage": stage,
-            "params": self.params,
-            "inputs": self.inputs,
-            "outputs": {Path(p).name: sha256(Path(p)) for p in outputs},
-            "metrics": metrics,
-            "wall_seconds": round(time.time() - self.started, 2),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **provenance(),
-        }
-        write_json(self.dir / "run.json", record)
-        return self
 
-
-def open_run(
+@contextmanager
+def record(
     track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
-) -> Run:
-    """Begin a stage of a model; what it left before counts as finished no longer.
+) -> Iterator[Run]:
+    """A stage of a model, from its beginning to its `run.json`; after an error there is none.
+
+    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
+    `Run.metrics`.
 
     Args:
         params: everything that a person may set, resolved; must be JSON-able.
         inputs: what the stage reads: hashes, files and folders, or finished stages as pairs of a
             model and a stage.
     """
-    folder = run_dir(track, model, stage)
+    started, folder = time.time(), run_dir(track, model, stage)
     params, hashes = _resolved(track, params, inputs)
     before = (read_run(folder) or {}).get("metrics", {})
     (folder / "run.json").unlink(missing_ok=True)
-    return Run(folder, params, hashes, before=before)
+    run = Run(folder, params, hashes, before=before)
+    yield run
+    content = {
+        "track": track,
+        "model": model,
+        "stage": stage,
+        "params": params,
+        "inputs": hashes,
+        "outputs": {Path(p).name: sha256(Path(p)) for p in run.outputs},
+        "metrics": run.metrics,
+        "wall_seconds": round(time.time() - started, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **provenance(),
+    }
+    write_json(folder / "run.json", content)
 
 
 def same_run(
@@ -217,20 +207,6 @@ def _resolved(
     return json.loads(json.dumps(params)), {name: digest(read) for name, read in inputs.items()}
 
 
-@contextmanager
-def record(
-    track: str, model: str, stage: str, params: dict[str, Any], inputs: Mapping[str, Any]
-) -> Iterator[Run]:
-    """A stage of a model, from its beginning to its `run.json`; arguments as of `open_run`.
-
-    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
-    `Run.metrics`. After an error there is no `run.json`.
-    """
-    run = open_run(track, model, stage, params, inputs)
-    yield run
-    run.finish(run.metrics, run.outputs)
-
-
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The `run.json` of a folder, or None where there is none."""
     path = Path(folder) / "run.json"
@@ -238,11 +214,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
-    """The `run.json` of a finished stage.
-
-    Raises:
-        InputError: the stage has not been run, with the command that runs it.
-    """
+    """The `run.json` of a finished stage; an `InputError` says how to run one that is not."""
     found = read_run(run_dir(track, model, stage))
     if found is None:
         raise InputError(
@@ -256,13 +228,13 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
 
 
 def load_run(track: str, model: str, stage: str) -> Run:
-    """A finished stage of a model. Errors as of `require_run`."""
+    """A finished stage of a model."""
     found = require_run(track, model, stage)
     return Run(run_dir(track, model, stage), found["params"], found["inputs"], found["metrics"])
 
 
 def finished_dir(track: str, model: str, stage: str) -> Path:
-    """The folder of a finished stage. Errors as of `require_run`."""
+    """The folder of a finished stage."""
     require_run(track, model, stage)
     return run_dir(track, model, stage)
 
@@ -297,40 +269,26 @@ def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- all runs
 def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]], list[str]]:
-    """All finished runs by track, stage and model: the content of each `run.json`, with its
-    ``hash``.
+    """All finished runs by track, stage and model: the content of each `run.json`, its ``hash`` and
+    its name (``run``); and what is wrong with files that are no whole `run.json`.
 
-    Args:
-        track: only this one's.
-        stage: only of stages whose name begins so, such as "02".
-
-    Returns:
-        The runs, and what is wrong with files that are no whole `run.json`.
+    track: only this one's. stage: only of stages whose name begins so, such as "02".
     """
     found, damaged = [], []
     for path in sorted(runs_root().glob(f"{track}/*/{stage}*/run.json")):
         try:
             content = read_json(path)
-            found.append({"hash": record_hash(content), "run": run_name(content), **content})
+            name = "/".join(content[part] for part in ("track", "model", "stage"))
+            found.append({"hash": record_hash(content), "run": name, **content})
         except (InputError, KeyError) as error:
             damaged.append(f"{path}: {error}")
     return sorted(found, key=lambda r: (r["track"], r["stage"], r["model"])), damaged
 
 
-def run_name(content: Mapping[str, Any]) -> str:
-    """``track/model/stage`` of a record."""
-    return "/".join(content[part] for part in ("track", "model", "stage"))
-
-
 def find_record(text: str, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The one run that `text` names: by ``track/model/stage``, where any part may be left out at
-    the front and the stage cut short (``mdm-ft/02``), or by the beginning of its hash.
-
-    Raises:
-        InputError: no run fits, or several do.
-    """
-    fits = [r for r in records if f"/{r['run']}".startswith(f"/{text}")]
-    fits = fits or [r for r in records if f"/{text}" in f"/{r['run']}"]
+    the front and the stage cut short (``mdm-ft/02``), or by the beginning of its hash."""
+    fits = [r for r in records if f"/{text}" in f"/{r['run']}"]
     fits = fits or [r for r in records if r["hash"].startswith(text)]
     if len(fits) != 1:
         listed = ", ".join(f"{r['run']} ({r['hash'][:12]})" for r in (fits or records)[:12])
@@ -354,11 +312,8 @@ def leaves(value: Any, name: str = "") -> dict[str, Any]:
 def differences(
     first: dict[str, Any], second: dict[str, Any], everything: bool = False
 ) -> pd.DataFrame:
-    """What two runs differ in, or (`everything`) all that they have: a row for each value.
-
-    Returns:
-        Index: its dotted name in `run.json`; columns ``a``, ``b``, and ``b - a`` of numbers.
-    """
+    """What two runs differ in, or (`everything`) all that they have: a row for each value, by its
+    dotted name in `run.json`; columns ``a``, ``b``, and ``b - a`` of numbers."""
     kept = ("params", "inputs", "outputs", "metrics", "versions", "git", "device", "threads")
     a, b = (leaves({part: r.get(part) for part in kept}) for r in (first, second))
     rows = {}
@@ -371,27 +326,21 @@ def differences(
 
 
 def cost_by_stage(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """What finished runs took: a row for each stage in their order, then ``all``.
+    """What finished runs took, variants counted with their stage: a row for each stage in their
+    order, then ``all``; columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
 
-    A run's time is that of the wall, from its beginning to its `run.json`; without the start of
-    its process, and whatever else the machine did meanwhile is in it. Variants of a stage
-    (`stage_name`) count with it.
-
-    Returns:
-        Columns ``runs``, ``hours`` (sum), ``longest`` (minutes) and ``device``.
+    A run's time is that of the wall, from its beginning to its `run.json`: without the start of
+    its process, and with whatever else the machine did meanwhile.
     """
     rows = [(plain_stage(r["stage"]), r["wall_seconds"], r["device"]) for r in records]
-    table = pd.DataFrame(rows, columns=["stage", "seconds", "device"])
+    table = pd.DataFrame(rows, columns=["stage", "seconds", "device"]).sort_values("stage")
     grouped = pd.concat([table, table.assign(stage="all")]).groupby("stage", sort=False)
-    found = pd.DataFrame(
-        {
-            "runs": grouped["seconds"].count(),
-            "hours": grouped["seconds"].sum() / 3600,
-            "longest": grouped["seconds"].max() / 60,
-            "device": grouped["device"].agg(lambda names: ", ".join(sorted(set(names)))),
-        }
+    return grouped.agg(
+        runs=("seconds", "count"),
+        hours=("seconds", lambda seconds: seconds.sum() / 3600),
+        longest=("seconds", lambda seconds: seconds.max() / 60),
+        device=("device", lambda names: ", ".join(sorted(set(names)))),
     )
-    return found.loc[sorted(found.index, key=lambda stage: (stage == "all", stage))]
 
 
 @contextmanager

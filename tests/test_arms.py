@@ -41,7 +41,8 @@ def test_a_model_is_what_its_record_says(runs_folder):
     """Whatever its folder is called."""
     one = Arm("remodiffuse", 0.25, seed=4)
     made = {"arm": asdict(one)}
-    runs.open_run("mine", "my-model-s9", arms.TRAINING, made, {}).finish({}, [])
+    with runs.record("mine", "my-model-s9", arms.TRAINING, made, {}):
+        pass
     assert arms.arm("my-model-s9") == one and arms.base_of("my-model-s9") == "remodiffuse"
     assert arms.is_refined("my-model-s9") and not arms.is_base("my-model-s9")
     assert arms.control_of("my-model-s9") == "remodiffuse-ft-s4"
@@ -58,7 +59,8 @@ def test_models_are_found_in_the_order_of_the_paper(runs_folder):
     names = [Arm("momask").name, Arm("mdm").name]
     names += [one.name for one in arms.grid(["mdm"], [10, 0.3], [1, 0])]
     for model in names:
-        runs.open_run("demo", model, "03_smpl_fitting", {}, {}).finish({}, [])
+        with runs.record("demo", model, "03_smpl_fitting", {}, {}):
+            pass
     found = arms.choose_models(track, "03_smpl_fitting")
     expected = [f"mdm-{part}" for part in ("ft", "acc0.3", "acc10")]
     expected = [name for plain in expected for name in (plain, f"{plain}-s1")]

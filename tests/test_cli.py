@@ -78,9 +78,10 @@ def finished(runs_folder):
     """Two trainings that differ in one weight."""
     for model, weight in (("mdm-ft", 0.0), ("mdm-acc0.1", 0.1)):
         params = {"arm": {"lambda_acc": weight}, "training": {"steps": 30}}
-        made = runs.open_run("demo", model, "02_finetuning", params, {})
-        made.path("prior.safetensors").write_bytes(model.encode())
-        made.finish({"validation": {"acc": 0.2 - weight}}, [made.path("prior.safetensors")])
+        with runs.record("demo", model, "02_finetuning", params, {}) as made:
+            made.outputs.append(made.path("prior.safetensors"))
+            made.outputs[0].write_bytes(model.encode())
+            made.metrics = {"validation": {"acc": 0.2 - weight}}
     return runs_folder / "demo"
 
 

@@ -95,10 +95,10 @@ def test_a_base_is_whole_and_can_be_read_again(study, base, words):
 
 
 def test_what_others_are_trained_after_is_taken_as_it_is(study, base):
-    refined = study.make_arm(base, REFINED, None, 0)
+    refined = study.make_arm(base, finetuning.finetuning(study.track, REFINED, None, 0))
     before = stamp(base), stamp(refined)
     again = study.make_base(study.start(), again=False)
-    arm = study.make_arm(again, REFINED, None, 0, again=False)
+    arm = study.make_arm(again, finetuning.finetuning(study.track, REFINED, None, 0), again=False)
     assert (stamp(again), stamp(arm)) == before and arm.metrics == refined.metrics
     # How often a training is kept on the way changes nothing.
     same = with_training(study, checkpoint_every=3)
@@ -121,8 +121,8 @@ def test_other_settings_are_another_training(study, base, change):
 
 
 def test_an_arm_goes_on_from_its_base(study, base):
-    control = study.make_arm(base, LossWeights(), None, 0)
-    refined = study.make_arm(base, REFINED, None, 0)
+    control = study.make_arm(base, finetuning.finetuning(study.track, LossWeights(), None, 0))
+    refined = study.make_arm(base, finetuning.finetuning(study.track, REFINED, None, 0))
     assert [run.dir.parts[-2] for run in (control, refined)] == ["mdm-ft", "mdm-acc0.5"]
     record = runs.require_run(study.track.name, "mdm-acc0.5", finetuning.STAGE)
     trained_on = runs.input_hash(study.track.name, "mdm", finetuning.STAGE)

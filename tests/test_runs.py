@@ -13,9 +13,11 @@ STAGE = "02_finetuning"
 
 
 def finished(content=b"weights", model="mdm", metrics=None, **params):
-    run = runs.open_run("demo", model, STAGE, params, {"corpus": "1" * 64})
-    run.path("weights.bin").write_bytes(content)
-    return run.finish(metrics or {"loss": 1.0}, [run.path("weights.bin")])
+    with runs.record("demo", model, STAGE, params, {"corpus": "1" * 64}) as run:
+        run.path("weights.bin").write_bytes(content)
+        run.outputs.append(run.path("weights.bin"))
+        run.metrics = metrics or {"loss": 1.0}
+    return run
 
 
 def test_a_finished_run_is_read_back(runs_folder):

@@ -27,7 +27,6 @@ from t2imu_utils.analysis.har import (
 )
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import write_table
 from t2imu_utils.imu.phone import measured, read_sensor_model
 from t2imu_utils.motion.corpus import MotionClip, write_corpus
 from t2imu_utils.motion.features import features_to_joints
@@ -260,19 +259,18 @@ def track(tiny, runs_folder):
     )
     clips = [MotionClip(f"t{i}", shaking(0.01, i), ["a person moves"], "1") for i in range(32)]
     names = [clip.name for clip in clips]
-    run = runs.open_run("small", runs.SHARED, data.STAGE, {}, {})
-    write_corpus(run.path("corpus"), clips, {"train": names})
-    categories = pd.DataFrame({"name": names, "category": TOLD * 16})
-    written = [write_table(run.path("categories.parquet"), categories)]
     real = readings(range(4), ["climbing up", "walking"] * 2)
     real = Clips(real.table.rename(columns={"body": "subject"}), real.arrays, real.meta)
-    run.finish({}, [run.path("corpus"), *written, *real.save(run.path("recordings"))])
-    run = runs.open_run("small", "mdm", har.SENSORS, {"sensor_model": None}, {})
-    run.finish({}, readings(NUMBERS, ASKED).save(run.path("imu")))
+    with runs.record("small", runs.SHARED, data.STAGE, {}, {}) as run:
+        write_corpus(run.path("corpus"), clips, {"train": names})
+        run.save("categories", pd.DataFrame({"name": names, "category": TOLD * 16}))
+        run.save("recordings", real)
+    with runs.record("small", "mdm", har.SENSORS, {"sensor_model": None}, {}) as run:
+        run.save("imu", readings(NUMBERS, ASKED))
     rows = [{"activity": a, "motion": n} for a, n in zip(ASKED, NUMBERS, strict=True)]
     joints = [features_to_joints(shaking(s, 50 + n)) for n, s in zip(NUMBERS, SHAKEN, strict=True)]
-    run = runs.open_run("small", "mdm", "03_smpl_fitting", {}, {})
-    run.finish({}, Clips.from_list(rows, {"joints": joints}).save(run.path("motions")))
+    with runs.record("small", "mdm", "03_smpl_fitting", {}, {}) as run:
+        run.save("motions", Clips.from_list(rows, {"joints": joints}))
     return track
 
 
@@ -319,7 +317,7 @@ def test_errors_of_a_phone_are_added_once(track):
     worn = measured(data.load_imu(track, "mdm"), read_sensor_model("phone"))
     found = synthetic_windows(track, "mdm", phone)
     assert (found.x[0] == worn[0]["acc"][:40].reshape(40, 6)).all()
-    run = runs.open_run("small", "mdm", har.SENSORS, {"sensor_model": {"acc_noise": 1}}, {})
-    run.finish({}, readings(NUMBERS, ASKED).save(run.path("imu")))
+    with runs.record("small", "mdm", har.SENSORS, {"sensor_model": {"acc_noise": 1}}, {}) as run:
+        run.save("imu", readings(NUMBERS, ASKED))
     with pytest.raises(InputError, match="those of a sensor model"):
         synthetic_windows(track, "mdm", phone)

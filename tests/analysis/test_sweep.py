@@ -10,14 +10,16 @@ from t2imu_utils.analysis import har, lacc, motions, signals, sweep
 from t2imu_utils.analysis.motions import PARTS
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import write_table
 from t2imu_utils.tracks import load_track
 
 CATEGORY = pd.Series({"a": "walking", "b": "jumping", "c": "sitting"})
 
 
-def finish(track, model, stage, metrics, outputs=()):
-    return runs.open_run(track.name, model, stage, {}, {}).finish(metrics, outputs)
+def finish(track, model, stage, metrics, **outputs):
+    with runs.record(track.name, model, stage, {}, {}) as run:
+        run.metrics = metrics
+        for name, content in outputs.items():
+            run.save(name, content)
 
 
 @pytest.fixture
@@ -34,8 +36,7 @@ def grid(tiny, runs_folder, monkeypatch):
     acc = np.array([0.5, 1.0, 3.0, 99.0])
     table = pd.DataFrame({"clip": list("abcc"), "estimate": ["model"] * 3 + ["gaussian"]})
     table = table.assign(acc=acc, simple=acc, acc_joints=acc)
-    run = runs.open_run(tiny.name, "mdm", sweep.LOSSES, {}, {})
-    run.finish({"acc": 3.0}, [write_table(run.path("losses.parquet"), table)])
+    finish(tiny, "mdm", sweep.LOSSES, {"acc": 3.0}, losses=table)
     moved = pd.DataFrame({"model": ["mdm"], "category": "all", "n": 3})
     moved["mean_abs_acceleration"] = 3.5
     means = pd.DataFrame({"mdm": {"acc": 1.0}}).T

@@ -9,7 +9,7 @@ from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fit_summary, fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import sha256, write_table
+from t2imu_utils.files import sha256
 from t2imu_utils.models.exported import POSE
 from t2imu_utils.motion.exports import read_exports
 from t2imu_utils.tracks import OPEN_BODY, TRACKS, load_track
@@ -38,8 +38,8 @@ def root(tmp_path, runs_folder, monkeypatch):
     monkeypatch.setenv("T2IMU_DATA", str(tmp_path / "raw"))
     requests = pd.DataFrame({"activity": ["walking", "sitting", "running", "walking"]})
     requests = requests.assign(prompt=PROMPTS, frames=60, seed=range(4))
-    run = runs.open_run("mine", runs.SHARED, "01_prompt_generation", {}, {})
-    run.finish({}, [write_table(run.path("requests.parquet"), requests)])
+    with runs.record("mine", runs.SHARED, "01_prompt_generation", {}, {}) as run:
+        run.save("requests", requests)
     return tmp_path / "raw"
 
 

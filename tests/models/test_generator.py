@@ -121,21 +121,21 @@ def test_training_moves_the_weights_and_tells_its_losses(study, trained, setting
 
 
 def test_what_is_kept_comes_back_as_it_was(study, prior, words):
-    run = runs.open_run(study.track.name, study.name, arms.STAGE, {}, {})
+    folder = runs.run_dir(study.track.name, study.name, arms.STAGE)
     prior.velocity_weight = [float(joint) for joint in range(22)]
-    files = study.generator.save(run.path(arms.PRIOR), prior)
-    assert run.path(arms.PRIOR) in files and all(path.is_file() for path in files)
-    assert {path.name for path in run.dir.iterdir()} == {path.name for path in files}
+    files = study.generator.save(folder / arms.PRIOR, prior)
+    assert folder / arms.PRIOR in files and all(path.is_file() for path in files)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in files}
     for encoder in (None, words):
-        loaded = study.generator.load(run.path(arms.PRIOR), encoder)
+        loaded = study.generator.load(folder / arms.PRIOR, encoder)
         assert type(loaded) is type(prior) and not differing(loaded, prior)
         for one, other in zip(made(study, loaded), made(study, prior), strict=True):
             np.testing.assert_array_equal(one, other)
         assert study.generator.network(loaded) == study.generator.network(prior)
         assert len(loaded.history) == 1 and loaded.velocity_weight == prior.velocity_weight
     # Written over, as an arm that is trained again.
-    study.generator.save(run.path(arms.PRIOR), study.start())
-    assert differing(study.generator.load(run.path(arms.PRIOR)), prior)
+    study.generator.save(folder / arms.PRIOR, study.start())
+    assert differing(study.generator.load(folder / arms.PRIOR), prior)
 
 
 def test_motions_are_as_long_as_was_asked_and_follow_their_seed(study, prior):

@@ -12,7 +12,6 @@ import nbformat
 import pytest
 import yaml
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
 from t2imu_utils import arms, runs
@@ -35,27 +34,26 @@ def write_track(folder: Path, name: str, like: str, changes: dict) -> Path:
 @contextmanager
 def one_kernel() -> Iterator[None]:
     """All notebooks within run in one kernel, each in an empty namespace."""
-    isolated = runner.isolated_kernel
-    with isolated(runs.ROOT) as manager, pytest.MonkeyPatch.context() as patch:
-        # `isolated` closes the channels of all clients at the end; a notebook's close with it.
-        made = manager.client
+    manager = runner.OwnKernel(kernel_name=runner.KERNEL)
+    shutdown, cleanup = manager.shutdown_kernel, manager.cleanup_resources
 
-        @contextmanager
-        def emptied(cwd: Path, timeout: float = 120.0) -> Iterator[AsyncKernelManager]:
-            clients: list[AsyncKernelClient] = []
+    async def kept(**_) -> None:
+        """A notebook's end is not the kernel's."""
 
-            def client(**options) -> AsyncKernelClient:
-                clients.append(made(**options))
-                return clients[-1]
+    class Emptied(runner.OwnKernel):
+        def __new__(cls, **_):
+            run_sync(_empty)(manager.client())
+            return manager
 
-            manager.client = client
-            run_sync(_empty)(made())
-            yield manager
-            for each in clients:
-                each.stop_channels()
-
-        patch.setattr(runner, "isolated_kernel", emptied)
-        yield
+    manager.shutdown_kernel = manager.cleanup_resources = kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "OwnKernel", Emptied)
+        run_sync(manager.start_kernel)(cwd=str(runs.ROOT))
+        try:
+            yield
+        finally:
+            run_sync(shutdown)()
+            run_sync(cleanup)()
 
 
 async def _empty(client: AsyncKernelClient) -> None:

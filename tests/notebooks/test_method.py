@@ -105,7 +105,7 @@ def test_a_changed_loss_is_trained_with(name, tiny, words, clips, runs_folder, l
     base = study.make_base(study.start())
 
     def ends(**given):
-        run = study.make_arm(base, LossWeights(**given), None, 0)
+        run = study.make_arm(base, arms.finetuning(tiny, LossWeights(**given), None, 0))
         model = arms.load_model(tiny, run.dir.parent.name)
         network = model.rvq if name == "momask" else model.model
         return torch.cat([p.flatten() for p in network.parameters()]).detach(), run
