@@ -34,7 +34,7 @@ from t2imu_utils.motion.features import (
 )
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, both_sides, weighted_joints
-from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below
+from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below, implausible
 
 FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
 AMC_RATE = 120.0  # Hz; AMC files do not tell
@@ -525,8 +525,6 @@ def _load(
     sources: Sources, trial: str, seen: dict[str, str], skipped: list[Skipped]
 ) -> Take | None:
     """A trial in the best form that can be read; None where none can, or where it was `seen`."""
-    from t2imu_utils.motion.open_corpus import implausible  # which imports this module
-
     for form in FORMS:
         if form not in sources.trials[trial]:
             continue
@@ -535,7 +533,7 @@ def _load(
         except InputError as error:
             skipped.append(Skipped(f"{trial} ({form})", str(error)))
             continue
-        if fault := implausible(recording):
+        if fault := implausible(recording.joints):
             skipped.append(Skipped(f"{trial} ({form})", fault))
             continue
         # Some trials of the database are the same recording under two numbers.

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.skeleton import JOINTS, MIRROR, check_joints
+from t2imu_utils.motion.skeleton import JOINTS, MIRROR, bone_lengths, check_joints
 
 # How a motion came about: as recorded, or made from recordings.
 MADE = ("recorded", "mirrored", "reversed", "held", "composed")
@@ -26,6 +26,8 @@ UPRIGHT = 0.95
 WALKING_SPEEDS = (0.6, 1.8)  # m/s
 MAX_BYTES = 2**28  # of a member of an archive: a guard against those that explode
 MIN_STANDING = 20.0  # s of quiet standing that a source is judged by alone
+HEIGHT = (1.4, 2.1)  # m
+BONE_CHANGE = 0.03  # largest standard deviation of a recorded bone's length, as a share of it
 
 _HIPS, _SHOULDERS, _KNEES, _ANKLES, _TOES, _COLLARS = (
     [JOINTS.index(f"{side}_{name}") for side in ("left", "right")]
@@ -35,6 +37,9 @@ _MIDDLE = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "spine3", "ne
 _ARMS = [
     JOINTS.index(f"{side}_{name}") for name in ("elbow", "wrist") for side in ("left", "right")
 ]
+
+
+_LIMBS = [*_KNEES, *_ANKLES, *_ARMS[:2]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +282,26 @@ def _steepness(
 def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, " T"]:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-9)
+
+
+def body_height(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """Height in the joints' unit, metres, from the sole to the top of the head along the bones."""
+    # Ankles are 8 cm up and heads 18 cm high where the bones between them are 1.45 m long.
+    along = bone_lengths(joints).mean(axis=0)[[4, 7, 3, 6, 9, 12, 15]].sum()
+    return float(along + 0.08 + 0.18)
+
+
+def implausible(joints: Float[np.ndarray, "T 22 3"], most: float = BONE_CHANGE) -> str:
+    """Why joints in metres are no person's: their height, or bones that change; "" if they may be.
+
+    most: standard deviation of a limb's length, as a share of it.
+    """
+    lengths = bone_lengths(joints)
+    change = (lengths.std(0) / np.maximum(lengths.mean(0), 1e-6))[_LIMBS].max()
+    if change > most:
+        return f"bones whose length changes by {change:.0%}"
+    height = body_height(joints)
+    return "" if HEIGHT[0] <= height <= HEIGHT[1] else f"a body of {height:.2f} m"
 
 
 # A joint that moves faster is a tracking error: 0.12 m per frame at 120 Hz. Kicks and punches of

@@ -22,6 +22,7 @@ from t2imu_utils.motion.exports import (
     read_number,
 )
 from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
+from t2imu_utils.motion.takes import body_height
 
 # SOMA's joints as Kimodo's skeleton of 77 lists them; that of 30 leaves out what it does not move.
 FINGERS = [
@@ -274,8 +275,7 @@ def test_rates_below_twenty_are_left_out(tmp_path, body):
 def test_units_that_are_not_metres(tmp_path, body, unit, size):
     np.save(tmp_path / "x.npy", size * wave(body, 20, 1.0))
     message = refusal(tmp_path, rate=20, up="y")
-    legs = body[0][4] + body[0][7]
-    assert f"legs of {size * legs:.3g} from hip to ankle, as in {unit}" in message
+    assert "a body of 1" in message and f"as in {unit}" in message
     assert f"Pass scale={1 / size:g}." in message
     joints, _, _ = one(tmp_path, rate=20, up="y", scale=1 / size)
     np.testing.assert_allclose(joints, wave(body, 20, 1.0), atol=1e-6)
@@ -291,6 +291,18 @@ def test_low_hips_are_no_wrong_unit(tmp_path, body):
     assert "as in" not in refusal(tmp_path, rate=20, up="y")
 
 
+def test_bodies_of_no_person_are_refused_with_their_size(tmp_path, body):
+    moving = wave(body, 20, 1.0)
+    for size in (0.75, 1.35):  # of somebody 1.63 m tall
+        np.save(tmp_path / "x.npy", size * moving)
+        height = body_height(size * moving)
+        assert f"a body of {height:.2f} m" in refusal(tmp_path, rate=20, up="y")
+    lower = [JOINTS.index(name) for name in ("left_ankle", "left_foot")]
+    moving[::2, lower, 1] -= 0.15
+    np.save(tmp_path / "x.npy", moving)
+    assert "bones whose length changes by 1" in refusal(tmp_path, rate=20, up="y")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -299,7 +311,7 @@ def test_low_hips_are_no_wrong_unit(tmp_path, body):
         (np.zeros((22, 3, 60)), "(22, 3, 60)"),
         (np.zeros((0, 22, 3)), "x.npy"),
         (np.zeros((2, 22, 3)), "2 frame(s); expected at least 3 frames"),
-        (np.zeros((60, 22, 3)), "legs of 0 from hip to ankle"),
+        (np.zeros((60, 22, 3)), "a body of 0.26 m"),
         (np.full((60, 22, 3), np.inf), "NaN or infinity at frame 0, joint pelvis"),
         (np.zeros((60, 22, 3), complex), "elements of type complex128"),
         (np.zeros((60, 22, 3), "U4"), "elements of type <U4"),

@@ -17,6 +17,7 @@ from t2imu_utils.motion.takes import (
     Take,
     clean,
     glitches,
+    implausible,
     standing,
     straight_walking,
     t_poses,
@@ -283,3 +284,11 @@ def test_broken_joints_are_refused():
     joints[3, JOINTS.index("head")] = np.nan
     with pytest.raises(InputError, match="head"):
         clean(joints, HERTZ, 1.0)
+
+
+def test_bodies_of_no_person_are_refused(body):
+    joints = np.repeat(body[1][None], 40, axis=0)
+    assert implausible(joints) == ""
+    assert implausible(2 * joints).endswith(" m")
+    joints[::2, [7, 10], 1] -= 0.05
+    assert "bones" in implausible(joints) and implausible(joints, 0.1) == ""
