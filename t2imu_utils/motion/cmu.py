@@ -33,7 +33,7 @@ from t2imu_utils.motion.features import (
     processed_to_features,
 )
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, both_sides, weighted_joints
+from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, joint_weights, weighted_joints
 from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below, implausible
 
 FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
@@ -45,46 +45,20 @@ _MEMBER = re.compile(r"(?:^|/)(?:(?P<trial>\d+_\d+)\.(?P<form>bvh|amc)|(?P<subje
 
 # Each of the 22 joints as a weighted mean of joints (BVH) or bone ends (ASF). The BVH hip lies
 # below the thighs, so the pelvis is set 0.45 of the way from their middle to the abdomen.
-JOINTS_FROM_BVH = both_sides(
-    {
-        "pelvis": {"lThigh": 0.275, "rThigh": 0.275, "abdomen": 0.45},
-        "spine1": {"abdomen": 1},
-        "spine2": {"abdomen": 0.5, "chest": 0.5},
-        "spine3": {"chest": 1},
-        "neck": {"neck": 1},
-        "head": {"head": 1},
-    },
-    {
-        "hip": {"<>Thigh": 1},
-        "knee": {"<>Shin": 1},
-        "ankle": {"<>Foot": 1},
-        "foot": {"<>Foot.end": 1},
-        "collar": {"<>Collar": 1},
-        "shoulder": {"<>Shldr": 1},
-        "elbow": {"<>ForeArm": 1},
-        "wrist": {"<>Hand": 1},
-    },
-)
-JOINTS_FROM_ASF = both_sides(
-    {
-        "pelvis": {"root": 1},
-        "spine1": {"lowerback": 1},
-        "spine2": {"lowerback": 0.5, "upperback": 0.5},
-        "spine3": {"upperback": 1},
-        "neck": {"lowerneck": 1},
-        "head": {"upperneck": 1},
-    },
-    {
-        "hip": {"<>hipjoint": 1},
-        "knee": {"<>femur": 1},
-        "ankle": {"<>tibia": 1},
-        "foot": {"<>foot": 1},
-        "collar": {"thorax": 0.7, "<>clavicle": 0.3},
-        "shoulder": {"<>clavicle": 1},
-        "elbow": {"<>humerus": 1},
-        "wrist": {"<>radius": 1},
-    },
-)
+JOINTS_FROM_BVH = joint_weights(
+    "lr",
+    pelvis="0.275 lThigh + 0.275 rThigh + 0.45 abdomen", spine1="abdomen",
+    spine2="0.5 abdomen + 0.5 chest", spine3="chest", neck="neck", head="head", hip="<>Thigh",
+    knee="<>Shin", ankle="<>Foot", foot="<>Foot.end", collar="<>Collar", shoulder="<>Shldr",
+    elbow="<>ForeArm", wrist="<>Hand",
+)  # fmt: skip
+JOINTS_FROM_ASF = joint_weights(
+    "lr",
+    pelvis="root", spine1="lowerback", spine2="0.5 lowerback + 0.5 upperback", spine3="upperback",
+    neck="lowerneck", head="upperneck", hip="<>hipjoint", knee="<>femur", ankle="<>tibia",
+    foot="<>foot", collar="0.7 thorax + 0.3 <>clavicle", shoulder="<>clavicle",
+    elbow="<>humerus", wrist="<>radius",
+)  # fmt: skip
 
 
 @dataclass

@@ -46,8 +46,8 @@ from t2imu_utils.motion.features import MIN_FRAMES
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import (
     RATE,
-    both_sides,
     check_joints,
+    joint_weights,
     weighted_joints,
 )
 from t2imu_utils.motion.takes import HEIGHT, implausible
@@ -85,28 +85,13 @@ BVH_JOINTS = {
     "CMU": JOINTS_FROM_BVH,
     "Bandai-Namco": JOINTS_FROM_BANDAI,
     "ReActIdle": JOINTS_FROM_REACTIDLE,
-    "Mixamo": both_sides(
-        {
-            "pelvis": {"Hips": 1},
-            "spine1": {"Spine": 1},
-            "spine2": {"Spine1": 1},
-            "spine3": {"Spine2": 1},
-            "neck": {"Neck": 1},
-            "head": {"Head": 1},
-        },
-        {
-            "hip": {"<>UpLeg": 1},
-            "knee": {"<>Leg": 1},
-            "ankle": {"<>Foot": 1},
-            "foot": {"<>ToeBase": 1},
-            "collar": {"<>Shoulder": 1},
-            "shoulder": {"<>Arm": 1},
-            "elbow": {"<>ForeArm": 1},
-            "wrist": {"<>Hand": 1},
-        },
+    "Mixamo": joint_weights(
         ("Left", "Right"),
+        pelvis="Hips", spine1="Spine", spine2="Spine1", spine3="Spine2", neck="Neck", head="Head",
+        hip="<>UpLeg", knee="<>Leg", ankle="<>Foot", foot="<>ToeBase", collar="<>Shoulder",
+        shoulder="<>Arm", elbow="<>ForeArm", wrist="<>Hand",
     ),
-}
+}  # fmt: skip
 
 # As `takes.BONE_CHANGE`, of motions that are made: bones of good samples change by up to 6 %.
 BONE_CHANGE = 0.1

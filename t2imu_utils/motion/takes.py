@@ -1,19 +1,21 @@
 """One form for recorded motion of every source: upright, and without what is no motion."""
 
+import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
-from t2imu_utils.errors import InputError
+from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.skeleton import JOINTS, MIRROR, bone_lengths, check_joints
 
 # How a motion came about: as recorded, or made from recordings.
@@ -118,6 +120,39 @@ def files_below(folder: Path) -> list[Source]:
                 path, f"no zip archive ({error})", "a zip", "Fetch it again."
             ) from error
     return found
+
+
+def read_files(
+    folder: Path,
+    name: re.Pattern[str],
+    parse: Callable[[str, str], Any],
+    skipped: list[Skipped],
+) -> Iterator[tuple[re.Match[str], Any]]:
+    """Match and content of every file below a folder or in its zips whose path `name` finds.
+
+    Args:
+        name: its first group is the recording; of one that is there twice the first is taken.
+        parse: makes the content of a file's text and of its path, which errors name.
+        skipped: files that cannot be parsed are added here.
+
+    Raises:
+        InputError: no file can be read.
+    """
+    read = set()
+    for source in files_below(folder):
+        match = name.search(source.name)
+        if match is None or match[1] in read:
+            continue
+        try:
+            content = parse(source.read(), str(source))
+        except InputError as error:
+            skipped.append(Skipped(match[1], str(error)))
+            continue
+        read.add(match[1])
+        yield match, content
+    if not read:
+        expected, remedy = "a file that can be read", "Fetch the set, or set T2IMU_DATA."
+        raise InputError(folder, f"none of {name.pattern}", expected, remedy)
 
 
 @dataclass(frozen=True)
