@@ -12,7 +12,6 @@ from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
-from tests.body.test_amass import BUILT, REASONS, write_inputs
 
 
 @pytest.fixture
@@ -128,25 +127,6 @@ def test_what_is_in_the_way_of_a_download_is_told(folder, monkeypatch):
     answer = run("data", "fetch", "mhealth", code=2)
     assert "wrong: mhealth+dataset.zip is no whole archive" in answer.stdout
     assert f"Move what is in {folder}/mhealth away and fetch again." in answer.stderr
-
-
-def test_humanml3d_is_built_from_amass(folder):
-    write_inputs(folder)
-    (folder / "humanml3d").mkdir()
-    for path in (folder / "index.csv", folder / "texts", *folder.glob("*.txt")):
-        path.rename(folder / "humanml3d" / path.name)
-    output = run("data", "build-humanml3d", code=1).output
-    assert f"{len(BUILT)} clips built, 0 there already" in output
-    assert "not built: 1 × reversed frame range" in output
-    told = (folder / "humanml3d" / "not_built.csv").read_text()
-    assert all(name in told for name in REASONS)
-    again = run("data", "build-humanml3d", code=1).output
-    assert f"0 clips built, {len(BUILT)} there already" in again
-
-
-def test_a_build_without_amass_says_where_it_belongs(folder):
-    output = run("data", "build-humanml3d", code=2).output
-    assert f"{folder}/amass" in output and "amass.is.tue.mpg.de" in output
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 
-from t2imu_utils.body.amass import RENAMED
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.inputs import (
@@ -103,12 +102,6 @@ def test_every_input_says_what_a_newcomer_needs():
     named = {n for c in REGISTRY.corpora.values() for n in [*c.required, *c.optional]}
     named |= {n for c in REGISTRY.corpora.values() for choice in c.either for n in choice}
     assert named <= set(REGISTRY.inputs)
-
-
-def test_names_of_subsets_are_those_that_the_build_reads():
-    alternatives = [name.split(" | ") for name in REGISTRY.inputs["amass"].names]
-    folders = [[path.split("/")[0] for path in paths] for paths in alternatives]
-    assert len(folders) == 18 and {f[0]: f[1] for f in folders if len(f) > 1} == RENAMED
 
 
 def test_a_damaged_registry_is_told(tmp_path):

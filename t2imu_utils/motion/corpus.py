@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,9 @@ from t2imu_utils.files import beside
 from t2imu_utils.motion.features import (
     MIN_FRAMES,
     RATE,
-    Convention,
     Normaliser,
     check_features,
-    features_to_all_joints,
     features_to_joints,
-    joints_to_features,
-    mirror_joints,
     statistics,
 )
 
@@ -76,23 +72,6 @@ def mirror_caption(caption: str) -> str:
         return twin.capitalize() if word[0].isupper() else twin
 
     return _SWAPPED_WORD.sub(swap, caption)
-
-
-def mirrored(
-    clip: MotionClip,
-    joints: Float[np.ndarray, "T+1 22 3"] | None = None,
-    convention: Convention = "clean",
-) -> MotionClip:
-    """The clip seen in a mirror, named "M" + name, of the same length.
-
-    Features cannot be mirrored themselves, since the heading is taken from the joints: those are
-    recovered from the features, unless the `joints` that the features were computed from are given
-    (metres, on the body they are to keep). `convention` is the one the features were computed with.
-    """
-    joints = features_to_all_joints(clip.features) if joints is None else joints
-    features = joints_to_features(mirror_joints(joints), convention=convention)
-    captions = [mirror_caption(caption) for caption in clip.captions]
-    return replace(clip, name=f"M{clip.name}", features=features, captions=captions)
 
 
 def write_corpus(
