@@ -9,9 +9,8 @@ in most files, this is the same as adding them.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,23 +151,8 @@ def _hierarchy(take: Callable[[], str]) -> tuple[list, list, list, list]:
     return names, parents, offsets, channels
 
 
-def joint_positions(bvh: Bvh, names: Sequence[str] | None = None) -> Float[np.ndarray, "T N 3"]:
-    """Global positions of joints and end sites by forward kinematics, in the file's unit.
-
-    Args:
-        names: which of ``bvh.names``, in the order wanted; all when None.
-
-    Raises:
-        InputError: a name that the hierarchy does not have.
-    """
-    wanted = bvh.names if names is None else tuple(names)
-    if unknown := [name for name in wanted if name not in bvh.names]:
-        raise InputError(
-            "BVH hierarchy",
-            f"no joint {', '.join(map(repr, unknown))}",
-            f"joints among {', '.join(bvh.names)}",
-            "The file follows another naming of joints.",
-        )
+def joint_positions(bvh: Bvh) -> dict[str, Float[np.ndarray, "T 3"]]:
+    """Global positions of all joints and end sites by name, in the file's unit."""
     columns = iter(bvh.values.T)
     positions, rotations = [], []
     for parent, offset, channels in zip(bvh.parents, bvh.offsets, bvh.channels, strict=True):
@@ -187,7 +171,7 @@ def joint_positions(bvh: Bvh, names: Sequence[str] | None = None) -> Float[np.nd
             turn = rotations[parent] * turn
         positions.append(position)
         rotations.append(turn)
-    return np.stack([positions[bvh.names.index(name)] for name in wanted], axis=1)
+    return dict(zip(bvh.names, positions, strict=True))
 
 
 # Each of the 22 joints as a weighted mean of the set's own. All recordings have one skeleton, whose
@@ -215,7 +199,7 @@ def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
     skipped: list[Skipped] = []
     for match, bvh in read_files(folder / "bandai", _BANDAI_FILE, parse_bvh, skipped):
         trial, number, content, style = match.groups()
-        joints = weighted_joints(JOINTS_FROM_BANDAI, partial(joint_positions, bvh))
+        joints = weighted_joints(JOINTS_FROM_BANDAI, joint_positions(bvh))
         # A few names say the wrong side, and a few walkers turn again.
         side = {"left": 1, "right": -1}.get(content.removeprefix("walk-turn-"))
         if side and not TURNS[0] < side * (turned := turned_left(joints)) < TURNS[1]:
@@ -260,7 +244,7 @@ def read_reactidle(folder: Path) -> tuple[list[Take], list[Skipped]]:
     skipped: list[Skipped] = []
     for match, bvh in read_files(folder / "reactidle", _REACTIDLE_FILE, parse_bvh, skipped):
         trial, subject, kind = match.groups()
-        joints = weighted_joints(JOINTS_FROM_REACTIDLE, partial(joint_positions, bvh))
+        joints = weighted_joints(JOINTS_FROM_REACTIDLE, joint_positions(bvh))
         floor = np.median(joints[..., 1].min(axis=1))
         scale = HEAD_HEIGHT / (np.median(joints[:, JOINTS.index("head"), 1]) - floor)
         joints = scale * (joints - [0, floor, 0])

@@ -23,7 +23,6 @@ import zipfile
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -362,7 +361,7 @@ def _read_bvh(path: Path) -> _Motion:
     bvh = replace(bvh, names=tuple(names))
     for mapping in BVH_JOINTS.values():
         if all(name in names for weights in mapping.values() for name in weights):
-            joints = weighted_joints(mapping, partial(joint_positions, bvh))
+            joints = weighted_joints(mapping, joint_positions(bvh))
             return _Motion(joints, "bvh", NOT_KNOWN, bvh.rate, None)
     raise InputError(
         f"{path}: HIERARCHY", f"joints {', '.join(bvh.names)}",

@@ -1,6 +1,6 @@
 """The 22-joint skeleton of SMPL and HumanML3D: names, tree, rest directions, left and right."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -97,10 +97,16 @@ def joint_weights(letters: Sequence[str], **sums: str) -> dict[str, dict[str, fl
 
 
 def weighted_joints(
-    mapping: Mapping[str, Mapping[str, float]],
-    positions: Callable[[Sequence[str]], Float[np.ndarray, "T N 3"]],
+    mapping: Mapping[str, Mapping[str, float]], positions: Mapping[str, Float[np.ndarray, "T 3"]]
 ) -> Float[np.ndarray, "T 22 3"]:
-    """The 22 joints as weighted means of the source's own, which `positions` gives by name."""
+    """The 22 joints as weighted means of the source's own.
+
+    Raises:
+        InputError: the source has not all the joints of `mapping`.
+    """
     names = sorted({name for weights in mapping.values() for name in weights})
+    if lost := [name for name in names if name not in positions]:
+        remedy = "The file follows another naming of joints."
+        raise InputError("skeleton", f"no joint {', '.join(lost)}", ", ".join(positions), remedy)
     weights = np.array([[mapping[joint].get(name, 0.0) for name in names] for joint in JOINTS])
-    return np.einsum("jn,tnc->tjc", weights, positions(names))
+    return np.einsum("jn,tnc->tjc", weights, np.stack([positions[n] for n in names], axis=1))

@@ -88,12 +88,12 @@ def test_other_folders_are_not_overwritten(tmp_path):
         ({"features": noise(60, 0) * np.nan}, SPLITS, "frame 0, channel 0"),
         ({"captions": []}, SPLITS, "captions"),
         ({"captions": ["a #1 dance"]}, SPLITS, "#"),
-        ({"name": "../a"}, SPLITS, "file name"),
-        ({"name": "b"}, SPLITS, "two clips"),
+        ({"name": "../a"}, SPLITS, "a name of its own"),
+        ({"name": "b"}, SPLITS, "a name of its own"),
         ({}, {"test": ["a"]}, "train"),
-        ({}, SPLITS | {"val": ["x"]}, "unknown clip x"),
-        ({}, SPLITS | {"test": ["a"]}, "in train too"),
-        ({}, SPLITS | {"test_trials": ["b"]}, "in train too"),
+        ({}, SPLITS | {"val": ["x"]}, "val: found x"),
+        ({}, SPLITS | {"test": ["a"]}, "test: found a"),
+        ({}, SPLITS | {"test_trials": ["b"]}, "test_trials: found b"),
     ],
 )
 def test_bad_corpora_are_not_written(tmp_path, change, splits, word):

@@ -4,18 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
-
-from click.testing import CliRunner
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.inputs import load_registry
 from t2imu_utils.motion.features import CONTACTS, features_to_joints, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS, RAW_OFFSETS, bone_lengths, bone_offsets
+from tests.motion.conftest import LENGTHS, posed
 from tools import build_humanml3d as tool
 from tools.build_humanml3d import amass_joints, build_humanml3d, clip_joints, load_smplh
-from tests.motion.conftest import LENGTHS, posed
 
 # Three joints a finger, five fingers a hand, left before right.
 FINGERS = [
