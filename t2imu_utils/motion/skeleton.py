@@ -107,6 +107,7 @@ def weighted_joints(
     names = sorted({name for weights in mapping.values() for name in weights})
     if lost := [name for name in names if name not in positions]:
         remedy = "The file follows another naming of joints."
-        raise InputError("skeleton", f"no joint {', '.join(lost)}", ", ".join(positions), remedy)
+        found = f"no joint {', '.join(map(repr, lost))}"
+        raise InputError("skeleton", found, f"joints among {', '.join(positions)}", remedy)
     weights = np.array([[mapping[joint].get(name, 0.0) for name in names] for joint in JOINTS])
     return np.einsum("jn,tnc->tjc", weights, np.stack([positions[n] for n in names], axis=1))
