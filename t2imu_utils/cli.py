@@ -6,7 +6,6 @@ An `InputError` is shown as its message, with exit code 2.
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,40 +98,6 @@ def fetch(names, track, optional, dry_run, quiet):
     if failed:
         click.echo(f"Not fetched: {', '.join(failed)}", err=True)
         raise SystemExit(2)
-
-
-@data.command("build-humanml3d")
-@click.option(
-    "--target-clip",
-    type=FILE,
-    help="A published clip of new_joints, whose body all motions get if 000021 is not to be built.",
-)
-def build(target_clip):
-    """Build HumanML3D's features from AMASS, SMPL+H and HumanAct12.
-
-    What is there already stays, so an interrupted build goes on. What could not be built is told
-    by reason, and clip by clip in not_built.csv.
-    """
-    # Reads body models: too slow a start for the other commands.
-    from t2imu_utils.body.amass import build_humanml3d
-    from t2imu_utils.motion.corpus import read_array
-    from t2imu_utils.motion.humanml3d import integrity
-    from t2imu_utils.motion.skeleton import bone_offsets
-
-    root = data_root()
-    folder = root / "humanml3d"
-    offsets = bone_offsets(read_array(target_clip)[0]) if target_clip else None
-    places = root / "amass", root / "smplh", folder / "index.csv", folder / "texts", folder
-    done = build_humanml3d(*places, target_offsets=offsets)
-    table = pd.DataFrame([asdict(s) for s in done.skipped], columns=["name", "reason"])
-    table.to_csv(folder / "not_built.csv", index=False)
-    for remark in done.remarks:
-        click.echo(f"{remark.name}: {remark.reason}")
-    for reason, count in done.reasons.items():
-        click.echo(f"not built: {count} × {reason}")
-    click.echo(f"{len(done.built)} clips built, {len(done.kept)} there already, in {folder}")
-    click.echo(integrity(folder).to_string(index=False))
-    raise SystemExit(bool(len(table)))
 
 
 # Of parameters and metrics those that a list of runs shows.

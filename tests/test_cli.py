@@ -10,7 +10,6 @@ from t2imu_utils import inputs, runs
 from t2imu_utils.cli import main
 from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
-from tests.body.test_amass import BUILT, REASONS, write_inputs
 
 
 @pytest.fixture
@@ -59,18 +58,41 @@ def test_a_dry_run_names_addresses_and_places(folder):
     assert not folder.exists()
 
 
-def test_humanml3d_is_built_from_amass(folder):
-    write_inputs(folder)
-    (folder / "humanml3d").mkdir()
-    for path in (folder / "index.csv", folder / "texts", *folder.glob("*.txt")):
-        path.rename(folder / "humanml3d" / path.name)
-    output = run("data", "build-humanml3d", code=1).output
-    assert f"{len(BUILT)} clips built, 0 there already" in output
-    assert "not built: 1 × reversed frame range" in output
-    told = (folder / "humanml3d" / "not_built.csv").read_text()
-    assert all(name in told for name in REASONS)
-    again = run("data", "build-humanml3d", code=1).output
-    assert f"0 clips built, {len(BUILT)} there already" in again
+def test_what_cannot_be_fetched_is_explained(folder):
+    output = run("data", "fetch", "smpl").output
+    assert "1. Register at the page" in output and f"Its place: {folder}/smpl" in output
+
+
+def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder, monkeypatch):
+    asked = []
+
+    def fetch(entry, root, progress):
+        asked.append(entry.name)
+        if entry.name == "mhealth":
+            raise InputError("http://x", "status 404, Not Found", "the file", "It has moved.")
+        (root / entry.path).mkdir(parents=True)
+        names = [f"Protocol/subject10{n}.dat" for n in range(1, 10)]
+        with zipfile.ZipFile(root / entry.path / "pamap2.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, "")
+
+    monkeypatch.setattr(cli, "fetch_input", fetch)
+    answer = run("data", "fetch", "mhealth", "pamap2", code=2)
+    assert asked == ["mhealth", "pamap2"]
+    assert "Error: http://x: found status 404" in answer.stderr
+    assert "Not fetched: mhealth" in answer.stderr
+    text = answer.stdout
+    assert text.index("terms: CC BY 4.0; cite Reiss") < text.index("present: 9 of 9 subjects")
+    assert "there already: 9 of 9 subjects" in run("data", "fetch", "pamap2").output
+    assert asked == ["mhealth", "pamap2"]
+
+
+def test_what_is_in_the_way_of_a_download_is_told(folder, monkeypatch):
+    (folder / "mhealth").mkdir(parents=True)
+    (folder / "mhealth" / "mhealth+dataset.zip").write_bytes(b"PK\x03\x04 cut off")
+    answer = run("data", "fetch", "mhealth", code=2)
+    assert "wrong: mhealth+dataset.zip is no whole archive" in answer.stdout
+    assert f"Move what is in {folder}/mhealth away and fetch again." in answer.stderr
 
 
 @pytest.fixture

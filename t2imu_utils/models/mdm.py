@@ -39,7 +39,6 @@ from t2imu_utils.models.losses import LossWeights, motion_losses
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import STEP, Batch, Dataset, TrainConfig, prefix
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
-from t2imu_utils.motion.humanml3d import found_statistics
 from t2imu_utils.tracks import Count, Fraction, Section, data_root
 
 # The scale of the official examples.
@@ -744,13 +743,9 @@ def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
     places = ((folder, MEAN_STD), (folder, ("mean.npy", "std.npy")), (dataset, MEAN_STD))
     for place, names in places:
         if any((place / name).is_file() for name in names):
-            if place == dataset and len(found_statistics(dataset)) < len(names):
-                raise InputError(
-                    dataset, "not both of Mean.npy and Std.npy, or some computed with the build",
-                    "the published ones, which the weights were trained with",
-                    "Move these two away and run `t2imu data fetch humanml3d_texts`.",
-                )  # fmt: skip
             remedy = "Restore it from where the weights came."
+            if place == dataset:
+                remedy = "Run `t2imu data fetch humanml3d_texts`."
             found = checkpoints.read_statistics(place, remedy, names)
             return found, "humanml3d" if place == dataset else "beside the weights"
     raise InputError(

@@ -7,7 +7,6 @@ lies `length` along `direction`, which is given in the global frame of the rest 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,54 +183,28 @@ def parse_amc(text: str, skeleton: Asf, where: str | Path) -> dict[str, Float[np
 
 
 def bone_positions(
-    skeleton: Asf, motion: dict[str, Float[np.ndarray, "T D"]], names: Sequence[str] | None = None
-) -> Float[np.ndarray, "T B 3"]:
-    """Global positions in metres of the bone ends (of ``"root"``: its own position).
-
-    Args:
-        skeleton: from `parse_asf`.
-        motion: from `parse_amc`.
-        names: which bones, in the order wanted; all when None.
-
-    Raises:
-        InputError: a name that the skeleton does not have.
-    """
-    wanted = skeleton.bones if names is None else tuple(names)
-    if unknown := [name for name in wanted if name not in skeleton.bones]:
-        raise InputError(
-            "ASF skeleton",
-            f"no bone {', '.join(map(repr, unknown))}",
-            f"bones among {', '.join(skeleton.bones)}",
-            "The file follows another naming of bones.",
-        )
-    needed: set[int] = set()
-    for name in wanted:
-        bone = skeleton.bones.index(name)
-        while bone >= 0:
-            needed.add(bone)
-            bone = skeleton.parents[bone]
+    skeleton: Asf, motion: dict[str, Float[np.ndarray, "T D"]]
+) -> dict[str, Float[np.ndarray, "T 3"]]:
+    """Global positions in metres of the bone ends by name (of ``"root"``: its own position)."""
     frames = len(motion[ROOT])
-    rotations: dict[int, np.ndarray] = {}
-    positions: dict[int, np.ndarray] = {}
-    for bone in sorted(needed):
-        name, order, c = skeleton.bones[bone], skeleton.order[bone], skeleton.axes[bone]
-        if turning := skeleton.turn_order[bone]:
+    rotations: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    for name, parent, end, c, order, turning in zip(
+        skeleton.bones, skeleton.parents, skeleton.ends, skeleton.axes, skeleton.order,
+        skeleton.turn_order, strict=True,
+    ):  # fmt: skip
+        above = np.tile(np.eye(3), (frames, 1, 1)) if parent < 0 else rotations[parent]
+        if turning:
             columns = [order.index(f"r{letter}") for letter in turning]
             turn = Rotation.from_euler(turning, motion[name][:, columns], degrees=True)
-            turn = c @ turn.as_matrix() @ c.T
-        else:
-            turn = None
-        end, parent = skeleton.ends[bone], skeleton.parents[bone]
+            above = above @ (c @ turn.as_matrix() @ c.T)
+        rotations.append(above)
         if parent < 0:
             position = np.tile(end, (frames, 1))
             for axis, channel in enumerate(TRANSLATIONS):
                 if channel in order:
                     position[:, axis] += motion[name][:, order.index(channel)]
-            rotations[bone] = np.tile(np.eye(3), (frames, 1, 1)) if turn is None else turn
-            positions[bone] = position
         else:
-            above = rotations[parent]
-            rotations[bone] = above if turn is None else above @ turn
-            positions[bone] = positions[parent] + rotations[bone] @ end
-    ends = [positions[skeleton.bones.index(name)] for name in wanted]
-    return skeleton.metres * np.stack(ends, axis=1)
+            position = positions[parent] + above @ end
+        positions.append(position)
+    return dict(zip(skeleton.bones, skeleton.metres * np.array(positions), strict=True))

@@ -9,9 +9,8 @@ in most files, this is the same as adding them.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.skeleton import JOINTS, both_sides, weighted_joints
-from t2imu_utils.motion.takes import Take, files_below
+from t2imu_utils.motion.skeleton import JOINTS, joint_weights, weighted_joints
+from t2imu_utils.motion.takes import Take, read_files
 
 CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ")
 REMEDY = "Fetch the file again, or leave it out."
@@ -55,28 +54,6 @@ class Bvh:
         rate = 1 / self.frame_time
         nearest = min(COMMON_RATES, key=lambda common: abs(common - rate))
         return float(nearest if abs(rate / nearest - 1) <= RATE_TOLERANCE else rate)
-
-
-def read_bvhs(root: Path, name: re.Pattern, skipped: list[Skipped]) -> Iterator[tuple[str, Bvh]]:
-    """Name and content of each BVH file in a folder and in its zips, read in place.
-
-    Args:
-        name: of the files to read.
-        skipped: files that cannot be read are added here.
-
-    Raises:
-        InputError: `root` has no file whose path matches `name`.
-    """
-    sources = [source for source in files_below(root) if name.search(source.name)]
-    if not sources:
-        raise InputError(
-            root, f"no file named like {name.pattern}", "the set's BVH files", "Fetch the set."
-        )
-    for source in sources:
-        try:
-            yield source.name, parse_bvh(source.read(), str(source))
-        except InputError as error:
-            skipped.append(Skipped(source.name, str(error)))
 
 
 def parse_bvh(text: str, where: str | Path) -> Bvh:
@@ -174,23 +151,8 @@ def _hierarchy(take: Callable[[], str]) -> tuple[list, list, list, list]:
     return names, parents, offsets, channels
 
 
-def joint_positions(bvh: Bvh, names: Sequence[str] | None = None) -> Float[np.ndarray, "T N 3"]:
-    """Global positions of joints and end sites by forward kinematics, in the file's unit.
-
-    Args:
-        names: which of ``bvh.names``, in the order wanted; all when None.
-
-    Raises:
-        InputError: a name that the hierarchy does not have.
-    """
-    wanted = bvh.names if names is None else tuple(names)
-    if unknown := [name for name in wanted if name not in bvh.names]:
-        raise InputError(
-            "BVH hierarchy",
-            f"no joint {', '.join(map(repr, unknown))}",
-            f"joints among {', '.join(bvh.names)}",
-            "The file follows another naming of joints.",
-        )
+def joint_positions(bvh: Bvh) -> dict[str, Float[np.ndarray, "T 3"]]:
+    """Global positions of all joints and end sites by name, in the file's unit."""
     columns = iter(bvh.values.T)
     positions, rotations = [], []
     for parent, offset, channels in zip(bvh.parents, bvh.offsets, bvh.channels, strict=True):
@@ -209,77 +171,43 @@ def joint_positions(bvh: Bvh, names: Sequence[str] | None = None) -> Float[np.nd
             turn = rotations[parent] * turn
         positions.append(position)
         rotations.append(turn)
-    return np.stack([positions[bvh.names.index(name)] for name in wanted], axis=1)
+    return dict(zip(bvh.names, positions, strict=True))
 
-
-METRES_PER_BANDAI_UNIT = 0.01
-TURNS = (45.0, 135.0)  # degrees; "walk-turn-left" means a quarter
-_BANDAI_FILE = re.compile(r"(?:^|/)(dataset-([12])_([\w-]+)_([\w-]+)_\d+)\.bvh$")
 
 # Each of the 22 joints as a weighted mean of the set's own. All recordings have one skeleton, whose
 # Hips lie 2 cm above the thighs and whose Chest lies between SMPL's two upper spine joints.
-JOINTS_FROM_BANDAI = both_sides(
-    {
-        "pelvis": {"Hips": 0.7, "Spine": 0.3},
-        "spine1": {"Spine": 1},
-        "spine2": {"Chest": 1},
-        "spine3": {"Chest": 0.8, "Neck": 0.2},
-        "neck": {"Neck": 1},
-        "head": {"Head": 1},
-    },
-    {
-        "hip": {"UpperLeg_<>": 1},
-        "knee": {"LowerLeg_<>": 1},
-        "ankle": {"Foot_<>": 1},
-        "foot": {"Toes_<>": 1},
-        "collar": {"Shoulder_<>": 1},
-        "shoulder": {"UpperArm_<>": 1},
-        "elbow": {"LowerArm_<>": 1},
-        "wrist": {"Hand_<>": 1},
-    },
+JOINTS_FROM_BANDAI = joint_weights(
     "LR",
-)
+    pelvis="0.7 Hips + 0.3 Spine", spine1="Spine", spine2="Chest", spine3="0.8 Chest + 0.2 Neck",
+    neck="Neck", head="Head", hip="UpperLeg_<>", knee="LowerLeg_<>", ankle="Foot_<>",
+    foot="Toes_<>", collar="Shoulder_<>", shoulder="UpperArm_<>", elbow="LowerArm_<>",
+    wrist="Hand_<>",
+)  # fmt: skip
+METRES_PER_BANDAI_UNIT = 0.01
+TURNS = (45.0, 135.0)  # degrees; "walk-turn-left" means a quarter
+_BANDAI_FILE = re.compile(r"(?:^|/)(dataset-([12])_([\w-]+)_([\w-]+)_\d+)\.bvh$")
 
 
 def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
     """Read the Bandai-Namco Research Motiondataset (Kobayashi et al. 2023): acted, in many styles.
 
-    Both data sets, from the archive in place or unpacked, as recorded (30 frames a second).
-
-    Content and style are those of the file's name. The actors are not told apart: the subject is
-    "bandai-1" (data set 1) or "bandai-2" (three actors).
-
-    Args:
-        folder: ``bandai``, or the data root that holds it.
-
-    Raises:
-        InputError: nothing to read.
+    Both data sets below `folder`/bandai, zipped or not, as recorded (30 frames a second). Content
+    and style are those of the file's name. The actors are not told apart: the subject is "bandai-1"
+    (data set 1) or "bandai-2" (three actors).
     """
     takes: list[Take] = []
     skipped: list[Skipped] = []
-    root = folder / "bandai" if (folder / "bandai").is_dir() else folder
-    for path, bvh in read_bvhs(root, _BANDAI_FILE, skipped):
-        trial, number, content, style = _BANDAI_FILE.search(path).groups()
-        joints = weighted_joints(JOINTS_FROM_BANDAI, partial(joint_positions, bvh))
+    for match, bvh in read_files(folder / "bandai", _BANDAI_FILE, parse_bvh, skipped):
+        trial, number, content, style = match.groups()
+        joints = weighted_joints(JOINTS_FROM_BANDAI, joint_positions(bvh))
         # A few names say the wrong side, and a few walkers turn again.
         side = {"left": 1, "right": -1}.get(content.removeprefix("walk-turn-"))
-        if side and not TURNS[0] < side * turned_left(joints) < TURNS[1]:
-            skipped.append(
-                Skipped(path, f"{content}, but turns left by {turned_left(joints):.0f} degrees")
-            )
+        if side and not TURNS[0] < side * (turned := turned_left(joints)) < TURNS[1]:
+            skipped.append(Skipped(trial, f"{content}, but turns left by {turned:.0f} degrees"))
             continue
-        takes.append(
-            Take(
-                source="bandai",
-                licence="CC BY-NC 4.0",
-                subject=f"bandai-{number}",
-                trial=trial,
-                content=content,
-                style=style,
-                joints=METRES_PER_BANDAI_UNIT * joints,
-                rate=bvh.rate,
-            )
-        )
+        joints = METRES_PER_BANDAI_UNIT * joints
+        told = "CC BY-NC 4.0", f"bandai-{number}", trial, content, style
+        takes.append(Take("bandai", *told, joints, bvh.rate))
     return takes, skipped
 
 
@@ -290,56 +218,33 @@ def turned_left(joints: Float[np.ndarray, "T 22 3"]) -> float:
     return float(np.degrees(heading[-1] - heading[0]))
 
 
+JOINTS_FROM_REACTIDLE = joint_weights(
+    "LR",
+    pelvis="0.7 pelvis + 0.3 spine.001", spine1="0.2 pelvis + 0.8 spine.001",
+    spine2="0.7 spine.001 + 0.3 neck", spine3="0.5 spine.001 + 0.5 neck",
+    neck="0.5 neck + 0.5 face", head="face", hip="thigh.<>", knee="shin.<>", ankle="foot.<>",
+    foot="foot.<>.end", collar="0.64 neck + 0.36 upper_arm.<>", shoulder="upper_arm.<>",
+    elbow="forearm.<>", wrist="forearm.<>.end",
+)  # fmt: skip
 # Height of the head joint above the floor that every recording is scaled to, that of the open body.
 HEAD_HEIGHT = 1.58  # m
 _REACTIDLE_FILE = re.compile(r"(?:^|/)((\d+)_(acted|genuine))\.bvh$")
-
-JOINTS_FROM_REACTIDLE = both_sides(
-    {
-        "pelvis": {"pelvis": 0.7, "spine.001": 0.3},
-        "spine1": {"pelvis": 0.2, "spine.001": 0.8},
-        "spine2": {"spine.001": 0.7, "neck": 0.3},
-        "spine3": {"spine.001": 0.5, "neck": 0.5},
-        "neck": {"neck": 0.5, "face": 0.5},
-        "head": {"face": 1},
-    },
-    {
-        "hip": {"thigh.<>": 1},
-        "knee": {"shin.<>": 1},
-        "ankle": {"foot.<>": 1},
-        "foot": {"foot.<>.end": 1},
-        "collar": {"neck": 0.64, "upper_arm.<>": 0.36},
-        "shoulder": {"upper_arm.<>": 1},
-        "elbow": {"forearm.<>": 1},
-        "wrist": {"forearm.<>.end": 1},
-    },
-    "LR",
-)
 
 
 def read_reactidle(folder: Path) -> tuple[list[Take], list[Skipped]]:
     """Read ReActIdle: people who stand and idle, unaware and as they were asked to act it.
 
-    All recordings, from the archive in place or unpacked (24 frames a second).
-
-    The set's 19 joints have neither wrists nor toes: they are the end sites of forearms and feet,
-    so hands and toes do not bend. The motion was tracked in video, which does not tell scale (as
-    written, grown-ups' heads are at 1.2 to 1.8 m), so each recording is scaled to one height. The
-    root counts from where it stood; all stand throughout, so the median of the lowest joint is the
-    floor.
-
-    Args:
-        folder: ``reactidle``, or the data root that holds it.
-
-    Raises:
-        InputError: nothing to read.
+    All recordings below `folder`/reactidle, zipped or not (24 frames a second). The set's 19 joints
+    have neither wrists nor toes: they are the end sites of forearms and feet, so hands and toes do
+    not bend. The motion was tracked in video, which does not tell scale (as written, grown-ups'
+    heads are at 1.2 to 1.8 m), so each recording is scaled to one height. The root counts from
+    where it stood; all stand throughout, so the median of the lowest joint is the floor.
     """
     takes: list[Take] = []
     skipped: list[Skipped] = []
-    root = folder / "reactidle" if (folder / "reactidle").is_dir() else folder
-    for path, bvh in read_bvhs(root, _REACTIDLE_FILE, skipped):
-        trial, subject, kind = _REACTIDLE_FILE.search(path).groups()
-        joints = weighted_joints(JOINTS_FROM_REACTIDLE, partial(joint_positions, bvh))
+    for match, bvh in read_files(folder / "reactidle", _REACTIDLE_FILE, parse_bvh, skipped):
+        trial, subject, kind = match.groups()
+        joints = weighted_joints(JOINTS_FROM_REACTIDLE, joint_positions(bvh))
         floor = np.median(joints[..., 1].min(axis=1))
         scale = HEAD_HEIGHT / (np.median(joints[:, JOINTS.index("head"), 1]) - floor)
         joints = scale * (joints - [0, floor, 0])

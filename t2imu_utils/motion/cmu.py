@@ -33,8 +33,8 @@ from t2imu_utils.motion.features import (
     processed_to_features,
 )
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, both_sides, weighted_joints
-from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below
+from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, joint_weights, weighted_joints
+from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below, implausible
 
 FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
 AMC_RATE = 120.0  # Hz; AMC files do not tell
@@ -45,46 +45,20 @@ _MEMBER = re.compile(r"(?:^|/)(?:(?P<trial>\d+_\d+)\.(?P<form>bvh|amc)|(?P<subje
 
 # Each of the 22 joints as a weighted mean of joints (BVH) or bone ends (ASF). The BVH hip lies
 # below the thighs, so the pelvis is set 0.45 of the way from their middle to the abdomen.
-JOINTS_FROM_BVH = both_sides(
-    {
-        "pelvis": {"lThigh": 0.275, "rThigh": 0.275, "abdomen": 0.45},
-        "spine1": {"abdomen": 1},
-        "spine2": {"abdomen": 0.5, "chest": 0.5},
-        "spine3": {"chest": 1},
-        "neck": {"neck": 1},
-        "head": {"head": 1},
-    },
-    {
-        "hip": {"<>Thigh": 1},
-        "knee": {"<>Shin": 1},
-        "ankle": {"<>Foot": 1},
-        "foot": {"<>Foot.end": 1},
-        "collar": {"<>Collar": 1},
-        "shoulder": {"<>Shldr": 1},
-        "elbow": {"<>ForeArm": 1},
-        "wrist": {"<>Hand": 1},
-    },
-)
-JOINTS_FROM_ASF = both_sides(
-    {
-        "pelvis": {"root": 1},
-        "spine1": {"lowerback": 1},
-        "spine2": {"lowerback": 0.5, "upperback": 0.5},
-        "spine3": {"upperback": 1},
-        "neck": {"lowerneck": 1},
-        "head": {"upperneck": 1},
-    },
-    {
-        "hip": {"<>hipjoint": 1},
-        "knee": {"<>femur": 1},
-        "ankle": {"<>tibia": 1},
-        "foot": {"<>foot": 1},
-        "collar": {"thorax": 0.7, "<>clavicle": 0.3},
-        "shoulder": {"<>clavicle": 1},
-        "elbow": {"<>humerus": 1},
-        "wrist": {"<>radius": 1},
-    },
-)
+JOINTS_FROM_BVH = joint_weights(
+    "lr",
+    pelvis="0.275 lThigh + 0.275 rThigh + 0.45 abdomen", spine1="abdomen",
+    spine2="0.5 abdomen + 0.5 chest", spine3="chest", neck="neck", head="head", hip="<>Thigh",
+    knee="<>Shin", ankle="<>Foot", foot="<>Foot.end", collar="<>Collar", shoulder="<>Shldr",
+    elbow="<>ForeArm", wrist="<>Hand",
+)  # fmt: skip
+JOINTS_FROM_ASF = joint_weights(
+    "lr",
+    pelvis="root", spine1="lowerback", spine2="0.5 lowerback + 0.5 upperback", spine3="upperback",
+    neck="lowerneck", head="upperneck", hip="<>hipjoint", knee="<>femur", ankle="<>tibia",
+    foot="<>foot", collar="0.7 thorax + 0.3 <>clavicle", shoulder="<>clavicle",
+    elbow="<>humerus", wrist="<>radius",
+)  # fmt: skip
 
 
 @dataclass
@@ -116,12 +90,9 @@ def find_sources(folder: Path) -> Sources:
         else:
             place[key] = source
     if not sources.trials:
-        raise InputError(
-            folder,
-            "no motion capture file",
-            "archives or folders with NN/NN_TT.bvh or NN/NN.asf and NN/NN_TT.amc",
-            "Set T2IMU_DATA to the folder that holds cmu/.",
-        )
+        expected = "archives or folders with NN/NN_TT.bvh or NN/NN.asf and NN/NN_TT.amc"
+        remedy = "Set T2IMU_DATA to the folder that holds cmu/."
+        raise InputError(folder, "no motion capture file", expected, remedy)
     return sources
 
 
@@ -131,25 +102,23 @@ def read_trial(sources: Sources, trial: str, form: str) -> Take:
     Raises:
         InputError: the file, or for AMC the subject's skeleton, is missing or damaged.
     """
+    subject = subject_of(trial)
     source = sources.trials.get(trial, {}).get(form)
     if source is None:
         raise InputError(f"CMU trial {trial}", f"no {form} file", "one", "Check the archives.")
     if form == "bvh":
         bvh = parse_bvh(source.read(), str(source))
-        joints = weighted_joints(JOINTS_FROM_BVH, lambda names: joint_positions(bvh, names))
-        return _take(trial, form, METRES_PER_BVH_UNIT * joints, bvh.rate)
-    subject = subject_of(trial)
-    if subject not in sources.skeletons:
+        joints = METRES_PER_BVH_UNIT * weighted_joints(JOINTS_FROM_BVH, joint_positions(bvh))
+        rate = bvh.rate
+    elif subject in sources.skeletons:
+        asf = sources.skeletons[subject]
+        skeleton = parse_asf(asf.read(), str(asf))
+        motion = parse_amc(source.read(), skeleton, str(source))
+        joints = weighted_joints(JOINTS_FROM_ASF, bone_positions(skeleton, motion))
+        rate = AMC_RATE
+    else:
         raise InputError(str(source), f"no {subject}.asf", "the subject's skeleton", "Fetch it.")
-    skeleton_source = sources.skeletons[subject]
-    skeleton = parse_asf(skeleton_source.read(), str(skeleton_source))
-    motion = parse_amc(source.read(), skeleton, str(source))
-    joints = weighted_joints(JOINTS_FROM_ASF, lambda names: bone_positions(skeleton, motion, names))
-    return _take(trial, form, joints, AMC_RATE)
-
-
-def _take(trial: str, form: str, joints: Float[np.ndarray, "T 22 3"], rate: float) -> Take:
-    return Take("cmu", "CMU (free)", subject_of(trial), trial, "", form, joints, rate)
+    return Take("cmu", "CMU (free)", subject, trial, "", form, joints, rate)
 
 
 def subject_of(trial: str) -> str:
@@ -320,20 +289,10 @@ MIN_OVERLAP = 0.5
 # The body that all clips are retargeted onto, bone lengths in metres: the mean of the open body in
 # data/body, rounded to 5 mm, so that fitting it to the clips need not change its shape.
 _BONES = {
-    "hip": 0.110,
-    "knee": 0.375,
-    "ankle": 0.440,
-    "foot": 0.150,
-    "spine1": 0.125,
-    "spine2": 0.130,
-    "spine3": 0.060,
-    "neck": 0.220,
-    "head": 0.095,
-    "collar": 0.140,
-    "shoulder": 0.115,
-    "elbow": 0.270,
-    "wrist": 0.240,
-}
+    "hip": 0.110, "knee": 0.375, "ankle": 0.440, "foot": 0.150, "spine1": 0.125, "spine2": 0.130,
+    "spine3": 0.060, "neck": 0.220, "head": 0.095, "collar": 0.140, "shoulder": 0.115,
+    "elbow": 0.270, "wrist": 0.240,
+}  # fmt: skip
 _LENGTHS = np.array([_BONES.get(name.split("_")[-1], 0.0) for name in JOINTS])
 TARGET_OFFSETS: Float[np.ndarray, "22 3"] = RAW_OFFSETS * _LENGTHS[:, None]
 
@@ -380,7 +339,6 @@ class Texts:
 def build_cmu(
     root: Path,
     trials: Collection[str] | None = None,
-    target_offsets: Float[np.ndarray, "22 3"] = TARGET_OFFSETS,
     progress: bool = True,
     speeds: Sequence[float] = (),
 ) -> CmuCorpus:
@@ -394,7 +352,6 @@ def build_cmu(
         root: the folder ``cmu`` (or the one that holds it) with archives or unpacked folders,
             ``descriptions.csv`` and, if wanted, ``kitml_sentences.json``.
         trials: only these, for example ``["05_16"]``; all when None.
-        target_offsets: rest-pose offsets in metres of the body that all motion is retargeted onto.
         progress: show a progress bar.
         speeds: at which training trials are played once more: 1.1 makes a motion a tenth shorter
             and its accelerations a fifth larger. (Another heading would change nothing: features
@@ -405,13 +362,11 @@ def build_cmu(
             clip.
     """
     folder = root / "cmu" if (root / "cmu").is_dir() else root
-    sources = find_sources(folder)
-    texts = read_texts(folder)
+    sources, texts = find_sources(folder), read_texts(folder)
     skipped = sources.skipped + texts.rejected
     if unknown := sorted(set(trials or ()) - set(sources.trials)):
-        raise InputError(
-            f"{folder}: trials", ", ".join(unknown), "trials that it holds", "Mend the list."
-        )
+        expected = "trials that it holds"
+        raise InputError(f"{folder}: trials", ", ".join(unknown), expected, "Mend the list.")
     split_of = assign_splits(sources.trials, texts.descriptions)
     clips: list[MotionClip] = []
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -420,39 +375,39 @@ def build_cmu(
     chosen = sorted(sources.trials if trials is None else set(trials), key=trial_order)
     for trial in tqdm(chosen, "CMU trials", mininterval=2, disable=not progress):
         split, description = split_of[trial], texts.descriptions.get(trial, "")
-        account = {"trial": trial, "subject": subject_of(trial), "description": description}
-        account |= {"split": split, "form": "", "frames": 0, **dict.fromkeys(DROPPED, 0)}
-        account |= {"clips": 0, "seconds": 0.0}
-        census.append(account)
+        census.append(
+            {"trial": trial, "subject": subject_of(trial), "description": description,
+             "split": split, "form": "", "frames": 0, **dict.fromkeys(DROPPED, 0), "clips": 0,
+             "seconds": 0.0}
+        )  # fmt: skip
         if not texts.has(trial):
             skipped.append(Skipped(trial, f"nothing tells its motion ({description!r})"))
-        elif recording := _load(sources, trial, seen, skipped):
-            shortest = MIN_RUNNING_FRAMES if _RUNNING.search(description.lower()) else MIN_FRAMES
-            # N rows of features describe N steps.
-            cleaned = clean(recording.joints, recording.rate, shortest / RATE)
-            made, unusable = _cut(recording, cleaned.segments, texts, target_offsets, skipped)
-            if not made:
-                skipped.append(Skipped(trial, "nothing long enough is left after cleaning"))
-            originals = [clip for clip, _ in made]
-            taken = list(originals)
-            if split == "train":
-                taken += [image for _, image in made]
-                for speed in speeds:
-                    again, _ = _cut(recording, cleaned.segments, texts, target_offsets, [], speed)
-                    taken += [clip for pair in again for clip in pair]
-            clips += taken
-            splits[split] += [clip.name for clip in taken]
-            dropped = {f"dropped: {rule}": n for rule, n in cleaned.dropped.items()}
-            account |= {"form": recording.style, "frames": len(recording.joints), **dropped}
-            account |= {"dropped: unusable": unusable, "clips": len(made)}
-            account["seconds"] = sum(len(clip.features) for clip in originals) / RATE
+            continue
+        recording = _load(sources, trial, seen, skipped)
+        if recording is None:
+            continue
+        shortest = MIN_RUNNING_FRAMES if _RUNNING.search(description.lower()) else MIN_FRAMES
+        # N rows of features describe N steps.
+        cleaned = clean(recording.joints, recording.rate, shortest / RATE)
+        made, unusable = _cut(recording, cleaned.segments, texts, skipped)
+        if not made:
+            skipped.append(Skipped(trial, "nothing long enough is left after cleaning"))
+        taken = [clip for clip, _ in made]
+        census[-1] |= {f"dropped: {rule}": n for rule, n in cleaned.dropped.items()}
+        census[-1] |= {"form": recording.style, "frames": len(recording.joints)}
+        census[-1] |= {"dropped: unusable": unusable, "clips": len(made)}
+        census[-1]["seconds"] = sum(len(clip.features) for clip in taken) / RATE
+        if split == "train":
+            taken += [image for _, image in made]
+            for speed in speeds:
+                again, _ = _cut(recording, cleaned.segments, texts, [], speed)
+                taken += [clip for pair in again for clip in pair]
+        clips += taken
+        splits[split] += [clip.name for clip in taken]
     if not clips:
-        raise InputError(
-            folder,
-            f"no usable clip in {len(chosen)} trials",
-            "at least one",
-            f"Left out: {'; '.join(f'{s.name} ({s.reason})' for s in skipped[:3]) or 'too short'}.",
-        )
+        first = "; ".join(f"{s.name} ({s.reason})" for s in skipped[:3]) or "too short"
+        found = f"no usable clip in {len(chosen)} trials"
+        raise InputError(folder, found, "at least one", f"Left out: {first}.")
     return CmuCorpus(clips, splits, pd.DataFrame(census), skipped)
 
 
@@ -492,12 +447,8 @@ def read_texts(folder: Path) -> Texts:
             lines = index.read_text("utf-8-sig", errors="replace").split("\n")
             descriptions = dict(m.groups() for line in lines if (m := _INDEX.match(line.strip())))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            path,
-            f"{type(error).__name__}: {error}",
-            "columns trial, description",
-            "Fetch it again.",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        raise InputError(path, found, "columns trial, description", "Fetch it again.") from error
     path = folder / "kitml_sentences.json"
     sentences, rejected = defaultdict(list), []
     if not path.exists():
@@ -512,12 +463,9 @@ def read_texts(folder: Path) -> Texts:
             text = " ".join(row["text"].replace("#", " ").split())
             sentences[row["trial"]].append((float(row["start_s"]), float(row["end_s"]), text))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            path,
-            f"{type(error).__name__}: {error}",
-            "a list of {trial, start_s, end_s, text}",
-            "Fetch it again.",
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        expected = "a list of {trial, start_s, end_s, text}"
+        raise InputError(path, found, expected, "Fetch it again.") from error
     return Texts(descriptions, sentences, rejected)
 
 
@@ -525,8 +473,6 @@ def _load(
     sources: Sources, trial: str, seen: dict[str, str], skipped: list[Skipped]
 ) -> Take | None:
     """A trial in the best form that can be read; None where none can, or where it was `seen`."""
-    from t2imu_utils.motion.open_corpus import implausible  # which imports this module
-
     for form in FORMS:
         if form not in sources.trials[trial]:
             continue
@@ -535,7 +481,7 @@ def _load(
         except InputError as error:
             skipped.append(Skipped(f"{trial} ({form})", str(error)))
             continue
-        if fault := implausible(recording):
+        if fault := implausible(recording.joints):
             skipped.append(Skipped(f"{trial} ({form})", fault))
             continue
         # Some trials of the database are the same recording under two numbers.
@@ -551,7 +497,6 @@ def _cut(
     recording: Take,
     segments: Sequence[tuple[int, int]],
     texts: Texts,
-    target_offsets: Float[np.ndarray, "22 3"],
     skipped: list[Skipped],
     speed: float = 1.0,
 ) -> tuple[list[tuple[MotionClip, MotionClip]], int]:
@@ -569,7 +514,7 @@ def _cut(
     for start, end in segments:
         try:
             joints = resample(recording.joints[start:end], rate * speed, RATE)
-            joints = process_joints(joints, target_offsets, convention="clean")
+            joints = process_joints(joints, TARGET_OFFSETS, convention="clean")
             features = processed_to_features(joints, convention="clean")
             mirror = joints_to_features(mirror_joints(joints), convention="clean")
         except InputError as error:
@@ -584,13 +529,8 @@ def _cut(
             if not captions:
                 skipped.append(Skipped(f"{trial}, {seconds.round(1)} s", "no sentence tells of it"))
                 continue
-            clip = MotionClip(
-                name=name,
-                features=features[first:last],
-                captions=captions,
-                subject=subject_of(trial),
-                source=trial,
-            )
+            own = features[first:last]
+            clip = MotionClip(name, own, captions, subject_of(trial), source=trial)
             reflected = [mirror_caption(caption) for caption in captions]
             image = replace(clip, name=f"M{name}", features=mirror[first:last], captions=reflected)
             made.append((clip, image))

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,9 @@ from t2imu_utils.files import beside
 from t2imu_utils.motion.features import (
     MIN_FRAMES,
     RATE,
-    Convention,
     Normaliser,
     check_features,
-    features_to_all_joints,
     features_to_joints,
-    joints_to_features,
-    mirror_joints,
     statistics,
 )
 
@@ -78,23 +74,6 @@ def mirror_caption(caption: str) -> str:
     return _SWAPPED_WORD.sub(swap, caption)
 
 
-def mirrored(
-    clip: MotionClip,
-    joints: Float[np.ndarray, "T+1 22 3"] | None = None,
-    convention: Convention = "clean",
-) -> MotionClip:
-    """The clip seen in a mirror, named "M" + name, of the same length.
-
-    Features cannot be mirrored themselves, since the heading is taken from the joints: those are
-    recovered from the features, unless the `joints` that the features were computed from are given
-    (metres, on the body they are to keep). `convention` is the one the features were computed with.
-    """
-    joints = features_to_all_joints(clip.features) if joints is None else joints
-    features = joints_to_features(mirror_joints(joints), convention=convention)
-    captions = [mirror_caption(caption) for caption in clip.captions]
-    return replace(clip, name=f"M{clip.name}", features=features, captions=captions)
-
-
 def write_corpus(
     root: Path, clips: Sequence[MotionClip], splits: dict[str, list[str]]
 ) -> Normaliser:
@@ -111,9 +90,8 @@ def write_corpus(
             clip, or a clip of "train" in "val" or a "test…" split as well.
     """
     root = Path(root)
-    _check_clips(clips)
     splits = {"all": [clip.name for clip in clips], **splits}
-    _check_splits(splits, {clip.name for clip in clips})
+    _check(clips, splits)
     if root.exists() and not (root / "clips.csv").exists() and any(root.iterdir()):
         raise InputError(
             root,
@@ -195,51 +173,30 @@ def read_statistics(root: Path) -> Normaliser:
     return Normaliser(mean.astype(np.float32), std.astype(np.float32))
 
 
-def _check_clips(clips: Sequence[MotionClip]) -> None:
+def _check(clips: Sequence[MotionClip], splits: dict[str, list[str]]) -> None:
+    """Raise `InputError` for what `read_corpus` would refuse, and for a split that leaks."""
+    remedy = "Mend the clips or splits that are written."
     seen = set()
     for clip in clips:
-        where = f"clip {clip.name}"
-        if not _NAME.fullmatch(clip.name):
-            raise InputError(
-                f"{where}: name",
-                repr(clip.name),
-                "letters, digits, '_', '.' and '-'",
-                "Rename the clip: its name becomes a file name.",
-            )
-        if clip.name in seen:
-            raise InputError(f"{where}: name", "two clips", "one", "Give every clip its own name.")
+        if clip.name in seen or not _NAME.fullmatch(clip.name):
+            expected = "a name of its own of letters, digits, '_', '.' and '-'"
+            raise InputError("clip: name", repr(clip.name), expected, remedy)
         seen.add(clip.name)
-        check_features(clip.features, where)
+        check_features(clip.features, f"clip {clip.name}")
         bad = [c for c in clip.captions if not c.strip() or re.search(r"[#\r\n]", c)]
         if bad or not clip.captions:
-            raise InputError(
-                f"{where}: captions",
-                repr(bad[0]) if bad else "none",
-                "one or more sentences without '#' and line breaks",
-                "Clean the sentences.",
-            )
-
-
-def _check_splits(splits: dict[str, list[str]], names: set[str]) -> None:
+            expected = "one or more sentences without '#' and line breaks"
+            raise InputError(f"clip {clip.name}: captions", repr(clip.captions), expected, remedy)
     if not splits.get("train"):
         raise InputError("splits: train", "no clip", "at least one", "Mean and Std come from it.")
-    for split, members in splits.items():
-        unknown = [name for name in members if name not in names]
-        if unknown or len(set(members)) < len(members) or not _NAME.fullmatch(split):
-            raise InputError(
-                f"splits: {split}",
-                f"unknown clip {unknown[0]}" if unknown else "a clip twice, or no file name",
-                "names of clips given, each once",
-                "Make the splits from the clips that are written.",
-            )
-        shared = set(members) & set(splits["train"])
-        if shared and (split == "val" or split.startswith("test")):
-            raise InputError(
-                f"splits: {split}",
-                f"{min(shared)}, which is in train too",
-                "clips that training never sees",
-                "Take it out of one of the two.",
-            )
+    for split, names in splits.items():
+        unseen = split == "val" or split.startswith("test")
+        shared = set(names) & set(splits["train"]) if unseen else set()
+        wrong = (set(names) - seen) | shared
+        if wrong or len(set(names)) < len(names) or not _NAME.fullmatch(split):
+            expected = "clips that are written, each once, and none of train where it is held out"
+            found = min(wrong, default="a clip twice")
+            raise InputError(f"splits: {split}", found, expected, remedy)
 
 
 def _write_folder(

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.cmu import subject_of, trial_order
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS
-from t2imu_utils.motion.takes import Take, files_below
+from t2imu_utils.motion.takes import Take, read_files
 
 # Joint: (parent, offset in metres in the parent's frame, numbers a frame), in the order of a row.
 # Offsets are those of DeepMimic's humanoid3d.txt.
@@ -58,37 +58,22 @@ ARMS = [
 ]
 ON_THE_FLOOR = 0.02  # m: half of a forearm's thickness
 
-_CMU = re.compile(r"(?:^|/)(\d+_\d+)\.txt$")
+_FILE = re.compile(r"(?:^|/)(\d+_\d+|\w+_getup_\w+)\.txt$")
 
 
 def read_deepmimic(folder: Path) -> tuple[list[Take], list[Skipped]]:
-    """Read what lies in `folder`/deepmimic, zipped or not, CMU trials before the get-ups.
-
-    Raises:
-        InputError: there is no motion.
-    """
-    place = folder / "deepmimic"
-    cmu, getups = {}, {}
-    for source in files_below(place):
-        if match := _CMU.search(source.name):
-            cmu.setdefault(match[1], source)
-        elif "_getup_" in (stem := Path(source.name).stem):
-            getups.setdefault(stem, source)
-    takes, skipped = [], []
-    for trial in (*sorted(cmu, key=trial_order), *getups):
-        try:
-            joints, rate = parse_deepmimic((cmu | getups)[trial].read(), trial)
-        except InputError as error:
-            skipped.append(Skipped(trial, str(error)))
-            continue
-        if trial in cmu:
-            told = "CMU (free)", subject_of(trial), trial, ""
-        else:
+    """Read what lies in `folder`/deepmimic, zipped or not, CMU trials before the get-ups."""
+    takes: list[Take] = []
+    skipped: list[Skipped] = []
+    for match, motion in read_files(folder / "deepmimic", _FILE, parse_deepmimic, skipped):
+        trial = match[1]
+        told = "CMU (free)", subject_of(trial), trial, ""
+        if not trial[0].isdigit():
             told = "MIT", "humanoid3d", trial, trial.removeprefix("humanoid3d_").replace("_", " ")
-        takes.append(Take("deepmimic", *told, "", joints, rate))
-    if not takes:
-        raise InputError(place, "no motion", "cmu_deepmimic.zip", "Set T2IMU_DATA to its parent.")
-    return takes, skipped
+        takes.append(Take("deepmimic", *told, "", *motion))
+    cmu = [take for take in takes if take.subject != "humanoid3d"]
+    getups = [take for take in takes if take.subject == "humanoid3d"]
+    return sorted(cmu, key=lambda take: trial_order(take.trial)) + getups, skipped
 
 
 def parse_deepmimic(text: str, where: str) -> tuple[Float[np.ndarray, "T 22 3"], float]:
@@ -99,18 +84,14 @@ def parse_deepmimic(text: str, where: str) -> tuple[Float[np.ndarray, "T 22 3"],
     """
     try:
         rows = np.array(json.loads(text)["Frames"], np.float64)
+        if rows.ndim != 2 or rows.shape[1] != WIDTH or len(rows) < 2 or not np.isfinite(rows).all():
+            raise ValueError(f"Frames of shape {rows.shape}, or not finite")
+        durations = rows[:-1, 0]  # the last frame lasts 0 s
+        if durations.min() <= 0 or np.ptp(durations) > 1e-3 * durations.mean():
+            raise ValueError("uneven durations")
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(where, f"{error}", "JSON with rows of Frames", "Leave it out.") from error
-    if rows.ndim != 2 or rows.shape[1] != WIDTH or len(rows) < 2 or not np.isfinite(rows).all():
-        raise InputError(
-            where,
-            f"Frames of shape {rows.shape}",
-            f"rows of {WIDTH} finite numbers",
-            "Leave it out.",
-        )
-    durations = rows[:-1, 0]  # the last frame lasts 0 s
-    if durations.min() <= 0 or np.ptp(durations) > 1e-3 * durations.mean():
-        raise InputError(where, "uneven durations", "one rate", "Leave it out.")
+        expected = f"JSON with rows of {WIDTH} finite numbers at one rate"
+        raise InputError(where, str(error), expected, "Leave it out.") from error
     turns, places = _forward(rows)
     for joint, (parent, offset) in FIXED.items():
         places[joint] = places[parent] + turns[parent].apply(offset)

@@ -23,7 +23,6 @@ import zipfile
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,11 +45,11 @@ from t2imu_utils.motion.features import MIN_FRAMES
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import (
     RATE,
-    bone_lengths,
-    both_sides,
     check_joints,
+    joint_weights,
     weighted_joints,
 )
+from t2imu_utils.motion.takes import HEIGHT, implausible
 from t2imu_utils.pickles import Inert, decode_array, read_pickle
 
 Up = Literal["y", "z"]
@@ -85,31 +84,16 @@ BVH_JOINTS = {
     "CMU": JOINTS_FROM_BVH,
     "Bandai-Namco": JOINTS_FROM_BANDAI,
     "ReActIdle": JOINTS_FROM_REACTIDLE,
-    "Mixamo": both_sides(
-        {
-            "pelvis": {"Hips": 1},
-            "spine1": {"Spine": 1},
-            "spine2": {"Spine1": 1},
-            "spine3": {"Spine2": 1},
-            "neck": {"Neck": 1},
-            "head": {"Head": 1},
-        },
-        {
-            "hip": {"<>UpLeg": 1},
-            "knee": {"<>Leg": 1},
-            "ankle": {"<>Foot": 1},
-            "foot": {"<>ToeBase": 1},
-            "collar": {"<>Shoulder": 1},
-            "shoulder": {"<>Arm": 1},
-            "elbow": {"<>ForeArm": 1},
-            "wrist": {"<>Hand": 1},
-        },
+    "Mixamo": joint_weights(
         ("Left", "Right"),
+        pelvis="Hips", spine1="Spine", spine2="Spine1", spine3="Spine2", neck="Neck", head="Head",
+        hip="<>UpLeg", knee="<>Leg", ankle="<>Foot", foot="<>ToeBase", collar="<>Shoulder",
+        shoulder="<>Arm", elbow="<>ForeArm", wrist="<>Hand",
     ),
-}
+}  # fmt: skip
 
-LEGS = (0.4, 1.3)  # m from hip to ankle along the bones, from children to the tallest
-SHINS_AND_THIGHS = [4, 5, 7, 8]
+# As `takes.BONE_CHANGE`, of motions that are made: bones of good samples change by up to 6 %.
+BONE_CHANGE = 0.1
 UNITS = {"metres": 1.0, "centimetres": 0.01, "millimetres": 0.001}
 
 _MOMASK_NAME = re.compile(r"sample(\d+)_repeat(\d+)_len(\d+)(_ik)?\.npy")
@@ -145,7 +129,8 @@ def read_exports(
 
     Motions at a higher rate than `to` are resampled without aliasing (`motion.resample`). Those
     below 20 fps are left out: what they lack above half their rate is what accelerations are
-    made of, so they cannot be compared. No motion is smoothed, cut or set on the floor.
+    made of, so they cannot be compared. Left out, too, is who is not 1.4 to 2.1 m tall or has limbs
+    that change their length. No motion is smoothed, cut or set on the floor.
 
     Args:
         source: files, or a folder of which all ``.npy`` and ``.npz`` are read, in subfolders too.
@@ -338,15 +323,14 @@ def _checked(motion: _Motion, up: Up | None, scale: float, where: str) -> np.nda
         remedy = "Leave out up=." if motion.up else 'Pass up="y" or up="z".'
         raise InputError(f"{where}: up axis", found, motion.up or '"y" or "z"', remedy)
     joints = joints.astype(np.float64)
-    # Along the bones, since the height of the hips is low in those who sit or lie.
-    legs = float(np.median(bone_lengths(joints)[:, SHINS_AND_THIGHS].sum(1) / 2))
-    if not LEGS[0] <= legs * scale <= LEGS[1]:
-        looks = [unit for unit, size in UNITS.items() if LEGS[0] <= legs * size <= LEGS[1]]
+    if fault := implausible(joints * scale, BONE_CHANGE):
+        sound = (u for u, size in UNITS.items() if not implausible(joints * size, BONE_CHANGE))
+        unit = next(sound, None)
         raise InputError(
             f"{where}: joints",
-            f"legs of {legs:.3g} from hip to ankle" + (f", as in {looks[0]}" if looks else ""),
-            f"{LEGS[0]} to {LEGS[1]} m with scale={scale:g}",
-            f"Pass scale={UNITS[looks[0]]:g}." if looks else "Pass scale=, metres a unit.",
+            fault + (f", as in {unit}" if unit else ""),
+            f"one person, {HEIGHT[0]:g} to {HEIGHT[1]:g} m tall, of rigid bones",
+            f"Pass scale={UNITS[unit]:g}." if unit else "Check the order of joints and the unit.",
         )
     joints = joints * scale
     return joints @ Z_UP_TO_Y_UP.T if axis == "z" else joints
@@ -377,7 +361,7 @@ def _read_bvh(path: Path) -> _Motion:
     bvh = replace(bvh, names=tuple(names))
     for mapping in BVH_JOINTS.values():
         if all(name in names for weights in mapping.values() for name in weights):
-            joints = weighted_joints(mapping, partial(joint_positions, bvh))
+            joints = weighted_joints(mapping, joint_positions(bvh))
             return _Motion(joints, "bvh", NOT_KNOWN, bvh.rate, None)
     raise InputError(
         f"{path}: HIERARCHY", f"joints {', '.join(bvh.names)}",

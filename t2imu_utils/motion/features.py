@@ -300,21 +300,6 @@ def velocity_weights(
     return position / steps.mean(1)
 
 
-def features_to_all_joints(
-    features: Float[np.ndarray, "T 263"],
-) -> Float[np.ndarray, "T+1 22 3"]:
-    """The T + 1 frames that T rows of features were computed from, but for a turn about Y: float64.
-
-    `features_to_joints`, and the frame that the joint velocities of the last row lead to.
-    """
-    rows = torch.from_numpy(features.astype(np.float64))
-    joints = features_to_joints(rows)
-    half = rows[:-1, 0].sum()
-    back = torch.stack((half.cos(), half * 0, -half.sin(), half * 0))
-    step = quat_rotate(back, rows[-1, VELOCITIES].unflatten(0, (22, 3)))
-    return torch.cat((joints, joints[-1:] + step)).numpy()
-
-
 def _check_convention(convention: str) -> None:
     if convention not in get_args(Convention):
         raise InputError(

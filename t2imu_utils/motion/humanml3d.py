@@ -7,33 +7,21 @@ Every clip has a twin, seen in a mirror, whose name has an "M" in front.
 """
 
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.files import atomic_write, read_json, sha256, write_json
-from t2imu_utils.motion.corpus import MotionClip, mirror_caption, read_corpus, read_split
-from t2imu_utils.motion.features import check_features, statistics
+from t2imu_utils.motion.corpus import MotionClip, read_corpus
 
 CLIPS = 14616  # of the whole set, without their twins
 LENGTHS = (40, 199)  # fewest and most frames of what the official readers use
 HUMANACT12 = "humanact12"  # the one source that is no part of AMASS
-SPLITS = ("train", "val", "test")
-# Lists that are the others joined.
-JOINED = {"train_val": ("train", "val"), "all": SPLITS}
-STATISTICS = ("Mean.npy", "Std.npy")
-RECORD = "statistics.json"
 NO_INDEX = "not told: no index.csv"
 
 _COLUMNS = ("source_path", "start_frame", "end_frame", "new_name")
 _CLIP = re.compile(r"[0-9]{6}")
 _LEAVES = re.compile(r"(^|/)\.\.(/|$)|[\\:\0]")  # what leads out of a folder, on any system
-_MAX_TEXT = 2**20  # bytes of one text: a guard against archives that explode
 _FOLDER = r"([^/]+)/"
 # Who moves, in the part of the path below the source's folder. Other sources do not tell.
 _SUBJECTS = {
@@ -65,7 +53,7 @@ def read_humanml3d(root: Path, split: str, skipped: list[Skipped]) -> list[Motio
     twins; `subject` is its source and person, such as ``"CMU/80"``, where the path tells.
 
     Args:
-        root: the official folder, or one that `body.amass.build_humanml3d` built.
+        root: the official folder, or one that `tools.build_humanml3d` built.
         skipped: clips and sentences that are left out are appended here, with the reason.
 
     Raises:
@@ -175,182 +163,6 @@ def integrity(root: Path, index: Path | None = None) -> pd.DataFrame:
     return pd.concat([table, total], ignore_index=True)
 
 
-def write_texts(
-    texts_root: Path, out: Path, names: list[str]
-) -> tuple[list[Skipped], list[Skipped]]:
-    """Put the texts of clips and of their twins into ``out/texts``; those there already stay.
-
-    A twin whose text is not at hand gets that of its clip with left and right swapped.
-
-    Args:
-        texts_root: a folder of ``<name>.txt``, or the ``texts.zip`` of HumanML3D's repository.
-
-    Returns:
-        What is missing and why, and which texts were made by rule.
-    """
-    missing, made = [], []
-    with _text_reader(Path(texts_root)) as read:
-        for name in names:
-            target, twin = (out / "texts" / f"{prefix}{name}.txt" for prefix in ("", "M"))
-            if target.exists() and twin.exists():
-                continue
-            (text, why), (mirror, why_twin) = (_fetch(read, path) for path in (target, twin))
-            if mirror is None and text is not None:
-                mirror = _mirror_text(text)
-                made.append(Skipped(f"M{name}", f"text made by rule ({why_twin})"))
-            for path, content, reason in ((target, text, why), (twin, mirror, why_twin)):
-                if content is None:
-                    missing.append(Skipped(path.stem, reason))
-                elif not path.exists():
-                    with atomic_write(path) as temporary:
-                        temporary.write_bytes(content)
-    return missing, made
-
-
-def write_splits(splits_root: Path, out: Path) -> list[Skipped]:
-    """Put the official lists of clips into `out`; those there already stay.
-
-    They are taken as they are, so that a reader tells which clips of theirs are missing.
-    ``train_val`` and ``all`` are joined from the others where they are not at hand.
-
-    Returns:
-        The lists that are missing or unreadable, and why.
-    """
-    missing = []
-    for split in (*SPLITS, *JOINED):
-        if (out / f"{split}.txt").exists():
-            continue
-        try:
-            if split in SPLITS or (splits_root / f"{split}.txt").exists():
-                names = read_split(splits_root, split)
-            else:
-                names = [name for part in JOINED[split] for name in read_split(out, part)]
-        except InputError as error:
-            missing.append(Skipped(f"{split}.txt", f"no list of clips: {error}"))
-            continue
-        with atomic_write(out / f"{split}.txt") as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    return missing
-
-
-def write_statistics(root: Path) -> list[Skipped]:
-    """Write ``Mean.npy`` and ``Std.npy`` of all features in the folder, as HumanML3D makes them.
-
-    Those of every split and of twins count, but for files that are damaged or not finite. Published
-    weights go with the published statistics, so ``statistics.json`` tells these from those.
-
-    Returns:
-        The files that do not count, and why.
-    """
-    skipped, paths = [], []
-    for path in sorted((root / "new_joint_vecs").glob("*.npy")):
-        try:
-            check_features(_Stored([path])[0], path, min_frames=1)
-            paths.append(path)
-        except (InputError, ValueError, EOFError, OSError) as error:
-            skipped.append(Skipped(path.stem, f"features not in the statistics: {error}"))
-    if paths:
-        values = dict(zip(STATISTICS, statistics(_Stored(paths)), strict=True))
-        hashes = {name: sha256(array.tobytes()) for name, array in values.items()}
-        # First, so that what an interruption leaves is known as this function's.
-        write_json(root / RECORD, {"computed_from": len(paths), **hashes})
-        for name, array in values.items():
-            write_array(root / name, array)
-    return skipped
-
-
-def found_statistics(root: Path) -> list[str]:
-    """Those of ``Mean.npy`` and ``Std.npy`` that are there and not from `write_statistics`."""
-    hashes = read_json(root / RECORD) if (root / RECORD).exists() else {}
-    there = [name for name in STATISTICS if (root / name).exists()]
-    return [name for name in there if hashes.get(name) != _hash_array(root / name)]
-
-
-def _hash_array(path: Path) -> str:
-    try:
-        return sha256(np.load(path, allow_pickle=False).tobytes())
-    except (ValueError, EOFError, OSError):
-        return "damaged"
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy``, whole or not at all."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, array)
-
-
-class _Stored(Sequence):
-    """Arrays that are read when they are asked for: those of all clips take 4 GB."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return np.load(self.paths[index], allow_pickle=False)
-
-
 def _names(folder: Path, suffix: str) -> set[str]:
     """Names of the files of one kind that hold anything."""
     return {p.stem for p in folder.glob(f"*{suffix}") if p.stat().st_size}
-
-
-@contextmanager
-def _text_reader(texts_root: Path) -> Iterator[Callable[[str], bytes | None]]:
-    """A function that gives the content of a text by file name, None where there is none."""
-    if texts_root.suffix != ".zip" or not texts_root.is_file():
-        yield lambda name: _content(texts_root / name)
-        return
-    remedy = "Fetch the archive again."
-    try:
-        archive = zipfile.ZipFile(texts_root)
-    except (OSError, zipfile.BadZipFile) as error:
-        found = f"no readable archive ({error})"
-        raise InputError(texts_root, found, "HumanML3D's texts.zip", remedy) from error
-    members = {PurePosixPath(member.filename).name: member for member in archive.infolist()}
-
-    def read(name: str) -> bytes | None:
-        if name not in members:
-            return None
-        where, size = f"{texts_root}: {name}", members[name].file_size
-        if size > _MAX_TEXT:
-            raise InputError(where, f"{size} bytes", f"at most {_MAX_TEXT}", remedy)
-        try:
-            return archive.read(members[name])
-        except Exception as error:  # a damaged archive fails in many ways inside zipfile and zlib
-            raise InputError(where, f"no readable member ({error})", "a text", remedy) from error
-
-    with archive:
-        yield read
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-def _fetch(read: Callable[[str], bytes | None], path: Path) -> tuple[bytes | None, str]:
-    """The content of a text, or None and why there is none that can be used."""
-    try:
-        content = _content(path) or read(path.name)
-    except InputError as error:
-        return None, f"text unreadable: {error}"
-    if content is None:
-        return None, f"no text: no {path.name} at hand"
-    try:
-        if content.decode("utf-8").strip():
-            return content, ""
-    except UnicodeDecodeError as error:
-        return None, f"text unreadable: {path.name} holds byte {error.start} that is no UTF-8"
-    return None, f"text unreadable: {path.name} holds no sentence"
-
-
-def _mirror_text(content: bytes) -> bytes:
-    """A text file with left and right swapped in its sentences and their words, times kept."""
-    lines = []
-    for line in filter(str.strip, content.decode("utf-8-sig").split("\n")):
-        fields = line.rstrip("\r").split("#")
-        fields[:2] = map(mirror_caption, fields[:2])
-        lines.append("#".join(fields))
-    return ("\n".join(lines) + "\n").encode()

@@ -42,8 +42,7 @@ from t2imu_utils.motion.features import (
 )
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.sentences import activity_of, allowed, cmu_sentences, sentences
-from t2imu_utils.motion.skeleton import bone_lengths
-from t2imu_utils.motion.takes import Take, clean, upright
+from t2imu_utils.motion.takes import Take, clean, implausible, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 
 SOURCES = ("bandai", "cmu", "deepmimic", "reactidle", "uiprmd")  # folders of raw data
@@ -77,8 +76,6 @@ RUNS_MINUTES = 15.0
 WANTED = {"jumping": 10.0, "sit down": 8.0, "stand up": 8.0, "lie down": 8.0, "get up": 8.0}
 SPEEDS = (1.0, 0.9, 1.1, 0.95, 1.05, 0.85, 1.15, 0.925, 1.075)
 
-HEIGHT = (1.4, 2.1)  # m, from the lowest joint to the head, standing
-BONE_CHANGE = 0.03  # largest standard deviation of a bone's length, as a share of it
 FLOOR = 0.08  # m: in half of a clip's frames the lowest joint is below that; ankles roll over toes
 PEAK = 150.0  # m/s²: recorded runs reach 127
 OFF_THE_FLOOR = ("climbing up", "climbing down")  # what leaves it by right
@@ -164,7 +161,7 @@ def open_takes(root: Path, seed: int = 0) -> tuple[list[Take], list[Skipped]]:
         # Trials of CMU that are there in two forms: its own files have the subject's own bones.
         if take.source == "deepmimic" and number in seen:
             skipped.append(Skipped(f"deepmimic {take.trial}", "read from CMU's own files"))
-        elif fault := implausible(take):
+        elif fault := implausible(take.joints):
             skipped.append(Skipped(f"{take.source} {take.trial}", fault))
         else:
             # The skeletons of CMU's two forms differ.
@@ -275,20 +272,6 @@ def split_of(take: Take) -> str:
         return {0: "test", 5: "val"}.get(number % 10, "train")
     held = HELD_OUT[take.source]
     return next((split for split in held if take.subject in held[split]), "train")
-
-
-def implausible(take: Take) -> str:
-    """Why a recording is no person's: its height, or bones that change; "" for a sound one."""
-    lengths = bone_lengths(take.joints)
-    spread = (lengths.std(0) / np.maximum(lengths.mean(0), 1e-6))[[4, 5, 7, 8, 18, 19]].max()
-    if spread > BONE_CHANGE:
-        return f"bones whose length changes by {spread:.0%}"
-    mean = lengths.mean(0)
-    # From the sole to the top of the head along the bones: ankles are 8 cm up, heads 18 cm high.
-    height = mean[[4, 7, 3, 6, 9, 12, 15]].sum() + 0.08 + 0.18
-    if not HEIGHT[0] <= height <= HEIGHT[1]:
-        return f"a body of {height:.2f} m"
-    return ""
 
 
 def broken(features: Float[np.ndarray, "T 263"], on_floor: bool = True) -> str:

@@ -1,6 +1,6 @@
 """The 22-joint skeleton of SMPL and HumanML3D: names, tree, rest directions, left and right."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -8,70 +8,31 @@ from jaxtyping import Float
 from t2imu_utils.errors import InputError
 
 JOINTS = (
-    "pelvis",
-    "left_hip",
-    "right_hip",
-    "spine1",
-    "left_knee",
-    "right_knee",
-    "spine2",
-    "left_ankle",
-    "right_ankle",
-    "spine3",
-    "left_foot",
-    "right_foot",
-    "neck",
-    "left_collar",
-    "right_collar",
-    "head",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle",
+    "right_ankle", "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar",
+    "head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
     "right_wrist",
-)
+)  # fmt: skip
 
 RATE = 20.0  # frames a second of every motion in this project
 
 CHAINS = (
-    (0, 2, 5, 8, 11),
-    (0, 1, 4, 7, 10),
-    (0, 3, 6, 9, 12, 15),
-    (9, 14, 17, 19, 21),
+    (0, 2, 5, 8, 11), (0, 1, 4, 7, 10), (0, 3, 6, 9, 12, 15), (9, 14, 17, 19, 21),
     (9, 13, 16, 18, 20),
-)
+)  # fmt: skip
 
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
 
 # Direction from parent to joint in HumanML3D's rest pose; lengths are those of a body.
+_LEFT, _UP, _AHEAD = [1, 0, 0], [0, 1, 0], [0, 0, 1]
+_RIGHT, _DOWN = [-1, 0, 0], [0, -1, 0]
 RAW_OFFSETS: Float[np.ndarray, "22 3"] = np.array(
     [
-        [0, 0, 0],
-        [1, 0, 0],
-        [-1, 0, 0],
-        [0, 1, 0],
-        [0, -1, 0],
-        [0, -1, 0],
-        [0, 1, 0],
-        [0, -1, 0],
-        [0, -1, 0],
-        [0, 1, 0],
-        [0, 0, 1],
-        [0, 0, 1],
-        [0, 1, 0],
-        [1, 0, 0],
-        [-1, 0, 0],
-        [0, 0, 1],
-        [0, -1, 0],
-        [0, -1, 0],
-        [0, -1, 0],
-        [0, -1, 0],
-        [0, -1, 0],
-        [0, -1, 0],
+        [0, 0, 0], _LEFT, _RIGHT, _UP, _DOWN, _DOWN, _UP, _DOWN, _DOWN, _UP, _AHEAD, _AHEAD,
+        _UP, _LEFT, _RIGHT, _AHEAD, *[_DOWN] * 6,
     ],
     dtype=np.float64,
-)
+)  # fmt: skip
 RAW_OFFSETS.setflags(write=False)
 
 # Joint i of a mirrored body is joint MIRROR[i] of the original.
@@ -91,12 +52,8 @@ def check_joints(joints: Float[np.ndarray, "T 22 3"], where: str, min_frames: in
             "Map the recording onto the 22 joints of motion.skeleton.JOINTS first.",
         )
     if len(joints) < min_frames:
-        raise InputError(
-            f"{where}: joints",
-            f"{len(joints)} frame(s)",
-            f"at least {min_frames} frames",
-            "Leave this clip out or cut it longer.",
-        )
+        found, expected = f"{len(joints)} frame(s)", f"at least {min_frames} frames"
+        raise InputError(f"{where}: joints", found, expected, "Leave it out or cut it longer.")
     if not np.isfinite(joints).all():
         bad = np.argwhere(~np.isfinite(joints))[0]
         raise InputError(
@@ -123,24 +80,34 @@ def bone_offsets(joints: Float[np.ndarray, "22 3"]) -> Float[np.ndarray, "22 3"]
     return RAW_OFFSETS * bone_lengths(joints)[:, None]
 
 
-def both_sides(
-    middle: Mapping[str, dict[str, float]],
-    sides: Mapping[str, dict[str, float]],
-    letters: Sequence[str] = "lr",
-) -> dict[str, dict[str, float]]:
-    """Joint → weights of a source's joints; ``<>`` stands for the letter of the side."""
-    mapping = dict(middle)
-    for side, letter in zip(("left", "right"), letters, strict=True):
-        for joint, weights in sides.items():
-            mapping[f"{side}_{joint}"] = {n.replace("<>", letter): w for n, w in weights.items()}
+def joint_weights(letters: Sequence[str], **sums: str) -> dict[str, dict[str, float]]:
+    """Joint → weights of a source's joints, from sums such as ``spine3="0.8 Chest + 0.2 Neck"``.
+
+    ``hip`` stands for both hips; ``<>`` for what the source calls left and right, the `letters`.
+    """
+    mapping = {}
+    for joint in JOINTS:
+        side, _, name = joint.rpartition("_")
+        terms = [term.split() for term in sums[name].split(" + ")]
+        mapping[joint] = {
+            source.replace("<>", letters[side == "right"]): float(*weight or [1.0])
+            for *weight, source in terms
+        }
     return mapping
 
 
 def weighted_joints(
-    mapping: Mapping[str, Mapping[str, float]],
-    positions: Callable[[Sequence[str]], Float[np.ndarray, "T N 3"]],
+    mapping: Mapping[str, Mapping[str, float]], positions: Mapping[str, Float[np.ndarray, "T 3"]]
 ) -> Float[np.ndarray, "T 22 3"]:
-    """The 22 joints as weighted means of the source's own, which `positions` gives by name."""
+    """The 22 joints as weighted means of the source's own.
+
+    Raises:
+        InputError: the source has not all the joints of `mapping`.
+    """
     names = sorted({name for weights in mapping.values() for name in weights})
+    if lost := [name for name in names if name not in positions]:
+        remedy = "The file follows another naming of joints."
+        found = f"no joint {', '.join(map(repr, lost))}"
+        raise InputError("skeleton", found, f"joints among {', '.join(positions)}", remedy)
     weights = np.array([[mapping[joint].get(name, 0.0) for name in names] for joint in JOINTS])
-    return np.einsum("jn,tnc->tjc", weights, positions(names))
+    return np.einsum("jn,tnc->tjc", weights, np.stack([positions[n] for n in names], axis=1))

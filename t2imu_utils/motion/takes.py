@@ -1,20 +1,22 @@
 """One form for recorded motion of every source: upright, and without what is no motion."""
 
+import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
-from t2imu_utils.errors import InputError
-from t2imu_utils.motion.skeleton import JOINTS, MIRROR, check_joints
+from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.skeleton import JOINTS, MIRROR, bone_lengths, check_joints
 
 # How a motion came about: as recorded, or made from recordings.
 MADE = ("recorded", "mirrored", "reversed", "held", "composed")
@@ -26,6 +28,8 @@ UPRIGHT = 0.95
 WALKING_SPEEDS = (0.6, 1.8)  # m/s
 MAX_BYTES = 2**28  # of a member of an archive: a guard against those that explode
 MIN_STANDING = 20.0  # s of quiet standing that a source is judged by alone
+HEIGHT = (1.4, 2.1)  # m
+BONE_CHANGE = 0.03  # largest standard deviation of a recorded bone's length, as a share of it
 
 _HIPS, _SHOULDERS, _KNEES, _ANKLES, _TOES, _COLLARS = (
     [JOINTS.index(f"{side}_{name}") for side in ("left", "right")]
@@ -35,6 +39,9 @@ _MIDDLE = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "spine3", "ne
 _ARMS = [
     JOINTS.index(f"{side}_{name}") for name in ("elbow", "wrist") for side in ("left", "right")
 ]
+
+
+_LIMBS = [*_KNEES, *_ANKLES, *_ARMS[:2]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +120,39 @@ def files_below(folder: Path) -> list[Source]:
                 path, f"no zip archive ({error})", "a zip", "Fetch it again."
             ) from error
     return found
+
+
+def read_files(
+    folder: Path,
+    name: re.Pattern[str],
+    parse: Callable[[str, str], Any],
+    skipped: list[Skipped],
+) -> Iterator[tuple[re.Match[str], Any]]:
+    """Match and content of every file below a folder or in its zips whose path `name` finds.
+
+    Args:
+        name: its first group is the recording; of one that is there twice the first is taken.
+        parse: makes the content of a file's text and of its path, which errors name.
+        skipped: files that cannot be parsed are added here.
+
+    Raises:
+        InputError: no file can be read.
+    """
+    read = set()
+    for source in files_below(folder):
+        match = name.search(source.name)
+        if match is None or match[1] in read:
+            continue
+        try:
+            content = parse(source.read(), str(source))
+        except InputError as error:
+            skipped.append(Skipped(match[1], str(error)))
+            continue
+        read.add(match[1])
+        yield match, content
+    if not read:
+        expected, remedy = "a file that can be read", "Fetch the set, or set T2IMU_DATA."
+        raise InputError(folder, f"none of {name.pattern}", expected, remedy)
 
 
 @dataclass(frozen=True)
@@ -277,6 +317,26 @@ def _steepness(
 def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[np.ndarray, " T"]:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-9)
+
+
+def body_height(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """Height in the joints' unit, metres, from the sole to the top of the head along the bones."""
+    # Ankles are 8 cm up and heads 18 cm high where the bones between them are 1.45 m long.
+    along = bone_lengths(joints).mean(axis=0)[[4, 7, 3, 6, 9, 12, 15]].sum()
+    return float(along + 0.08 + 0.18)
+
+
+def implausible(joints: Float[np.ndarray, "T 22 3"], most: float = BONE_CHANGE) -> str:
+    """Why joints in metres are no person's: their height, or bones that change; "" if they may be.
+
+    most: standard deviation of a limb's length, as a share of it.
+    """
+    lengths = bone_lengths(joints)
+    change = (lengths.std(0) / np.maximum(lengths.mean(0), 1e-6))[_LIMBS].max()
+    if change > most:
+        return f"bones whose length changes by {change:.0%}"
+    height = body_height(joints)
+    return "" if HEIGHT[0] <= height <= HEIGHT[1] else f"a body of {height:.2f} m"
 
 
 # A joint that moves faster is a tracking error: 0.12 m per frame at 120 Hz. Kicks and punches of

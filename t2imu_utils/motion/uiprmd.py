@@ -18,7 +18,7 @@ from scipy.signal import butter, sosfiltfilt
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
-from t2imu_utils.motion.takes import Take, files_below
+from t2imu_utils.motion.takes import Take, read_files
 
 RATE = 100.0
 MARKERS = tuple(
@@ -49,32 +49,18 @@ def read_uiprmd(folder: Path, arms: Take) -> tuple[list[Take], list[Skipped]]:
             to the length of that person's; each episode goes on where the one before it ended, back
             and forth.
 
-    Raises:
-        InputError: there is no episode.
     """
-    place = folder / "uiprmd"
     people: dict[str, dict[str, Markers]] = defaultdict(dict)
-    skipped = []
-    for source in files_below(place):
-        match = _MEMBER.search(source.name)
-        if not match or match[1] in people[match[2]]:
-            continue
-        try:
-            people[match[2]][match[1]] = parse_markers(source.read(), match[1])
-        except InputError as error:
-            skipped.append(Skipped(match[1], str(error)))
+    skipped: list[Skipped] = []
+    for match, markers in read_files(folder / "uiprmd", _MEMBER, parse_markers, skipped):
+        people[match[2]][match[1]] = markers
     hanging = _in_chest(arms)
     takes, used = [], 0
     for subject, episodes in people.items():
-        if not episodes:  # all were skipped
-            continue
         for trial, joints in _person(episodes, hanging, used).items():
-            takes.append(
-                Take("uiprmd", "ODC PDDL 1.0", subject, trial, "sit-stand", "", joints, RATE)
-            )
+            told = "ODC PDDL 1.0", subject, trial, "sit-stand", ""
+            takes.append(Take("uiprmd", *told, joints, RATE))
             used += len(joints)
-    if not takes:
-        raise InputError(place, "no episode", "m05.zip", "Set T2IMU_DATA to its folder's parent.")
     return takes, skipped
 
 
@@ -86,18 +72,16 @@ def parse_markers(text: str, where: str) -> Markers:
     """
     try:
         rows = np.genfromtxt(io.StringIO(text), delimiter=",", ndmin=2)
+        if rows.shape[1] != 3 * len(MARKERS) or len(rows) < RATE:
+            raise ValueError(f"{rows.shape} numbers")
+        places = rows.reshape(len(rows), -1, 3)
+        gaps = ~np.isfinite(places).all(-1) | (places == 0).all(-1)
+        if gaps.any():
+            frame, marker = np.argwhere(gaps)[0]
+            raise ValueError(f"no {MARKERS[marker]} at frame {frame}")
     except ValueError as error:
-        raise InputError(where, f"{error}", "comma-separated numbers", "Leave it out.") from error
-    if rows.shape[1] != 3 * len(MARKERS) or len(rows) < RATE:
-        raise InputError(
-            where, f"{rows.shape} numbers", "a second or more of 39 markers", "Leave it out."
-        )
-    places = rows.reshape(len(rows), -1, 3)
-    gaps = ~np.isfinite(places).all(-1) | (places == 0).all(-1)
-    if gaps.any():
-        frame, marker = np.argwhere(gaps)[0]
-        found = f"no {MARKERS[marker]} at frame {frame}"
-        raise InputError(where, found, "no gap", "Leave it out.")
+        expected = "a second or more of 39 markers, comma separated, without a gap"
+        raise InputError(where, str(error), expected, "Leave it out.") from error
     places = sosfiltfilt(butter(2, CUTOFF, fs=RATE, output="sos"), places, axis=0)
     return dict(zip(MARKERS, 0.001 * places[..., [1, 2, 0]].transpose(1, 0, 2), strict=True))
 

@@ -87,17 +87,6 @@ def test_several_people_strike_one_pose(tmp_path, pose):
         torch.testing.assert_close(one, alone, atol=1e-5, rtol=0)
 
 
-def test_one_shape_per_frame(body, pose):
-    _, *motion = pose
-    betas = torch.randn(7, 10, generator=torch.Generator().manual_seed(3))
-    ids = torch.tensor([5, 77])
-    for t in range(7):
-        frame = [x[t : t + 1] for x in motion]
-        one = body.vertices(ids, betas[t : t + 1], *frame)[0]
-        torch.testing.assert_close(body.vertices(ids, betas, *motion)[t], one)
-        torch.testing.assert_close(body.joints(betas, *motion)[t], body.joints(betas[t], *frame)[0])
-
-
 def test_bending_the_left_elbow_forward(body):
     body_pose = torch.zeros(1, 23, 3)
     body_pose[0, LEFT_ELBOW - 1, 1] = -np.pi / 2
@@ -167,15 +156,6 @@ def test_licensed_models_equal_smplx(licensed, pose, tmp_path, gender):
     assert (load_body(tmp_path / "stiff.npz").vertices(every, *pose) - got).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_missing_field_is_named(tmp_path, key):
-    arrays = random_model(30)
-    del arrays[key]
-    np.savez(tmp_path / "model.npz", **arrays)
-    with pytest.raises(InputError, match=f"model.npz: {key}"):
-        load_body(tmp_path / "model.npz")
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -189,14 +169,6 @@ def test_a_wrong_field_is_named(tmp_path, key, value):
     np.savez(tmp_path / "model.npz", **{**random_model(30), key: value})
     with pytest.raises(InputError, match=f"model.npz: {key}"):
         load_body(tmp_path / "model.npz")
-
-
-def test_wrong_poses_and_vertices(body, pose):
-    betas, orient, body_pose, transl = pose
-    with pytest.raises(InputError, match="body_pose"):
-        body.joints(betas, orient, body_pose[:, :63], transl)
-    with pytest.raises(InputError, match="vertex ids"):
-        body.vertices(torch.tensor([13348]), *pose)
 
 
 # What cPickle of Python 2.7.18 wrote of a tetrahedron, by protocol; zlib, base64.
@@ -264,14 +236,6 @@ def test_cleaned_pickles_of_python_3_are_read(tmp_path, protocol):
     assert_same(read_model(tmp_path / "model.pkl"), tetrahedron())
 
 
-def test_the_licensed_layout_is_read(smpl_folder):
-    for gender in ORIGINAL:
-        read = read_model(smpl_folder / f"SMPL_{gender.upper()}.pkl")
-        assert_same(read, smpl_arrays(gender))
-        assert set(read) == set(KEYS)
-        assert tuple(read["kintree_table"][0]) == TREE
-
-
 def test_of_300_components_the_first_ten_are_taken(tmp_path):
     file = written(tmp_path / ORIGINAL["female"], official(tetrahedron(), components=300))
     assert_same(read_model(file), tetrahedron())
@@ -279,23 +243,11 @@ def test_of_300_components_the_first_ten_are_taken(tmp_path):
     assert read_model(tmp_path / "model.npz")["shapedirs"].shape == (4, 3, 10)
 
 
-def test_byte_order_and_column_order_are_kept(tmp_path):
-    arrays = tetrahedron()
-    swapped = arrays | {"shapedirs": arrays["shapedirs"].astype(">f8")}
-    assert_same(read_model(written(tmp_path / "big.pkl", swapped)), arrays)
-    columns = arrays | {"weights": np.asfortranarray(arrays["weights"] * np.arange(24))}
-    (tmp_path / "columns.pkl").write_bytes(pickle.dumps(columns, 4))
-    assert_same(read_model(tmp_path / "columns.pkl"), columns)
-
-
 @pytest.mark.parametrize(
     ("content", "name"),
     [
         (b"cos\nsystem\n(S'touch %s'\ntR.", "os.system"),
-        (b"\x80\x02cposix\nsystem\nU\x02ls\x85R.", "posix.system"),
-        (b"c__builtin__\neval\n(S'open(%s)'\ntR.", "__builtin__.eval"),
         (b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.", "builtins.getattr"),
-        (b"cnumpy\nload\n(S'%s'\ntR.", "numpy.load"),
         (b"cnumpy.testing._private.utils\nrunstring\n(S'1'\n}tR.", "runstring"),
     ],
 )
@@ -305,26 +257,6 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path, content, name):
     with pytest.raises(InputError, match=f"SMPL_MALE.pkl: found no model .*run .*{name}"):
         read_model(file)
     assert not trace.exists()
-
-
-def test_what_pickles_may_name_does_nothing_either(tmp_path):
-    """Chumpy's and NumPy's names are taken down, never imported or called."""
-    calls = b"cchumpy.ch\nsystem\n(S'ls'\ntRcnumpy\nndarray\n(I9999999999\ntR0."
-    (tmp_path / "model.pkl").write_bytes(calls)
-    with pytest.raises(InputError, match="model.pkl: found system; expected a dict"):
-        read_model(tmp_path / "model.pkl")
-    patched = b"cscipy.sparse\ncsc_matrix\n(N}S'toarray'\nNstb."
-    (tmp_path / "model.pkl").write_bytes(patched)
-    with pytest.raises(InputError, match="model.pkl: found no model"):
-        read_model(tmp_path / "model.pkl")
-
-
-def test_arrays_of_objects_are_refused(tmp_path):
-    file = written(tmp_path / "model.pkl", tetrahedron())
-    content = file.read_bytes().replace(b"U\x02f8", b"U\x02O8")
-    file.write_bytes(content)
-    with pytest.raises(InputError, match="v_template: found no plain array .*O8"):
-        read_model(file)
 
 
 def test_a_sparse_matrix_that_points_outside_is_refused(tmp_path):

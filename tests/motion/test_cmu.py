@@ -15,7 +15,6 @@ from t2imu_utils.motion.cmu import (
     TARGET_OFFSETS,
     TEST_SUBJECTS,
     VAL_SUBJECTS,
-    assign_splits,
     build_cmu,
     find_sources,
     read_texts,
@@ -203,29 +202,6 @@ def test_what_is_played_faster_is_shorter_and_accelerates_with_the_square(tmp_pa
     assert rise[1] / rise[0] == pytest.approx(exact, rel=0.03)
 
 
-@pytest.mark.parametrize("speed", [0.9, 1.1])
-def test_sentences_are_told_by_the_time_of_the_recording(tmp_path, speed):
-    told = [
-        {"trial": "03_01", "start_s": 0.0, "end_s": 8.0, "text": "First part."},
-        {"trial": "03_01", "start_s": 9.0, "end_s": 16.0, "text": "Second part."},
-        {"trial": "03_01", "start_s": 17.0, "end_s": 25.0, "text": "After the end."},
-    ]
-    root = database(tmp_path, {"03_01": bvh_text(2000)}, {"03_01": "walk"}, told)
-    clips = build(root, speeds=[speed]).clips
-    for mark in ("", f"x{speed}"):
-        captions = [
-            clip.captions[2:] for clip in clips if re.fullmatch(rf"03_01_0\d{mark}", clip.name)
-        ]
-        assert captions == [["First part."], ["Second part."]]
-
-
-def test_a_clip_without_text_is_listed(tmp_path):
-    told = {"trial": "03_01", "start_s": 0.0, "end_s": 8.0, "text": "#1: first\npart."}
-    corpus = build(database(tmp_path, {"03_01": bvh_text(2000)}, {"03_01": "unknown"}, [told]))
-    assert [clip.captions for clip in corpus.clips] == [["1: first part."]] * 2
-    assert [s.reason for s in corpus.skipped] == ["no sentence tells of it"]
-
-
 def test_what_is_left_out_is_listed(tmp_path):
     trials = {
         "03_01": bvh_text(400),
@@ -299,15 +275,6 @@ def test_descriptions_are_read_from_the_index_of_the_database(tmp_path):
     (tmp_path / "cmu-mocap-index-text.txt").write_bytes(index.encode("cp1252"))
     found = read_texts(tmp_path).descriptions
     assert found == {"05_01": "walk", "05_02": "dance - arms, pirouette", "144_34": "Walking001"}
-
-
-def test_splits_follow_subject_and_kind():
-    trials = [f"09_{n:02d}" for n in range(1, 11)] + ["03_01", "03_02", "01_01", "10_04", "116_2"]
-    descriptions = {trial: "run/jog, turn" for trial in trials[:9]} | {"09_10": "walk"}
-    split_of = assign_splits(trials, descriptions)
-    assert [t for t in trials if split_of[t] == "test_trials"] == ["09_03", "09_08"]
-    assert (split_of["01_01"], split_of["10_04"], split_of["116_2"]) == ("test", "val", "train")
-    assert not set(TEST_SUBJECTS) & set(VAL_SUBJECTS)
 
 
 # --- the real database ---

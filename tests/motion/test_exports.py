@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 import zipfile
 
@@ -22,6 +21,7 @@ from t2imu_utils.motion.exports import (
     read_number,
 )
 from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
+from t2imu_utils.motion.takes import body_height
 
 # SOMA's joints as Kimodo's skeleton of 77 lists them; that of 30 leaves out what it does not move.
 FINGERS = [
@@ -123,20 +123,6 @@ def test_one_bad_motion_is_told_and_the_others_read(tmp_path, turning_motion):
     assert [s.name for s in skipped] == ["a/results.npy#1", "b/results.npy"]
     assert "NaN or infinity at frame 7, joint left_wrist" in skipped[0].reason
     assert "(1, 21, 3, 9); expected (motions, 22, 3, frames)" in skipped[1].reason
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"motion": np.zeros((1, 24, 3, 60))}, "KIT has 21 joints, action models others"),
-        ({"lengths": np.array([201])}, r"lengths: found [201]; expected 1 of 1 to 200"),
-        ({"text": ["a", "b"]}, "text: found no list, or of another length"),
-        ({"motion": np.zeros((1, 22, 3, 200), bool)}, "elements of type bool; expected numbers"),
-    ],
-)
-def test_bad_results_of_mdm(tmp_path, turning_motion, change, message):
-    write_mdm(tmp_path / "results.npy", [turning_motion], ["a"], 1, **change)
-    assert message in refusal(tmp_path / "results.npy")
 
 
 def test_objects_that_are_not_mdm_and_pickles_that_run(tmp_path, turning_motion):
@@ -274,8 +260,7 @@ def test_rates_below_twenty_are_left_out(tmp_path, body):
 def test_units_that_are_not_metres(tmp_path, body, unit, size):
     np.save(tmp_path / "x.npy", size * wave(body, 20, 1.0))
     message = refusal(tmp_path, rate=20, up="y")
-    legs = body[0][4] + body[0][7]
-    assert f"legs of {size * legs:.3g} from hip to ankle, as in {unit}" in message
+    assert "a body of 1" in message and f"as in {unit}" in message
     assert f"Pass scale={1 / size:g}." in message
     joints, _, _ = one(tmp_path, rate=20, up="y", scale=1 / size)
     np.testing.assert_allclose(joints, wave(body, 20, 1.0), atol=1e-6)
@@ -283,12 +268,16 @@ def test_units_that_are_not_metres(tmp_path, body, unit, size):
     assert f"Pass scale={1 / size:g}." in refusal(tmp_path, rate=20, up="y", scale=10.0)
 
 
-def test_low_hips_are_no_wrong_unit(tmp_path, body):
-    lying = wave(body, 20, 1.0)[..., [0, 2, 1]] * [1, 1, -1]
-    np.save(tmp_path / "x.npy", lying)
-    assert one(tmp_path, rate=20, up="y")[0][:, 0, 1].max() < 0.2
-    np.save(tmp_path / "x.npy", 20 * lying)
-    assert "as in" not in refusal(tmp_path, rate=20, up="y")
+def test_bodies_of_no_person_are_refused_with_their_size(tmp_path, body):
+    moving = wave(body, 20, 1.0)
+    for size in (0.75, 1.35):  # of somebody 1.63 m tall
+        np.save(tmp_path / "x.npy", size * moving)
+        height = body_height(size * moving)
+        assert f"a body of {height:.2f} m" in refusal(tmp_path, rate=20, up="y")
+    lower = [JOINTS.index(name) for name in ("left_ankle", "left_foot")]
+    moving[::2, lower, 1] -= 0.15
+    np.save(tmp_path / "x.npy", moving)
+    assert "bones whose length changes by 1" in refusal(tmp_path, rate=20, up="y")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +288,7 @@ def test_low_hips_are_no_wrong_unit(tmp_path, body):
         (np.zeros((22, 3, 60)), "(22, 3, 60)"),
         (np.zeros((0, 22, 3)), "x.npy"),
         (np.zeros((2, 22, 3)), "2 frame(s); expected at least 3 frames"),
-        (np.zeros((60, 22, 3)), "legs of 0 from hip to ankle"),
+        (np.zeros((60, 22, 3)), "a body of 0.26 m"),
         (np.full((60, 22, 3), np.inf), "NaN or infinity at frame 0, joint pelvis"),
         (np.zeros((60, 22, 3), complex), "elements of type complex128"),
         (np.zeros((60, 22, 3), "U4"), "elements of type <U4"),
@@ -308,12 +297,6 @@ def test_low_hips_are_no_wrong_unit(tmp_path, body):
 def test_bad_arrays(tmp_path, content, message):
     np.save(tmp_path / "x.npy", content)
     assert message in refusal(tmp_path, rate=20, up="y")
-
-
-def test_too_short_after_resampling(tmp_path, body):
-    np.save(tmp_path / "x.npy", wave(body, 100, 1.0)[:9])
-    message = refusal(tmp_path, rate=100, up="y")
-    assert "x.npy, at 20 frames a second: joints: found 2 frame(s)" in message
 
 
 def test_files_and_folders_that_are_not_there(tmp_path):
@@ -384,16 +367,6 @@ CONTENT = {
 }
 
 
-class Calls:
-    """What runs a command when it is unpickled."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
 def write_objects(path, content, protocol):
     """A ``.npy`` as `numpy.save` lays it out, with a protocol of one's own."""
     array = np.asanyarray(content, dtype=object)
@@ -414,12 +387,6 @@ def assert_content(read):
     assert read["deep"] == [{"x": [1, 2.5, True, None]}]
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_pickled_arrays_are_read_in_each_protocol(tmp_path, protocol):
-    (read,) = read_npy(write_objects(tmp_path / "x.npy", CONTENT, protocol))
-    assert_content(read)
-
-
 def test_what_numpy_saves_is_read(tmp_path):
     np.save(tmp_path / "x.npy", CONTENT)
     (read,) = read_npy(tmp_path / "x.npy")
@@ -434,33 +401,6 @@ def test_what_numpy_1_saved_is_read(tmp_path):
     path.write_bytes(path.read_bytes().replace(new, old))
     (read,) = read_npy(path)
     assert_content(read)
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments", "name"),
-    [
-        (os.mkdir, ("called",), f"{os.mkdir.__module__}.mkdir"),
-        (eval, ("__import__('os').mkdir('called')",), "builtins.eval"),
-        (np.savetxt, ("called", [1.0]), "numpy.savetxt"),
-        (getattr, ("text", "upper"), "builtins.getattr"),
-    ],
-)
-def test_a_pickle_that_calls_something_is_refused(tmp_path, monkeypatch, function, arguments, name):
-    monkeypatch.chdir(tmp_path)
-    np.save("x.npy", {"motion": Calls(function, *arguments)})
-    with pytest.raises(InputError, match=f"x.npy: found .*it wants to run {name}"):
-        read_npy(tmp_path / "x.npy")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
-
-
-def test_arrays_of_odd_elements_are_refused(tmp_path):
-    for odd in (np.array("2020-01-01", "M8[D]"), np.zeros(2, [("x", "f4")]), np.array(["text"])):
-        np.save(tmp_path / "x.npy", {"motion": odd})
-        with pytest.raises(InputError, match="elements of type"):
-            read_npy(tmp_path / "x.npy")
-    np.save(tmp_path / "x.npy", {"motion": np.dtype("f4")})
-    with pytest.raises(InputError, match="an object dtype without values"):
-        read_npy(tmp_path / "x.npy")
 
 
 def test_plain_arrays_are_read_and_damaged_ones_refused(tmp_path):

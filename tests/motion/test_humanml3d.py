@@ -1,22 +1,15 @@
 """HumanML3D's official folder: what is used, what is told of the rest, what is missing."""
 
-import zipfile
-
 import numpy as np
 import pytest
 
-from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion import humanml3d
+from t2imu_utils.errors import InputError
 from t2imu_utils.motion.humanml3d import (
     CLIPS,
-    found_statistics,
     integrity,
     read_humanml3d,
     read_index,
     subject_of,
-    write_splits,
-    write_statistics,
-    write_texts,
 )
 
 SENTENCE = "a man walks.#a/DET man/NOUN walk/VERB#0.0#0.0\n"
@@ -188,7 +181,7 @@ def test_the_genuine_index_of_cmu(real_data):
     assert all(subject_of(path).startswith("CMU/") for path in table["source_path"])
     lists = {
         split: (real_data / "humanml3d" / "splits" / f"{split}.txt").read_text().split()
-        for split in humanml3d.SPLITS
+        for split in ("train", "val", "test")
     }
     assert {split: len(names) for split, names in lists.items()} == {
         "train": 23384,
@@ -209,110 +202,9 @@ def test_a_genuine_part_of_the_folder(real_data, tmp_path):
     (tmp_path / "new_joint_vecs").symlink_to(real_data / "humanml3d" / "new_joint_vecs")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "012314.txt").write_text(SENTENCE)
-    assert write_splits(real_data / "humanml3d" / "splits", tmp_path) == []
+    (tmp_path / "train.txt").symlink_to(real_data / "humanml3d" / "splits" / "train.txt")
     skipped = []
     (clip,) = read_humanml3d(tmp_path, "train", skipped)
     assert (clip.name, clip.features.shape) == ("012314", (170, 263))
     absent = [s for s in skipped if s.reason == "found no file; expected a .npy array"]
     assert len(absent) == 23383
-
-
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_texts_and_their_twins_are_put_in_place(tmp_path, form):
-    source = tmp_path / "texts"
-    if form == "folder":
-        source.mkdir()
-    texts = {
-        "000001": "turns Left.#turn/VERB left/ADV#0.0#2.5\nécarte#écarte/X#nan#nan\n".encode(),
-        "000002": b"walks.#walk/VERB#0.0#0.0\n",
-        "M000002": b"strolls.#stroll/VERB#0.0#0.0\n",
-        "000003": b"\xff\xfe",
-        "000004": b" \n",
-    }
-    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
-        for name, content in texts.items():
-            archive.writestr(f"texts/{name}.txt", content)
-            if form == "folder":
-                (source / f"{name}.txt").write_bytes(content)
-    names = ["000001", "000002", "000003", "000004", "000005"]
-    place = source if form == "folder" else tmp_path / "texts.zip"
-    missing, made = write_texts(place, tmp_path / "out", names)
-    written = {p.stem: p.read_bytes() for p in (tmp_path / "out" / "texts").iterdir()}
-    twin = "turns Right.#turn/VERB right/ADV#0.0#2.5\nécarte#écarte/X#nan#nan\n".encode()
-    assert written == {
-        "000001": texts["000001"],
-        "M000001": twin,
-        "000002": texts["000002"],
-        "M000002": texts["M000002"],
-    }
-    assert [s.name for s in made] == ["M000001"]
-    told = {s.name: s.reason for s in missing}
-    assert told["000003"] == "text unreadable: 000003.txt holds byte 0 that is no UTF-8"
-    assert told["000004"] == "text unreadable: 000004.txt holds no sentence"
-    assert told["000005"] == "no text: no 000005.txt at hand"
-    assert set(told) == {t + n for n in names[2:] for t in ("", "M")}
-    (tmp_path / "out" / "texts" / "000002.txt").write_text("mine#mine/X#0.0#0.0\n")
-    write_texts(place, tmp_path / "out", names)
-    assert (tmp_path / "out" / "texts" / "000002.txt").read_text().startswith("mine")
-
-
-def test_damaged_archives_of_texts(tmp_path, monkeypatch):
-    path = tmp_path / "texts.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("texts/000001.txt", SENTENCE * 1000)
-        archive.writestr("../../000002.txt", SENTENCE)
-    whole = path.read_bytes()
-    monkeypatch.setattr(humanml3d, "_MAX_TEXT", 1000)
-    missing, _ = write_texts(path, tmp_path / "out", ["000001", "000002"])
-    assert missing[0].reason.endswith(
-        "found 46000 bytes; expected at most 1000. Fetch the archive again."
-    )
-    written = [p for p in tmp_path.rglob("*.txt")]
-    assert {p.relative_to(tmp_path).as_posix() for p in written} == {
-        "out/texts/000002.txt",
-        "out/texts/M000002.txt",
-    }
-    monkeypatch.undo()
-    path.write_bytes(whole[:60] + b"?" * 20 + whole[80:])
-    missing, _ = write_texts(path, tmp_path / "out", ["000001"])
-    assert "000001.txt: found no readable member" in missing[0].reason
-    path.write_bytes(whole[:-30])
-    with pytest.raises(InputError, match="texts.zip: found no readable archive"):
-        write_texts(path, tmp_path / "again", ["000001"])
-
-
-def test_lists_are_taken_as_they_are_and_joined(tmp_path):
-    source, out = tmp_path / "lists", tmp_path / "out"
-    source.mkdir()
-    for split, name in (("train", "000001"), ("val", "000002")):
-        (source / f"{split}.txt").write_text(f"{name}\nM{name}\n")
-    missing = write_splits(source, out)
-    assert [s.name for s in missing] == ["test.txt", "all.txt"]
-    assert "found train, val" in missing[0].reason
-    assert (out / "train_val.txt").read_text() == "000001\nM000001\n000002\nM000002\n"
-    (source / "test.txt").write_bytes(b"\xff\n")
-    missing = write_splits(source, out)
-    assert "no UTF-8" in missing[0].reason
-    (source / "test.txt").write_text("000003\n")
-    (source / "train.txt").write_text("another\n")
-    assert write_splits(source, out) == []
-    assert (out / "all.txt").read_text().split()[-1] == "000003"
-    assert (out / "train.txt").read_text() == "000001\nM000001\n"
-
-
-def test_statistics_leave_out_what_is_not_finite(root):
-    (root / "new_joint_vecs" / "000002.npy").write_bytes(b"\x93NUMPY")
-    np.save(root / "Std.npy", np.ones(263))
-    assert found_statistics(root) == ["Std.npy"]
-    skipped = write_statistics(root)
-    assert found_statistics(root) == []
-    assert [s.name for s in skipped] == ["000002", "000008"]
-    assert all(isinstance(s, Skipped) and "not in the statistics" in s.reason for s in skipped)
-    names = [n for n in CLIPS_MADE if n not in ("000002", "000008", "000009")]
-    frames = np.concatenate([np.load(root / "new_joint_vecs" / f"{n}.npy") for n in names])
-    np.testing.assert_allclose(np.load(root / "Mean.npy"), frames.mean(0), atol=1e-6)
-    np.testing.assert_allclose(
-        np.load(root / "Std.npy")[4:67], frames.std(0)[4:67].mean(), atol=1e-6
-    )
-    (root / "Mean.npy").write_bytes(b"cut")
-    assert found_statistics(root) == ["Mean.npy"]

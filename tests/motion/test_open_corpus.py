@@ -12,7 +12,6 @@ from t2imu_utils.motion.open_corpus import (
     _halves,
     broken,
     cut,
-    implausible,
     split_of,
     to_clips,
 )
@@ -66,15 +65,6 @@ def test_clips_that_float_or_jump_are_refused():
     jumping = joints.copy()
     jumping[40] += 0.5
     assert "m/s²" in broken(joints_to_features(jumping))
-
-
-def test_bodies_of_no_person_are_refused():
-    take = standing(2.0)
-    assert implausible(take) == ""
-    assert "m" in implausible(replace(take, joints=2 * take.joints))
-    stretched = take.joints.copy()
-    stretched[::2, [7, 8], 1] -= 0.1
-    assert "bones" in implausible(replace(take, joints=stretched))
 
 
 def test_stairs_are_cut_where_they_turn():

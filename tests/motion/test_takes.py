@@ -17,6 +17,7 @@ from t2imu_utils.motion.takes import (
     Take,
     clean,
     glitches,
+    implausible,
     standing,
     straight_walking,
     t_poses,
@@ -221,11 +222,6 @@ def test_t_poses_are_told_from_other_poses():
     assert not t_poses(bent).any()
 
 
-def test_t_poses_turn_with_the_body():
-    turn = np.array([[0.6, 0, 0.8], [0, 1, 0], [-0.8, 0, 0.6]])
-    assert t_poses(arms_out(drifting(2)) @ turn.T).all()
-
-
 def test_t_poses_at_both_ends_go_and_one_inside_stays():
     joints = drifting(400)
     for part in (slice(0, 3), slice(200, 203), slice(398, 400)):
@@ -253,12 +249,6 @@ def test_only_steps_over_12_cm_are_glitches(metres, cut):
         assert np.flatnonzero(marked).tolist() == list(range(149 - 6, 150 + 7))
 
 
-def test_glitch_speed_does_not_depend_on_the_rate():
-    joints = drifting(100)
-    joints[50:, 21] += [0.2, 0, 0]
-    assert glitches(joints, 120.0).any() and not glitches(joints, 60.0).any()
-
-
 def test_every_frame_is_accounted_for_once():
     joints = drifting(600)
     joints[0] = arms_out(joints[0])
@@ -273,13 +263,9 @@ def test_every_frame_is_accounted_for_once():
     assert tuple(cleaned.dropped) == RULES
 
 
-def test_shortest_segment_spans_its_seconds_from_first_to_last_frame():
-    assert clean(drifting(7 + 121), HERTZ, min_seconds=1.0).segments == [(7, 128)]
-    assert clean(drifting(7 + 120), HERTZ, min_seconds=1.0).segments == []
-
-
-def test_broken_joints_are_refused():
-    joints = drifting(20)
-    joints[3, JOINTS.index("head")] = np.nan
-    with pytest.raises(InputError, match="head"):
-        clean(joints, HERTZ, 1.0)
+def test_bodies_of_no_person_are_refused(body):
+    joints = np.repeat(body[1][None], 40, axis=0)
+    assert implausible(joints) == ""
+    assert implausible(2 * joints).endswith(" m")
+    joints[::2, [7, 10], 1] -= 0.05
+    assert "bones" in implausible(joints) and implausible(joints, 0.1) == ""

@@ -6,6 +6,7 @@ and are read by the code that reads those. One generator more is another project
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ from t2imu_utils.files import sha256
 from t2imu_utils.models.mdm import MDM, MDMConfig
 from t2imu_utils.models.prompts import load_prompts
 from t2imu_utils.models.text import load_text_encoder
-from t2imu_utils.motion.corpus import mirrored, write_corpus
-from t2imu_utils.motion.features import features_to_joints
+from t2imu_utils.motion.corpus import mirror_caption, write_corpus
+from t2imu_utils.motion.features import features_to_joints, joints_to_features, mirror_joints
 from tests.body.layouts import write_fake_smpl
 from tests.gait import gait_corpus
 from tests.models.layouts import (
@@ -62,7 +63,15 @@ OTHERS = ["momask", "remodiffuse", "theirs"]
 
 def write_humanml3d(root, clips, splits):
     """The official folder, twins and index included, with one clip that official readers skip."""
-    twins = [mirrored(clip) for clip in clips]
+    twins = [
+        replace(
+            clip,
+            name=f"M{clip.name}",
+            features=joints_to_features(mirror_joints(features_to_joints(clip.features))),
+            captions=[mirror_caption(caption) for caption in clip.captions],
+        )
+        for clip in clips
+    ]
     splits = {name: [*own, *(f"M{n}" for n in own)] for name, own in splits.items()}
     write_corpus(root, [*clips, *twins], splits)
     (root / "clips.csv").unlink()

@@ -1,4 +1,11 @@
-"""AMASS motions (Mahmood et al. 2019) as joints, and HumanML3D built from them.
+"""Build HumanML3D's features from AMASS (Mahmood et al. 2019), SMPL+H and HumanAct12.
+
+    python -m tools.build_humanml3d [--target-clip FILE]
+
+Reads ``amass/``, ``smplh/`` and ``pose_data/humanact12/`` below T2IMU_DATA, and in ``humanml3d/``
+what `t2imu data fetch humanml3d_texts` put there; fills ``humanml3d/``. What is there already
+stays, so an interrupted build goes on, and one with more of AMASS adds to the last. What could not
+be built is told by reason, and clip by clip in ``not_built.csv``.
 
 The archives must be AMASS's "SMPL+H G": ``poses`` (N, 156), ``trans`` (N, 3), ``betas`` (16,),
 ``gender``, ``mocap_framerate``. Joints need neither the mesh nor the hands: rest joints are linear
@@ -7,9 +14,10 @@ in the shape, and the skeleton is walked from there. Dynamic shapes (DMPLs) move
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import torch
@@ -19,6 +27,7 @@ from tqdm import tqdm
 from t2imu_utils.body.smpl import forward_kinematics
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import atomic_write
+from t2imu_utils.motion.corpus import read_array
 from t2imu_utils.motion.exports import read_npy, read_npz
 from t2imu_utils.motion.features import (
     RATE,
@@ -28,18 +37,10 @@ from t2imu_utils.motion.features import (
     joints_to_features,
     mirror_joints,
 )
-from t2imu_utils.motion.humanml3d import (
-    HUMANACT12,
-    STATISTICS,
-    found_statistics,
-    read_index,
-    write_array,
-    write_splits,
-    write_statistics,
-    write_texts,
-)
+from t2imu_utils.motion.humanml3d import HUMANACT12, integrity, read_index
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS, bone_offsets
+from t2imu_utils.tracks import data_root
 
 BODY, BONES, BETAS, POSE = len(JOINTS), 52, 10, 156  # the hands' joints come after the body's
 GENDERS = ("male", "female")
@@ -84,13 +85,13 @@ class Build:
     """What one call of `build_humanml3d` did, by clip (twins go with their clips).
 
     `built` are clips that it wrote, `kept` those that were whole before, `skipped` what is left out
-    and why, `remarks` what is there but not quite as it should be.
+    and why, `short` clips whose recording ends before they do.
     """
 
     built: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    remarks: list[Skipped] = field(default_factory=list)
+    short: list[Skipped] = field(default_factory=list)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -188,32 +189,15 @@ def clip_joints(
 
 
 def build_humanml3d(
-    amass_root: Path,
-    models_root: Path,
-    index_csv: Path,
-    texts_root: Path,
-    out: Path,
-    splits_root: Path | None = None,
+    root: Path,
     target_offsets: Float[np.ndarray, "22 3"] | None = None,
     convention: Convention = "dataset",
-    progress: bool = True,
 ) -> Build:
-    """Build HumanML3D's official folder from AMASS: all that the inputs allow.
+    """Build the clips of ``humanml3d/index.csv``: all that the inputs below `root` allow.
 
-    Every file is written at once or not at all, and files that are there already stay, so an
-    interrupted build goes on where it stopped, and one with more of AMASS adds to the last.
-    ``joints`` holds what the features were made from. ``Mean.npy`` and ``Std.npy`` are kept where
-    they are published ones, which published weights need; else they are computed from all clips in
-    the folder, twins too, as HumanML3D makes them, and again when clips were added.
+    Every file is written at once or not at all. ``joints`` holds what the features were made from.
 
     Args:
-        amass_root: holds ``<source>/…/*_poses.npz``, under the sources' old or new names; beside
-            it ``pose_data/humanact12/…/*.npy``.
-        models_root: holds ``male/model.npz`` and ``female/model.npz`` of SMPL+H.
-        index_csv: HumanML3D's index.
-        texts_root: folder of texts, or HumanML3D's ``texts.zip``.
-        out: the folder to fill; it may hold texts, lists and index already.
-        splits_root: folder of ``train.txt`` and the other lists; `out` when None.
         target_offsets: rest offsets in metres of the body that all take (`skeleton.bone_offsets` of
             a frame of any published clip in ``new_joints``); from the first frame of clip 000021
             when None.
@@ -223,79 +207,65 @@ def build_humanml3d(
         InputError: no folder of AMASS, a model or the index that cannot be read, or no body to
             take: clip 000021 cannot be built and `target_offsets` are not given.
     """
-    amass_root, out = Path(amass_root), Path(out)
-    pose_data = amass_root.parent / "pose_data"
-    if not amass_root.is_dir():
-        raise InputError(amass_root, "no folder", "AMASS, a folder for each source", _AMASS)
-    models = {g: load_smplh(Path(models_root) / g / "model.npz") for g in GENDERS}
-    build = Build()
-    index = read_index(index_csv, build.skipped)
+    root, out, build = Path(root), Path(root) / "humanml3d", Build()
+    if not (root / "amass").is_dir():
+        raise InputError(root / "amass", "no folder", "AMASS, a folder for each source", _AMASS)
+    models = {g: load_smplh(root / "smplh" / g / "model.npz") for g in GENDERS}
+    index = read_index(out / "index.csv", build.skipped)
     offsets = target_offsets
     if offsets is None:
-        offsets = _target_offsets(index, index_csv, amass_root, pose_data, models, out)
-    if not (out / "index.csv").exists():
-        with atomic_write(out / "index.csv") as temporary:
-            temporary.write_bytes(Path(index_csv).read_bytes())
-    build.skipped.extend(write_splits(Path(splits_root or out), out))
-    missing, made = write_texts(texts_root, out, list(index["name"]))
-    build.skipped.extend(missing)
-    build.remarks.extend(made)
-    whole = np.array([_is_whole(out, name) for name in index["name"]], dtype=bool)
+        offsets = _target_offsets(index, root, models)
+    needed = [(folder, twin) for folder in _NEEDED for twin in ("", "M")]
+    whole = np.array(
+        [all((out / f / f"{t}{name}.npy").exists() for f, t in needed) for name in index["name"]],
+        dtype=bool,
+    )
     build.kept.extend(index["name"][whole])
-    found = found_statistics(out)
     recordings = index[~whole].groupby("path", sort=False)
-    for _, rows in tqdm(recordings, "recordings", mininterval=2, disable=not progress):
+    for _, rows in tqdm(recordings, "recordings", mininterval=2, disable=None):
         try:
-            recording = _read_recording(rows.iloc[0], amass_root, pose_data, models)
+            recording = _read_recording(rows.iloc[0], root, models)
         except InputError as error:
             kind = "file absent" if error.found == "no file" else "file unreadable"
             build.skipped.extend(Skipped(name, f"{kind}: {error}") for name in rows["name"])
             continue
         for row in rows.itertuples(index=False):
             try:
-                arrays, remarks = _make_clip(recording, row, offsets, convention)
+                arrays = _make_clip(recording, row, offsets, convention)
             except InputError as error:
                 build.skipped.append(Skipped(row.name, error.found))
                 continue
-            if not (build.built or found):
-                # They must not outlive the set of clips that they belong to.
-                for name in STATISTICS:
-                    (out / name).unlink(missing_ok=True)
             for name, array in arrays.items():
                 if not (out / name).exists():
                     write_array(out / name, array)
             build.built.append(row.name)
-            build.remarks.extend(remarks)
-    if found:
-        build.remarks.append(Skipped(", ".join(found), "kept as found, not computed"))
-    elif not all((out / name).exists() for name in STATISTICS):
-        build.skipped.extend(write_statistics(out))
+            frames = len(arrays[f"joints/{row.name}.npy"])
+            if row.subset != HUMANACT12 and row.end - row.start > frames:
+                told = f"range past the end: {row.start} to {row.end}, {frames} frames built"
+                build.short.append(Skipped(row.name, told))
     return build
 
 
-def _is_whole(out: Path, name: str) -> bool:
-    return all((out / f / f"{twin}{name}.npy").exists() for f in _NEEDED for twin in ("", "M"))
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy``, whole or not at all."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, array)
 
 
 def _target_offsets(
-    index: pd.DataFrame,
-    index_csv: Path,
-    amass_root: Path,
-    pose_data: Path,
-    models: Mapping[str, SmplH],
-    out: Path,
+    index: pd.DataFrame, root: Path, models: Mapping[str, SmplH]
 ) -> Float[np.ndarray, "22 3"]:
     """The body that all clips take: built before, published, or from AMASS."""
     try:
         for folder in ("joints", "new_joints"):
-            path = out / folder / f"{TARGET_CLIP}.npy"
+            path = root / "humanml3d" / folder / f"{TARGET_CLIP}.npy"
             if path.exists():
                 return bone_offsets(_read_joints(path)[0])
         rows = index[index["name"] == TARGET_CLIP]
         if rows.empty:
-            raise InputError(index_csv, f"no row {TARGET_CLIP}", "the whole index", "")
+            raise InputError("index.csv", f"no row {TARGET_CLIP}", "the whole index", "")
         row = rows.iloc[0]
-        recording = _read_recording(row, amass_root, pose_data, models)
+        recording = _read_recording(row, root, models)
         joints = clip_joints(recording, row["subset"], row["start"], row["end"])
         # As stored, so that a build that goes on later takes the same body to the last bit.
         return bone_offsets(joints[0].astype(np.float32).astype(np.float64))
@@ -304,21 +274,22 @@ def _target_offsets(
             f"clip {TARGET_CLIP}",
             f"{error.found} ({error.where})",
             "the clip whose first frame gives the body of all others",
-            "Add its recording (KIT of AMASS), or pass target_offsets: skeleton.bone_offsets of a "
-            "frame of any published clip in new_joints.",
+            "Add its recording (KIT of AMASS), or pass --target-clip: any published clip of "
+            "new_joints.",
         ) from error
 
 
 def _read_recording(
-    row: pd.Series, amass_root: Path, pose_data: Path, models: Mapping[str, SmplH]
+    row: pd.Series, root: Path, models: Mapping[str, SmplH]
 ) -> Float[np.ndarray, "F 22 3"]:
     """The recording of a row of the index, at 20 frames a second, under any of its names."""
     source, inner = row["subset"], Path(row["path"])
+    pose_data, amass = root / "pose_data", root / "amass"
     if source == HUMANACT12:
         found = [p for p in (pose_data / inner, pose_data / source / inner.name) if p.is_file()]
         return _read_joints(found[0] if found else pose_data / inner)
-    path = amass_root / inner.with_suffix(".npz")
-    renamed = amass_root / RENAMED.get(source, source) / path.relative_to(amass_root / source)
+    path = amass / inner.with_suffix(".npz")
+    renamed = amass / RENAMED.get(source, source) / path.relative_to(amass / source)
     return amass_joints(renamed if renamed.is_file() and not path.is_file() else path, models)
 
 
@@ -327,8 +298,8 @@ def _make_clip(
     row: tuple,
     offsets: Float[np.ndarray, "22 3"],
     convention: Convention,
-) -> tuple[dict[str, np.ndarray], list[Skipped]]:
-    """Arrays of a clip and of its twin by file, needed ones last, and a remark if it is short."""
+) -> dict[str, np.ndarray]:
+    """Arrays of a clip and of its twin by file, needed ones last."""
     joints = clip_joints(recording, row.subset, row.start, row.end).astype(np.float32)
     if not np.isfinite(joints).all():
         frame, joint, _ = np.argwhere(~np.isfinite(joints))[0]
@@ -345,9 +316,7 @@ def _make_clip(
         arrays[f"joints/{name}.npy"] = seen
         arrays[f"new_joints/{name}.npy"] = features_to_joints(features)
         arrays[f"new_joint_vecs/{name}.npy"] = features
-    short = row.subset != HUMANACT12 and row.end - row.start > len(joints)
-    told = f"range past the end: {row.start} to {row.end}, {len(joints)} frames built"
-    return arrays, [Skipped(row.name, told)] if short else []
+    return arrays
 
 
 def _read_joints(path: Path) -> Float[np.ndarray, "F 22 3"]:
@@ -372,3 +341,29 @@ def _check_arrays(
         if found.shape != shape or found.dtype.kind not in "fiu":
             told = f"shape {found.shape} of {found.dtype}"
             raise InputError(f"{path}: {key}", told, f"numbers of shape {shape}", remedy)
+
+
+@click.command()
+@click.option(
+    "--target-clip",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A published clip of new_joints, whose body all motions get if 000021 is not to be built.",
+)
+def main(target_clip: Path | None) -> None:
+    """Build HumanML3D's features below T2IMU_DATA."""
+    folder = data_root() / "humanml3d"
+    offsets = bone_offsets(read_array(target_clip)[0]) if target_clip else None
+    done = build_humanml3d(data_root(), offsets)
+    table = pd.DataFrame([asdict(s) for s in done.skipped], columns=["name", "reason"])
+    table.to_csv(folder / "not_built.csv", index=False)
+    for remark in done.short:
+        click.echo(f"{remark.name}: {remark.reason}")
+    for reason, count in done.reasons.items():
+        click.echo(f"not built: {count} × {reason}")
+    click.echo(f"{len(done.built)} clips built, {len(done.kept)} there already, in {folder}")
+    click.echo(integrity(folder).to_string(index=False))
+    raise SystemExit(bool(len(table)))
+
+
+if __name__ == "__main__":
+    main()

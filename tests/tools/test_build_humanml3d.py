@@ -4,24 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-from t2imu_utils.body import amass
-from t2imu_utils.body.amass import amass_joints, build_humanml3d, clip_joints, load_smplh
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import humanml3d
-from t2imu_utils.motion.features import (
-    CONTACTS,
-    features_to_joints,
-    joints_to_features,
-)
+from t2imu_utils.inputs import load_registry
+from t2imu_utils.motion.features import CONTACTS, features_to_joints, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS, RAW_OFFSETS, bone_lengths, bone_offsets
+from tests.motion.conftest import LENGTHS, posed
+from tools import build_humanml3d as tool
+from tools.build_humanml3d import amass_joints, build_humanml3d, clip_joints, load_smplh
 
-LENGTHS = np.array(
-    [0, 0.1, 0.1, 0.13, 0.39, 0.39, 0.14, 0.43, 0.43, 0.06, 0.14, 0.14]
-    + [0.22, 0.14, 0.14, 0.1, 0.13, 0.13, 0.26, 0.26, 0.27, 0.27]
-)
 # Three joints a finger, five fingers a hand, left before right.
 FINGERS = [
     (20 if f < 5 else 21) if k == 0 else 22 + 3 * f + k - 1 for f in range(10) for k in range(3)
@@ -113,7 +107,7 @@ MOTIONS = {
 
 
 def write_inputs(root: Path) -> Path:
-    for seed, gender in enumerate(amass.GENDERS):
+    for seed, gender in enumerate(tool.GENDERS):
         (root / "smplh" / gender).mkdir(parents=True)
         np.savez(root / "smplh" / gender / "model.npz", **fake_smplh(seed))
     for seed, (name, (frames, rate, gender)) in enumerate(MOTIONS.items()):
@@ -129,30 +123,12 @@ def write_inputs(root: Path) -> Path:
     objects["poses"] = objects["poses"].astype(object)
     save(root / "amass" / f"{INDEX['000014'][0]}.npz", objects)
     joints = np.random.default_rng(5).normal(scale=0.01, size=(48, 24, 3))
-    joints[:, :22] += posed_rest()
+    joints[:, :22] += posed(np.zeros((1, 22, 3)), np.zeros((1, 3)))
     (root / "pose_data" / ACT).parent.mkdir(parents=True)
     np.save(root / "pose_data" / f"{ACT}.npy", joints.astype(np.float32))
     rows = [f"./pose_data/{r}.npy,{a},{b},{name}.npy" for name, (r, a, b) in INDEX.items()]
-    write_index(root / "index.csv", rows)
-    (root / "texts").mkdir()
-    for name in INDEX:
-        text = f"a man lifts his left arm in {name}.#a/DET man/NOUN lift/VERB left/ADJ#0.0#0.0\n"
-        (root / "texts" / f"{name}.txt").write_text(text)
-    (root / "texts" / "M000004.txt").write_text("it is a right arm.#right/ADJ#0.0#0.0\n")
-    (root / "texts" / "000009.txt").write_bytes("un café.#café/NOUN#0.0#0.0\n".encode("latin-1"))
-    (root / "texts" / "000010.txt").unlink()
-    names = list(INDEX)
-    for split, members in (("train", names[:-2]), ("val", [names[-2]]), ("test", [names[-1]])):
-        lines = [f"{twin}{name}\n" for name in members for twin in ("", "M")]
-        (root / f"{split}.txt").write_text("".join(lines))
+    write_index(root / "humanml3d" / "index.csv", rows)
     return root
-
-
-def posed_rest() -> np.ndarray:
-    rest = np.zeros((22, 3))
-    for joint in range(1, 22):
-        rest[joint] = rest[PARENTS[joint]] + RAW_OFFSETS[joint] * LENGTHS[joint]
-    return rest
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -162,18 +138,12 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def write_index(path: Path, rows: list[str]) -> None:
     lines = ["source_path,start_frame,end_frame,new_name", *rows]
+    path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
 
 
-def build(root: Path, out: Path, **changes):
-    places = {"splits_root": root, "progress": False, **changes}
-    return build_humanml3d(
-        root / "amass", root / "smplh", root / "index.csv", root / "texts", out, **places
-    )
-
-
 def load_models(root: Path):
-    return {g: load_smplh(root / "smplh" / g / "model.npz") for g in amass.GENDERS}
+    return {g: load_smplh(root / "smplh" / g / "model.npz") for g in tool.GENDERS}
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +152,9 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def built(inputs, tmp_path_factory):
-    out = tmp_path_factory.mktemp("built") / "humanml3d"
-    return out, build(inputs, out)
+def built(inputs):
+    report = build_humanml3d(inputs)
+    return inputs / "humanml3d", report
 
 
 def plain_joints(root: Path, name: str) -> np.ndarray:
@@ -274,8 +244,7 @@ def test_all_take_the_body_of_clip_000021(inputs, built):
 
 def test_what_is_left_out_is_told_by_reason(built):
     _, report = built
-    told = {s.name: s.reason for s in report.skipped if s.name in INDEX}
-    motions = {name: reason for name, reason in told.items() if "text" not in reason}
+    motions = {s.name: s.reason for s in report.skipped}
     assert set(motions) == set(REASONS)
     for name, reason in REASONS.items():
         assert motions[name].startswith(reason)
@@ -284,47 +253,55 @@ def test_what_is_left_out_is_told_by_reason(built):
     assert "allow_pickle" in motions["000014"]
     assert report.reasons == {
         "file unreadable": 2,
-        "text unreadable": 1,
-        "no text": 3,
         "reversed frame range": 1,
         "range past the end": 1,
         "file absent": 1,
         "NaN": 1,
         "no features": 1,
     }
-    remarks = {s.name: s.reason for s in report.remarks}
-    assert remarks["000007"] == "range past the end: 20 to 200, 50 frames built"
-    assert "by rule" in remarks["M000021"] and "M000004" not in remarks
+    (short,) = report.short
+    assert (short.name, short.reason) == (
+        "000007",
+        "range past the end: 20 to 200, 50 frames built",
+    )
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(inputs, built, tmp_path, monkeypatch):
-    out, full = built[0], tmp_path / "again"
-    write, left = humanml3d.write_array, iter(range(15))
+    for name in ("amass", "smplh", "pose_data"):
+        (tmp_path / name).symlink_to(inputs / name)
+    out, full = built[0], tmp_path / "humanml3d"
+    full.mkdir()
+    (full / "index.csv").write_bytes((out / "index.csv").read_bytes())
+    write, left = tool.write_array, iter(range(15))
 
     def fails(path, array):
         if next(left, None) is None:
             raise OSError("disk full")
         write(path, array)
 
-    monkeypatch.setattr(amass, "write_array", fails)
+    monkeypatch.setattr(tool, "write_array", fails)
     with pytest.raises(OSError, match="disk full"):
-        build(inputs, full)
+        build_humanml3d(tmp_path)
     monkeypatch.undo()
-    assert not list(full.rglob("*.tmp")) and not (full / "Mean.npy").exists()
     first = {p: p.stat().st_mtime_ns for p in full.rglob("*.npy")}
-    assert len(first) == 15
-    report = build(inputs, full)
+    assert len(first) == 15 and not list(full.rglob("*.tmp"))
+    report = build_humanml3d(tmp_path)
     assert report.kept == ["000021", "000004"] and report.built == BUILT[2:]
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
-    assert sorted(p.relative_to(full) for p in full.rglob("*")) == sorted(
-        p.relative_to(out) for p in out.rglob("*")
-    )
     for path in out.rglob("*.npy"):
         assert path.read_bytes() == (full / path.relative_to(out)).read_bytes()
-    before = {p: p.stat().st_mtime_ns for p in full.rglob("*") if p.is_file()}
-    report = build(inputs, full)
-    assert report.built == [] and set(report.kept) == set(BUILT)
-    assert before == {p: p.stat().st_mtime_ns for p in full.rglob("*") if p.is_file()}
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    answer = CliRunner().invoke(tool.main, [])
+    assert f"0 clips built, {len(BUILT)} there already" in answer.output and answer.exit_code == 1
+    assert "not built: 1 × reversed frame range" in answer.output
+    told = (full / "not_built.csv").read_text()
+    assert all(name in told for name in REASONS)
+
+
+def test_names_of_subsets_are_those_of_the_list_of_inputs():
+    alternatives = [name.split(" | ") for name in load_registry().inputs["amass"].names]
+    folders = [[path.split("/")[0] for path in paths] for paths in alternatives]
+    assert len(folders) == 18 and {f[0]: f[1] for f in folders if len(f) > 1} == tool.RENAMED
 
 
 def one_clip(root: Path, joints: np.ndarray, inputs: Path) -> Path:
@@ -333,8 +310,8 @@ def one_clip(root: Path, joints: np.ndarray, inputs: Path) -> Path:
     np.save(root / "pose_data" / "humanact12" / "P01G01.npy", joints)
     (root / "amass").mkdir()
     (root / "smplh").symlink_to(inputs / "smplh")
-    write_index(root / "index.csv", ["./pose_data/humanact12/P01G01.npy,0,-1,012314.npy"])
-    (root / "texts").mkdir()
+    rows = ["./pose_data/humanact12/P01G01.npy,0,-1,012314.npy"]
+    write_index(root / "humanml3d" / "index.csv", rows)
     return root
 
 
@@ -342,11 +319,11 @@ def test_golden_features_through_the_build(inputs, reference, tmp_path):
     with np.load(reference / "humanml3d_golden.npz") as golden:
         root = one_clip(tmp_path, golden["raw_joints"], inputs)
         offsets = golden["target_offsets"]
-        build(root, root / "out", target_offsets=offsets, convention="reference")
-        features = np.load(root / "out" / "new_joint_vecs" / "012314.npy")
+        build_humanml3d(root, offsets, "reference")
+        features = np.load(root / "humanml3d" / "new_joint_vecs" / "012314.npy")
         np.testing.assert_allclose(features, golden["features"], atol=1e-4, rtol=0)
         np.testing.assert_array_equal(features[:, CONTACTS], golden["features"][:, CONTACTS])
-        joints = np.load(root / "out" / "new_joints" / "012314.npy")
+        joints = np.load(root / "humanml3d" / "new_joints" / "012314.npy")
         np.testing.assert_allclose(joints, golden["recovered_joints"], atol=1e-4, rtol=0)
 
 
