@@ -8,7 +8,7 @@ the last two predictions instead of one (DPM-Solver++ 2M; Lu et al. 2022, arXiv:
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from t2imu_utils.errors import InputError
 
-Precision = Literal["float32", "bfloat16"]
 ANCESTRAL = "ancestral"
 # Whether the equation is stochastic, and the order. First order is DDIM or its stochastic form,
 # which over all steps is ancestral sampling.

@@ -46,6 +46,8 @@ _UNREADABLE = (
 # Every forward pass has exactly this many rows of one token count and no padding, so that a text's
 # states do not depend, not even in the last bit, on the texts it is encoded with.
 ROWS = 16
+# Texts encoded at a time: states of all of a large corpus would not fit in memory.
+BLOCK = 1024
 
 
 @contextmanager
@@ -418,6 +420,23 @@ def load_text_encoder(name: str = "minilm", cache: Path | None = None) -> TextEn
             "text encoder", repr(name), f"one of {', '.join(TEXT_ENCODERS)}", "Check its spelling."
         )
     return TEXT_ENCODERS[name](None if cache is None else Path(cache))
+
+
+def unpadded(
+    encode: Callable[[list[str]], tuple[Tensor, Tensor]], texts: Sequence[str]
+) -> list[Float[Tensor, "L W"]]:
+    """Valid token states of each text, from what gives them padded with a mask (`encode`)."""
+    rows: list[Tensor] = []
+    for start in range(0, len(texts), BLOCK):
+        tokens, valid = encode(texts[start : start + BLOCK])
+        rows += [row[keep] for row, keep in zip(tokens, valid, strict=True)]
+    return rows
+
+
+def pooled(encoder: TextEncoder, texts: Sequence[str]) -> Float[Tensor, "B W"]:
+    """`TextEncoder.encode_pooled` of any number of texts."""
+    starts = range(0, len(texts), BLOCK)
+    return torch.cat([encoder.encode_pooled(texts[i : i + BLOCK]) for i in starts])
 
 
 def sentence_embeddings(texts: Sequence[str]) -> Float[np.ndarray, "B 384"]:

@@ -7,7 +7,7 @@ one what is left, and so on (Guo et al., "MoMask", CVPR 2024; Zeghidour et al., 
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
 from t2imu_utils.models.generator import (
     Denoiser,
     Generator,
@@ -29,19 +29,20 @@ from t2imu_utils.models.generator import (
     refuse_processes,
 )
 from t2imu_utils.models.losses import TERMS, WEIGHTED, LossWeights, motion_losses
-from t2imu_utils.models.text import TextEncoder
+from t2imu_utils.models.text import TextEncoder, pooled
 from t2imu_utils.models.trainer import (
-    SENTENCES,
     TrainConfig,
     kept_row,
     key_of,
+    normalised,
     prefix,
+    sentences_of,
     step_items,
     train,
     weights_hash,
 )
-from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.motion.features import POSITIONS, check_features
+from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.motion.features import POSITIONS
 from t2imu_utils.tracks import Count, Fraction, Section
 
 # Frames of one token: two halvings of the rate.
@@ -268,53 +269,23 @@ class RVQ(nn.Module):
         return self.decoder(vectors.transpose(1, 2)).transpose(1, 2)
 
 
-def new_rvq(config: RVQConfig, seed: int) -> RVQ:
-    """A freshly initialised tokeniser; its codebooks are empty until the first training step."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return RVQ(config)
+def initialised(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A new network in evaluation mode: of transformers over tokens N(0, 0.02²), biases 0.
 
-
-def new_transformer(kind: type[nn.Module], config: Any, seed: int) -> nn.Module:
-    """A freshly initialised transformer over tokens: N(0, 0.02²), biases 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = kind(config)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for parameter in model.parameters(recurse=False):  # tables of no layer
-            nn.init.normal_(parameter, std=0.02)
-    return model.eval()
-
-
-def in_tokens(
-    prior: Any,
-    prompts: Sequence[str],
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    batch_size: int,
-    device: torch.device | str,
-    progress: bool,
-    sample_tokens: Callable[[Tensor, list[int], list[torch.Generator]], list[Tensor]],
-) -> list[Float[np.ndarray, "T 263"]]:
-    """One motion for each prompt, as raw features: the tokens above its length, decoded, and cut.
-
-    sample_tokens: (pooled texts, numbers of tokens, generators) -> tokens (N, Q) of each item.
+    Codebooks of a tokeniser are empty until its first training step.
     """
-    check_requests(prior, prompts, frames, seeds, batch_size)
-    text = prior.text_encoder.encode_pooled(prompts)
-
-    def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
-        counts = [n // STRIDE for n in lengths]
-        tokens = sample_tokens(text[items].to(device), counts, generators)
-        return [x.numpy() for x in detokenise(prior.rvq, tokens)]
-
-    whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
-    motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
-    return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
+        if not isinstance(model, RVQ):
+            for module in model.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            for parameter in model.parameters(recurse=False):  # tables of no layer
+                nn.init.normal_(parameter, std=0.02)
+    return model.eval()
 
 
 def equal_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -377,18 +348,6 @@ COLUMNS = (
 TokenBatch = tuple[Int[Tensor, "B N Q"], Bool[Tensor, "B N"], Float[Tensor, "B W"]]
 
 
-def normalised_motions(
-    normaliser: Normaliser, clips: Sequence[MotionClip]
-) -> list[Float[Tensor, "T 263"]]:
-    """Normalised features of clips, float32."""
-    if not clips:
-        raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
-    for clip in clips:
-        check_features(clip.features, clip.name, min_frames=STRIDE)
-    normalise = normaliser.normalise
-    return [torch.from_numpy(normalise(clip.features).astype(np.float32)) for clip in clips]
-
-
 def motions_hash(motions: Sequence[Float[Tensor, "T C"]]) -> str:
     """Hash of motions, in order."""
     return sha256("\n".join(sha256(x.numpy().tobytes()) for x in motions).encode())
@@ -440,26 +399,26 @@ def reconstruction_losses(
     return terms | {"total": total}
 
 
-@torch.no_grad()
 def rvq_validation(
-    model: RVQ,
-    motions: Sequence[Float[Tensor, "T 263"]],
-    batch_size: int,
-    weights: LossWeights,
-    normaliser: Normaliser,
-) -> dict[str, float]:
+    normaliser: Normaliser, motions: Sequence[Float[Tensor, "T 263"]], config: TrainConfig
+) -> Callable[[RVQ], dict[str, float]]:
     """All terms on whole motions, each at its own length (a multiple of 4), averaged over them."""
-    device = next(model.parameters()).device
-    counts = [len(motion) // STRIDE for motion in motions]
-    sums: dict[str, float] = {}
-    for items in equal_lengths(counts, batch_size):
-        frames = STRIDE * counts[items[0]]
-        x = torch.stack([motions[i][:frames] for i in items]).to(device)
-        x_hat, _, commit = model.eval()(x)
-        terms = reconstruction_losses(x, x_hat, commit, weights, normaliser, True)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(items)
-    return {name: total / len(motions) for name, total in sums.items()}
+
+    @torch.no_grad()
+    def validate(model: RVQ) -> dict[str, float]:
+        device = next(model.parameters()).device
+        counts = [len(motion) // STRIDE for motion in motions]
+        sums: dict[str, float] = {}
+        for items in equal_lengths(counts, config.batch_size):
+            frames = STRIDE * counts[items[0]]
+            x = torch.stack([motions[i][:frames] for i in items]).to(device)
+            x_hat, _, commit = model.eval()(x)
+            terms = reconstruction_losses(x, x_hat, commit, config.weights, normaliser, True)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(items)
+        return {name: total / len(motions) for name, total in sums.items()}
+
+    return validate
 
 
 def rvq_losses(
@@ -513,15 +472,8 @@ class TokenData:
             tokenise(rvq, [x[phase:] if len(x) >= phase + STRIDE else x for x in motions])
             for phase in range(STRIDE)
         ]
-        sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
-        number = {text: i for i, text in enumerate(sentences)}
-        self.captions = [[number[text] for text in clip.captions] for clip in clips]
-        encode = text_encoder.encode_pooled
-        self.pooled = [
-            row
-            for start in range(0, len(sentences), SENTENCES)
-            for row in encode(sentences[start : start + SENTENCES])
-        ]
+        sentences, self.captions = sentences_of(clips)
+        self.pooled = pooled(text_encoder, sentences)
         self.fingerprint = key_of(
             motions_hash(motions), weights_hash(rvq), sentences, self.captions,
             text_encoder.fingerprint,
@@ -569,26 +521,7 @@ class TokenData:
             yield items, self.batch(items, zeros, counts[items], zeros)
 
 
-@torch.no_grad()
-def token_validation(
-    data: TokenData,
-    batch_size: int,
-    terms: Callable[[int, Int[np.ndarray, "B"], TokenBatch], tuple[Tensor, Tensor]],
-) -> dict[str, float]:
-    """Cross-entropy ("total") and accuracy on clips from their first frame on, with their text,
-    averaged over predictions.
-
-    terms: (number of the batch's first clip, clips, batch) -> losses of its predictions, and which
-    of them are right.
-    """
-    total = right = count = 0.0
-    for number, (items, batch) in enumerate(data.whole(batch_size)):
-        losses, hits = terms(number * batch_size, items, batch)
-        total, right = total + float(losses.sum()), right + float(hits.sum())
-        count += len(losses)
-    return {"total": total / count, "accuracy": right / count}
-
-
+# ---------------------------------------------------------------- families of tokens
 class Stage(NamedTuple):
     """One network of a family: its name in the prior, its share of all steps, betas of AdamW."""
 
@@ -597,93 +530,6 @@ class Stage(NamedTuple):
     betas: tuple[float, float] = (0.9, 0.99)
 
 
-# (stage, settings, tokens of the clips, tokens of held-out ones) -> losses and validation of that
-# stage's transformer, as in `trainer.train`.
-TokenTask = Callable[[str, TrainConfig, TokenData, TokenData], tuple[Callable, Callable]]
-
-
-def train_stages(
-    prior: Any,
-    clips: Sequence[MotionClip],
-    config: TrainConfig,
-    stages: Sequence[Stage],
-    task: TokenTask,
-    out_dir: Path,
-    validation: Sequence[MotionClip] = (),
-    progress: bool = True,
-    device: torch.device | str = "cpu",
-    *,
-    level_dropout: float = 0.0,
-    decoder_only: bool = False,
-) -> tuple[Any, pd.DataFrame]:
-    """Train copies of networks of `prior` one after the other, the tokeniser first.
-
-    config: `steps` are those of all stages together; each stage's learning rate rises first
-    (`WARMUP`), and early stopping chooses in each by its own `total`. The moving average is of the
-    transformers' weights, and of the decoder's with `decoder_only`: a tokeniser that is trained
-    whole keeps its last weights, since its codebooks follow the encoder as it is at each step. The
-    tokens are those of the tokeniser as it is after its own stage. `out_dir` keeps the state of
-    each stage (see `trainer.train`).
-
-    Returns:
-        The prior, its history one entry longer, and the curves: a row a step (split "train") and a
-        row a validation (split "validation"), a column a term (`COLUMNS`); `step` counts on from
-        stage to stage, and terms of another stage are NaN.
-    """
-    motions = normalised_motions(prior.normaliser, clips)
-    held_out = normalised_motions(prior.normaliser, validation) if validation else []
-    networks = {n: copy.deepcopy(getattr(prior, n)).to(device) for n, *_ in stages}
-    ends = np.round(np.cumsum([stage.share for stage in stages]) * config.steps).astype(int)
-    tokens: list[TokenData] = []
-    tables: list[pd.DataFrame] = []
-    kept: dict[str, dict[str, float]] = {}
-    done = 0
-    for (name, _, betas), end in zip(stages, ends.tolist(), strict=True):
-        steps, averaged = end - done, name != RVQ_STAGE or decoder_only
-        own = replace(
-            config, steps=steps, warmup=round(WARMUP * steps), anneal=False, accumulate=1,
-            ema_decay=config.ema_decay if averaged else 0.0,
-        )  # fmt: skip
-        network = networks[name]
-        if name == RVQ_STAGE:
-            network.encoder.requires_grad_(not decoder_only)
-            settings = (prior.normaliser, motions, own, level_dropout, decoder_only)
-            losses, key = rvq_losses(*settings), [level_dropout, decoder_only]
-            key += [motions_hash(motions), motions_hash(held_out)]
-            key += [sha256(np.asarray(x).tobytes()) for x in vars(prior.normaliser).values()]
-
-            def validate(model: nn.Module) -> dict[str, float]:
-                more = (config.batch_size, config.weights, prior.normaliser)
-                return rvq_validation(model, held_out, *more)
-        else:
-            if not tokens:
-                longest, rvq = prior.config.transformer.max_tokens, networks[RVQ_STAGE]
-                tokens = [
-                    TokenData(rvq, prior.text_encoder, longest, x, group)
-                    for x, group in ((motions, clips), (held_out, validation))
-                ]
-            losses, validate = task(name, own, *tokens)
-            key = [data.fingerprint for data in tokens]
-        trained, rows, checks = train(
-            network, losses, own, Path(out_dir) / f"{name}.pt", key_of(name, *key),
-            validate if validation else None, betas=betas, progress=progress, device=device,
-        )  # fmt: skip
-        networks[name] = trained.requires_grad_(True)
-        for split, part in (("train", rows), ("validation", checks)):
-            table = pd.DataFrame(part, columns=list(COLUMNS))
-            tables.append(table.assign(step=table["step"] + done, stage=name, split=split))
-        if checks:
-            kept[name] = dict(kept_row(checks, "total", config.early_stopping))
-            kept[name]["step"] = float(kept[name]["step"] + done)
-        done = end
-    recorded = config.record() | {"decoder_only": decoder_only}
-    entry = {"config": recorded, "clips": len(clips), "data": motions_hash(motions)}
-    entry |= {"validation": kept} if kept else {}
-    table = pd.concat([table for table in tables if len(table)], ignore_index=True)
-    return replace(prior, **networks, history=[*prior.history, entry]), table
-
-
-# ---------------------------------------------------------------- families of tokens
 class TokenSizes(Section):
     """Sizes of the tokeniser and of the transformers over its tokens."""
 
@@ -695,35 +541,250 @@ class TokenSizes(Section):
     feedforward: Count
     dropout: Fraction
 
+    def of_transformer(self) -> dict[str, Any]:
+        """Those that all transformers have."""
+        return self.model_dump(include={"width", "layers", "heads", "feedforward", "dropout"})
+
+
+@dataclass
+class TokenPrior:
+    """Networks of a family of tokens by name, statistics of its features, its text encoder.
+
+    config: sizes, `rvq` and `transformer`. history, velocity_weight: as of `mdm.Prior`.
+    """
+
+    config: Any
+    networks: dict[str, nn.Module]
+    normaliser: Normaliser
+    text_encoder: TextEncoder
+    history: list[dict[str, Any]] = field(default_factory=list)
+    velocity_weight: float | list[float] = 0.0
+
+    @property
+    def rvq(self) -> RVQ:
+        """The tokeniser."""
+        return self.networks[RVQ_STAGE]
+
 
 class TokenGenerator(Generator):
-    """Training, refinement and examination of a family whose motions are made of tokens."""
+    """A family whose motions are made of tokens: a tokeniser and transformers over its tokens."""
 
     curves = ("reconstruction", "accuracy")
-    # Of the family.
+    # Of the family: its configuration (of `rvq` and `transformer`), the format of own files, and
+    # which of the random streams of a seed its corruption of tokens takes.
+    Config: ClassVar[type]
+    format: ClassVar[str]
+    stream: ClassVar[int]
+    # What is trained, in order; share of steps that use a part of the tokeniser's levels alone.
     stages: ClassVar[Sequence[Stage]]
-    task: ClassVar[TokenTask]
     level_dropout: ClassVar[float] = 0.0
+    # Official files: a network's, below their folder, with the keys its weights may stand under;
+    # the folder of the statistics; names that are passed over; and networks that may be absent.
+    files: ClassVar[dict[str, tuple[str, tuple[str, ...]]]]
+    meta: ClassVar[str]
+    remedy: ClassVar[str]
+    optional: ClassVar[Sequence[str]] = ()
+
+    # Each family defines besides:
+    #
+    # - ``parts(config)``: what makes each network, by name.
+    # - ``configuration(sizes)``: a `Config` of a track's sizes.
+    # - ``ignored(key)``, ``official(name, key)``: which official names are passed over; the
+    #   official name of a parameter of a network.
+    # - ``losses(model, tokens, valid, text, rng, times)``: cross-entropy of a transformer on a
+    #   batch of tokens as it is minimised, of each prediction, and which predictions are right.
+    #   times: None in training; in validation of 0 to 1, one a clip and nothing is dropped.
+    # - ``draw(prior, text, counts, generators, guidance)``: tokens (N, Q) of each pooled text.
+
+    def fitted(self, config, text_width):
+        """`config` with a transformer that fits its tokeniser and the pooled text."""
+        rvq, own = config.rvq, {f.name for f in fields(config.transformer)}
+        sizes = {"text_width": text_width, "codes": rvq.codes, "levels": rvq.levels}
+        sizes = {name: value for name, value in sizes.items() if name in own}
+        return replace(config, transformer=replace(config.transformer, **sizes))
+
+    def new(self, config, normaliser, encoder, seed) -> TokenPrior:
+        """An untrained prior; text_width, codes and levels of the transformer are set to fit."""
+        config = self.fitted(config, encoder.pooled_width)
+        parts = self.parts(config)
+        networks = {stage.name: initialised(parts[stage.name], seed) for stage in self.stages}
+        return TokenPrior(config, networks, normaliser, encoder)
+
+    def untrained(self, sizes, clips, encoder, seed):
+        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
+        return self.new(self.configuration(sizes), normaliser, encoder, seed)
+
+    def published(self, folder, sizes, encoder):
+        config = self.Config() if sizes is None else self.configuration(sizes)
+        return self.read(folder, config, encoder)
+
+    def read(self, folder, config, encoder=None) -> TokenPrior:
+        """The official release (`files`, `meta`), in evaluation mode on the CPU.
+
+        encoder: CLIP; None loads the one below the data root. Statistics are read, never computed.
+        `history` names the files by their hashes and epochs.
+        """
+        encoder = checkpoints.official_encoder(folder, encoder)
+        config = self.fitted(config, encoder.pooled_width)
+        networks: dict[str, nn.Module] = {}
+        found: dict[str, Any] = {}
+        for name, make in self.parts(config).items():
+            file, keys = self.files[name]
+            if name in self.optional and not (folder / file).exists():
+                continue
+            networks[name] = make()
+            content, _ = checkpoints.load_official(
+                folder / file, networks[name], keys, f"{name} of {config}", self.remedy,
+                lambda key, name=name: self.official(name, key), self.ignored,
+            )  # fmt: skip
+            epoch = content.get("ep", content.get("epoch"))
+            found[name] = {"sha256": sha256(folder / file), "epoch": epoch}
+        normaliser = checkpoints.read_statistics(folder / self.meta, self.remedy)
+        return TokenPrior(config, networks, normaliser, encoder, [{"files": found}])
+
+    def official(self, name, key):
+        return key
+
+    def save(self, path, prior):
+        return [checkpoints.save(path, self.format, prior.networks, prior)]
+
+    def load(self, path, encoder=None):
+        def build(config):
+            return {name: make() for name, make in self.parts(config).items()}
+
+        networks, common, about = checkpoints.load(
+            path, (self.format,), self.Config, build, encoder, optional=self.optional
+        )
+        return TokenPrior(about["config"], networks, **common)
+
+    @torch.inference_mode()
+    def generate(
+        self, prior, prompts, frames, seeds, guidance=None, batch_size=32, device="cpu",
+        progress=True,
+    ):  # fmt: skip
+        """Where a length is no multiple of 4, the tokens above it are made and the motion is cut.
+        guidance: None takes that of the prior's configuration. Else as `mdm.generate`."""
+        check_requests(prior, prompts, frames, seeds, batch_size)
+        text = prior.text_encoder.encode_pooled(prompts)
+        for network in prior.networks.values():
+            network.to(device).eval()
+
+        def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
+            counts = [n // STRIDE for n in lengths]
+            tokens = self.draw(prior, text[items].to(device), counts, generators, guidance)
+            return [x.numpy() for x in detokenise(prior.rvq, tokens)]
+
+        whole = [STRIDE * -(-int(n) // STRIDE) for n in frames]
+        motions = in_batches(make, whole, seeds, batch_size, prior.normaliser, progress)
+        return [motion[: int(n)] for motion, n in zip(motions, frames, strict=True)]
 
     def train(
         self, prior, clips, settings, folder, held_out, device, processes=1, stages=None
     ):  # fmt: skip
-        refuse_processes(type(self).__name__, processes)
-        return train_stages(
-            prior, clips, settings, stages or self.stages, type(self).task, folder, held_out,
-            device=device, level_dropout=self.level_dropout, decoder_only=stages is not None,
-        )  # fmt: skip
+        """Train copies of networks one after the other, the tokeniser first.
 
-    def refine(self, *arguments, **named):
+        `steps` are those of all stages together; each stage's learning rate rises first
+        (`WARMUP`), and early stopping chooses in each by its own `total`. The moving average is of
+        the transformers' weights, and of the decoder's in `refine`: a tokeniser that is trained
+        whole keeps its last weights, since its codebooks follow the encoder as it is at each step.
+        The tokens are those of the tokeniser as it is after its own stage.
+
+        Of the curves, `step` counts on from stage to stage, and terms of another stage are NaN.
+        """
+        refuse_processes(type(self).__name__, processes)
+        decoder_only, stages = stages is not None, stages or self.stages
+        motions, unseen = (
+            normalised(prior.normaliser, group, STRIDE) if len(group) else []
+            for group in (clips, held_out)
+        )
+        networks = {s.name: copy.deepcopy(prior.networks[s.name]).to(device) for s in stages}
+        ends = np.round(np.cumsum([stage.share for stage in stages]) * settings.steps).astype(int)
+        tables: list[pd.DataFrame] = []
+        kept: dict[str, dict[str, float]] = {}
+        tokens: list[TokenData] = []
+        done = 0
+        for (name, _, betas), end in zip(stages, ends.tolist(), strict=True):
+            averaged = name != RVQ_STAGE or decoder_only
+            own = replace(
+                settings, steps=end - done, warmup=round(WARMUP * (end - done)), anneal=False,
+                ema_decay=settings.ema_decay if averaged else 0.0,
+            )  # fmt: skip
+            if name == RVQ_STAGE:
+                networks[name].encoder.requires_grad_(not decoder_only)
+                given = prior.normaliser, motions, own, self.level_dropout, decoder_only
+                losses, validate = rvq_losses(*given), rvq_validation(prior.normaliser, unseen, own)
+                key = [self.level_dropout, decoder_only, motions_hash(motions)]
+                key += [motions_hash(unseen)]
+                key += [sha256(np.asarray(x).tobytes()) for x in vars(prior.normaliser).values()]
+            else:
+                if not tokens:
+                    longest, rvq = prior.config.transformer.max_tokens, networks[RVQ_STAGE]
+                    tokens = [
+                        TokenData(rvq, prior.text_encoder, longest, x, group)
+                        for x, group in ((motions, clips), (unseen, held_out))
+                    ]
+                losses, validate = self._on_tokens(own, *tokens)
+                key = [data.fingerprint for data in tokens]
+            trained, rows, checks = train(
+                networks[name], losses, own, Path(folder) / f"{name}.pt", key_of(name, *key),
+                validate if len(held_out) else None, betas=betas, device=device,
+            )  # fmt: skip
+            networks[name] = trained.requires_grad_(True)
+            for split, part in (("train", rows), ("validation", checks)):
+                table = pd.DataFrame(part, columns=list(COLUMNS))
+                tables.append(table.assign(step=table["step"] + done, stage=name, split=split))
+            if checks:
+                kept[name] = dict(kept_row(checks, settings.early_stopping))
+                kept[name]["step"] = float(kept[name]["step"] + done)
+            done = end
+        recorded = settings.record() | {"decoder_only": decoder_only}
+        entry = {"config": recorded, "clips": len(clips), "data": motions_hash(motions)}
+        entry |= {"validation": kept} if kept else {}
+        table = pd.concat([table for table in tables if len(table)], ignore_index=True)
+        history = [*prior.history, entry]
+        return replace(prior, networks=prior.networks | networks, history=history), table
+
+    def refine(self, *arguments):
         """The decoder alone: tokens keep their meaning, and the transformers still fit."""
-        return self.train(*arguments, **named, stages=(Stage(RVQ_STAGE, 1.0),))
+        return self.train(*arguments, stages=(Stage(RVQ_STAGE, 1.0),))
+
+    def _on_tokens(self, config: TrainConfig, data: TokenData, held_out: TokenData):
+        """Losses of a transformer's steps, and its validation."""
+
+        def terms(model: nn.Module, batch: TokenBatch, rng: np.random.Generator, times=None):
+            device = next(model.parameters()).device
+            return self.losses(model, *(x.to(device) for x in batch), rng, times)
+
+        def losses(model: nn.Module, step: int, part: int, parts: int) -> dict[str, Tensor]:
+            rng = np.random.default_rng([config.seed, self.stream, step])
+            batch = data.step(config.batch_size, config.seed, step)
+            total, _, right = terms(model, batch, rng)
+            return {"total": total, "accuracy": right.float().mean()}
+
+        @torch.no_grad()
+        def validate(model: nn.Module) -> dict[str, float]:
+            """On clips from their first frame on, with their text, averaged over predictions."""
+            # Times are spread evenly over the clips, and what is masked is the same each time.
+            times = (np.arange(len(held_out)) + 0.5) / len(held_out)
+            times = np.random.default_rng([config.seed, self.stream]).permutation(times)
+            total = right = count = 0.0
+            for number, (items, batch) in enumerate(held_out.whole(config.batch_size)):
+                first = number * config.batch_size
+                rng = np.random.default_rng([config.seed, self.stream, first, 1])
+                _, losses, hits = terms(model, batch, rng, times[items])
+                total, right = total + float(losses.sum()), right + float(hits.sum())
+                count += len(losses)
+            return {"total": total / count, "accuracy": right / count}
+
+        return losses, validate
+
+    def trained(self, prior):
+        return [prior.networks[stage.name] for stage in self.stages]
 
     def validation(self, prior, held_out, settings, device):
-        motions = normalised_motions(prior.normaliser, held_out)
-        rvq = prior.rvq.to(device)
-        found = rvq_validation(
-            rvq, motions, settings.batch_size, LossWeights(), prior.normaliser
-        )  # fmt: skip
+        motions = normalised(prior.normaliser, held_out, STRIDE)
+        settings = replace(settings, weights=LossWeights())
+        found = rvq_validation(prior.normaliser, motions, settings)(prior.rvq.to(device))
         return {name: found[name] for name in ("reconstruction", *TERMS)}
 
     def denoiser(self, prior, device):
