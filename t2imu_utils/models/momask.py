@@ -17,16 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from t2imu_utils.models.diffusion import with_guidance
 from t2imu_utils.models.mdm import MDMConfig, Stack, key_bias, sinusoids
-from t2imu_utils.models.tokeniser import (
-    RVQ,
-    STRIDE,
-    RVQConfig,
-    Stage,
-    TokenGenerator,
-    TokenPrior,
-    TokenSizes,
-)
+from t2imu_utils.models.tokeniser import RVQ, STRIDE, RVQConfig
+from t2imu_utils.models.tokens import Stage, TokenGenerator, TokenPrior, TokenSizes, drawn_codes
 from t2imu_utils.models.trainer import prefix
 from t2imu_utils.tracks import Count
 
@@ -261,9 +255,9 @@ def sample_codes(
     codes[..., 0] = base
     for level in range(1, config.rvq.levels):
         which = torch.full((len(text),), level, device=text.device)
-        logits = _guided(residual, (codes, which), text, valid, rest)
+        logits = with_guidance(residual, (codes, which, text, valid), rest)
         # The last class is padding: it is no code.
-        codes[..., level] = _draw(logits[..., :-1], lengths, generators, config.top)
+        codes[..., level] = drawn_codes(logits[..., :-1], lengths, generators, config.top)
     return codes.masked_fill(~valid[..., None], 0)
 
 
@@ -291,8 +285,8 @@ def fill_masked(
         rank = scores.argsort(dim=1, stable=True).argsort(dim=1)
         masked = rank < count[:, None]
         tokens = tokens.masked_fill(masked, model.mask_id)
-        logits = _guided(model, (tokens,), text, valid, guidance)
-        drawn = _draw(logits, lengths, generators, top)
+        logits = with_guidance(model, (tokens, text, valid), guidance)
+        drawn = drawn_codes(logits, lengths, generators, top)
         sure = logits.softmax(-1).gather(-1, drawn[..., None])[..., 0]
         tokens = torch.where(masked, drawn, tokens)
         scores = torch.where(masked, sure, KEPT)
@@ -303,34 +297,6 @@ def masked_counts(tokens: int, iterations: int) -> list[int]:
     """How many tokens of a motion are masked at each pass; all of them at the first, 1 at least."""
     shares = np.cos(np.linspace(0, 1, iterations) * math.pi / 2)
     return [max(int(count), 1) for count in np.round(shares * tokens)]
-
-
-def _guided(
-    model: nn.Module, inputs: tuple[Tensor, ...], text: Tensor, valid: Tensor, guidance: float
-) -> Tensor:
-    """Classifier-free guidance on logits; both halves in one batch."""
-    if guidance == 1:
-        return model(*inputs, text, valid)
-    twice = [torch.cat([x, x]) for x in (*inputs, text, valid)]
-    drop = torch.arange(2 * len(text), device=text.device) >= len(text)
-    with_text, without = model(*twice, drop).chunk(2)
-    return without + guidance * (with_text - without)
-
-
-def _draw(
-    logits: Float[Tensor, "B N K"],
-    lengths: Sequence[int],
-    generators: Sequence[torch.Generator],
-    top: float,
-) -> Int[Tensor, "B N"]:
-    """One of the best codes for each position, by its probability among them (Gumbel-max)."""
-    best = logits.topk(math.ceil(top * logits.shape[-1]))
-    noise = torch.ones(logits.shape)
-    for row, length, generator in zip(noise, lengths, generators, strict=True):
-        row[:length].exponential_(generator=generator)
-    gumbel = -noise.to(logits.device).clamp(min=1e-30).log()
-    place = (best.values + gumbel.gather(-1, best.indices)).argmax(-1, keepdim=True)
-    return best.indices.gather(-1, place)[..., 0]
 
 
 def mask_losses(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.mdm import sinusoids
-from t2imu_utils.models.tokeniser import RVQ, STRIDE, RVQConfig, Stage, TokenGenerator, TokenSizes
+from t2imu_utils.models.tokeniser import RVQ, STRIDE, RVQConfig
+from t2imu_utils.models.tokens import Stage, TokenGenerator, TokenSizes, drawn_codes
 
 # Keys and values of one block at all places so far, (B, heads, places, width / heads) each.
 Past = tuple[Tensor, Tensor]
@@ -202,7 +203,8 @@ def sample_tokens(
     logits, past = model.start(text)
     while True:
         logits[:, model.end_id] = -torch.inf
-        drawn = _draw(logits, [generators[i] for i in items])
+        own = [generators[i] for i in items]
+        drawn = drawn_codes(logits[:, None], [1] * len(items), own, top=1.0)[:, 0]
         for i, token in zip(items, drawn.tolist(), strict=True):
             made[i].append(token)
         going = [row for row, i in enumerate(items) if len(made[i]) < lengths[i]]
@@ -212,14 +214,6 @@ def sample_tokens(
             items = [items[row] for row in going]
             drawn, past = drawn[going], [(key[going], value[going]) for key, value in past]
         logits, past = model.follow(drawn, past)
-
-
-def _draw(logits: Float[Tensor, "B K"], generators: Sequence[torch.Generator]) -> Int[Tensor, "B"]:
-    """A class of each row by its probability (Gumbel-max)."""
-    noise = torch.empty(logits.shape)
-    for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    return (logits - noise.to(logits.device).clamp(min=1e-30).log()).argmax(-1)
 
 
 def gpt_losses(

@@ -260,11 +260,7 @@ def test_a_solver_is_taken_where_there_is_a_choice(tiny):
     [
         ("    layers: 2\n", "    layers: four\n", "momask.layers"),
         ("    layers: 2\n", "    layers: 2\n    depth: 4\n", "momask.depth"),
-        ("    layers: 2\n", "", "momask.layers"),
-        ("    dropout: 0.1\n", "    dropout: 1.5\n", "momask.dropout"),
-        ("    levels: 3\n", "    levels: 0\n", "momask.levels"),
         ("    time_width: 128\n", "", "remodiffuse.time_width"),
-        ("  t2mgpt:\n", "  t2mgpt:\n    levels: 2\n", "t2mgpt.levels"),
     ],
 )
 def test_a_wrong_size_is_named_with_its_file(tmp_path, old, new, field):

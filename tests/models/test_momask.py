@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.models import momask
 from t2imu_utils.models.momask import (
     FILES,
     GENERATOR,
@@ -18,6 +17,7 @@ from t2imu_utils.models.momask import (
     masked_counts,
 )
 from t2imu_utils.models.tokeniser import RVQConfig, initialised
+from t2imu_utils.models.tokens import drawn_codes
 from tests.models.layouts import Clip, read_shapes, rule, shapes_of, write_by_rule
 
 SIZES = TokenTransformerConfig(
@@ -111,12 +111,12 @@ def test_as_many_tokens_are_masked_as_published():
 
 def test_codes_are_drawn_from_the_best_by_their_probability():
     logits = torch.tensor([2.0, -1.0, 1.0, 0.0]).expand(1, 20000, 4)
-    drawn = momask._draw(logits, [20000], generators(0), 0.5)
+    drawn = drawn_codes(logits, [20000], generators(0), 0.5)
     shares = torch.bincount(drawn[0], minlength=4) / 20000
     best = torch.tensor([2.0, 1.0]).softmax(0)
     torch.testing.assert_close(shares, torch.tensor([best[0], 0, best[1], 0]), atol=0.01, rtol=0)
     # 52 of 512, as published.
-    many = momask._draw(torch.zeros(1, 4000, 512), [4000], generators(0), 0.1)
+    many = drawn_codes(torch.zeros(1, 4000, 512), [4000], generators(0), 0.1)
     assert len(many.unique()) == 52
 
 

@@ -11,13 +11,13 @@ from t2imu_utils.models.tokeniser import (
     RVQ,
     Codebook,
     RVQConfig,
-    TokenData,
     detokenise,
     draw_windows,
     initialised,
     reconstruction_losses,
     tokenise,
 )
+from t2imu_utils.models.tokens import TokenData
 from t2imu_utils.models.trainer import normalised
 from t2imu_utils.motion.corpus import Normaliser
 
