@@ -184,7 +184,7 @@ def generate_motion(
         samples = []
         for number in [(seed + k * STRIDE) % SEEDS for k in range(SAMPLES)]:
             features = generate(
-                model, [prompt], [frames], [number], guidance, 1, "cpu", False, solver, "float32"
+                model, [prompt], [frames], [number], guidance, 1, "cpu", False, solver
             )[0]
             joints = features_to_joints(features, model.velocity_weight)
             wrong = wrong_with(joints, activity)

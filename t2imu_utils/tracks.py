@@ -87,8 +87,6 @@ class GeneratorSection(Section):
     guidance: Positive | None = None  # scale of the text; by default the family's own
     solver: str | None = None  # of a diffusion (`models.diffusion`); by default as its authors do
     evaluations: Count | None = None  # of the model for one motion; by default the solver's own
-    # Of a diffusion's matrix products in sampling.
-    precision: Literal["float32", "bfloat16"] = "float32"
     # Of sampled motion (`models.generator.Generator.sample`).
     velocity_weight: Annotated[float, Field(ge=0)] | None = None
     smooth: Positive | None = None

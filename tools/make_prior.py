@@ -15,7 +15,7 @@ import torch
 
 from t2imu_utils.files import write_table
 from t2imu_utils.models.generator import fitted_velocity_weight
-from t2imu_utils.models.mdm import GENERATOR, MDMConfig, new_prior, train, write_open_prior
+from t2imu_utils.models.mdm import GENERATOR, MDMConfig, new_prior, write_open_prior
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import read_corpus, read_statistics, write_corpus
@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
             TrainConfig(ANNEAL, warmup=100, anneal=True, validate_every=ANNEAL, seed=1, **SETTINGS),
         ),
     ):
-        prior, curves = train(prior, clips, config, folder / name, held_out)
+        prior, curves = GENERATOR.train(prior, clips, config, folder / name, held_out, "cpu")
         write_table(folder / f"{name}.parquet", curves)
     fitted = fitted_velocity_weight(GENERATOR.denoiser(prior, "cpu"), held_out)
     prior.velocity_weight = np.minimum(fitted, HEAVIEST).tolist()

@@ -28,8 +28,7 @@ from t2imu_utils.motion.features import WIDTH
 
 REMEDY = "Use the file that the training wrote, or train the prior again."
 STATISTICS = ("mean", "std")
-# What wrong sizes or metadata lead to, where a network is built of them.
-FAULTS = (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError)
+MEAN_STD = ("mean.npy", "std.npy")
 # What no official file has: sums that our codebooks are trained on with.
 OWN = ("code_sum", "code_count")
 
@@ -39,31 +38,27 @@ def save(
     kind: str,
     networks: Mapping[str, nn.Module],
     prior: Any,
+    about: Mapping[str, Any] | None = None,
     half: bool = False,
-    **about: Any,
 ) -> Path:
     """Write a prior atomically.
 
     Args:
         kind: the format's name, such as ``"t2imu-momask-1"``.
         networks: by name, which their parameters' names begin with ("" for the only one).
-        half: whether weights are float16: off by a relative 2^-11 at most (below 6e-5 by 2^-25).
         about: what else is to be kept; must be JSON-able.
+        half: whether weights are float16: off by a relative 2^-11 at most (below 6e-5 by 2^-25).
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {
         key: x.detach().to("cpu", dtype).contiguous() for key, x in _states(networks).items()
     }
-    if broken := [name for name, x in tensors.items() if half and not x.isfinite().all()]:
-        raise InputError(
-            f"{path}: parameters", f"{', '.join(broken)}: not finite in half precision",
-            "weights below 65504", "Look at the training: weights of this size are not healthy.",
-        )  # fmt: skip
     for name in STATISTICS:
         values = np.array(getattr(prior.normaliser, name), dtype=np.float32)
         tensors[f"normaliser.{name}"] = torch.from_numpy(values)
     encoder = prior.text_encoder
-    whole = about | {
+    whole = {
+        **(about or {}),
         "format": kind,
         "config": asdict(prior.config),
         "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
@@ -88,14 +83,16 @@ def load(
     path: Path,
     kinds: Collection[str],
     sizes: type,
-    build: Callable[[Any, dict[str, Any]], dict[str, nn.Module]],
+    build: Callable[[Any], dict[str, nn.Module]],
     text_encoder: TextEncoder | None = None,
     cache: Path | None = None,
+    optional: Collection[str] = (),
 ) -> tuple[dict[str, nn.Module], dict[str, Any], dict[str, Any]]:
     """Read what `save` wrote, in evaluation mode on the CPU.
 
     Args:
-        sizes: class of the configuration. build: it and all metadata -> networks by name.
+        sizes: class of the configuration. build: it -> networks by name, of which those that are
+            `optional` may be absent.
         text_encoder: the encoder to use, which must be that of the training; None loads the one
             that the file names, with token states kept in `cache`.
 
@@ -104,25 +101,22 @@ def load(
         ``velocity_weight``); and all metadata, of which ``config`` is a `sizes`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no such file", f"a prior: {' or '.join(kinds)}", REMEDY)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("t2imu", "{}"))
+            about = json.loads((file.metadata() or {})["t2imu"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(
-            path, f"unreadable ({error})", "a whole safetensors file", REMEDY
-        ) from error
-    if about.get("format") not in kinds:
-        found = repr(about.get("format"))
-        raise InputError(f"{path}: format", found, " or ".join(kinds), REMEDY)
-    try:
+        if about["format"] not in kinds:
+            raise ValueError(f"the format {about['format']!r}")
         about["config"] = config_of(sizes, about["config"])
-        networks = build(about["config"], about)
+        networks = build(about["config"])
         named, history = about["text_encoder"], about["history"]
-    except FAULTS as error:
-        raise InputError(f"{path}: metadata", repr(error), "sizes of a network", REMEDY) from error
+    # Wrong sizes may raise anything where a network is built of them.
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        expected = f"a prior: {' or '.join(kinds)}"
+        raise InputError(path, f"nothing readable ({error!r})", expected, REMEDY) from error
+    for name in optional:
+        if not any(key.startswith(f"{name}.") for key in tensors):
+            networks.pop(name, None)
     # Statistics are not widened: float16 would have lost some of them.
     for key, x in tensors.items():
         if x.dtype == torch.float16 and not key.startswith("normaliser."):
@@ -211,24 +205,24 @@ def load_official(
     remedy: str,
     official: Callable[[str], str] = lambda key: key,
     ignored: Callable[[str], bool] = lambda key: False,
-    bare: bool = False,
 ) -> tuple[dict[str, Any], str | None]:
     """Fill a network from an official checkpoint, in evaluation mode.
 
     Args:
-        keys: under the first of these the weights stand; `bare`: or under none.
+        keys: under the first of these the weights stand; "" is under none.
         official: our name of a parameter -> the official one. ignored: official names to pass over.
 
     Returns:
         All of the checkpoint, and the key that the weights stood under.
     """
     content = read_checkpoint(path, remedy)
-    held = content if isinstance(content, Mapping) else {}
+    held = dict(content) if isinstance(content, Mapping) else {}
+    held[""] = content if held else None
     key = next((key for key in keys if isinstance(held.get(key), Mapping)), None)
-    if key is None and not (bare and held):
-        found = f"{list(held)[:8]}" if held is content else f"a {type(content).__name__}"
+    if key is None:
+        found = f"{list(held)[:8]}" if content else f"a {type(content).__name__}"
         raise InputError(path, found, f"weights under {' or '.join(keys)}", remedy)
-    weights = held if key is None else held[key]
+    weights = held[key]
     weights = {str(name).removeprefix("module."): x for name, x in weights.items()}
     weights = {name: x for name, x in weights.items() if not ignored(name)}
     state = {k: x for k, x in network.state_dict().items() if not k.endswith(OWN)}
@@ -252,9 +246,7 @@ def official_encoder(
     return text_encoder
 
 
-def read_statistics(
-    folder: Path, remedy: str, names: tuple[str, str] = ("mean.npy", "std.npy")
-) -> Normaliser:
+def read_statistics(folder: Path, remedy: str, names: tuple[str, str] = MEAN_STD) -> Normaliser:
     """Mean and standard deviation as published with official weights; never computed."""
     values = []
     for path in (folder / name for name in names):

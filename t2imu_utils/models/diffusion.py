@@ -8,7 +8,7 @@ the last two predictions instead of one (DPM-Solver++ 2M; Lu et al. 2022, arXiv:
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from t2imu_utils.errors import InputError
 
-Precision = Literal["float32", "bfloat16"]
 ANCESTRAL = "ancestral"
 # Whether the equation is stochastic, and the order. First order is DDIM or its stochastic form,
 # which over all steps is ancestral sampling.
@@ -86,6 +85,22 @@ def item_noise(
         yield batch.to(device)
 
 
+def with_guidance(
+    model: Callable[..., Tensor], inputs: Sequence[Tensor], guidance: float
+) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022): y(∅) + guidance · (y(c) - y(∅)).
+
+    Both halves are run in one batch of double size, whose last input says which items lose their
+    condition; at guidance 1 only the conditional half is run.
+    """
+    if guidance == 1:
+        return model(*inputs)
+    items = len(inputs[0])
+    drop = torch.arange(2 * items, device=inputs[0].device) >= items
+    with_text, without = model(*(torch.cat([x, x]) for x in inputs), drop).chunk(2)
+    return without + guidance * (with_text - without)
+
+
 def guided(
     model: Callable[..., Tensor],
     text: Float[Tensor, "B L W"],
@@ -93,23 +108,8 @@ def guided(
     mask: Bool[Tensor, "B T"],
     guidance: float,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Classifier-free guidance (Ho & Salimans 2022) as a function of (x_t, t).
-
-    x̂_0 = x̂_0(∅) + guidance · (x̂_0(c) - x̂_0(∅)); both come from one batch of double size. At
-    guidance 1 only the conditional half is run.
-    """
-    items = len(text)
-    if guidance == 1:
-        return lambda x_t, t: model(x_t, t, text, text_valid, mask)
-    drop = torch.arange(2 * items, device=text.device) >= items
-    text, text_valid, mask = (torch.cat([y, y]) for y in (text, text_valid, mask))
-
-    def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        both = model(torch.cat([x_t, x_t]), torch.cat([t, t]), text, text_valid, mask, drop)
-        with_text, without = both.chunk(2)
-        return without + guidance * (with_text - without)
-
-    return predict
+    """x̂_0 with guidance as a function of (x_t, t)."""
+    return lambda x_t, t: with_guidance(model, (x_t, t, text, text_valid, mask), guidance)
 
 
 @dataclass(frozen=True)

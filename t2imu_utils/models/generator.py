@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter1d
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.models.diffusion import ANCESTRAL, Precision, Solver
+from t2imu_utils.models.diffusion import ANCESTRAL, Solver
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
@@ -93,26 +93,27 @@ class Generator:
     ready_made: ClassVar[bool] = False
     # Names of the solvers that it can be sampled with, where there is a choice.
     solvers: ClassVar[Sequence[str]] = ()
-    # What of a prior is trained.
-    networks: ClassVar[Sequence[str]] = ("model",)
 
     @property
     def sampler(self) -> dict[str, Any]:
         """What its sampling can be set to, as it is set."""
         return {}
 
-    def with_solver(self, solver: Solver, precision: Precision = "float32") -> "Generator":
-        """The same generator, sampled with a solver, its matrix products in a precision."""
+    def with_solver(self, solver: Solver) -> "Generator":
+        """The same generator, sampled with a solver."""
         raise InputError(
             f"solver {solver.name!r}", f"{type(self).__name__} has none to choose",
             "a generator that is a diffusion with solvers, such as mdm",
-            "Leave solver, evaluations and precision out of its entry in the track.",
+            "Leave solver and evaluations out of its entry in the track.",
         )  # fmt: skip
+
+    def trained(self, prior: Any) -> list[nn.Module]:
+        """The networks that are trained."""
+        return [prior.model]
 
     def parameters(self, prior: Any) -> int:
         """Number of trained parameters."""
-        networks = (getattr(prior, name) for name in self.networks)
-        return sum(p.numel() for network in networks for p in network.parameters())
+        return sum(p.numel() for network in self.trained(prior) for p in network.parameters())
 
     def sample(
         self,
@@ -168,9 +169,6 @@ def check_requests(
             "a list of prompts, one length and one seed for each, a batch size of 1 or more",
             "Repeat a prompt to sample it again with another seed.",
         )
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f"prompts[{i}]", repr(prompt), "a sentence", "Fill it in.")
     longest = prior.config.max_frames
     for i, count in enumerate(frames):
         if not MIN_FRAMES <= count <= longest or count != int(count):
@@ -180,11 +178,11 @@ def check_requests(
             )  # fmt: skip
     encoder = prior.text_encoder
     for i, count in enumerate(encoder.count_tokens(prompts)):
-        if count > encoder.max_tokens:
+        if count > encoder.max_tokens or not prompts[i].strip():
             raise InputError(
                 f"prompts[{i}]", f"{len(prompts[i].split())} words, {count} tokens",
-                f"at most {encoder.max_tokens} tokens, the most that {encoder.name} reads",
-                "Shorten the prompt.",
+                f"a sentence of at most {encoder.max_tokens} tokens, the most that {encoder.name} "
+                "reads", "Fill it in, or shorten it.",
             )  # fmt: skip
 
 
@@ -269,10 +267,9 @@ def generator_of(track: Track, name: str) -> Generator:
     """The family of one of a track's generators, sampled as the track says."""
     section = section_of(track, name)
     generator = family(section.family or name)
-    if section.solver is None and section.evaluations is None and section.precision == "float32":
+    if section.solver is None and section.evaluations is None:
         return generator
-    solver = Solver(section.solver or ANCESTRAL, section.evaluations)
-    return generator.with_solver(solver, section.precision)
+    return generator.with_solver(Solver(section.solver or ANCESTRAL, section.evaluations))
 
 
 def sizes_of(track: Track, name: str) -> Section | None:

@@ -10,48 +10,33 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models import checkpoints, trainer
-from t2imu_utils.models.diffusion import (
-    SCHEMES,
-    Precision,
-    Solver,
-    add_noise,
-    guided,
-    item_noise,
-    sample,
-    schedule,
-)
-from t2imu_utils.models.generator import Denoiser, Generator, check_requests, in_batches
-from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.files import sha256
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.diffusion import SCHEMES, Solver, guided, item_noise, sample, schedule
+from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.trainer import STEP, Batch, Dataset, TrainConfig, prefix
-from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.models.trainer import STEP, Batch, DiffusionGenerator, prefix
+from t2imu_utils.motion.corpus import Normaliser, statistics
 from t2imu_utils.tracks import Count, Fraction, Section, data_root
 
 # The scale of the official examples.
 GUIDANCE = 2.5
-# The term by which early stopping chooses.
-CRITERION = "simple"
 # Formats of own files: as trained, and in half precision with its provenance, as shipped.
 FORMAT, OPEN_FORMAT = "t2imu-prior-1", "t2imu-open-prior-1"
 ARGS = "args.json"
 # (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
 ENCODERS = {("trans_dec", "bert"): "distilbert", ("trans_enc", "clip"): "clip_mdm"}
-COUNTS = ("layers", "latent_dim", "diffusion_steps", "ff_size", "num_heads", "max_frames")
-# Fields of ``args.json`` of which one value is built here; older files lack the later ones.
+# Fields of ``args.json`` of which one value is built here; older files lack most of them.
 FIXED = {
     "dataset": "humanml",
     "noise_schedule": "cosine",
@@ -66,11 +51,18 @@ FIXED = {
     "multi_target_cond": False,
     "lambda_target_loc": 0.0,
 }
-# What the official code builds without asking ``args.json``. Priors of other sizes are written with
-# these fields, which are read here and nowhere else.
-BUILT_IN = {"ff_size": 1024, "num_heads": 4, "dropout": 0.1, "max_frames": 196}
-POSITION_TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
-TABLE_LENGTH = 5000
+# Our size -> its field of ``args.json``, and what the official code builds where that is absent.
+SIZES = {
+    "arch": ("arch", None),
+    "layers": ("layers", None),
+    "width": ("latent_dim", None),
+    "diffusion_steps": ("diffusion_steps", None),
+    "mask_frames": ("mask_frames", False),
+    "feedforward": ("ff_size", 1024),
+    "heads": ("num_heads", 4),
+    "dropout": ("dropout", 0.1),
+    "max_frames": ("max_frames", 196),
+}
 MEAN_STD = ("Mean.npy", "Std.npy")
 
 
@@ -256,13 +248,6 @@ class MDM(nn.Module):
         return F.dropout(placed, self.config.dropout, self.training)
 
 
-def new_mdm(config: MDMConfig, seed: int) -> MDM:
-    """A freshly initialised MDM whose weights depend on `config` and `seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MDM(config)
-
-
 @torch.inference_mode()
 def fast_guided(
     model: MDM,
@@ -270,7 +255,6 @@ def fast_guided(
     text_valid: Bool[Tensor, "B L"],
     mask: Bool[Tensor, "B T"],
     guidance: float,
-    precision: Precision = "float32",
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """`diffusion.guided` for sampling: the same function of (x_t, t), without gradients or dropout,
     up to rounding. What does not change from step to step is computed once.
@@ -288,33 +272,19 @@ def fast_guided(
     * Before the first cross-attention both halves of the guided batch are alike, and the last layer
       is linear: both parts are computed once.
 
-
     Of `trans_enc`, whose text is one token among the frames and so changes with every layer and
-    step, nothing can be computed in advance: it is run as it is.
-
-    precision: of matrix products with weights; sums, norms and the first and last layer stay in
-    the model's own. float32 is whatever the model has.
+    step, nothing can be computed in advance.
     """
     config = model.config
-    dtype = torch.bfloat16 if precision == "bfloat16" else model.embed_text.weight.dtype
     if config.arch != "trans_dec":
-        plain = guided(model, text, text_valid, mask, guidance)
-
-        @torch.inference_mode()
-        def as_it_is(x_t: Tensor, t: Tensor) -> Tensor:
-            with torch.autocast(x_t.device.type, dtype, enabled=dtype == torch.bfloat16):
-                return plain(x_t, t).to(x_t.dtype)
-
-        return as_it_is
+        return guided(model, text, text_valid, mask, guidance)
     doubled = guidance != 1
     once = key_bias(mask if config.mask_frames else None, text)
     twice = torch.cat([once, once]) if doubled and once is not None else once
     states = F.linear(text, model.embed_text.weight)
     steps = model.positions[: config.diffusion_steps]
     wordless = model.embed_text.bias + model.embed_timestep["time_embed"](steps)
-    layers = [
-        _Layer(layer, states, text_valid, wordless, dtype) for layer in model.seqTransDecoder.layers
-    ]
+    layers = [_Layer(one, states, text_valid, wordless) for one in model.seqTransDecoder.layers]
     places = model.positions[: mask.shape[1]]
 
     @torch.inference_mode()
@@ -342,59 +312,39 @@ class _Layer:
         states: Float[Tensor, "B L C"],
         valid: Bool[Tensor, "B L"],
         wordless: Float[Tensor, "S C"],
-        dtype: torch.dtype,
     ):
-        self.layer, self.dtype = layer, dtype
-        self.heads = layer.self_attn.heads
-        own = layer.self_attn
-        self.in_frames = self._cast(own.in_proj_weight, own.in_proj_bias)
-        self.out_frames = self._cast(own.out_proj.weight, own.out_proj.bias)
-        self.widen = self._cast(layer.linear1.weight, layer.linear1.bias)
-        self.narrow = self._cast(layer.linear2.weight, layer.linear2.bias)
-
-        other = layer.multihead_attn
+        self.layer, self.heads, other = layer, layer.self_attn.heads, layer.multihead_attn
         to_query, to_key, to_value = other.in_proj_weight.chunk(3)
         of_query, _, of_value = other.in_proj_bias.chunk(3)
-        out = other.out_proj
-        self.constant = out(F.linear(wordless, to_value, of_value))
-
+        self.constant = other.out_proj(F.linear(wordless, to_value, of_value))
         keys, values = (
             F.linear(states, weight).unflatten(-1, (self.heads, -1))
             for weight in (to_key, to_value)
         )
         keys = keys * keys.shape[-1] ** -0.5
         query = to_query.unflatten(0, (self.heads, -1))
-        score = torch.einsum("hdc,blhd->bchl", query, keys)
+        self.score = torch.einsum("hdc,blhd->bchl", query, keys).flatten(2)
         offset = torch.einsum("hd,blhd->bhl", of_query.unflatten(0, (self.heads, -1)), keys)
         offset = offset.masked_fill(~valid[:, None], float("-inf"))
-        read = torch.einsum("blhd,chd->bhlc", values, out.weight.unflatten(1, (self.heads, -1)))
-        self.score, self.offset, self.read = self._cast(
-            score.flatten(2), offset.flatten(1)[:, None], read.flatten(1, 2)
-        )
-
-    def _cast(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.detach().to(self.dtype) for x in tensors)
+        self.offset = offset.flatten(1)[:, None]
+        out = other.out_proj.weight.unflatten(1, (self.heads, -1))
+        self.read = torch.einsum("blhd,chd->bhlc", values, out).flatten(1, 2)
 
     def attend_frames(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        low = x.to(self.dtype)
-        parts = F.linear(low, *self.in_frames).chunk(3, dim=-1)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in parts)
-        mask = None if bias is None else bias.to(self.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        return self.layer.norm1(x + F.linear(out, *self.out_frames))
+        return self.layer.norm1(x + self.layer.self_attn(x, None, bias))
 
     def attend_text(self, x: Tensor, t: Tensor) -> Tensor:
         items = len(self.score)
-        scores = torch.baddbmm(self.offset, x[:items].to(self.dtype), self.score)
-        shares = scores.unflatten(-1, (self.heads, -1)).to(x.dtype).softmax(-1).flatten(-2)
+        scores = torch.baddbmm(self.offset, x[:items], self.score)
+        shares = scores.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(-2)
         constant = self.constant[t][:, None]
         x = x + constant.repeat(len(x) // items, 1, 1)
-        x[:items] += torch.bmm(shares.to(self.dtype), self.read)
+        x[:items] += torch.bmm(shares, self.read)
         return self.layer.norm2(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(F.linear(x.to(self.dtype), *self.widen))
-        return self.layer.norm3(x + F.linear(hidden, *self.narrow))
+        layer = self.layer
+        return layer.norm3(x + layer.linear2(F.gelu(layer.linear1(x))))
 
 
 # ---------------------------------------------------------------- a prior, trained and sampled
@@ -434,99 +384,15 @@ def new_prior(
 ) -> Prior:
     """An untrained prior; `text_width` of `config` is set to what the encoder gives it."""
     width = text_encoder.width if config.arch == "trans_dec" else text_encoder.pooled_width
-    return Prior(new_mdm(replace(config, text_width=width), seed), normaliser, text_encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MDM(replace(config, text_width=width))
+    return Prior(model, normaliser, text_encoder)
 
 
-def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: int) -> Batch:
-    """The batch of a step: a function of the data, the seed and the step's number."""
-    return trainer.draw_batch(data, config, diffusion_steps, step)[0]
-
-
-def batch_losses(
-    model: Callable[..., Tensor],
-    batch: Batch,
-    normaliser: Normaliser,
-    weights: LossWeights,
-    all_terms: bool = False,
-    *,
-    steps: int,
-    precision: Precision = "float32",
-) -> dict[str, Float[Tensor, "B"]]:
-    """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample.
-
-    steps: of the diffusion. precision: of the network; the losses are float32.
-    """
-    x_t = add_noise(batch.x0, batch.noise, batch.t, schedule(steps))
-    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        x0_hat = model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
-    return motion_losses(batch.x0, x0_hat.float(), batch.mask, weights, normaliser, all_terms)
-
-
-def step_losses(
-    network: nn.Module,
-    step: int,
-    part: int,
-    parts: int,
-    *,
-    data: Dataset,
-    normaliser: Normaliser,
-    config: TrainConfig,
-    steps: int,
-) -> dict[str, Tensor]:
-    """Losses of a part of a step's batch (`trainer.Losses`)."""
-    whole = draw_batch(data, config, steps, step)
-    batch = whole.part(part, parts).to(next(network.parameters()).device)
-    terms = batch_losses(
-        network, batch, normaliser, config.weights, steps=steps, precision=config.precision
-    )
-    share = len(batch.t) / len(whole.t)
-    return {name: x.mean() * share for name, x in terms.items()}
-
-
-def validation_losses(
-    model: MDM, data: Dataset, normaliser: Normaliser, config: TrainConfig
-) -> dict[str, float]:
-    """All terms on held-out clips, averaged (`trainer.held_out_losses`)."""
-    device, steps = next(model.parameters()).device, model.config.diffusion_steps
-
-    def losses(batch: Batch, _: Any) -> dict[str, Tensor]:
-        batch = batch.to(device)
-        return batch_losses(model, batch, normaliser, config.weights, True, steps=steps)
-
-    return trainer.held_out_losses(data, config, steps, losses)
-
-
-def train(
-    prior: Prior,
-    clips: Sequence[MotionClip],
-    config: TrainConfig,
-    out_dir: Path,
-    validation: Sequence[MotionClip] = (),
-    progress: bool = True,
-    device: torch.device | str = "cpu",
-    processes: int = 1,
-) -> tuple[Prior, pd.DataFrame]:
-    """Train a copy of `prior` on `clips`; returns it (averaged weights) and its loss curves.
-
-    `out_dir` keeps the state of the training (see `trainer.train`, also for `processes`).
-    """
-    if not 1 <= processes <= config.batch_size // config.accumulate:
-        raise InputError(
-            "training: processes", f"{processes}, each with {config.accumulate} parts of a batch",
-            f"from 1 to as many as give each part one of the {config.batch_size} clips",
-            "Change num_processes, accumulate or batch_size.",
-        )  # fmt: skip
-    data, settings = Dataset(prior, clips), {"normaliser": prior.normaliser, "config": config}
-    losses = partial(step_losses, data=data, steps=prior.config.diffusion_steps, **settings)
-    validate, key = None, []
-    if validation:
-        held_out = Dataset(prior, validation)
-        validate = partial(validation_losses, data=held_out, **settings)
-        key += [held_out.fingerprint] if config.early_stopping else []
-    return trainer.train_diffusion(
-        prior, data, config, out_dir, losses, validate, key, CRITERION, (STEP, 1), progress,
-        device, processes,
-    )  # fmt: skip
+def predict(model: nn.Module, x_t: Float[Tensor, "B T 263"], batch: Batch) -> Tensor:
+    """x̂_0 of a batch (`trainer.Diffusion`)."""
+    return model(x_t, batch.t, batch.text, batch.text_valid, batch.mask, batch.drop_text)
 
 
 def generate(
@@ -539,14 +405,12 @@ def generate(
     device: torch.device | str = "cpu",
     progress: bool = True,
     solver: Solver | None = None,
-    precision: Precision = "float32",
 ) -> list[Float[np.ndarray, "T 263"]]:
     """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
 
     frames: length of each motion. seeds: one an item; an item's motion is made by its prompt,
     length and seed alone, whatever it is sampled with (up to rounding). solver: None is ancestral
-    sampling over all steps. precision: of matrix products; with "bfloat16" a motion differs by
-    about one percent.
+    sampling over all steps.
     """
     check_requests(prior, prompts, frames, seeds, batch_size)
     solver = solver or Solver()
@@ -558,35 +422,31 @@ def generate(
     def make(items: list[int], lengths: list[int], generators: list[torch.Generator]):
         longest = int(valid[items].sum(1).max())
         text = tokens[items, :longest].to(device), valid[items, :longest].to(device)
-        mask = prefix(lengths).to(device)
-        predict = fast_guided(model, *text, mask, guidance, precision)
+        guess = fast_guided(model, *text, prefix(lengths).to(device), guidance)
         noise = item_noise(lengths, generators, prior.config.channels, device)
-        return sample(predict, noise, steps, solver).cpu().numpy()
+        return sample(guess, noise, steps, solver).cpu().numpy()
 
     return in_batches(make, frames, seeds, batch_size, prior.normaliser, progress)
 
 
 # ---------------------------------------------------------------- files
-def save_prior(path: Path, prior: Prior) -> Path:
-    """Write a prior into one file (`checkpoints.save`)."""
-    return checkpoints.save(path, FORMAT, {"": prior.model}, prior)
-
-
 def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Path:
     """Write a trained prior in half precision, as the project ships it.
 
     provenance: where the weights come from and under which terms; must be JSON-able.
     """
-    networks = {"": prior.model}
-    return checkpoints.save(path, OPEN_FORMAT, networks, prior, half=True, provenance=provenance)
+    about = {"provenance": provenance}
+    return checkpoints.save(path, OPEN_FORMAT, {"": prior.model}, prior, about, half=True)
 
 
 def load_prior(path: Path, text_encoder: TextEncoder | None = None) -> Prior:
-    """Read what `save_prior` or `write_open_prior` wrote (`checkpoints.load`)."""
+    """Read what `write_open_prior` or the generator wrote (`checkpoints.load`)."""
+
+    def build(config: MDMConfig) -> dict[str, nn.Module]:
+        return {"": MDM(config)}
+
     kinds = (FORMAT, OPEN_FORMAT)
-    networks, common, _ = checkpoints.load(
-        path, kinds, MDMConfig, lambda config, _: {"": MDM(config)}, text_encoder
-    )
+    networks, common, _ = checkpoints.load(path, kinds, MDMConfig, build, text_encoder)
     return Prior(networks[""], **common)
 
 
@@ -615,28 +475,16 @@ def read_mdm(
             None loads it.
     """
     path = _weights_file(Path(source))
-    args = _read_args(path.with_name(ARGS))
-    named = ENCODERS[args["arch"], args["text_encoder_type"]]
+    config, named, args = _read_args(path.with_name(ARGS))
     encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, named)
-    config = MDMConfig(
-        arch=args["arch"],
-        layers=args["layers"],
-        width=args["latent_dim"],
-        heads=args["num_heads"],
-        feedforward=args["ff_size"],
-        dropout=float(args["dropout"]),
-        mask_frames=args["mask_frames"],
-        max_frames=args["max_frames"],
-        diffusion_steps=args["diffusion_steps"],
-    )
     where = "argument"
     if normaliser is None:
         normaliser, where = _find_statistics(path.parent)
     prior = new_prior(config, normaliser, encoder, seed=0)
     _, weights = checkpoints.load_official(
-        path, prior.model, ("model_avg", "model"), f"those of {config}",
+        path, prior.model, ("model_avg", "model", ""), f"those of {config}",
         f"Check that {ARGS} belongs to these weights, and that the file is whole.",
-        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"), bare=True,
+        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"),
     )  # fmt: skip
     step = re.fullmatch(r"model(\d+)\.pt", path.name)
     origin = {
@@ -651,55 +499,11 @@ def read_mdm(
     return replace(prior, history=[origin])
 
 
-def write_mdm(folder: Path, prior: Prior, step: int) -> Path:
-    """Write a prior as ``model<step>.pt`` with ``args.json``, ``Mean.npy`` and ``Std.npy``.
-
-    `model` and `model_avg` are the same weights. Official code loads a prior of its own heads,
-    feed-forward width and text width; `BUILT_IN` tells how others are written.
-    """
-    config, encoder, folder = prior.config, prior.text_encoder.name, Path(folder)
-    kinds = {(arch, name): kind for (arch, kind), name in ENCODERS.items()}
-    if (config.arch, encoder) not in kinds or (folder / ARGS).exists():
-        raise InputError(
-            f"{folder / ARGS}", f"a prior of {config.arch} conditioned on {encoder}",
-            "; ".join(f"{arch} on {name}" for arch, name in kinds) + "; a folder without one",
-            "Official MDM has no other encoders. Checkpoints are not overwritten.",
-        )  # fmt: skip
-    told = [e.get("config", e) for e in prior.history]
-    told = [e.get("condition_dropout", e.get("cond_mask_prob")) for e in told]
-    own = {"ff_size": config.feedforward, "num_heads": config.heads}
-    own |= {"dropout": config.dropout, "max_frames": config.max_frames}
-    args = FIXED | {
-        "data_dir": "", "arch": config.arch, "text_encoder_type": kinds[config.arch, encoder],
-        "layers": config.layers, "latent_dim": config.width,
-        "diffusion_steps": config.diffusion_steps, "mask_frames": config.mask_frames,
-        "cond_mask_prob": next((float(x) for x in reversed(told) if x is not None), 0.1),
-        "pos_embed_max_len": TABLE_LENGTH, "use_ema": True, "lambda_rcxyz": 0.0,
-        "lambda_vel": 0.0, "lambda_fc": 0.0, "multi_encoder_type": "single",
-        "target_enc_layers": 1,
-        **{name: value for name, value in own.items() if value != BUILT_IN[name]},
-    }  # fmt: skip
-    state = {k: x.detach().float().cpu().clone() for k, x in prior.model.state_dict().items()}
-    # The official loader deletes the tables from what it reads, so they have to be there.
-    state |= dict.fromkeys(POSITION_TABLES, sinusoids(TABLE_LENGTH, config.width)[:, None])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, values in zip(MEAN_STD, (prior.normaliser.mean, prior.normaliser.std), strict=True):
-        np.save(folder / name, np.asarray(values, dtype=np.float32))
-    path = folder / f"model{step:09d}.pt"
-    with atomic_write(path) as temporary:
-        torch.save({"model": state, "model_avg": state}, temporary)
-    (folder / ARGS).write_text(json.dumps(args, indent=4, sort_keys=True))
-    return path
-
-
 def _weights_file(source: Path) -> Path:
     if source.is_file():
         return source
-    found = {
-        int(match[1]): path
-        for path in (source.iterdir() if source.is_dir() else ())
-        if (match := re.fullmatch(r"model(\d+)\.pt", path.name))
-    }
+    matches = {path: re.fullmatch(r"model(\d+)\.pt", path.name) for path in source.glob("*")}
+    found = {int(match[1]): path for path, match in matches.items() if match}
     if not found:
         raise InputError(
             source, "no model<step>.pt" if source.is_dir() else "nothing",
@@ -709,45 +513,41 @@ def _weights_file(source: Path) -> Path:
     return found[max(found)]
 
 
-def _read_args(path: Path) -> dict[str, Any]:
-    """Settings of an official network, if it is one that is built here."""
+def _read_args(path: Path) -> tuple[MDMConfig, str, dict[str, Any]]:
+    """Sizes of an official network that can be built here, its text encoder, and all fields."""
     try:
-        args = {"text_encoder_type": "clip", "mask_frames": False, **BUILT_IN}
-        args |= json.loads(path.read_bytes())
-        kind = args["arch"], args["text_encoder_type"]
+        usual = {name: value for name, value in SIZES.values() if value is not None}
+        args = {"text_encoder_type": "clip", **usual, **json.loads(path.read_bytes())}
         found = {name: args[name] for name in FIXED if args.get(name) is not None}
-        counts = [args[name] for name in COUNTS]
-        shares = float(args["cond_mask_prob"]), float(args["dropout"])
-        absent = {"dataset", "noise_schedule"} - set(args)
+        problems = [f"{k} {x!r}, not {FIXED[k]!r}" for k, x in found.items() if x != FIXED[k]]
+        kind = args["arch"], args["text_encoder_type"]
+        if kind not in ENCODERS:
+            problems.append(f"arch {kind[0]!r} with text_encoder_type {kind[1]!r}")
+        else:
+            config = MDMConfig(**{own: args[name] for own, (name, _) in SIZES.items()})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             path, repr(error), "the settings of a network",
             f"Restore the {ARGS} that was published with the weights.",
         ) from error  # fmt: skip
-    problems = [f"no {name}" for name in absent]
-    problems += [f"arch {kind[0]!r} with text_encoder_type {kind[1]!r}"] * (kind not in ENCODERS)
-    problems += [f"{k} {x!r}, not {FIXED[k]!r}" for k, x in found.items() if x != FIXED[k]]
-    problems += ["cond_mode 'no_cond', not 'text'"] * (args.get("cond_mode") == "no_cond")
-    if not all(type(n) is int and n >= 1 for n in counts) or not all(0 <= x < 1 for x in shares):
-        problems.append(f"{', '.join(COUNTS)} {counts}; cond_mask_prob, dropout {shares}")
     if problems:
         raise InputError(
             path, "; ".join(problems), "an MDM as this project builds it",
             "Take humanml_trans_dec_512_bert-50steps or humanml-encoder-512-50steps.",
         )  # fmt: skip
-    return args
+    return config, ENCODERS[kind], args
 
 
 def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
     dataset = data_root() / "humanml3d"
-    places = ((folder, MEAN_STD), (folder, ("mean.npy", "std.npy")), (dataset, MEAN_STD))
-    for place, names in places:
-        if any((place / name).is_file() for name in names):
-            remedy = "Restore it from where the weights came."
-            if place == dataset:
-                remedy = "Run `t2imu data fetch humanml3d_texts`."
-            found = checkpoints.read_statistics(place, remedy, names)
-            return found, "humanml3d" if place == dataset else "beside the weights"
+    for place, names in ((folder, MEAN_STD), (folder, checkpoints.MEAN_STD), (dataset, MEAN_STD)):
+        if not any((place / name).is_file() for name in names):
+            continue
+        remedy = "Restore it from where the weights came."
+        if place == dataset:
+            remedy = "Run `t2imu data fetch humanml3d_texts`."
+        found = checkpoints.read_statistics(place, remedy, names)
+        return found, "humanml3d" if place == dataset else "beside the weights"
     raise InputError(
         folder, "no Mean.npy and Std.npy", "the statistics that the weights were trained with",
         f"Put HumanML3D's own Mean.npy and Std.npy there, or into {dataset}; never compute them.",
@@ -766,21 +566,25 @@ class Sizes(Section):
     diffusion_steps: Count
 
 
-class MDMGenerator(Generator):
+class MDMGenerator(DiffusionGenerator):
     """See the module."""
 
     Sizes = Sizes
     solvers = tuple(SCHEMES)
+    predict = staticmethod(predict)
+    schedule = staticmethod(schedule)
+    stream = (STEP, 1)
+    parallel = True
 
-    def __init__(self, solver: Solver | None = None, precision: Precision = "float32"):
-        self.solver, self.precision = solver or Solver(), precision
+    def __init__(self, solver: Solver | None = None):
+        self.solver = solver or Solver()
 
     @property
     def sampler(self):
-        return {"solver": asdict(self.solver), "precision": self.precision}
+        return {"solver": asdict(self.solver)}
 
-    def with_solver(self, solver, precision="float32"):
-        return MDMGenerator(solver, precision)
+    def with_solver(self, solver):
+        return MDMGenerator(solver)
 
     def untrained(self, sizes, clips, encoder, seed):
         config = MDMConfig(arch="trans_dec", **sizes.model_dump())
@@ -790,17 +594,8 @@ class MDMGenerator(Generator):
     def published(self, folder, sizes, encoder):
         return read_mdm(folder, encoder=encoder)
 
-    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
-        return train(prior, clips, settings, folder, held_out, device=device, processes=processes)
-
-    refine = train
-
-    def validation(self, prior, held_out, settings, device):
-        model, data = prior.model.to(device).eval(), Dataset(prior, held_out)
-        return validation_losses(model, data, prior.normaliser, settings)
-
     def save(self, path, prior):
-        return [save_prior(path, prior)]
+        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior)]
 
     load = staticmethod(load_prior)
 
@@ -808,21 +603,8 @@ class MDMGenerator(Generator):
         self, prior, prompts, frames, seeds, guidance, batch_size, device, progress=True
     ):  # fmt: skip
         scale = GUIDANCE if guidance is None else guidance
-        return generate(
-            prior, prompts, frames, seeds, scale, batch_size, device, progress, self.solver,
-            self.precision,
-        )  # fmt: skip
-
-    def denoiser(self, prior, device):
-        """x̂_0 from a noisy motion and the clip's first caption, without guidance."""
-        model, levels = prior.model.to(device).eval(), prior.config.diffusion_steps
-
-        def guess(clips, x0, mask, level, noise):
-            text, valid = prior.condition([clip.captions[0] for clip in clips])
-            x_t = add_noise(x0, noise, level, schedule(levels))
-            return model(x_t, level, text.to(device), valid.to(device), mask)
-
-        return Denoiser(guess, prior.normaliser, prior.config.max_frames, levels)
+        asked = prior, prompts, frames, seeds, scale, batch_size, device, progress
+        return generate(*asked, self.solver)
 
     def network(self, prior):
         config = prior.config

@@ -8,9 +8,8 @@ carry the names of the official checkpoints, so that those load as they are.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,43 +17,22 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2imu_utils.files import sha256
-from t2imu_utils.models import checkpoints
+from t2imu_utils.models.diffusion import with_guidance
 from t2imu_utils.models.mdm import MDMConfig, Stack, key_bias, sinusoids
-from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.tokeniser import (
-    RVQ,
-    STRIDE,
-    RVQConfig,
-    Stage,
-    TokenData,
-    TokenGenerator,
-    TokenSizes,
-    in_tokens,
-    new_rvq,
-    new_transformer,
-    token_validation,
-)
-from t2imu_utils.models.trainer import TrainConfig, prefix
-from t2imu_utils.motion.corpus import Normaliser, statistics
+from t2imu_utils.models.tokeniser import RVQ, STRIDE, RVQConfig
+from t2imu_utils.models.tokens import Stage, TokenGenerator, TokenPrior, TokenSizes, drawn_codes
+from t2imu_utils.models.trainer import prefix
 from t2imu_utils.tracks import Count
 
 # Score of a token that stays: higher than any probability.
 KEPT = 1e5
-# Widths of the length estimator. Its classes are numbers of tokens, 0 to 49 officially.
-WIDTHS, CLASSES = (512, 256, 128), 50
+# Widths of the length estimator.
+WIDTHS = (512, 256, 128)
 # Share of items that are trained without their text.
 TEXT_DROPOUT = {"mask": 0.1, "residual": 0.2}
 # Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
 RANDOM, MASKED = 0.1, 0.88
-# Which of the random streams of a seed.
-CORRUPTION = 12
-FORMAT = "t2imu-momask-1"
-OFFICIAL = "Take the files of the official release (checkpoints/t2m) as they are."
 RVQ_FOLDER = "rvq_nq6_dc512_nc512_noshare_qdp0.2"
-META = f"{RVQ_FOLDER}/meta"  # mean.npy, std.npy
-# What else stands among the weights: tables of sinusoids, and CLIP.
-IGNORED = ("position_enc.", "clip_model.")
 # Network: its file below the official folder, and the keys its weights may stand under.
 FILES = {
     "rvq": (f"{RVQ_FOLDER}/model/net_best_fid.tar", ("vq_model", "net")),
@@ -92,12 +70,7 @@ class TokenTransformerConfig:
     def stack(self) -> MDMConfig:
         """Sizes of the transformer itself, checked: it has the layers of MDM's encoder."""
         return MDMConfig(
-            arch="trans_enc",
-            layers=self.layers,
-            width=self.width,
-            heads=self.heads,
-            feedforward=self.feedforward,
-            dropout=self.dropout,
+            "trans_enc", self.layers, self.width, self.heads, self.feedforward, self.dropout
         )
 
 
@@ -223,10 +196,9 @@ class ResidualTransformer(_Trunk):
 class LengthEstimator(nn.Module):
     """Pooled text to logits of the number of tokens; names of the official checkpoint."""
 
-    def __init__(self, text_width: int = 512, classes: int = CLASSES):
+    def __init__(self, text_width: int, classes: int):
         super().__init__()
         first, second, third = WIDTHS
-        self.text_width, self.classes = text_width, classes
         self.output = nn.Sequential(
             *(nn.Linear(text_width, first), nn.LayerNorm(first), nn.LeakyReLU(0.2)),
             *(nn.Dropout(0.2), nn.Linear(first, second), nn.LayerNorm(second), nn.LeakyReLU(0.2)),
@@ -243,9 +215,9 @@ class MoMaskConfig:
     """Sizes of a MoMask and how it is sampled; the defaults are the official ones.
 
     transformer: of the mask and of the residual transformer; its text_width, codes and levels are
-    set by `new_momask`. iterations: passes that fill in the first level (10 in the published
-    evaluation, 18 in the published demo). guidance, residual_guidance: of the two transformers.
-    top: share of the codes that are drawn from.
+    set to fit (`TokenGenerator.new`). iterations: passes that fill in the first level (10 in the
+    published evaluation, 18 in the published demo). guidance, residual_guidance: of the two
+    transformers. top: share of the codes that are drawn from.
     """
 
     rvq: RVQConfig = field(default_factory=RVQConfig)
@@ -261,75 +233,9 @@ class MoMaskConfig:
         return STRIDE * self.transformer.max_tokens
 
 
-@dataclass
-class MoMaskPrior:
-    """The networks of MoMask, the statistics of its features, its text encoder.
-
-    lengths: the length estimator, where there is one. history, velocity_weight: as of `mdm.Prior`.
-    """
-
-    config: MoMaskConfig
-    rvq: RVQ
-    mask: MaskTransformer
-    residual: ResidualTransformer
-    normaliser: Normaliser
-    text_encoder: TextEncoder
-    lengths: LengthEstimator | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    velocity_weight: float | list[float] = 0.0
-
-
-def new_momask(
-    config: MoMaskConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
-) -> MoMaskPrior:
-    """An untrained MoMask; the transformer's text_width, codes and levels are set to fit."""
-    config = fitted(config, text_encoder.pooled_width)
-    return MoMaskPrior(
-        config,
-        new_rvq(config.rvq, seed).eval(),
-        new_transformer(MaskTransformer, config.transformer, seed),
-        new_transformer(ResidualTransformer, config.transformer, seed),
-        normaliser,
-        text_encoder,
-    )
-
-
-def fitted(config: MoMaskConfig, text_width: int) -> MoMaskConfig:
-    """`config` with a transformer that fits its tokeniser and the pooled text."""
-    rvq = config.rvq
-    sizes = {"text_width": text_width, "codes": rvq.codes, "levels": rvq.levels}
-    return replace(config, transformer=replace(config.transformer, **sizes))
-
-
-@torch.inference_mode()
-def generate(
-    prior: MoMaskPrior,
-    prompts: Sequence[str],
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    guidance: float | None = None,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
-) -> list[Float[np.ndarray, "T 263"]]:
-    """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
-
-    As `mdm.generate`; where a length is no multiple of 4, the tokens above it are made and the
-    motion is cut. guidance: of both transformers; None takes those of the prior's configuration.
-    """
-    for network in (prior.rvq, prior.mask, prior.residual):
-        network.to(device).eval()
-
-    def draw(text: Tensor, counts: list[int], generators: list[torch.Generator]) -> list[Tensor]:
-        codes = sample_codes(prior, text, counts, generators, guidance).cpu()
-        return [row[:count] for row, count in zip(codes, counts, strict=True)]
-
-    return in_tokens(prior, prompts, frames, seeds, batch_size, device, progress, draw)
-
-
 @torch.inference_mode()
 def sample_codes(
-    prior: MoMaskPrior,
+    prior: TokenPrior,
     text: Float[Tensor, "B W"],
     lengths: Sequence[int],
     generators: Sequence[torch.Generator],
@@ -342,15 +248,16 @@ def sample_codes(
     config = prior.config
     first = config.guidance if guidance is None else guidance
     rest = config.residual_guidance if guidance is None else guidance
-    base = fill_masked(prior.mask, text, lengths, generators, first, config.iterations, config.top)
+    mask, residual = prior.networks["mask"], prior.networks["residual"]
+    base = fill_masked(mask, text, lengths, generators, first, config.iterations, config.top)
     valid = prefix(lengths).to(text.device)
     codes = torch.zeros(*base.shape, config.rvq.levels, dtype=torch.long, device=text.device)
     codes[..., 0] = base
     for level in range(1, config.rvq.levels):
         which = torch.full((len(text),), level, device=text.device)
-        logits = _guided(prior.residual, (codes, which), text, valid, rest)
+        logits = with_guidance(residual, (codes, which, text, valid), rest)
         # The last class is padding: it is no code.
-        codes[..., level] = _draw(logits[..., :-1], lengths, generators, config.top)
+        codes[..., level] = drawn_codes(logits[..., :-1], lengths, generators, config.top)
     return codes.masked_fill(~valid[..., None], 0)
 
 
@@ -378,8 +285,8 @@ def fill_masked(
         rank = scores.argsort(dim=1, stable=True).argsort(dim=1)
         masked = rank < count[:, None]
         tokens = tokens.masked_fill(masked, model.mask_id)
-        logits = _guided(model, (tokens,), text, valid, guidance)
-        drawn = _draw(logits, lengths, generators, top)
+        logits = with_guidance(model, (tokens, text, valid), guidance)
+        drawn = drawn_codes(logits, lengths, generators, top)
         sure = logits.softmax(-1).gather(-1, drawn[..., None])[..., 0]
         tokens = torch.where(masked, drawn, tokens)
         scores = torch.where(masked, sure, KEPT)
@@ -390,34 +297,6 @@ def masked_counts(tokens: int, iterations: int) -> list[int]:
     """How many tokens of a motion are masked at each pass; all of them at the first, 1 at least."""
     shares = np.cos(np.linspace(0, 1, iterations) * math.pi / 2)
     return [max(int(count), 1) for count in np.round(shares * tokens)]
-
-
-def _guided(
-    model: nn.Module, inputs: tuple[Tensor, ...], text: Tensor, valid: Tensor, guidance: float
-) -> Tensor:
-    """Classifier-free guidance on logits; both halves in one batch."""
-    if guidance == 1:
-        return model(*inputs, text, valid)
-    twice = [torch.cat([x, x]) for x in (*inputs, text, valid)]
-    drop = torch.arange(2 * len(text), device=text.device) >= len(text)
-    with_text, without = model(*twice, drop).chunk(2)
-    return without + guidance * (with_text - without)
-
-
-def _draw(
-    logits: Float[Tensor, "B N K"],
-    lengths: Sequence[int],
-    generators: Sequence[torch.Generator],
-    top: float,
-) -> Int[Tensor, "B N"]:
-    """One of the best codes for each position, by its probability among them (Gumbel-max)."""
-    best = logits.topk(math.ceil(top * logits.shape[-1]))
-    noise = torch.ones(logits.shape)
-    for row, length, generator in zip(noise, lengths, generators, strict=True):
-        row[:length].exponential_(generator=generator)
-    gumbel = -noise.to(logits.device).clamp(min=1e-30).log()
-    place = (best.values + gumbel.gather(-1, best.indices)).argmax(-1, keepdim=True)
-    return best.indices.gather(-1, place)[..., 0]
 
 
 def mask_losses(
@@ -473,93 +352,21 @@ def draw_levels(times: Float[np.ndarray, "B"], levels: int) -> Int[np.ndarray, "
     return np.round((1 - np.cos(times * np.pi / 2)) * (levels - 2)).astype(int) + 1
 
 
-def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
-    """How either transformer is trained on tokens (`tokeniser.TokenTask`)."""
-
-    def losses(model: nn.Module, step: int, part: int, parts: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([config.seed, CORRUPTION, step])
-        batch = data.step(config.batch_size, config.seed, step)
-        drop = torch.from_numpy(rng.random(len(batch[0])) < TEXT_DROPOUT[name])
-        loss, right = _terms(model, batch, drop, rng.random(len(drop)), rng, corrupt=True)
-        return {"total": loss.mean(), "accuracy": right.float().mean()}
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        # Times are spread evenly over the clips, and what is masked is the same each time.
-        times = (np.arange(len(held_out)) + 0.5) / len(held_out)
-        times = np.random.default_rng([config.seed, CORRUPTION]).permutation(times)
-
-        def terms(first: int, items: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            rng = np.random.default_rng([config.seed, CORRUPTION, first, 1])
-            drop = torch.zeros(len(items), dtype=torch.bool)
-            return _terms(model.eval(), batch, drop, times[items], rng, corrupt=False)
-
-        return token_validation(held_out, config.batch_size, terms)
-
-    return losses, validate
-
-
-def _terms(model, batch, drop_text, times, rng, corrupt):
-    device = next(model.parameters()).device
-    tokens, valid, text = (x.to(device) for x in batch)
-    drop_text = drop_text.to(device)
-    if isinstance(model, MaskTransformer):
-        return mask_losses(model, tokens[..., 0], valid, text, drop_text, times, rng, corrupt)
-    levels = draw_levels(times, model.config.levels)
-    return residual_losses(model, tokens, valid, text, drop_text, levels)
-
-
-# ---------------------------------------------------------------- files
-def _networks(config: MoMaskConfig, classes: int | None) -> dict[str, nn.Module]:
-    """Networks without meaningful weights; no length estimator where there are no classes."""
-    networks: dict[str, nn.Module] = {
-        "rvq": RVQ(config.rvq),
-        "mask": MaskTransformer(config.transformer),
-        "residual": ResidualTransformer(config.transformer),
-    }
-    if classes is not None:
-        networks["lengths"] = LengthEstimator(config.transformer.text_width, classes)
-    return networks
-
-
-def read_momask(
-    folder: Path,
-    text_encoder: TextEncoder | None = None,
-    config: MoMaskConfig | None = None,
-    device: torch.device | str = "cpu",
-) -> MoMaskPrior:
-    """Read the checkpoints of the official release (`FILES`, `META`), in evaluation mode.
-
-    The ``.tar`` files are PyTorch checkpoints, not archives; the length estimator may be absent.
-    Code: MIT licence (Chuan Guo, 2023); the data that the weights were trained on keep their own
-    terms.
-
-    text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
-    ones. Mean and standard deviation are those beside the weights. `history` names the files by
-    their hashes and epochs.
-    """
-    folder = Path(folder)
-    text_encoder = checkpoints.official_encoder(folder, text_encoder)
-    config = fitted(config or MoMaskConfig(), text_encoder.pooled_width)
-    classes = config.transformer.max_tokens + 1
-    there = (folder / FILES["lengths"][0]).exists()
-    networks = _networks(config, classes if there else None)
-    entry: dict[str, Any] = {"official": "MoMask", "files": {}}
-    for name, network in networks.items():
-        file, keys = FILES[name]
-        content, _ = checkpoints.load_official(
-            folder / file, network, keys, f"{name} of MoMask", OFFICIAL,
-            ignored=lambda key: key.startswith(IGNORED),
-        )  # fmt: skip
-        network.to(device)
-        epoch = content.get("ep", content.get("epoch"))
-        entry["files"][name] = {
-            "sha256": sha256(folder / file),
-            "epoch": epoch if isinstance(epoch, int) else None,
-        }
-    normaliser = checkpoints.read_statistics(folder / META, OFFICIAL)
-    return MoMaskPrior(
-        config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
-    )
+def losses(model, tokens, valid, text, rng, times=None):
+    """Of either transformer (see `TokenGenerator`)."""
+    masks, training = isinstance(model, MaskTransformer), times is None
+    drop = np.zeros(len(tokens), dtype=bool)
+    if training:
+        drop = rng.random(len(tokens)) < TEXT_DROPOUT["mask" if masks else "residual"]
+        times = rng.random(len(tokens))
+    drop = torch.from_numpy(drop).to(tokens.device)
+    if masks:
+        given = tokens[..., 0], valid, text, drop, times, rng, training
+        loss, right = mask_losses(model, *given)
+    else:
+        levels = draw_levels(times, model.config.levels)
+        loss, right = residual_losses(model, tokens, valid, text, drop, levels)
+    return loss.mean(), loss, right
 
 
 # ---------------------------------------------------------------- the family
@@ -570,48 +377,45 @@ class Sizes(TokenSizes):
     iterations: Count  # passes that fill in the first level
 
 
-def configuration(sizes: Sizes) -> MoMaskConfig:
-    """The sizes as MoMask has them."""
-    names = ("width", "layers", "heads", "feedforward", "dropout")
-    chosen = {name: getattr(sizes, name) for name in names}
-    width = sizes.tokeniser_width
-    return MoMaskConfig(
-        RVQConfig(width=width, code_width=width, codes=sizes.codes, levels=sizes.levels),
-        TokenTransformerConfig(token_width=width, **chosen),
-        iterations=sizes.iterations,
-    )
-
-
 class MoMaskGenerator(TokenGenerator):
-    """See the module."""
+    """See the module.
 
-    Sizes = Sizes
-    networks = ("rvq", "mask", "residual")
+    The official ``.tar`` files are PyTorch checkpoints, not archives. Code: MIT licence (Chuan Guo,
+    2023); the data that the weights were trained on keep their own terms.
+    """
+
+    Sizes, Config = Sizes, MoMaskConfig
+    format, stream = "t2imu-momask-1", 12
     stages = (Stage("rvq", 0.5), Stage("mask", 0.25), Stage("residual", 0.25))
-    task = staticmethod(task)
     level_dropout = 0.2
+    files, meta, optional = FILES, f"{RVQ_FOLDER}/meta", ("lengths",)
+    remedy = "Take the files of the official release (checkpoints/t2m) as they are."
+    losses = staticmethod(losses)
 
-    def untrained(self, sizes, clips, encoder, seed):
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
-        return new_momask(configuration(sizes), normaliser, encoder, seed)
+    def parts(self, config):
+        sizes = config.transformer
+        return {
+            "rvq": partial(RVQ, config.rvq),
+            "mask": partial(MaskTransformer, sizes),
+            "residual": partial(ResidualTransformer, sizes),
+            "lengths": partial(LengthEstimator, sizes.text_width, sizes.max_tokens + 1),
+        }
 
-    def published(self, folder, sizes, encoder):
-        config = None if sizes is None else fitted(configuration(sizes), encoder.pooled_width)
-        return read_momask(folder, encoder, config)
+    def configuration(self, sizes):
+        width = sizes.tokeniser_width
+        return MoMaskConfig(
+            RVQConfig(width=width, code_width=width, codes=sizes.codes, levels=sizes.levels),
+            TokenTransformerConfig(token_width=width, **sizes.of_transformer()),
+            iterations=sizes.iterations,
+        )
 
-    def save(self, path, prior):
-        held = {name: x for name in FILES if (x := getattr(prior, name)) is not None}
-        classes = None if prior.lengths is None else prior.lengths.classes
-        return [checkpoints.save(path, FORMAT, held, prior, lengths=classes)]
+    def ignored(self, key):
+        # Tables of sinusoids, and CLIP.
+        return key.startswith(("position_enc.", "clip_model."))
 
-    def load(self, path, encoder=None):
-        networks, common, about = checkpoints.load(
-            path, (FORMAT,), MoMaskConfig,
-            lambda config, about: _networks(config, about["lengths"]), encoder,
-        )  # fmt: skip
-        return MoMaskPrior(about["config"], **networks, **common)
-
-    generate = staticmethod(generate)
+    def draw(self, prior, text, counts, generators, guidance):
+        codes = sample_codes(prior, text, counts, generators, guidance).cpu()
+        return [row[:count] for row, count in zip(codes, counts, strict=True)]
 
 
 GENERATOR = MoMaskGenerator()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -27,16 +26,9 @@ from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models import checkpoints, trainer
-from t2imu_utils.models.diffusion import Schedule, add_noise, ddim_step, item_noise, schedule_of
-from t2imu_utils.models.generator import (
-    Denoiser,
-    Generator,
-    check_requests,
-    in_batches,
-    refuse_processes,
-)
-from t2imu_utils.models.losses import LossWeights, motion_losses
+from t2imu_utils.models import checkpoints
+from t2imu_utils.models.diffusion import Schedule, ddim_step, item_noise, schedule_of
+from t2imu_utils.models.generator import check_requests, in_batches
 from t2imu_utils.models.retrieval import (
     Database,
     build_database,
@@ -46,8 +38,8 @@ from t2imu_utils.models.retrieval import (
     save_database,
     token_states,
 )
-from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.trainer import SENTENCES, Batch, Dataset, TrainConfig, prefix
+from t2imu_utils.models.text import TextEncoder, pooled
+from t2imu_utils.models.trainer import Batch, DiffusionGenerator, prefix, sentences_of
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.motion.features import CONTACTS
 from t2imu_utils.runs import cache_dir
@@ -552,9 +544,8 @@ def generate(
     if guidance is not None:
         mixture = replace(mixture, coarse_scale=float(guidance))
     tokens, valid = prior.condition(prompts)
-    pooled = prior.text_encoder.encode_pooled(prompts).numpy()
-    config = prior.config
-    rows = retrieve(prior.database, pooled, frames, None, config.retrieved, config.length_weight)
+    config, queries = prior.config, pooled(prior.text_encoder, prompts).numpy()
+    rows = retrieve(prior.database, queries, frames, None, config.retrieved, config.length_weight)
     model = prior.model.to(device).eval()
     timesteps = timestep_map(config.diffusion_steps)
 
@@ -568,28 +559,18 @@ def generate(
         coins = torch.stack(
             [torch.randint(0, 2, (len(timesteps),), generator=g) for g in generators]
         )
-        predict = mixed(model, condition, prefix(lengths).to(device), mixture)
+        guess = mixed(model, condition, prefix(lengths).to(device), mixture)
         coins = coins.bool().to(device)
-        return sample(predict, noise, coins, timesteps, config.diffusion_steps).cpu().numpy()
+        return sample(guess, noise, coins, timesteps, config.diffusion_steps).cpu().numpy()
 
     return in_batches(make, frames, seeds, batch_size, prior.normaliser, progress)
 
 
 # ---------------------------------------------------------------- training
-@dataclass(frozen=True)
-class RetrievalBatch:
-    """What one step trains on: `Batch` and the retrieved items of each clip (see `gather`)."""
-
-    clips: Batch
-    motion: Float[Tensor, "B R T 263"]
-    motion_valid: Bool[Tensor, "B R T"]
-    text: Float[Tensor, "B R L W"]
-    text_valid: Bool[Tensor, "B R L"]
-    drop_retrieval: Bool[Tensor, "B"]
-
-    def to(self, device: torch.device | str) -> "RetrievalBatch":
-        """The same batch on another device."""
-        return RetrievalBatch(**{name: x.to(device) for name, x in vars(self).items()})
+def predict(model: ReMoDiffuse, x_t: Float[Tensor, "B T 263"], batch: Batch) -> Tensor:
+    """x̂_0 of a batch (`trainer.Diffusion`)."""
+    condition = model.condition(batch.text, batch.text_valid, model.database(*batch.retrieved))
+    return model(x_t, batch.t, batch.mask, condition, ~batch.drop_text, ~batch.drop_retrieval)
 
 
 def neighbours(
@@ -601,116 +582,21 @@ def neighbours(
     database does not say whose clips it holds, as the official one, none can be; that is only good
     for clips that are `held_out`, which it has not.
     """
-    sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
-    number = {text: i for i, text in enumerate(sentences)}
-    pooled = np.concatenate(
-        [
-            prior.text_encoder.encode_pooled(sentences[i : i + SENTENCES]).numpy()
-            for i in range(0, len(sentences), SENTENCES)
-        ]
-    )
-    queries = [(clip, number[text]) for clip in clips for text in clip.captions]
+    sentences, captions = sentences_of(clips)
+    counts = [len(numbers) for numbers in captions]
     unknown = held_out and prior.database.names is None
-    kin = {id(clip): [] if unknown else prior.database.kin(clip) for clip in clips}
-    config = prior.config
+    kin = [[] if unknown else prior.database.kin(clip) for clip in clips]
+    frames = [min(len(clip.features), max_frames) for clip in clips]
+    owner = np.repeat(np.arange(len(clips)), counts)
     rows = retrieve(
         prior.database,
-        pooled[[text for _, text in queries]],
-        [min(len(clip.features), max_frames) for clip, _ in queries],
-        [kin[id(clip)] for clip, _ in queries],
-        config.retrieved,
-        config.length_weight,
+        pooled(prior.text_encoder, sentences).numpy()[np.concatenate(captions)],
+        [frames[i] for i in owner],
+        [kin[i] for i in owner],
+        prior.config.retrieved,
+        prior.config.length_weight,
     )
-    return np.split(rows, np.cumsum([len(clip.captions) for clip in clips])[:-1])
-
-
-def draw_batch(
-    prior: ReMoDiffusePrior,
-    data: Dataset,
-    near: Sequence[Int[np.ndarray, "captions R"]],
-    config: TrainConfig,
-    step: int,
-) -> RetrievalBatch:
-    """The batch of a step: a function of the data, the seed and the step's number.
-
-    Text and retrieval are dropped independently, each with probability `condition_dropout`.
-    """
-    steps = prior.config.diffusion_steps
-    clips, shown, drop = trainer.draw_batch(data, config, steps, step, drops=2)
-    rows = np.stack([near[i][caption] for i, caption in shown])
-    return RetrievalBatch(clips, *gather(prior.database, rows), torch.from_numpy(drop[1]))
-
-
-def batch_losses(
-    model: ReMoDiffuse,
-    batch: RetrievalBatch,
-    normaliser: Normaliser,
-    weights: LossWeights,
-    all_terms: bool = False,
-) -> dict[str, Float[Tensor, "B"]]:
-    """Noise a batch, predict it clean, and compare, one value a sample (see `motion_losses`)."""
-    clips = batch.clips
-    x_t = add_noise(clips.x0, clips.noise, clips.t, linear_schedule(model.config.diffusion_steps))
-    retrieved = model.database(batch.motion, batch.motion_valid, batch.text, batch.text_valid)
-    condition = model.condition(clips.text, clips.text_valid, retrieved)
-    x0_hat = model(x_t, clips.t, clips.mask, condition, ~clips.drop_text, ~batch.drop_retrieval)
-    return motion_losses(clips.x0, x0_hat, clips.mask, weights, normaliser, all_terms)
-
-
-def validation_losses(
-    model: ReMoDiffuse,
-    prior: ReMoDiffusePrior,
-    data: Dataset,
-    near: Sequence[Int[np.ndarray, "captions R"]],
-    config: TrainConfig,
-) -> dict[str, float]:
-    """All terms on held-out clips, averaged (`trainer.held_out_losses`); near: `neighbours`."""
-    device = next(model.parameters()).device
-
-    def losses(clips: Batch, items: Int[np.ndarray, "B"]) -> dict[str, Tensor]:
-        found = gather(prior.database, np.stack([near[i][0] for i in items]))
-        kept = torch.zeros(len(items), dtype=torch.bool)
-        batch = RetrievalBatch(clips, *found, kept).to(device)
-        return batch_losses(model, batch, prior.normaliser, config.weights, True)
-
-    return trainer.held_out_losses(data, config, prior.config.diffusion_steps, losses)
-
-
-def train(
-    prior: ReMoDiffusePrior,
-    clips: Sequence[MotionClip],
-    config: TrainConfig,
-    out_dir: Path,
-    validation: Sequence[MotionClip] = (),
-    progress: bool = True,
-    device: torch.device | str = "cpu",
-) -> tuple[ReMoDiffusePrior, pd.DataFrame]:
-    """Train a copy of `prior` on `clips`; returns it and its loss curves.
-
-    config: as for MDM, so that both can be given the same budget; the authors train with batches of
-    128, learning rate 2e-4 (which falls along a cosine) and no moving average. A clip never sees a
-    retrieved motion of its own recording. The curves and `out_dir` are those of `mdm.train`.
-    """
-    data, near = Dataset(prior, clips), neighbours(prior, clips, config.max_frames)
-
-    def losses(model: ReMoDiffuse, step: int, part: int, parts: int) -> dict[str, Tensor]:
-        batch = draw_batch(prior, data, near, config, step).to(device)
-        terms = batch_losses(model, batch, prior.normaliser, config.weights)
-        return {name: values.mean() for name, values in terms.items()}
-
-    validate, key = None, []
-    if validation:
-        held_out = Dataset(prior, validation)
-        key += [held_out.fingerprint] if config.early_stopping else []
-        theirs = neighbours(prior, validation, config.max_frames, held_out=True)
-
-        def validate(model: ReMoDiffuse) -> dict[str, float]:
-            return validation_losses(model, prior, held_out, theirs, config)
-
-    return trainer.train_diffusion(
-        prior, data, replace(config, accumulate=1), out_dir, losses, validate,
-        [prior.database.version, *key], progress=progress, device=device,
-    )  # fmt: skip
+    return np.split(rows, np.cumsum(counts)[:-1])
 
 
 # ---------------------------------------------------------------- files
@@ -775,10 +661,16 @@ class Sizes(Section):
     diffusion_steps: Count
 
 
-class ReMoDiffuseGenerator(Generator):
-    """See the module."""
+class ReMoDiffuseGenerator(DiffusionGenerator):
+    """See the module.
+
+    As its authors train it: batches of 128, learning rate 2e-4 falling along a cosine, no moving
+    average; here it gets the budget that all have.
+    """
 
     Sizes = Sizes
+    predict = staticmethod(predict)
+    schedule = staticmethod(linear_schedule)
 
     def untrained(self, sizes, clips, encoder, seed):
         config = ReMoDiffuseConfig(**sizes.model_dump())
@@ -791,24 +683,24 @@ class ReMoDiffuseGenerator(Generator):
         config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
         return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
 
-    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
-        refuse_processes("ReMoDiffuse", processes)
-        return train(prior, clips, settings, folder, held_out, device=device)
+    def retrieval(self, prior, clips, max_frames, held_out=False):
+        """A clip never sees a retrieved motion of its own recording (`neighbours`)."""
+        near = neighbours(prior, clips, max_frames, held_out)
 
-    refine = train
+        def found(items, captions):
+            rows = [near[i][caption] for i, caption in zip(items, captions, strict=True)]
+            return gather(prior.database, np.stack(rows))
 
-    def validation(self, prior, held_out, settings, device):
-        data = Dataset(prior, held_out)
-        near = neighbours(prior, held_out, settings.max_frames, held_out=True)
-        model = prior.model.to(device).eval()
-        return validation_losses(model, prior, data, near, settings)
+        return found
+
+    def key(self, prior):
+        return [prior.database.version]
 
     def save(self, path, prior):
         # What is retrieved from belongs to the prior, and all arms have the same: kept once.
         database = path.with_name("database.npz")
         kept = cache_dir("retrieval") / f"{prior.database.version}.npz"
         if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
             save_database(kept, prior.database)
         database.unlink(missing_ok=True)
         try:
@@ -816,11 +708,11 @@ class ReMoDiffuseGenerator(Generator):
         except OSError:  # a file system without links
             shutil.copyfile(kept, database)
         about = {"mixture": asdict(prior.mixture), "database": prior.database.version}
-        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior, **about), database]
+        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior, about), database]
 
     def load(self, path, encoder=None):
         networks, common, about = checkpoints.load(
-            path, (FORMAT,), ReMoDiffuseConfig, lambda config, _: {"": ReMoDiffuse(config)},
+            path, (FORMAT,), ReMoDiffuseConfig, lambda config: {"": ReMoDiffuse(config)},
             encoder, cache_dir("text"),
         )  # fmt: skip
         database = read_database(path.with_name("database.npz"), common["text_encoder"])
@@ -834,25 +726,8 @@ class ReMoDiffuseGenerator(Generator):
 
     generate = staticmethod(generate)
 
-    def denoiser(self, prior, device):
-        """x̂_0 from a noisy motion, the clip's first caption and what is retrieved for it: as in
-        training nothing of the clip's own recording, where the database tells it."""
-        model, config = prior.model.to(device).eval(), prior.config
-
-        def guess(clips, x0, mask, level, noise):
-            rows = neighbours(prior, clips, config.max_frames, held_out=True)
-            found = gather(prior.database, np.stack([first[0] for first in rows]))
-            text = prior.condition([clip.captions[0] for clip in clips])
-            found, text = ([x.to(device) for x in parts] for parts in (found, text))
-            condition = model.condition(*text, model.database(*found))
-            x_t = add_noise(x0, noise, level, linear_schedule(config.diffusion_steps))
-            given = torch.ones(len(clips), dtype=torch.bool, device=x0.device)
-            return model(x_t, level, mask, condition, given, given)
-
-        return Denoiser(guess, prior.normaliser, config.max_frames, config.diffusion_steps)
-
     def network(self, prior):
-        table = {k: v for k, v in asdict(prior.config).items() if k not in ("channels",)}
+        table = {k: v for k, v in asdict(prior.config).items() if k != "channels"}
         return table | {"motions to retrieve from": len(prior.database)}
 
 

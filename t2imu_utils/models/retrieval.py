@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models.text import ROWS, TextEncoder
+from t2imu_utils.models.text import ROWS, TextEncoder, pooled, unpadded
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import WIDTH
 
@@ -136,18 +136,11 @@ def build_database(
         torch.from_numpy(np.asarray(normaliser.normalise(clip.features[:max_frames]), np.float32))
         for clip in clips
     ]
-    tokens: list[Tensor] = []
-    pooled = []
-    for start in range(0, len(captions), BLOCK):
-        texts = captions[start : start + BLOCK]
-        states, valid = token_states(encoder, texts)
-        tokens += [row[keep] for row, keep in zip(states, valid, strict=True)]
-        pooled.append(encoder.encode_pooled(texts).numpy())
     return versioned(
         captions=captions,
         motions=motions,
-        tokens=tokens,
-        pooled=np.concatenate(pooled),
+        tokens=unpadded(partial(token_states, encoder), captions),
+        pooled=pooled(encoder, captions).numpy(),
         names=[clip.name for clip in clips],
         sources=[clip.source for clip in clips],
         encoder=(encoder.name, encoder.fingerprint),

@@ -6,9 +6,8 @@ Parameters carry the names of the official checkpoint, so that it loads as it is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,35 +16,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import sha256
-from t2imu_utils.models import checkpoints
 from t2imu_utils.models.mdm import sinusoids
-from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.models.tokeniser import (
-    RVQ,
-    STRIDE,
-    RVQConfig,
-    Stage,
-    TokenData,
-    TokenGenerator,
-    TokenSizes,
-    in_tokens,
-    new_rvq,
-    new_transformer,
-    token_validation,
-)
-from t2imu_utils.models.trainer import TrainConfig
-from t2imu_utils.motion.corpus import Normaliser, statistics
+from t2imu_utils.models.tokeniser import RVQ, STRIDE, RVQConfig
+from t2imu_utils.models.tokens import Stage, TokenGenerator, TokenSizes, drawn_codes
 
 # Keys and values of one block at all places so far, (B, heads, places, width / heads) each.
 Past = tuple[Tensor, Tensor]
 # Share of the tokens that the transformer is shown as they are in training; the others are random
 # codes. (The text is never dropped.)
 KEEP = 0.5
-# Which of the random streams of a seed.
-CORRUPTION = 13
-FORMAT = "t2imu-t2mgpt-1"
-OFFICIAL = "Take the files that the official download scripts fetch, as they are."
 # Network: its file below the official folder, and the keys its weights may stand under.
 FILES = {
     "rvq": ("pretrained/VQVAE/net_last.pth", ("net",)),
@@ -55,9 +34,8 @@ FILES = {
 META = "checkpoints/t2m/VQVAEV3_CB1024_CMT_H1024_NRES3/meta"
 # Our name of the codebook, and the official one.
 CODEBOOK = ("quantizer.layers.0.codebook", "quantizer.codebook")
-# What else an official file holds: causal masks, and a table of positions that is not used.
+# A table of positions that an official file holds beside causal masks, and that is not used.
 UNUSED = "trans_base.pos_embedding.weight"
-IGNORED = (".attn.mask", UNUSED)
 
 
 @dataclass(frozen=True)
@@ -192,87 +170,20 @@ class TokenGPT(nn.Module):
         return self.trans_head.head(self.trans_head.ln_f(x)), kept
 
 
-def _one_level() -> RVQConfig:
-    return RVQConfig(levels=1, dropout=0.0, temperature=0.0)
-
-
 @dataclass(frozen=True)
 class T2MGPTConfig:
     """Sizes of a T2M-GPT; the defaults are the official ones.
 
-    rvq: the tokeniser, of one level. transformer: its text_width and codes are set by `new_t2mgpt`.
+    rvq: the tokeniser, of one level. transformer: its text_width and codes are set to fit.
     """
 
-    rvq: RVQConfig = field(default_factory=_one_level)
+    rvq: RVQConfig = RVQConfig(levels=1, dropout=0.0, temperature=0.0)
     transformer: GPTConfig = field(default_factory=GPTConfig)
 
     @property
     def max_frames(self) -> int:
         """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
-
-
-@dataclass
-class T2MGPTPrior:
-    """The networks of T2M-GPT, the statistics of its features, its text encoder.
-
-    history, velocity_weight: as of `mdm.Prior`.
-    """
-
-    config: T2MGPTConfig
-    rvq: RVQ
-    gpt: TokenGPT
-    normaliser: Normaliser
-    text_encoder: TextEncoder
-    history: list[dict[str, Any]] = field(default_factory=list)
-    velocity_weight: float | list[float] = 0.0
-
-
-def new_t2mgpt(
-    config: T2MGPTConfig, normaliser: Normaliser, text_encoder: TextEncoder, seed: int
-) -> T2MGPTPrior:
-    """An untrained T2M-GPT; the transformer's text_width and codes are set to fit."""
-    config = fitted(config, text_encoder.pooled_width)
-    rvq, gpt = new_rvq(config.rvq, seed).eval(), new_transformer(TokenGPT, config.transformer, seed)
-    return T2MGPTPrior(config, rvq, gpt, normaliser, text_encoder)
-
-
-def fitted(config: T2MGPTConfig, text_width: int) -> T2MGPTConfig:
-    """`config` with a transformer that fits its tokeniser and the pooled text."""
-    sizes = {"text_width": text_width, "codes": config.rvq.codes}
-    return replace(config, transformer=replace(config.transformer, **sizes))
-
-
-@torch.inference_mode()
-def generate(
-    prior: T2MGPTPrior,
-    prompts: Sequence[str],
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    guidance: float | None = None,
-    batch_size: int = 32,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
-) -> list[Float[np.ndarray, "T 263"]]:
-    """One motion for each prompt, as raw (de-normalised) features at 20 fps, in order.
-
-    T2M-GPT chooses lengths itself: it draws an end among the tokens. To make as many frames as are
-    asked for, the end is never drawn; where their number is no multiple of 4, the tokens above it
-    are made and the motion is cut. Else as `mdm.generate`. guidance: None or 1, since T2M-GPT is
-    not trained without texts and has none.
-    """
-    if guidance is not None and guidance != 1:
-        raise InputError(
-            "guidance", f"{guidance:g}", "None or 1",
-            "T2M-GPT has no guidance: it is not trained without texts.",
-        )  # fmt: skip
-    gpt = prior.gpt.to(device).eval()
-    prior.rvq.to(device).eval()
-
-    def draw(text: Tensor, counts: list[int], generators: list[torch.Generator]) -> list[Tensor]:
-        return [tokens[:, None] for tokens in sample_tokens(gpt, text, generators, counts)]
-
-    return in_tokens(prior, prompts, frames, seeds, batch_size, device, progress, draw)
 
 
 @torch.inference_mode()
@@ -292,7 +203,8 @@ def sample_tokens(
     logits, past = model.start(text)
     while True:
         logits[:, model.end_id] = -torch.inf
-        drawn = _draw(logits, [generators[i] for i in items])
+        own = [generators[i] for i in items]
+        drawn = drawn_codes(logits[:, None], [1] * len(items), own, top=1.0)[:, 0]
         for i, token in zip(items, drawn.tolist(), strict=True):
             made[i].append(token)
         going = [row for row, i in enumerate(items) if len(made[i]) < lengths[i]]
@@ -302,14 +214,6 @@ def sample_tokens(
             items = [items[row] for row in going]
             drawn, past = drawn[going], [(key[going], value[going]) for key, value in past]
         logits, past = model.follow(drawn, past)
-
-
-def _draw(logits: Float[Tensor, "B K"], generators: Sequence[torch.Generator]) -> Int[Tensor, "B"]:
-    """A class of each row by its probability (Gumbel-max)."""
-    noise = torch.empty(logits.shape)
-    for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    return (logits - noise.to(logits.device).clamp(min=1e-30).log()).argmax(-1)
 
 
 def gpt_losses(
@@ -343,120 +247,57 @@ def corrupted(
     return torch.where(kept.to(tokens.device), tokens, others.to(tokens.device))
 
 
-def task(name: str, config: TrainConfig, data: TokenData, held_out: TokenData):
-    """How the transformer is trained on tokens (`tokeniser.TokenTask`)."""
+def losses(model, tokens, valid, text, rng, times=None):
+    """Of the transformer (see `TokenGenerator`); in validation it is shown the tokens as they are.
 
-    def losses(model: TokenGPT, step: int, part: int, parts: int) -> dict[str, Tensor]:
-        device = next(model.parameters()).device
-        batch = data.step(config.batch_size, config.seed, step)
-        tokens, valid, text = (x.to(device) for x in batch)
-        tokens = tokens[..., 0]
-        rng = np.random.default_rng([config.seed, CORRUPTION, step])
-        shown = corrupted(tokens, model.config.codes, KEEP, rng)
-        loss, right, counted = gpt_losses(model, tokens, valid, text, shown)
-        # Every motion counts alike, however long it is.
-        total = ((loss * counted).sum(1) / counted.sum(1)).mean()
-        return {"total": total, "accuracy": right[counted].float().mean()}
-
-    def validate(model: TokenGPT) -> dict[str, float]:
-        def terms(first: int, items: Any, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-            # The model is shown the tokens as they are.
-            tokens, valid, text = (x.to(next(model.parameters()).device) for x in batch)
-            loss, right, counted = gpt_losses(
-                model.eval(), tokens[..., 0], valid, text, tokens[..., 0]
-            )
-            return loss[counted], right[counted]
-
-        return token_validation(held_out, config.batch_size, terms)
-
-    return losses, validate
-
-
-# ---------------------------------------------------------------- files
-def _networks(config: T2MGPTConfig) -> dict[str, nn.Module]:
-    """Networks without weights, which files put there: drawing 228 million would take long."""
-    with torch.device("meta"):
-        return {"rvq": RVQ(config.rvq), "gpt": TokenGPT(config.transformer)}
-
-
-def _official(network: nn.Module):
-    """Our key -> the official one."""
-    if isinstance(network, TokenGPT):
-        return lambda key: key
-    return lambda key: "vqvae." + key.replace(*CODEBOOK)
-
-
-def read_t2mgpt(
-    folder: Path,
-    text_encoder: TextEncoder | None = None,
-    config: T2MGPTConfig | None = None,
-    device: torch.device | str = "cpu",
-) -> T2MGPTPrior:
-    """Read the checkpoints of the official release (`FILES`, `META`), in evaluation mode.
-
-    Code: Apache License 2.0 (Mael-zys/T2M-GPT); the data that the weights were trained on keep
-    their own terms.
-
-    text_encoder: CLIP; None loads the one below the data root. config: sizes, None for the official
-    ones. Mean and standard deviation are read, never computed. `history` names the files by their
-    hashes.
+    Every motion counts alike, however long it is.
     """
-    folder = Path(folder)
-    text_encoder = checkpoints.official_encoder(folder, text_encoder)
-    config = fitted(config or T2MGPTConfig(), text_encoder.pooled_width)
-    networks, entry = _networks(config), {"official": "T2M-GPT", "files": {}}
-    for name, network in networks.items():
-        file, keys = FILES[name]
-        checkpoints.load_official(
-            folder / file, network, keys, f"{name} of T2M-GPT", OFFICIAL, _official(network),
-            lambda key: key.endswith(IGNORED),
-        )  # fmt: skip
-        network.to(device)
-        entry["files"][name] = {"sha256": sha256(folder / file)}
-    normaliser = checkpoints.read_statistics(folder / META, OFFICIAL)
-    return T2MGPTPrior(
-        config, normaliser=normaliser, text_encoder=text_encoder, history=[entry], **networks
-    )
+    tokens = tokens[..., 0]
+    shown = corrupted(tokens, model.config.codes, KEEP, rng) if times is None else tokens
+    loss, right, counted = gpt_losses(model, tokens, valid, text, shown)
+    total = ((loss * counted).sum(1) / counted.sum(1)).mean()
+    return total, loss[counted], right[counted]
 
 
 # ---------------------------------------------------------------- the family
-def configuration(sizes: TokenSizes) -> T2MGPTConfig:
-    """The sizes as T2M-GPT has them."""
-    names = ("width", "layers", "heads", "feedforward", "dropout")
-    chosen = {name: getattr(sizes, name) for name in names}
-    width = sizes.tokeniser_width
-    rvq = RVQConfig(
-        width=width, code_width=width, codes=sizes.codes, levels=1, dropout=0.0, temperature=0.0
-    )
-    return T2MGPTConfig(rvq, GPTConfig(**chosen))
-
-
 class T2MGPTGenerator(TokenGenerator):
-    """See the module."""
+    """See the module.
 
-    Sizes = TokenSizes
-    networks = ("rvq", "gpt")
+    T2M-GPT chooses lengths itself: it draws an end among the tokens. To make as many frames as are
+    asked for, the end is never drawn. Code: Apache License 2.0 (Mael-zys/T2M-GPT); the data that
+    the weights were trained on keep their own terms.
+    """
+
+    Sizes, Config = TokenSizes, T2MGPTConfig
+    format, stream = "t2imu-t2mgpt-1", 13
     stages = (Stage("rvq", 0.5), Stage("gpt", 0.5, (0.5, 0.9)))
-    task = staticmethod(task)
+    files, meta = FILES, META
+    remedy = "Take the files that the official download scripts fetch, as they are."
+    losses = staticmethod(losses)
 
-    def untrained(self, sizes, clips, encoder, seed):
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
-        return new_t2mgpt(configuration(sizes), normaliser, encoder, seed)
+    def parts(self, config):
+        return {"rvq": partial(RVQ, config.rvq), "gpt": partial(TokenGPT, config.transformer)}
 
-    def published(self, folder, sizes, encoder):
-        return read_t2mgpt(folder, encoder, None if sizes is None else configuration(sizes))
+    def configuration(self, sizes):
+        width = sizes.tokeniser_width
+        rvq = {"levels": 1, "dropout": 0.0, "temperature": 0.0, "codes": sizes.codes}
+        rvq = RVQConfig(width=width, code_width=width, **rvq)
+        return T2MGPTConfig(rvq, GPTConfig(**sizes.of_transformer()))
 
-    def save(self, path, prior):
-        held = {name: getattr(prior, name) for name in FILES}
-        return [checkpoints.save(path, FORMAT, held, prior)]
+    def ignored(self, key):
+        return key.endswith((".attn.mask", UNUSED))
 
-    def load(self, path, encoder=None):
-        networks, common, about = checkpoints.load(
-            path, (FORMAT,), T2MGPTConfig, lambda config, _: _networks(config), encoder
-        )
-        return T2MGPTPrior(about["config"], **networks, **common)
+    def official(self, name, key):
+        return key if name == "gpt" else "vqvae." + key.replace(*CODEBOOK)
 
-    generate = staticmethod(generate)
+    def draw(self, prior, text, counts, generators, guidance):
+        if guidance is not None and guidance != 1:
+            raise InputError(
+                "guidance", f"{guidance:g}", "None or 1",
+                "T2M-GPT has no guidance: it is not trained without texts.",
+            )  # fmt: skip
+        made = sample_tokens(prior.networks["gpt"], text, generators, counts)
+        return [tokens[:, None] for tokens in made]
 
 
 GENERATOR = T2MGPTGenerator()

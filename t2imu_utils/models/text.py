@@ -2,9 +2,8 @@
 
 import importlib.util
 import json
-import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,13 +38,12 @@ HUB = {
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_UNREADABLE = (
-    OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError
-)  # fmt: skip
 
 # Every forward pass has exactly this many rows of one token count and no padding, so that a text's
 # states do not depend, not even in the last bit, on the texts it is encoded with.
 ROWS = 16
+# Texts encoded at a time: states of all of a large corpus would not fit in memory.
+BLOCK = 1024
 
 
 @contextmanager
@@ -153,8 +151,11 @@ class TextEncoder:
     @contextmanager
     def _reading(self, path: Path, what: str) -> Iterator[None]:
         try:
-            with _quiet() if self.name != "minilm" else nullcontext():
+            if self.name == "minilm":
                 yield
+            else:
+                with _quiet():
+                    yield
         # The library of tokenizers raises bare exceptions.
         except Exception as error:
             raise InputError(
@@ -203,26 +204,16 @@ class TextEncoder:
         )
 
     def _states(self, texts: Sequence[str]) -> list[dict[str, Tensor]]:
-        if not texts:
-            raise InputError(
-                "texts", "an empty list", "at least one sentence", "Pass the sentences to encode."
-            )
-        for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(
-                    f"texts[{i}]", repr(text), "a sentence", "Remove or fill in the empty text."
-                )
         states = {text: self._read(text) for text in dict.fromkeys(texts)}
-        missing = [text for text, found in states.items() if found is None]
-        for text, found in self._compute(missing):
-            self._write(text, found)
+        for text, found in self._compute([text for text, held in states.items() if held is None]):
             states[text] = found
+            if self.cache is not None:
+                with atomic_write(self._file(text)) as temporary:
+                    save_file({name: x.contiguous() for name, x in found.items()}, temporary)
         return [states[text] for text in texts]
 
     def _compute(self, texts: list[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        if not texts:
-            return
-        ids = self.tokens(texts)
+        ids = self.tokens(texts) if texts else []
         by_count: dict[int, list[int]] = {}
         for i, tokens in enumerate(ids):
             by_count.setdefault(len(tokens), []).append(i)
@@ -244,29 +235,11 @@ class TextEncoder:
         return self.cache / f"{key}.safetensors"
 
     def _read(self, text: str) -> dict[str, Tensor] | None:
-        if self.cache is None or not self._file(text).is_file():
-            return None
-        path = self._file(text)
+        """Cached states; None where none can be read, so that they are made again."""
         try:
-            states = load_file(path)
-        except SafetensorError as error:
-            raise InputError(
-                path, str(error), "cached token states", "Delete the file; it is made again."
-            ) from error
-        wanted = {"tokens": (len(states.get("tokens", ())), self.width)}
-        if self.projects:
-            wanted["pooled"] = (self.pooled_width,)
-        found = {name: tuple(x.shape) for name, x in states.items() if x.dtype == torch.float32}
-        if found != wanted:
-            raise InputError(
-                path, f"float32 {found}", f"float32 {wanted}", "Delete the file; it is made again."
-            )
-        return states
-
-    def _write(self, text: str, states: dict[str, Tensor]) -> None:
-        if self.cache is not None:
-            with atomic_write(self._file(text)) as temporary:
-                save_file({name: x.contiguous() for name, x in states.items()}, temporary)
+            return None if self.cache is None else load_file(self._file(text))
+        except (OSError, SafetensorError):
+            return None
 
 
 class Layer(nn.Module):
@@ -344,44 +317,27 @@ def _minilm(cache: Path | None) -> TextEncoder:
     )  # fmt: skip
 
 
-def hub_directory(name: str) -> Path:
-    """Folder of an encoder of `HUB`, checked for being whole by the names of its files."""
-    hub = HUB[name][0]
-    folder = data_root() / "text_encoders" / hub
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    wanted = {
-        "config.json": "config.json" in present,
-        " or ".join(WEIGHTS): not present.isdisjoint(WEIGHTS),
-        "tokenizer.json or vocabulary": any(present.issuperset(v) for v in VOCABULARIES),
-    }
-    missing = [what for what, there in wanted.items() if not there]
-    if missing:
-        raise InputError(
-            folder, f"no {', no '.join(missing)}" if present else "nothing",
-            f"{hub} as its authors publish it", f"Run `t2imu data fetch {hub}`.",
-        )  # fmt: skip
-    return folder
-
-
 def _from_hub(name: str, cache: Path | None) -> TextEncoder:
     from transformers import AutoConfig
 
-    folder, (_, kind, limit) = hub_directory(name), HUB[name]
+    hub, kind, limit = HUB[name]
+    folder = data_root() / "text_encoders" / hub
+    weights = next((file for file in WEIGHTS if (folder / file).is_file()), None)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        found = config.model_type
-    except _UNREADABLE as error:
-        found = f"no readable model description ({type(error).__name__})"
+        whole = weights and any(all((folder / f).is_file() for f in v) for v in VOCABULARIES)
+        found = config.model_type if whole else "no weights, or no tokenizer"
+    except (OSError, ValueError, KeyError) as error:
+        found = f"no readable config.json ({type(error).__name__})"
     if found != kind:
         raise InputError(
-            folder / "config.json", found, f"a model of type {kind}",
-            f"Delete the folder and run `t2imu data fetch {folder.name}`.",
+            folder, found, f"{hub} as its authors publish it: a model of type {kind}",
+            f"Delete the folder and run `t2imu data fetch {hub}`.",
         )  # fmt: skip
     if kind == "clip":
         width, pooled = config.text_config.hidden_size, config.text_config.projection_dim
     else:
         width = pooled = config.dim
-    weights = next(file for file in WEIGHTS if (folder / file).is_file())
     hashed = [weights, *(file for group in VOCABULARIES for file in group), *TOKENIZER_SETTINGS]
     parts = [f"{f}:{sha256(folder / f)}" for f in hashed if (folder / f).is_file()]
     fingerprint = sha256("\n".join([kind, *parts, str(limit)]).encode())
@@ -420,15 +376,25 @@ def load_text_encoder(name: str = "minilm", cache: Path | None = None) -> TextEn
     return TEXT_ENCODERS[name](None if cache is None else Path(cache))
 
 
+def unpadded(
+    encode: Callable[[list[str]], tuple[Tensor, Tensor]], texts: Sequence[str]
+) -> list[Float[Tensor, "L W"]]:
+    """Valid token states of each text, from what gives them padded with a mask (`encode`)."""
+    rows: list[Tensor] = []
+    for start in range(0, len(texts), BLOCK):
+        tokens, valid = encode(texts[start : start + BLOCK])
+        rows += [row[keep] for row, keep in zip(tokens, valid, strict=True)]
+    return rows
+
+
+def pooled(encoder: TextEncoder, texts: Sequence[str]) -> Float[Tensor, "B W"]:
+    """`TextEncoder.encode_pooled` of any number of texts."""
+    parts = [encoder.encode_pooled(texts[i : i + BLOCK]) for i in range(0, len(texts), BLOCK)]
+    return torch.cat([torch.empty(0, encoder.pooled_width), *parts])
+
+
 def sentence_embeddings(texts: Sequence[str]) -> Float[np.ndarray, "B 384"]:
     """Unit-norm sentence embeddings of all-MiniLM-L6-v2 (paper, Section III-D), float32."""
     if not texts:
         return np.zeros((0, MINILM_WIDTH), dtype=np.float32)
-    folder = minilm_directory()
-    with _quiet():
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        return model.encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=64
-        )
+    return F.normalize(pooled(load_text_encoder(), texts)).numpy()

@@ -1,4 +1,5 @@
-"""One trainer for all families: exact resume, moving average, several processes, early stopping.
+"""One trainer for all families: exact resume, moving average, several processes, early stopping;
+and the training that MDM and ReMoDiffuse share.
 
 Everything random at a step (which clips, crops, captions, timesteps, noise, dropped texts) follows
 from the seed and the step's number alone. Models that differ in their losses thus see the same data
@@ -8,52 +9,45 @@ and the same noise, and a training that was interrupted ends where an uninterrup
 import copy
 import json
 import math
-import os
 import pickle
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.multiprocessing import start_processes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models.losses import TERMS, LossWeights, recorded
-from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.models.diffusion import Schedule, add_noise
+from t2imu_utils.models.generator import Denoiser, Generator, refuse_processes
+from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses, recorded
+from t2imu_utils.models.processes import Team, launch
+from t2imu_utils.models.text import unpadded
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import check_features
 
 # Settings that came later: where they have their defaults, nothing is said of them.
-LATER = ("accumulate", "precision", "early_stopping", "warmup", "anneal")
-# Settings that change the order of sums at most, as the number of processes does.
-ROUNDING = ("checkpoint_every", "accumulate")
+LATER = ("early_stopping", "warmup", "anneal")
 # Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
 # the padding goes, while clips of one length (often of one activity) still meet others.
 CHUNK = 8
-# Captions encoded at a time: padding all of a large corpus to its longest would not fit in memory.
-SENTENCES = 1024
 # Which of the random streams of a seed: order of the data, steps, validation, layers (dropout, and
 # what else draws from the global generator), checks.
 ORDER, STEP, VALIDATION, LAYERS, CHECKS = range(5)
-# The others wait as long as the first process validates and writes.
-PATIENCE = timedelta(hours=24)
 
 Rows = list[dict[str, float]]
 # (network, step, part, parts) -> scalar terms, "total" among them, of that part of the step's
 # batch; those of all parts add up to the batch's mean.
 Losses = Callable[[nn.Module, int, int, int], dict[str, Tensor]]
+Validate = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,7 @@ class TrainConfig:
     whether it then falls linearly to zero at the last step. max_frames: longer clips are cropped
     at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at the end
     alone. early_stopping: whether the weights with the lowest loss on held-out clips are returned,
-    instead of the last; it needs validate_every. accumulate: parts in which each process takes its
-    share of a batch, one after the other, to save memory; gradients are those of the whole batch.
-    precision: of MDM in training; weights, losses and validation stay in float32.
+    instead of the last.
     """
 
     steps: int
@@ -82,8 +74,6 @@ class TrainConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     checkpoint_every: int = 500
     validate_every: int = 0
-    accumulate: int = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
     early_stopping: bool = False
     warmup: int = 0
     anneal: bool = False
@@ -96,139 +86,38 @@ class TrainConfig:
     def record(self, *left_out: str) -> dict[str, Any]:
         """The settings by name, without those of `LATER` that have their defaults."""
         usual = {f.name: f.default for f in fields(self) if f.name in LATER}
+        settings = asdict(self, dict_factory=recorded)
         return {
             name: value
-            for name, value in asdict(self, dict_factory=recorded).items()
+            for name, value in settings.items()
             if name not in left_out and not (name in usual and value == usual[name])
         }
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one step trains on; x0 is normalised, noise is N(0, 1), on the CPU until `to`."""
-
-    x0: Float[Tensor, "B T 263"]
-    mask: Bool[Tensor, "B T"]
-    text: Float[Tensor, "B L W"]
-    text_valid: Bool[Tensor, "B L"]
-    t: Int[Tensor, "B"]
-    noise: Float[Tensor, "B T 263"]
-    drop_text: Bool[Tensor, "B"]
-
-    def part(self, number: int, parts: int) -> "Batch":
-        """One of as many nearly equal parts."""
-        start, end = (len(self.t) * n // parts for n in (number, number + 1))
-        return Batch(**{name: x[start:end] for name, x in vars(self).items()})
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        return Batch(**{name: x.to(device) for name, x in vars(self).items()})
+# ---------------------------------------------------------------- data
+def normalised(
+    normaliser: Normaliser, clips: Sequence[MotionClip], min_frames: int
+) -> list[Float[Tensor, "T 263"]]:
+    """Normalised features of clips, float32."""
+    if not clips:
+        raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
+    for clip in clips:
+        check_features(clip.features, clip.name, min_frames)
+    return [
+        torch.from_numpy(normaliser.normalise(clip.features).astype(np.float32)) for clip in clips
+    ]
 
 
-class Dataset:
-    """Clips in memory: normalised features, and what conditions on each caption, encoded once."""
-
-    def __init__(self, prior: Any, clips: Sequence[MotionClip]):
-        if not clips:
-            raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
-        for clip in clips:
-            check_features(clip.features, clip.name, min_frames=3)
-            if not clip.captions:
-                raise InputError(f"{clip.name}: captions", "none", "a sentence", "Describe it.")
-        normalise = prior.normaliser.normalise
-        self.motions = [
-            torch.from_numpy(np.asarray(normalise(clip.features), dtype=np.float32))
-            for clip in clips
-        ]
-        self.lengths = np.array([len(x) for x in self.motions])
-        sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
-        number = {text: i for i, text in enumerate(sentences)}
-        self.captions = [[number[text] for text in clip.captions] for clip in clips]
-        self.tokens: list[Tensor] = []
-        for start in range(0, len(sentences), SENTENCES):
-            tokens, valid = prior.condition(sentences[start : start + SENTENCES])
-            self.tokens += [row[keep] for row, keep in zip(tokens, valid, strict=True)]
-        pairs = zip(clips, self.motions, strict=True)
-        hashes = [[clip.captions, sha256(x.numpy().tobytes())] for clip, x in pairs]
-        self.fingerprint = sha256(json.dumps(hashes).encode())
-
-    def __len__(self) -> int:
-        return len(self.motions)
-
-    def batch(
-        self,
-        items: Sequence[int],
-        starts: Sequence[int],
-        captions: Sequence[int],
-        max_frames: int,
-        t: Int[np.ndarray, "B"],
-        drop_text: Bool[np.ndarray, "B"],
-        rng: np.random.Generator,
-    ) -> Batch:
-        """Assemble items, each from its start on, with its chosen caption and noise of `rng`."""
-        crops = [self.motions[i][s : s + max_frames] for i, s in zip(items, starts, strict=True)]
-        x0 = pad_sequence(crops, batch_first=True)
-        texts = [self.tokens[self.captions[i][c]] for i, c in zip(items, captions, strict=True)]
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        return Batch(
-            x0=x0,
-            mask=prefix([len(x) for x in crops]),
-            text=pad_sequence(texts, batch_first=True),
-            text_valid=prefix([len(x) for x in texts]),
-            t=torch.from_numpy(t),
-            noise=torch.randn(x0.shape, generator=generator),
-            drop_text=torch.from_numpy(drop_text),
-        )
+def sentences_of(clips: Sequence[MotionClip]) -> tuple[list[str], list[list[int]]]:
+    """The different captions of clips, and which of them each clip has."""
+    sentences = list(dict.fromkeys(text for clip in clips for text in clip.captions))
+    number = {text: i for i, text in enumerate(sentences)}
+    return sentences, [[number[text] for text in clip.captions] for clip in clips]
 
 
 def prefix(lengths: Sequence[int]) -> Bool[Tensor, "B L"]:
     """Mask of the first so many places of each row."""
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-
-
-def draw_batch(
-    data: Dataset, config: TrainConfig, diffusion_steps: int, step: int, drops: int = 1
-) -> tuple[Batch, list[tuple[int, int]], Bool[np.ndarray, "drops B"]]:
-    """The batch of a step, a function of the data, the seed and the step's number; the clip and
-    caption of each item; and what is dropped of its conditions, the text first."""
-    rng = np.random.default_rng([config.seed, STEP, step])
-    shown = np.minimum(data.lengths, config.max_frames)
-    items = step_items(shown, config.batch_size, config.seed, step)
-    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
-    captions = rng.integers(0, [len(data.captions[i]) for i in items])
-    t = rng.integers(0, diffusion_steps, len(items))
-    drop = rng.random((drops, len(items))) < config.condition_dropout
-    batch = data.batch(items, starts, captions, config.max_frames, t, drop[0], rng)
-    return batch, list(zip(items, captions, strict=True)), drop
-
-
-@torch.inference_mode()
-def held_out_losses(
-    data: Dataset,
-    config: TrainConfig,
-    diffusion_steps: int,
-    losses: Callable[[Batch, Int[np.ndarray, "B"]], dict[str, Tensor]],
-) -> dict[str, float]:
-    """`losses` of batches and their clips, averaged over held-out clips.
-
-    Timesteps (spread evenly over the clips), noise and captions are the same each time; clips are
-    cut at `max_frames`.
-    """
-    n, steps = len(data), diffusion_steps
-    spread = np.arange(n) * steps // n if n >= steps else np.linspace(0, steps - 1, n).astype(int)
-    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
-    order = np.argsort(data.lengths, kind="stable")
-    sums: dict[str, float] = {}
-    for start in range(0, n, config.batch_size):
-        items = order[start : start + config.batch_size]
-        zeros = np.zeros(len(items), int)
-        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
-        batch = data.batch(
-            items, zeros, zeros, config.max_frames, timesteps[items], zeros.astype(bool), rng
-        )
-        for name, values in losses(batch, items).items():
-            sums[name] = sums.get(name, 0.0) + float(values.sum())
-    return {name: total / n for name, total in sums.items()}
 
 
 def step_items(
@@ -250,53 +139,15 @@ def step_items(
     return items[np.random.default_rng([seed, ORDER, 1, chunk]).permutation(batches)[place]]
 
 
+# ---------------------------------------------------------------- training
 def ema_decay_at(decay: float, updates: int) -> float:
     """Decay of the moving average after `updates` steps; small at first."""
     return min(decay, (1 + updates) / (10 + updates))
 
 
-def kept_row(validated: Rows, term: str, early_stopping: bool) -> dict[str, float]:
+def kept_row(validated: Rows, early_stopping: bool) -> dict[str, float]:
     """Of all validations that of the weights that a training returns."""
-    return min(validated, key=lambda row: row[term]) if early_stopping else validated[-1]
-
-
-def train_diffusion(
-    prior: Any,
-    data: Dataset,
-    config: TrainConfig,
-    out_dir: Path,
-    losses: "Losses",
-    validate: Callable[[nn.Module], dict[str, float]] | None,
-    key: Sequence[Any],
-    criterion: str = "total",
-    stream: tuple[int, ...] = (LAYERS,),
-    progress: bool = True,
-    device: torch.device | str = "cpu",
-    processes: int = 1,
-) -> tuple[Any, pd.DataFrame]:
-    """A copy of a diffusion prior, trained (`train`), and its curves.
-
-    The curves have a row a step (split "train") and a row a validation (split "validation", all
-    terms, averaged weights), a column a term; a term that was not computed is NaN.
-    """
-    if config.max_frames > prior.config.max_frames:
-        raise InputError(
-            "TrainConfig: max_frames", str(config.max_frames),
-            f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
-        )  # fmt: skip
-    key = key_of(asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint, *key)
-    network = copy.deepcopy(prior.model).requires_grad_(True)
-    model, rows, validated = train(
-        network, losses, config, Path(out_dir) / "training.pt", key, validate, criterion=criterion,
-        stream=stream, progress=progress, device=device, processes=processes,
-    )  # fmt: skip
-    entry = {"config": config.record(), "clips": len(data), "data": data.fingerprint}
-    if validated:
-        entry["validation"] = kept_row(validated, criterion, config.early_stopping)
-    splits = {"train": rows, "validation": validated}
-    table = [{**row, "split": split} for split, group in splits.items() for row in group]
-    curves = pd.DataFrame(table, columns=["step", "split", *TERMS, "total"])
-    return replace(prior, model=model, history=[*prior.history, entry]), curves
+    return min(validated, key=lambda row: row["total"]) if early_stopping else validated[-1]
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -310,32 +161,16 @@ def key_of(*ingredients: Any) -> str:
     return sha256(json.dumps(ingredients, sort_keys=True).encode())
 
 
-class Task(NamedTuple):
-    """A training, as each of its processes gets it (see `train`)."""
-
-    model: nn.Module
-    losses: Losses
-    config: TrainConfig
-    path: Path
-    key: str
-    validate: Callable[[nn.Module], dict[str, float]] | None
-    criterion: str
-    betas: tuple[float, float]
-    stream: tuple[int, ...]
-
-
 def train(
     model: nn.Module,
     losses: Losses,
     config: TrainConfig,
     path: Path,
     key: str,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    validate: Validate | None = None,
     *,
-    criterion: str = "total",
     betas: tuple[float, float] = (0.9, 0.999),
     stream: tuple[int, ...] = (LAYERS,),
-    progress: bool = True,
     device: torch.device | str = "cpu",
     processes: int = 1,
 ) -> tuple[nn.Module, Rows, Rows]:
@@ -351,7 +186,7 @@ def train(
             once when it had ended.
         key: hash of all else that `losses` depends on.
         validate: (averaged model in evaluation mode) -> terms, without gradients; early stopping
-            goes by `criterion`.
+            goes by "total".
         stream: first of which random streams the layers draw from, then what it ends with.
         processes: more than 1 trains data-parallel in new processes, on as many CUDA devices where
             `device` is one; losses and weights are the same up to the order of sums where the model
@@ -361,17 +196,11 @@ def train(
         The averaged model in evaluation mode, a row for each training step and one for each
         validation; rows have "step", from 1, and the terms.
     """
-    if config.early_stopping and validate is None:
-        raise InputError(
-            "training: early_stopping", "no held-out clips", "some to choose the weights by",
-            "Pass validation clips, or set early_stopping to False.",
-        )  # fmt: skip
-    task = Task(model, losses, config, Path(path), key, validate, criterion, betas, stream)
-    state = _Training(task, Team(device if processes == 1 else "cpu"))
+    task = model, losses, config, Path(path), key, validate, betas, stream
+    state = _Training(Team(device if processes == 1 else "cpu"), *task)
     bar = tqdm(
-        total=config.steps, initial=state.step, unit="step", desc=Path(path).stem, mininterval=2,
-        disable=not progress,
-    )  # fmt: skip
+        total=config.steps, initial=state.step, unit="step", desc=Path(path).stem, mininterval=2
+    )
 
     def tell(step: int, loss: float | None) -> None:
         if loss is not None:
@@ -394,34 +223,41 @@ def train(
     return trained.eval(), state.rows, state.validated
 
 
-def _work(team: "Team", task: Task) -> None:
+def _work(team: Team, task: tuple) -> None:
     """One process of several; what is trained ends in the state file."""
-    _Training(task, team).run(team.tell)
+    _Training(team, *task).run(team.tell)
 
 
 class _Training:
     """Weights, their average, optimiser and curves between two steps; what a state file holds."""
 
-    def __init__(self, task: Task, team: "Team"):
-        config = task.config
-        self.task, self.team, self.config, self.step = task, team, config, 0
-        self.model = copy.deepcopy(task.model).to(team.device).train()
+    def __init__(
+        self,
+        team: Team,
+        model: nn.Module,
+        losses: Losses,
+        config: TrainConfig,
+        path: Path,
+        key: str,
+        validate: Validate | None,
+        betas: tuple[float, float],
+        stream: tuple[int, ...],
+    ):
+        self.team, self.losses, self.config, self.validate = team, losses, config, validate
+        self.stream, self.step = stream, 0
+        self.model = copy.deepcopy(model).to(team.device).train()
         self.ema = copy.deepcopy(self.model).eval() if config.ema_decay else None
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            self.trained,
-            lr=config.learning_rate,
-            betas=task.betas,
-            weight_decay=config.weight_decay,
-            fused=True,
+            self.trained, config.learning_rate, betas, weight_decay=config.weight_decay, fused=True
         )
         self.rows: Rows = []
         self.validated: Rows = []
         self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": {}}
         self._pending: list[dict[str, Tensor]] = []
-        self.key = key_of(task.key, config.record(*ROUNDING), weights_hash(task.model))
-        path = task.path
-        self.path = path.with_name(f"{path.stem}-{self.key[:12]}{path.suffix or '.pt'}")
+        # How often the state is written is no part of what is trained.
+        self.key = key_of(key, config.record("checkpoint_every"), weights_hash(model))
+        self.path = path.with_name(f"{path.stem}-{self.key[:12]}.pt")
         if self.path.exists():
             self.load()
 
@@ -432,16 +268,15 @@ class _Training:
 
     def run(self, tell: Callable[[int, float | None], None]) -> None:
         """All steps that are left, with their validations and checkpoints."""
-        config, validate = self.config, self.task.validate
+        config, network = self.config, self.team.join(self.model)
         every = config.validate_every or config.steps
-        network = self.team.join(self.model)
         while self.step < config.steps:
             self.update(network)
             ends = self.step == config.steps
-            if validate is not None and (ends or self.step % every == 0):
+            if self.validate is not None and (ends or self.step % every == 0):
                 self.flush()
                 if self.team.index == 0:
-                    self.check(validate)
+                    self.check()
             saves = ends or self.step % config.checkpoint_every == 0
             if saves:
                 self.save()
@@ -449,21 +284,15 @@ class _Training:
 
     def update(self, network: nn.Module) -> None:
         """One step of AdamW on `total`, then of the moving average."""
-        task, config, team, k = self.task, self.config, self.team, self.config.accumulate
-        first, *more = task.stream
+        config, team, (first, *more) = self.config, self.team, self.stream
         own = [team.index] if team.index else []
         torch.manual_seed(_seed(config.seed, first, self.step, *more, *own))
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate_at(self.step)
         self.optimiser.zero_grad()
-        means: dict[str, Tensor] = {}
-        for part in range(team.index * k, (team.index + 1) * k):
-            with nullcontext() if part + 1 == (team.index + 1) * k else team.apart(network):
-                terms = task.losses(network, self.step, part, team.count * k)
-                # Processes average their gradients, which here are to add up.
-                (terms["total"] * team.count).backward()
-            for name, x in terms.items():
-                means[name] = means[name] + x.detach() if name in means else x.detach()
+        terms = self.losses(network, self.step, team.index, team.count)
+        # Processes average their gradients, which here are to add up.
+        (terms["total"] * team.count).backward()
         self.optimiser.step()
         if self.ema is not None and team.index == 0:
             share = 1 - ema_decay_at(config.ema_decay, self.step)
@@ -474,19 +303,18 @@ class _Training:
                 for kept, new in zip(self.ema.buffers(), self.model.buffers(), strict=True):
                     kept.copy_(new)
         self.step += 1
-        self._pending.append(means)
+        self._pending.append({name: x.detach() for name, x in terms.items()})
 
     @torch.no_grad()
-    def check(self, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+    def check(self) -> None:
         """Validate, and keep the weights if they are the best so far."""
         torch.manual_seed(_seed(self.config.seed, CHECKS, 0))
-        terms = validate(self.averaged.eval())
+        terms = self.validate(self.averaged.eval())
         self.model.train()
         self.validated.append({"step": self.step, **terms})
-        loss = terms[self.task.criterion]
-        if self.config.early_stopping and loss < self.best["loss"]:
+        if self.config.early_stopping and terms["total"] < self.best["loss"]:
             weights = {k: x.detach().clone() for k, x in self.averaged.state_dict().items()}
-            self.best = {"step": self.step, "loss": loss, "weights": weights}
+            self.best = {"step": self.step, "loss": terms["total"], "weights": weights}
 
     def flush(self) -> None:
         """Read the losses of the last steps; refuse those that are not finite."""
@@ -516,7 +344,6 @@ class _Training:
         if self.team.index > 0:
             return
         content = {
-            "key": self.key,
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -532,8 +359,6 @@ class _Training:
         """Go to where the state file is."""
         try:
             content = torch.load(self.path, map_location=self.team.device, weights_only=True)
-            if content["key"] != self.key:
-                raise KeyError("it belongs to another training")
             self.model.load_state_dict(content["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema"])
@@ -544,136 +369,258 @@ class _Training:
             RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
         ) as error:  # fmt: skip
             raise InputError(
-                self.path,
-                f"unreadable ({type(error).__name__})",
-                "the state of an interrupted training",
-                "Delete the file to train from the start.",
-            ) from error
+                self.path, f"unreadable ({type(error).__name__})",
+                "the state of an interrupted training", "Delete the file to train from the start.",
+            ) from error  # fmt: skip
 
 
 def _seed(*stream: int) -> int:
     return int(np.random.default_rng(stream).integers(2**63))
 
 
-class Team:
-    """The processes of a training, as one of them sees them; this one is alone.
+# ---------------------------------------------------------------- what a diffusion is trained on
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on; x0 is normalised, noise is N(0, 1), on the CPU until `to`.
 
-    index: of this process, 0 is the one that validates and writes. count: of all.
+    retrieved, drop_retrieval: of ReMoDiffuse, motions and captions with their masks
+    (`retrieval.gather`), and for which items they are left out.
     """
 
-    index, count = 0, 1
+    x0: Float[Tensor, "B T 263"]
+    mask: Bool[Tensor, "B T"]
+    text: Float[Tensor, "B L W"]
+    text_valid: Bool[Tensor, "B L"]
+    t: Int[Tensor, "B"]
+    noise: Float[Tensor, "B T 263"]
+    drop_text: Bool[Tensor, "B"]
+    drop_retrieval: Bool[Tensor, "B"]
+    retrieved: tuple[Tensor, ...] = ()
 
-    def __init__(self, device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        own = {name: x for name, x in vars(self).items() if name != "retrieved"}
+        changed = {name: change(x) for name, x in own.items()}
+        return Batch(**changed, retrieved=tuple(map(change, self.retrieved)))
 
-    def join(self, model: nn.Module) -> nn.Module:
-        """What to call in place of `model`, so that its gradients become the mean of all's."""
-        return model
+    def part(self, number: int, parts: int) -> "Batch":
+        """One of as many nearly equal parts."""
+        start, end = (len(self.t) * n // parts for n in (number, number + 1))
+        return self._each(lambda x: x[start:end])
 
-    def apart(self, model: nn.Module):
-        """Within it gradients add up in this process alone (`model` as `join` gave it)."""
-        return nullcontext()
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Sum over the processes; all have to call it."""
-        return x
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return self._each(lambda x: x.to(device))
 
 
-class Worker(Team):
-    """One of several processes that `launch` started."""
+class Dataset:
+    """Clips in memory: normalised features, and what conditions on each caption, encoded once.
 
-    def __init__(self, index: int, count: int, device: str, told: Any):
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+    retrieve: (clips, their captions, by number) -> what ReMoDiffuse retrieves for them.
+    """
 
-        self.index, self.count, self._told = index, count, told
-        # Buffers are constants, so the first process need not send them out at every step.
-        settings = DistributedDataParallelKwargs(broadcast_buffers=False)
-        self.accelerator = Accelerator(
-            cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[settings]
+    def __init__(
+        self,
+        prior: Any,
+        clips: Sequence[MotionClip],
+        retrieve: Callable[[Sequence[int], Sequence[int]], tuple[Tensor, ...]] | None = None,
+    ):
+        self.motions = normalised(prior.normaliser, clips, min_frames=3)
+        self.lengths = np.array([len(x) for x in self.motions])
+        sentences, self.captions = sentences_of(clips)
+        self.tokens = unpadded(prior.condition, sentences)
+        self.retrieve = retrieve
+        pairs = zip(clips, self.motions, strict=True)
+        hashes = [[clip.captions, sha256(x.numpy().tobytes())] for clip, x in pairs]
+        self.fingerprint = sha256(json.dumps(hashes).encode())
+
+    def __len__(self) -> int:
+        return len(self.motions)
+
+    def batch(
+        self,
+        items: Sequence[int],
+        starts: Sequence[int],
+        captions: Sequence[int],
+        max_frames: int,
+        t: Int[np.ndarray, "B"],
+        drop: Bool[np.ndarray, "conditions B"],
+        rng: np.random.Generator,
+    ) -> Batch:
+        """Assemble items, each from its start on, with its chosen caption and noise of `rng`."""
+        crops = [self.motions[i][s : s + max_frames] for i, s in zip(items, starts, strict=True)]
+        x0 = pad_sequence(crops, batch_first=True)
+        texts = [self.tokens[self.captions[i][c]] for i, c in zip(items, captions, strict=True)]
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return Batch(
+            x0=x0,
+            mask=prefix([len(x) for x in crops]),
+            text=pad_sequence(texts, batch_first=True),
+            text_valid=prefix([len(x) for x in texts]),
+            t=torch.from_numpy(t),
+            noise=torch.randn(x0.shape, generator=generator),
+            drop_text=torch.from_numpy(drop[0]),
+            drop_retrieval=torch.from_numpy(drop[-1]),
+            retrieved=self.retrieve(items, captions) if self.retrieve else (),
         )
-        # accelerate numbers CPUs too, which torch.load does not know.
-        super().__init__("cpu" if device == "cpu" else self.accelerator.device)
-
-    def join(self, model):
-        with warnings.catch_warnings():  # torch 2.13 has another name for `broadcast_buffers`
-            warnings.simplefilter("ignore", FutureWarning)
-            return self.accelerator.prepare_model(model)
-
-    def apart(self, model):
-        return self.accelerator.no_sync(model)
-
-    def sum(self, x):
-        return self.accelerator.reduce(x, reduction="sum")
-
-    def tell(self, step: int, loss: float | None = None) -> None:
-        """Report how far the training is, for whoever draws the progress."""
-        if self.index == 0:
-            self._told[0] = step
-            if loss is not None:
-                self._told[1] = loss
 
 
-def launch(
-    work: Callable[[Worker, Any], None],
-    task: Any,
-    processes: int,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, float | None], None] = lambda step, loss: None,
-) -> None:
-    """Call ``work(team, task)`` in each of several new processes and wait for all of them.
+def draw_batch(data: Dataset, config: TrainConfig, diffusion_steps: int, step: int) -> Batch:
+    """The batch of a step: a function of the data, the seed and the step's number.
 
-    They start afresh (`accelerate.notebook_launcher` forks, which hangs once a library of the
-    notebook has used OpenMP), and join over gloo on a CPU, over NCCL on CUDA with one device each.
-    The threads of this process are divided among them. One that fails ends the others; all end
-    with this one. progress: called now and then with what the first process last told.
+    Text and retrieval are dropped independently, each with probability `condition_dropout`.
     """
-    kind = torch.device(device).type
-    there = torch.cuda.device_count() if kind == "cuda" else processes if kind == "cpu" else 0
-    if there < processes:
-        raise InputError(
-            "training: processes", f"{processes} with {there} devices of the kind {kind}",
-            "cpu, or a CUDA device for each process", f"Set num_processes to at most {there or 1}.",
+    rng = np.random.default_rng([config.seed, STEP, step])
+    shown = np.minimum(data.lengths, config.max_frames)
+    items = step_items(shown, config.batch_size, config.seed, step)
+    starts = rng.integers(0, data.lengths[items] - shown[items] + 1)
+    captions = rng.integers(0, [len(data.captions[i]) for i in items])
+    t = rng.integers(0, diffusion_steps, len(items))
+    conditions = 2 if data.retrieve else 1
+    drop = rng.random((conditions, len(items))) < config.condition_dropout
+    return data.batch(items, starts, captions, config.max_frames, t, drop, rng)
+
+
+class Diffusion(NamedTuple):
+    """What of a family its losses depend on, beside the network.
+
+    predict: (network, x_t, batch) -> x̂_0.
+    """
+
+    predict: Callable[[nn.Module, Tensor, Batch], Tensor]
+    schedule: Schedule
+    normaliser: Normaliser
+
+
+def batch_losses(
+    model: nn.Module, batch: Batch, how: Diffusion, weights: LossWeights, all_terms: bool = False
+) -> dict[str, Float[Tensor, "B"]]:
+    """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample."""
+    x0_hat = how.predict(model, add_noise(batch.x0, batch.noise, batch.t, how.schedule), batch)
+    return motion_losses(batch.x0, x0_hat, batch.mask, weights, how.normaliser, all_terms)
+
+
+def step_losses(
+    model: nn.Module,
+    step: int,
+    part: int,
+    parts: int,
+    *,
+    data: Dataset,
+    config: TrainConfig,
+    how: Diffusion,
+) -> dict[str, Tensor]:
+    """Losses of a part of a step's batch (`Losses`)."""
+    whole = draw_batch(data, config, len(how.schedule.betas), step)
+    batch = whole.part(part, parts).to(next(model.parameters()).device)
+    share = len(batch.t) / len(whole.t)
+    terms = batch_losses(model, batch, how, config.weights)
+    return {name: x.mean() * share for name, x in terms.items()}
+
+
+@torch.inference_mode()
+def validation_losses(
+    model: nn.Module, *, data: Dataset, config: TrainConfig, how: Diffusion
+) -> dict[str, float]:
+    """All terms on held-out clips, averaged over them.
+
+    Timesteps (spread evenly over the clips), noise and captions are the same each time; clips are
+    cut at `max_frames`.
+    """
+    n, steps, device = len(data), len(how.schedule.betas), next(model.parameters()).device
+    spread = np.arange(n) * steps // n if n >= steps else np.linspace(0, steps - 1, n).astype(int)
+    timesteps = np.random.default_rng([config.seed, VALIDATION, 0]).permutation(spread)
+    order = np.argsort(data.lengths, kind="stable")
+    sums: dict[str, float] = {}
+    for start in range(0, n, config.batch_size):
+        items = order[start : start + config.batch_size]
+        zeros = np.zeros(len(items), int)
+        rng = np.random.default_rng([config.seed, VALIDATION, 1, start])
+        drop = zeros[None].astype(bool)
+        batch = data.batch(items, zeros, zeros, config.max_frames, timesteps[items], drop, rng)
+        terms = batch_losses(model, batch.to(device), how, config.weights, True)
+        for name, values in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(values.sum())
+    return {name: total / n for name, total in sums.items()}
+
+
+class DiffusionGenerator(Generator):
+    """Training, refinement and examination of a family that predicts clean motions."""
+
+    # Of the family: how it predicts (`Diffusion`), and the schedule of so many steps.
+    predict: ClassVar[Callable[[nn.Module, Tensor, Batch], Tensor]]
+    schedule: ClassVar[Callable[[int], Schedule]]
+    # First of which random streams its layers draw from, then what it ends with.
+    stream: ClassVar[tuple[int, ...]] = (LAYERS,)
+    # Whether several processes can share its batches.
+    parallel: ClassVar[bool] = False
+
+    def retrieval(self, prior, clips, max_frames, held_out=False):
+        """What retrieves for clips as it is trained, or validated (`held_out`), on them (see
+        `Dataset`)."""
+        return None
+
+    def key(self, prior) -> list[Any]:
+        """What its losses depend on beside the network, its data and its text encoder."""
+        return []
+
+    def how(self, prior) -> Diffusion:
+        """What its losses are computed with."""
+        steps = prior.config.diffusion_steps
+        return Diffusion(type(self).predict, type(self).schedule(steps), prior.normaliser)
+
+    def _data(self, prior, clips, settings, held_out=False) -> Dataset:
+        retrieve = self.retrieval(prior, clips, settings.max_frames, held_out)
+        return Dataset(prior, clips, retrieve)
+
+    def train(self, prior, clips, settings, folder, held_out, device, processes=1):
+        if not self.parallel:
+            refuse_processes(type(self).__name__, processes)
+        if settings.max_frames > prior.config.max_frames:
+            raise InputError(
+                "TrainConfig: max_frames", str(settings.max_frames),
+                f"at most the model's {prior.config.max_frames}", "Lower it or enlarge the model.",
+            )  # fmt: skip
+        data = self._data(prior, clips, settings)
+        given = {"config": settings, "how": self.how(prior)}
+        parts = [asdict(prior.config), data.fingerprint, prior.text_encoder.fingerprint]
+        parts += self.key(prior)
+        validate = None
+        if len(held_out):
+            unseen = self._data(prior, held_out, settings, held_out=True)
+            validate = partial(validation_losses, data=unseen, **given)
+            parts += [unseen.fingerprint] if settings.early_stopping else []
+        network = copy.deepcopy(prior.model).requires_grad_(True)
+        losses = partial(step_losses, data=data, **given)
+        model, rows, validated = train(
+            network, losses, settings, Path(folder) / "training.pt", key_of(*parts), validate,
+            stream=self.stream, device=device, processes=processes,
         )  # fmt: skip
-    # By value where it is of a notebook, whose functions no other process can import.
-    import cloudpickle
+        entry = {"config": settings.record(), "clips": len(data), "data": data.fingerprint}
+        if validated:
+            entry["validation"] = kept_row(validated, settings.early_stopping)
+        splits = {"train": rows, "validation": validated}
+        table = [{**row, "split": split} for split, group in splits.items() for row in group]
+        curves = pd.DataFrame(table, columns=["step", "split", *TERMS, "total"])
+        return replace(prior, model=model, history=[*prior.history, entry]), curves
 
-    threads = max(1, torch.get_num_threads() // processes)
-    told = torch.multiprocessing.get_context("spawn").Array("d", [-1.0, math.nan])
-    with tempfile.TemporaryDirectory(prefix="t2imu-training-") as name:
-        torch.save((work, task), Path(name) / "task.pt", pickle_module=cloudpickle)
-        context = start_processes(
-            _start, (processes, kind, threads, name, told), processes, join=False
-        )
-        try:
-            while not context.join(timeout=0.5):
-                step, loss = told[:]
-                if step >= 0:
-                    progress(int(step), None if loss != loss else loss)
-        finally:
-            for process in context.processes:
-                process.kill()
-                process.join()
+    refine = train
 
+    def validation(self, prior, held_out, settings, device):
+        data = self._data(prior, held_out, settings, held_out=True)
+        model = prior.model.to(device).eval()
+        return validation_losses(model, data=data, config=settings, how=self.how(prior))
 
-def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
-    """What a new process does."""
-    place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
-    torch.set_num_threads(threads)
-    if sys.platform == "linux":  # else gloo asks the name service, which may not know this machine
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if kind == "cuda":
-        torch.cuda.set_device(index)
-    # They find each other through a file: a port chosen here could be taken by then.
-    torch.distributed.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=index,
-        world_size=count,
-        timeout=PATIENCE,
-    )
-    # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
-    work, task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
-    work(Worker(index, count, kind, told), task)
-    torch.distributed.destroy_process_group()
+    def denoiser(self, prior, device):
+        """x̂_0 from a noisy motion and the clip's first caption, without guidance; of what is
+        retrieved nothing is of the clip's own recording, where the database tells it."""
+        how, model, config = self.how(prior), prior.model.to(device).eval(), prior.config
+
+        def guess(clips, x0, mask, level, noise):
+            text, valid = prior.condition([clip.captions[0] for clip in clips])
+            kept = torch.zeros(len(clips), dtype=torch.bool)
+            retrieve = self.retrieval(prior, clips, config.max_frames, held_out=True)
+            found = retrieve(range(len(clips)), [0] * len(clips)) if retrieve else ()
+            batch = Batch(x0, mask, text, valid, level, noise, kept, kept, found).to(device)
+            return how.predict(model, add_noise(x0, noise, level, how.schedule), batch)
+
+        return Denoiser(guess, prior.normaliser, config.max_frames, config.diffusion_steps)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from t2imu_utils.models import mdm
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.losses import LossWeights
-from t2imu_utils.models.mdm import Prior, generate, new_prior
-from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, Team, TrainConfig, step_items
+from t2imu_utils.models.mdm import GENERATOR, Prior, generate, new_prior
+from t2imu_utils.models.processes import Team
+from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, TrainConfig, step_items
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import CONTACTS, WIDTH
 from tests.benchmarks.comparison import Comparison, within
@@ -130,7 +130,7 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     steps = np.argsort(far)[: sizes.steps].tolist()
 
     def drawn(step: int) -> Batch:
-        return mdm.draw_batch(data, settings, config.diffusion_steps, step)
+        return training.draw_batch(data, settings, config.diffusion_steps, step)
 
     draws = [plain_training.Draw(shown[step], drawn(step)) for step in steps]
     plain_training.write_files(folder, prior, clips)
@@ -138,15 +138,11 @@ def training_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         folder, len(clips), prior.normaliser, config.max_frames, TOKENS
     )
     plain = PlainMDM(prior.model)
-    losses = partial(
-        mdm.step_losses, data=data, normaliser=prior.normaliser, config=settings,
-        steps=config.diffusion_steps,
-    )  # fmt: skip
-    task = training.Task(
-        prior.model, losses, settings, folder / "state.pt", "", None, "simple", (0.9, 0.999), (3,)
-    )
+    how = GENERATOR.how(prior)
+    losses = partial(training.step_losses, data=data, config=settings, how=how)
+    task = prior.model, losses, settings, folder / "state.pt", "", None, (0.9, 0.999), (3,)
     # Copies of the weights and their moments are made before the clock starts, on either side.
-    state = training._Training(task, Team(device))
+    state = training._Training(Team(device), *task)
     trainer = plain_training.Trainer(
         plain, settings.learning_rate, ACC, config.diffusion_steps, device
     )

@@ -18,10 +18,8 @@ import torch
 
 from t2imu_utils.models.generator import family
 from t2imu_utils.models.mdm import MDMConfig, new_prior
-from t2imu_utils.models.momask import MoMaskConfig, new_momask
 from t2imu_utils.models.remodiffuse import Mixture, ReMoDiffuseConfig, new_remodiffuse_prior
 from t2imu_utils.models.retrieval import build_database
-from t2imu_utils.models.t2mgpt import T2MGPTConfig, new_t2mgpt
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import WIDTH
 
@@ -55,10 +53,8 @@ def official_size(name: str):
     normaliser = Normaliser(np.zeros(WIDTH, np.float32), np.ones(WIDTH, np.float32))
     if name == "mdm":
         return new_prior(MDMConfig(arch="trans_dec"), normaliser, text, 0)
-    if name == "momask":
-        return new_momask(MoMaskConfig(), normaliser, text, 0)
-    if name == "t2mgpt":
-        return new_t2mgpt(T2MGPTConfig(), normaliser, text, 0)
+    if name in ("momask", "t2mgpt"):
+        return family(name).new(family(name).Config(), normaliser, text, 0)
     rng = np.random.default_rng(0)
     clips = [
         MotionClip(f"clip{i}", rng.standard_normal((196, WIDTH)).astype(np.float32), [PROMPT])

@@ -4,6 +4,8 @@ import ast
 import json
 import string
 import zlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,6 @@ from t2imu_utils.models import momask, remodiffuse, t2mgpt
 from t2imu_utils.models.checkpoints import OWN
 from t2imu_utils.models.mdm import MDM, MDMConfig
 from t2imu_utils.models.retrieval import OFFICIAL, build_database, save_database
-from t2imu_utils.models.t2mgpt import FILES, _official
 from t2imu_utils.motion.corpus import Normaliser, statistics
 
 POSITION_TABLES = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
@@ -136,8 +137,9 @@ def read_shapes(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
 
 def write_official(folder: Path, prior, files: dict, meta: str = ".", rename=lambda key: key):
     """Networks of a prior and its statistics where, and under which keys, the official ones are."""
+    networks = getattr(prior, "networks", None) or {"model": prior.model}
     for name, (file, (key, *_)) in files.items():
-        state = getattr(prior, name).state_dict().items()
+        state = networks[name].state_dict().items()
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({key: {rename(k): x for k, x in state if not k.endswith(OWN)}}, path)
@@ -149,16 +151,22 @@ def write_official(folder: Path, prior, files: dict, meta: str = ".", rename=lam
 
 def write_t2mgpt(folder: Path, prior) -> None:
     """T2M-GPT's two files and statistics."""
-    for name in FILES:
-        rename = _official(getattr(prior, name))
-        write_official(folder, prior, {name: FILES[name]}, t2mgpt.META, rename)
+    for name, file in t2mgpt.FILES.items():
+        rename = partial(t2mgpt.GENERATOR.official, name)
+        write_official(folder, prior, {name: file}, t2mgpt.META, rename)
 
 
 def write_momask(folder: Path, prior) -> None:
     """MoMask's files and statistics; a length estimator drawn at random."""
-    classes = prior.config.transformer.max_tokens + 1
-    prior.lengths = momask.LengthEstimator(prior.text_encoder.pooled_width, classes)
-    write_official(folder, prior, momask.FILES, momask.META)
+    lengths = momask.GENERATOR.parts(prior.config)["lengths"]()
+    prior = replace(prior, networks={**prior.networks, "lengths": lengths})
+    write_official(folder, prior, momask.FILES, momask.GENERATOR.meta)
+
+
+def write_mdm(folder: Path, prior) -> None:
+    """MDM's file, settings and statistics."""
+    write_official(folder, prior, {"model": ("model000600000.pt", ("model_avg",))})
+    (folder / "args.json").write_text(json.dumps(official_args(prior.config)))
 
 
 def write_official_momask(folder: Path, sizes: dict, clips: list, encoder) -> None:

@@ -60,32 +60,6 @@ def test_fifty_guided_steps_equal_the_official_sample(golden):
     torch.testing.assert_close(x, golden.motion("sample"), atol=1e-3, rtol=0)
 
 
-def test_samples_of_a_gaussian_have_the_mean_and_spread_of_theory():
-    """For N(mean, spread²) data the best predictor is linear and the chain's variance is known."""
-    mean, spread = 2.0, 0.5
-    level = np.cos((np.arange(51) / 50 + 0.008) / 1.008 * np.pi / 2) ** 2
-    beta = np.minimum(1 - level[1:] / level[:-1], 0.999)
-    alpha = np.cumprod(1 - beta)
-    before = np.append(1.0, alpha[:-1])
-    gain = np.sqrt(alpha) * spread**2 / (alpha * spread**2 + 1 - alpha)
-
-    def best(x, t):
-        g, a = (torch.tensor(y, dtype=torch.float32)[t][:, None, None] for y in (gain, alpha))
-        return mean + g * (x - a.sqrt() * mean)
-
-    variance = 1.0
-    for t in range(49, -1, -1):
-        of_x0 = np.sqrt(before[t]) * beta[t] / (1 - alpha[t])
-        of_x_t = np.sqrt(1 - beta[t]) * (1 - before[t]) / (1 - alpha[t])
-        variance *= (of_x0 * gain[t] + of_x_t) ** 2
-        variance += (1 - before[t]) / (1 - alpha[t]) * beta[t]
-
-    x = ancestral(best, item_noise([200] * 8, generators(*range(8)), 30), schedule(50))
-    assert x.mean().item() == pytest.approx(mean, abs=0.01)
-    assert x.std().item() == pytest.approx(np.sqrt(variance), rel=0.01)
-    assert np.sqrt(variance) == pytest.approx(spread, rel=0.1)
-
-
 MEAN, SPREAD = 2.0, 0.5
 
 
@@ -99,26 +73,6 @@ def best(scheduler):
         return (MEAN + gain * (x.double() - a.sqrt() * MEAN)).float()
 
     return predict
-
-
-def exact(x, scheduler):
-    """Where the ordinary equation leads x_T: the same quantile of the data."""
-    a = scheduler.alphas_cumprod[-1].double()
-    return MEAN + SPREAD * (x.double() - a.sqrt() * MEAN) / (a * SPREAD**2 + 1 - a).sqrt()
-
-
-def error(name, evaluations, steps):
-    """Of the ordinary equation's solution, over quantiles of x_T."""
-    scheduler, x = schedule(steps), torch.linspace(-2, 2, 5)[None, None]
-    found = sample(best(scheduler), iter([x]), scheduler, Solver(name, evaluations))
-    return (found - exact(x, scheduler)).abs().max().item()
-
-
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++2m", 2)])
-def test_the_error_falls_with_the_order_of_the_scheme(name, order):
-    errors = [error(name, n, steps=2000) for n in (50, 100, 200)]
-    fall = np.log2(np.array(errors[:-1]) / errors[1:])
-    assert np.all(np.abs(fall - order) < 0.3), fall
 
 
 KINDS = {

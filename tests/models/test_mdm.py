@@ -7,18 +7,15 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import diffusion
-from t2imu_utils.models.diffusion import ancestral as ancestral
-from t2imu_utils.models.diffusion import item_noise, schedule
+from t2imu_utils.models.diffusion import ancestral, item_noise, schedule
 from t2imu_utils.models.mdm import (
+    GENERATOR,
+    MDM,
     MDMConfig,
     fast_guided,
     load_prior,
     longest_frames,
-    new_mdm,
     read_mdm,
-    save_prior,
-    sinusoids,
-    write_mdm,
 )
 from t2imu_utils.motion.corpus import Normaliser
 
@@ -43,7 +40,8 @@ def no_data(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["trans_dec", "trans_enc"])
 def model(request):
-    return new_mdm(MDMConfig(arch=request.param, **TINY), 0).eval()
+    torch.manual_seed(0)
+    return MDM(MDMConfig(arch=request.param, **TINY)).eval()
 
 
 def test_forward_with_and_without_text_equals_the_official_model(golden):
@@ -89,7 +87,8 @@ LENGTHS, TOKENS = [13, 24, 9], [3, 7, 5]
 
 def shaken(config):
     """A model whose parameters, biases too, are all at work."""
-    model = new_mdm(config, seed=0).eval()
+    torch.manual_seed(0)
+    model = MDM(config).eval()
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -130,21 +129,6 @@ def test_fifty_guided_steps_equal_the_official_sample(golden):
     recorded = iter([golden.motion("x_T"), *golden.motion("step_noise")])
     x = ancestral(predict, recorded, schedule(50))
     torch.testing.assert_close(x, golden.motion("sample"), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("arch", ["trans_dec", "trans_enc"])
-def test_half_precision_is_near_and_given_back_in_full(arch):
-    model = shaken(replace(CONFIG, arch=arch))
-    text, valid, mask = inputs()
-    x = torch.randn(3, 24, 263, generator=torch.Generator().manual_seed(3))
-    full, half = (
-        fast_guided(model, text, valid, mask, 2.5, precision)(x, torch.tensor([3, 41, 20]))
-        * mask[..., None]
-        for precision in ("float32", "bfloat16")
-    )
-    assert half.dtype == torch.float32
-    error = ((half - full).norm() / full.norm()).item()
-    assert 1e-4 < error < 3e-2
 
 
 def test_the_longest_motion_is_what_was_trained(prior):
@@ -197,11 +181,6 @@ def message(folder, encoder, normaliser=PLAIN):
     return str(error.value)
 
 
-def same_weights(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 @pytest.mark.parametrize(("arch", "name"), KINDS)
 def test_an_official_checkpoint_is_read_with_all_it_says(tmp_path, layouts, encoder, arch, name):
     encoder.name = name
@@ -223,9 +202,8 @@ def test_an_official_checkpoint_is_read_with_all_it_says(tmp_path, layouts, enco
         "cond_mask_prob": 0.1,
     }
     # It is a prior like others, and remembers where it came from when it is stored.
-    assert load_prior(save_prior(tmp_path / "prior.safetensors", prior), encoder).history == [
-        prior.history[0]
-    ]
+    (kept,) = GENERATOR.save(tmp_path / "prior.safetensors", prior)
+    assert load_prior(kept, encoder).history == prior.history
 
 
 def test_files_of_the_first_release_lack_later_fields_and_averages(tmp_path, layouts, encoder):
@@ -243,37 +221,12 @@ def test_files_of_the_first_release_lack_later_fields_and_averages(tmp_path, lay
     assert torch.equal(prior.model.embed_text.weight, layouts.rule("embed_text.weight", (16, 16)))
 
 
-def test_full_size_checkpoints_come_back_as_the_official_code_reads_them(golden, tmp_path):
-    """Its loader deletes both tables and accepts no unknown key, nor any missing but clip_model."""
-    path = write_mdm(tmp_path, golden.prior, 600000)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "Mean.npy", "Std.npy", "args.json", "model000600000.pt",
-    ]  # fmt: skip
-    content = torch.load(path, weights_only=True)
-    assert set(content) == {"model", "model_avg"}
-    for state in content.values():
-        assert {k: tuple(x.shape) for k, x in state.items()} == golden.keys
-        assert all(x.dtype == torch.float32 for x in state.values())
-        for table in ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe"):
-            assert torch.equal(state[table][:, 0], sinusoids(5000, 512))
-    args = json.loads((tmp_path / "args.json").read_text())
-    assert args["latent_dim"] == 512 and args["layers"] == 8 and args["diffusion_steps"] == 50
-    assert not {"ff_size", "num_heads", "dropout", "max_frames"} & set(args)
-    again = read_mdm(path, encoder=golden.prior.text_encoder)
-    assert again.config == golden.prior.config
-    # The golden vectors that these weights are tested with elsewhere hold for them as well.
-    assert same_weights(again.model, golden.model)
-    path.unlink()  # 100 MB
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"arch": "gru"}, "arch 'gru' with text_encoder_type 'bert'"),
         ({"noise_schedule": "linear"}, "noise_schedule 'linear', not 'cosine'"),
         ({"context_len": 20, "pred_len": 40}, "context_len 20, not 0; pred_len 40, not 0"),
-        ({"layers": "8"}, "layers, latent_dim"),
-        ({"cond_mask_prob": 1.5}, "cond_mask_prob, dropout (1.5"),
         ({"latent_dim": "absent", "arch": "absent"}, "KeyError('arch')"),
     ],
 )

@@ -1,10 +1,10 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.models import momask
 from t2imu_utils.models.momask import (
     FILES,
     GENERATOR,
@@ -13,12 +13,11 @@ from t2imu_utils.models.momask import (
     ResidualTransformer,
     TokenTransformerConfig,
     draw_levels,
-    generate,
     mask_losses,
     masked_counts,
-    read_momask,
 )
-from t2imu_utils.models.tokeniser import RVQConfig, new_transformer
+from t2imu_utils.models.tokeniser import RVQConfig, initialised
+from t2imu_utils.models.tokens import drawn_codes
 from tests.models.layouts import Clip, read_shapes, rule, shapes_of, write_by_rule
 
 SIZES = TokenTransformerConfig(
@@ -35,7 +34,7 @@ LEVELS = torch.tensor([1, 2, 3])
 
 def transformer(kind):
     new = {"mask": MaskTransformer, "residual": ResidualTransformer}[kind]
-    model = new_transformer(new, SIZES, 0)
+    model = initialised(partial(new, SIZES), 0)
     # Larger weights, so that what is read shows.
     for p in model.parameters():
         p.data.mul_(5)
@@ -112,12 +111,12 @@ def test_as_many_tokens_are_masked_as_published():
 
 def test_codes_are_drawn_from_the_best_by_their_probability():
     logits = torch.tensor([2.0, -1.0, 1.0, 0.0]).expand(1, 20000, 4)
-    drawn = momask._draw(logits, [20000], generators(0), 0.5)
+    drawn = drawn_codes(logits, [20000], generators(0), 0.5)
     shares = torch.bincount(drawn[0], minlength=4) / 20000
     best = torch.tensor([2.0, 1.0]).softmax(0)
     torch.testing.assert_close(shares, torch.tensor([best[0], 0, best[1], 0]), atol=0.01, rtol=0)
     # 52 of 512, as published.
-    many = momask._draw(torch.zeros(1, 4000, 512), [4000], generators(0), 0.1)
+    many = drawn_codes(torch.zeros(1, 4000, 512), [4000], generators(0), 0.1)
     assert len(many.unique()) == 52
 
 
@@ -185,10 +184,9 @@ TITLES = {
 
 def official_shapes(config, text_width):
     """Names and shapes of the parameters of the four official files, and their table."""
-    sizes = momask.fitted(config, text_width)
+    sizes = GENERATOR.fitted(config, text_width)
     with torch.device("meta"):
-        networks = momask._networks(sizes, sizes.transformer.max_tokens + 1)
-    shapes = {name: shapes_of(network) for name, network in networks.items()}
+        shapes = {name: shapes_of(make()) for name, make in GENERATOR.parts(sizes).items()}
     for name in ("mask", "residual"):
         shapes[name]["position_enc.pe"] = (5000, 1, sizes.transformer.width)
     return shapes
@@ -202,22 +200,22 @@ def by_rule(name, shape):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """A checkpoint of full size, and the prior that was read from it."""
+    """A prior that was read from a checkpoint of full size."""
     states = {
         name: {key: by_rule(key, shape) for key, shape in shapes.items()}
         for name, shapes in official_shapes(MoMaskConfig(), 512).items()
     }
-    folder = write_by_rule(tmp_path_factory.mktemp("t2m"), states, FILES, momask.META)
-    return folder, read_momask(folder, Clip(512))
+    folder = write_by_rule(tmp_path_factory.mktemp("t2m"), states, FILES, GENERATOR.meta)
+    return GENERATOR.published(folder, None, Clip(512))
 
 
 def test_a_full_size_official_checkpoint_is_read_sampled(full):
-    prior = full[1]
-    sizes = [sum(p.numel() for p in getattr(prior, name).parameters()) for name in FILES]
+    prior = full
+    sizes = [sum(p.numel() for p in prior.networks[name].parameters()) for name in FILES]
     assert sizes == [19_436_807, 12_048_768, 13_364_224, 435_122]
     assert GENERATOR.parameters(prior) == sum(sizes[:3])
     assert prior.history[0]["files"]["rvq"]["epoch"] == 12
-    (motion,) = generate(prior, ["a person walks"], [18], [1], progress=False)
+    (motion,) = GENERATOR.generate(prior, ["a person walks"], [18], [1], progress=False)
     assert motion.shape == (18, 263) and np.isfinite(motion).all()
 
 
@@ -236,7 +234,7 @@ def golden(reference):
 
 @torch.no_grad()
 def test_codes_and_motions_are_the_official_ones(full, golden):
-    rvq = full[1].rvq
+    rvq = full.rvq
     assert torch.equal(rvq.encode(golden["features"]), golden["codes"])
     torch.testing.assert_close(
         rvq.decode(golden["decode_ids"]), golden["decoded"], atol=1e-4, rtol=0
@@ -245,19 +243,19 @@ def test_codes_and_motions_are_the_official_ones(full, golden):
 
 @torch.no_grad()
 def test_logits_of_both_transformers_are_the_official_ones(full, golden):
-    prior = full[1]
+    mask, residual = full.networks["mask"], full.networks["residual"]
     valid = torch.arange(14)[None] < golden["token_lengths"][:, None]
     for name, drop in (("cond", None), ("uncond", torch.ones(2, dtype=torch.bool))):
-        logits = prior.mask(golden["token_ids"], golden["text"], valid, drop).transpose(1, 2)
+        logits = mask(golden["token_ids"], golden["text"], valid, drop).transpose(1, 2)
         torch.testing.assert_close(logits, golden[f"mask_logits_{name}"], atol=1e-4, rtol=0)
     for level in (1, 3, 5):
         which = torch.full((2,), level)
-        logits = prior.residual(golden["res_token_ids"], which, golden["text"], valid)
+        logits = residual(golden["res_token_ids"], which, golden["text"], valid)
         expected = golden[f"res_logits_q{level}"]
         torch.testing.assert_close(logits.transpose(1, 2), expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_logits_of_lengths_are_the_official_ones(full, golden):
-    logits = full[1].lengths(golden["text"])
+    logits = full.networks["lengths"](golden["text"])
     torch.testing.assert_close(logits, golden["length_logits"], atol=1e-4, rtol=0)

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.models import remodiffuse as training
 from t2imu_utils.models.remodiffuse import (
+    GENERATOR,
     Condition,
     Mixture,
     ReMoDiffuse,
     ReMoDiffuseConfig,
-    draw_batch,
     generate,
     linear_attention,
     mixed,
@@ -23,7 +22,7 @@ from t2imu_utils.models.remodiffuse import (
 )
 from t2imu_utils.models.retrieval import build_database, read_database
 from t2imu_utils.models.text import load_text_encoder
-from t2imu_utils.models.trainer import Dataset, TrainConfig
+from t2imu_utils.models.trainer import Dataset, TrainConfig, batch_losses, draw_batch
 
 SMALL = ReMoDiffuseConfig(
     layers=2, width=16, heads=2, feedforward=24, time_width=20, text_width=16, text_latent=12,
@@ -250,33 +249,27 @@ def test_a_clip_never_sees_its_own_recording(prior, clips):
     assert [rows.shape for rows in near] == [(2, 2)] * 12
     for i, rows in enumerate(near):
         assert not {i % 6, i % 6 + 6} & set(rows.ravel().tolist())
-    batch = draw_batch(prior, Dataset(prior, pairs), near, replace(CONFIG, max_frames=24), 0)
-    for clip, length, shown in zip(
-        batch.clips.x0, batch.clips.mask.sum(1), batch.motion, strict=True
-    ):
+    data = Dataset(prior, pairs, GENERATOR.retrieval(prior, pairs, 24))
+    batch = draw_batch(data, replace(CONFIG, max_frames=24), 1000, 0)
+    for clip, length, shown in zip(batch.x0, batch.mask.sum(1), batch.retrieved[0], strict=True):
         for motion in shown:
             assert not torch.equal(motion[:length], clip[: len(motion)][:length])
 
 
 def test_dropped_conditions_do_not_reach_the_loss(shaken, clips):
-    data, near = Dataset(shaken, clips), neighbours(shaken, clips, 16)
-    batch = draw_batch(shaken, data, near, replace(CONFIG, condition_dropout=1.0), 0)
-    other = replace(
-        batch,
-        clips=replace(batch.clips, text=batch.clips.text + 1.0 * torch.arange(16)),
-        motion=batch.motion.flip(2),
-    )
+    data = Dataset(shaken, clips, GENERATOR.retrieval(shaken, clips, 16))
+    batch = draw_batch(data, replace(CONFIG, condition_dropout=1.0), 1000, 0)
+    shown = batch.retrieved[0].flip(2), *batch.retrieved[1:]
+    other = replace(batch, text=batch.text + 1.0 * torch.arange(16), retrieved=shown)
 
     def losses(batch):
-        return training.batch_losses(shaken.model, batch, shaken.normaliser, CONFIG.weights)[
-            "total"
-        ]
+        how = GENERATOR.how(shaken)
+        return batch_losses(shaken.model, batch, how, CONFIG.weights)["total"]
 
     assert torch.equal(losses(batch), losses(other))
     free = torch.zeros(4, dtype=torch.bool)
     kept, kept_other = (
-        losses(replace(b, drop_retrieval=free, clips=replace(b.clips, drop_text=free)))
-        for b in (batch, other)
+        losses(replace(b, drop_retrieval=free, drop_text=free)) for b in (batch, other)
     )
     assert not torch.equal(kept, kept_other)
 

@@ -1,25 +1,23 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from t2imu_utils.models import t2mgpt
 from t2imu_utils.models.t2mgpt import (
     FILES,
+    GENERATOR,
     META,
     UNUSED,
     GPTConfig,
     T2MGPTConfig,
     TokenGPT,
-    generate,
     gpt_losses,
-    new_t2mgpt,
-    read_t2mgpt,
     sample_tokens,
 )
-from t2imu_utils.models.tokeniser import RVQConfig, new_transformer
+from t2imu_utils.models.tokeniser import RVQConfig, initialised
 from t2imu_utils.motion.corpus import Normaliser
 from tests.models.layouts import Clip, read_shapes, rule, shapes_of, write_by_rule
 
@@ -40,7 +38,7 @@ def shaken(gpt, scale=0.3):
 
 @pytest.fixture
 def gpt():
-    return shaken(new_transformer(TokenGPT, SIZES, 0))
+    return shaken(initialised(partial(TokenGPT, SIZES), 0))
 
 
 def generators(*seeds):
@@ -131,7 +129,7 @@ WHOLE = T2MGPTConfig(
 def untrained(clips, encoder):
     everything = np.concatenate([clip.features for clip in clips])
     normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
-    return new_t2mgpt(WHOLE, normaliser, encoder, 3)
+    return GENERATOR.new(WHOLE, normaliser, encoder, 3)
 
 
 def test_every_token_and_the_end_are_predicted_from_what_is_shown(untrained):
@@ -141,7 +139,7 @@ def test_every_token_and_the_end_are_predicted_from_what_is_shown(untrained):
     lengths = [3, 1, 4]
     valid = torch.arange(4) < torch.tensor(lengths)[:, None]
     text = torch.randn(3, 16, generator=generator)
-    model = untrained.gpt
+    model = untrained.networks["gpt"]
     for p in model.parameters():
         p.data.mul_(5)
     with torch.no_grad():
@@ -169,10 +167,13 @@ TITLES = {"HumanVQVAE": "rvq", "Text2Motion_Transformer": "gpt"}
 
 def official_shapes(config, text_width):
     """Names and shapes of all that the two official files hold."""
-    config = t2mgpt.fitted(config, text_width)
+    config = GENERATOR.fitted(config, text_width)
     places, width = config.transformer.max_tokens + 1, config.transformer.width
-    networks = t2mgpt._networks(config).items()
-    found = {name: shapes_of(network, t2mgpt._official(network)) for name, network in networks}
+    with torch.device("meta"):
+        found = {
+            name: shapes_of(make(), partial(GENERATOR.official, name))
+            for name, make in GENERATOR.parts(config).items()
+        }
     masks = [key.replace("key.weight", "mask") for key in found["gpt"] if "key.weight" in key]
     found["gpt"] |= dict.fromkeys(masks, (1, 1, places, places)) | {UNUSED: (places, width)}
     return found
@@ -205,33 +206,33 @@ def test_names_and_shapes_are_the_official_ones(reference):
 
 
 def test_an_official_checkpoint_is_read_sampled(small):
-    prior = read_t2mgpt(small, Clip(6), SMALL)
+    prior = GENERATOR.read(small, SMALL, Clip(6))
     before = contents(small)
     book = before["rvq"]["vqvae.quantizer.codebook"]
     assert torch.equal(prior.rvq.quantizer.layers[0].codebook, book)
     assert (prior.config.transformer.text_width, prior.config.transformer.codes) == (6, 20)
     assert set(prior.history[0]["files"]) == {"rvq", "gpt"}
-    assert not prior.gpt.training and all(p.requires_grad for p in prior.gpt.parameters())
-    (motion,) = generate(prior, ["a person walks"], [18], [1], progress=False)
+    assert not prior.networks["gpt"].training
+    (motion,) = GENERATOR.generate(prior, ["a person walks"], [18], [1], progress=False)
     assert motion.shape == (18, 263) and np.isfinite(motion).all()
 
 
 def test_tokens_and_logits_come_from_the_weights_of_the_file(small):
-    prior = read_t2mgpt(small, Clip(6), SMALL)
+    prior = GENERATOR.read(small, SMALL, Clip(6))
     x = torch.randn(1, 32, 263, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         vectors = prior.rvq.encoder(x.transpose(1, 2))[0].T
         distances = torch.cdist(vectors, contents(small)["rvq"]["vqvae.quantizer.codebook"])
         assert torch.equal(prior.rvq.encode(x)[0, :, 0], distances.argmin(1))
-        before = prior.gpt.start(torch.ones(1, 6))[0]
+        before = prior.networks["gpt"].start(torch.ones(1, 6))[0]
         path = small / FILES["gpt"][0]
         state = contents(small)["gpt"]
         # The table of positions that is read is the file's; the other one does not matter.
         state[UNUSED] += 1
         torch.save({"trans": state}, path)
-        same = read_t2mgpt(small, Clip(6), SMALL).gpt.start(torch.ones(1, 6))[0]
+        same = GENERATOR.read(small, SMALL, Clip(6)).networks["gpt"].start(torch.ones(1, 6))[0]
         assert torch.equal(same, before)
         state["trans_base.pos_embed.embed"] += torch.linspace(0, 1, 16)
         torch.save({"trans": state}, path)
-        other = read_t2mgpt(small, Clip(6), SMALL).gpt.start(torch.ones(1, 6))[0]
+        other = GENERATOR.read(small, SMALL, Clip(6)).networks["gpt"].start(torch.ones(1, 6))[0]
         assert not torch.allclose(other, before)

@@ -4,6 +4,7 @@ import socket
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from t2imu_utils.models.text import load_text_encoder, sentence_embeddings
 
@@ -77,6 +78,10 @@ def test_pooled_states_are_the_sentence_embeddings_of_the_library(encoder):
     tokens, valid = encoder.encode(TEXTS)
     pooled = torch.nn.functional.normalize(tokens.sum(1) / valid.sum(1, keepdim=True))
     embeddings = sentence_embeddings(TEXTS)
+    library = SentenceTransformer(str(encoder.folder), device="cpu", local_files_only=True)
+    np.testing.assert_allclose(
+        embeddings, library.encode(TEXTS, normalize_embeddings=True), atol=1e-5
+    )
     assert embeddings.shape == (6, 384) and embeddings.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(pooled, embeddings, atol=1e-5)

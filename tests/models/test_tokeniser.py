@@ -1,22 +1,24 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from t2imu_utils.models.losses import LossWeights
-from t2imu_utils.models.momask import MoMaskConfig, TokenTransformerConfig, new_momask
+from t2imu_utils.models.momask import GENERATOR, MoMaskConfig, TokenTransformerConfig
 from t2imu_utils.models.tokeniser import (
     RVQ,
     Codebook,
     RVQConfig,
-    TokenData,
     detokenise,
     draw_windows,
-    new_rvq,
-    normalised_motions,
+    initialised,
     reconstruction_losses,
     tokenise,
 )
+from t2imu_utils.models.tokens import TokenData
+from t2imu_utils.models.trainer import normalised
 from t2imu_utils.motion.corpus import Normaliser
 
 CONFIG = RVQConfig(channels=5, width=8, code_width=4, codes=6, levels=3, dropout=0.0)
@@ -24,7 +26,7 @@ CONFIG = RVQConfig(channels=5, width=8, code_width=4, codes=6, levels=3, dropout
 
 @pytest.fixture
 def model():
-    model = new_rvq(CONFIG, 1)
+    model = initialised(partial(RVQ, CONFIG), 1)
     torch.manual_seed(0)
     for book in model.quantizer.layers:
         book.codebook.normal_()
@@ -120,11 +122,6 @@ PLAIN = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
 SIZES = RVQConfig(width=16, code_width=8, codes=12, levels=3, dropout=0.1)
 
 
-@pytest.fixture
-def motions(clips):
-    return normalised_motions(PLAIN, clips)
-
-
 def test_the_loss_is_the_published_one():
     torch.manual_seed(0)
     x, x_hat, commit = torch.randn(2, 8, 263), torch.randn(2, 8, 263), torch.tensor(3.0)
@@ -164,13 +161,13 @@ WHOLE = MoMaskConfig(
 def untrained(clips, encoder):
     everything = np.concatenate([clip.features for clip in clips])
     normaliser = Normaliser(everything.mean(0), everything.std(0) + 0.05)
-    return new_momask(WHOLE, normaliser, encoder, 3)
+    return GENERATOR.new(WHOLE, normaliser, encoder, 3)
 
 
 @pytest.fixture
 def data(untrained, clips):
     untrained.rvq.train()(torch.randn(3, 16, 263))
-    motions = normalised_motions(untrained.normaliser, clips)
+    motions = normalised(untrained.normaliser, clips, 4)
     return TokenData(untrained.rvq.eval(), untrained.text_encoder, 4, motions, clips), motions
 
 

@@ -17,8 +17,8 @@ from t2imu_utils.imu.sensors import virtual_imu
 from t2imu_utils.models.diffusion import Solver, schedule
 from t2imu_utils.models.generator import family
 from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses
-from t2imu_utils.models.mdm import draw_batch, generate, train
-from t2imu_utils.models.trainer import Dataset
+from t2imu_utils.models.mdm import generate
+from t2imu_utils.models.trainer import Dataset, draw_batch
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.runs import ROOT
 
@@ -79,7 +79,7 @@ def test_losses_are_the_packages(losses, prior, batch):
 def test_the_training_step_is_the_packages(losses, prior, clips, tmp_path):
     lambdas = {"pos": 0.1, "foot": 2.0, "vel": 0.5, "acc": 0.3}
     settings = replace(SETTINGS, steps=1, ema_decay=0.0, weights=LossWeights(**lambdas))
-    trained, curves = train(prior, clips, settings, tmp_path, progress=False)
+    trained, curves = family("mdm").train(prior, clips, settings, tmp_path, [], "cpu")
     step = cells("02_finetuning", "training_step", losses=losses, lambdas=lambdas)
     step.kept = schedule(prior.config.diffusion_steps).alphas_cumprod
     network = copy.deepcopy(prior.model).train()
