@@ -79,7 +79,7 @@ def test_labels_are_for_readers(model, text):
 
 
 def test_one_order_holds_all_names():
-    assert set(ACTIVITIES) | set(CATEGORIES) == set(style.ORDER)
+    assert set(ACTIVITIES) | set(CATEGORIES) == set(style.CLASSES)
     assert style.ordered(["walking", "zzz", "running", "walking"]) == [
         "running", "walking", "zzz",
     ]  # fmt: skip

@@ -69,8 +69,9 @@ def test_thinning_is_as_even_over_classes_as_they_allow(count):
 
 def test_as_many_real_as_synthetic_points():
     real, synthetic = described(list("ab" * 20)), described(list("ab" * 35), shift=12.0, seed=1)
-    points, is_real = signals.embed(real, synthetic, perplexity=30, seed=0)
+    points, is_real, classes = signals.embed(real, synthetic, perplexity=30, seed=0)
     assert is_real.tolist() == [True] * 40 + [False] * 40
+    assert classes.count("a") == classes.count("b") == 40
     centres = points[is_real].mean(0), points[~is_real].mean(0)
     nearer = np.linalg.norm(points[:, None] - centres, axis=-1).argmin(1)
     assert (nearer == ~is_real).all()
