@@ -508,7 +508,7 @@ def fig2_tsne(
     for marker, text in (("o", "real"), ("x", "synthetic")):
         style = dot | {"marker": marker, "markerfacecolor": "none"}
         handles.append(plt.Line2D([], [], color=INK, label=text, **style))
-    legend_above(figure, handles, 10)
+    legend_above(figure, handles)
     return figure
 
 
