@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import CHAINS
-from t2imu_utils.style import AXES, INK, QUIET, colour, is_known, label
+from t2imu_utils.style import AXES, INK, PAGE, QUIET, SMALL, colour, is_known, label, legend_above
 
 # Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
 LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
 SKIN = "#c9ced5"
+STEP = 1.0  # m between the figures of a strip
 LIGHT = np.array([0.35, 0.55, 0.75])
 
 
@@ -34,7 +35,7 @@ def _view(points: Float[np.ndarray, "... 3"], azimuth: float, elevation: float =
 
 def film_strip(
     motions: Mapping[str, Float[np.ndarray, "T 22 3"]],
-    frames: int = 9,
+    frames: int = 12,
     fps: float = 20.0,
     azimuth: float = 55.0,
 ) -> Figure:
@@ -47,13 +48,17 @@ def film_strip(
         motions: by title; metres, Y up, starting with the face to +Z.
     """
     tops = [_top(name, joints) for name, joints in motions.items()]
-    ratios = [top + 0.45 for top in tops]
-    figure, axes = plt.subplots(
-        len(motions), 1, figsize=(10, 0.9 * sum(ratios)), height_ratios=ratios, squeeze=False
-    )
+    ratios = [top + 0.5 for top in tops]
+    size = (PAGE, _inches(sum(ratios), frames))
+    figure, axes = plt.subplots(len(motions), 1, figsize=size, height_ratios=ratios, squeeze=False)
     for ax, top, (name, joints) in zip(axes.flat, tops, motions.items(), strict=True):
         _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth, top)
     return figure
+
+
+def _inches(height: float, frames: int) -> float:
+    """What so many metres of a strip take on a page."""
+    return PAGE * height / (STEP * (frames - 1) + 1.5) + 0.15
 
 
 def _top(name: str, joints: Float[np.ndarray, "T 22 3"]) -> float:
@@ -69,25 +74,24 @@ def _strip(
     ax: Axes, name: str, joints: np.ndarray, frames: int, fps: float, azimuth: float, top: float
 ) -> None:
     moments = np.unique(np.linspace(0, len(joints) - 1, frames).round().astype(int))
-    step = 1.15
     for place, moment in enumerate(moments):
         body = joints[moment] - joints[moment, 0] * [1, 0, 1]
         plane, depth = _view(body, azimuth, 0.0)
-        plane[:, 0] += step * place
+        plane[:, 0] += STEP * place
         order = np.argsort([depth[list(chain)].mean() for chain in CHAINS])
         segments = [plane[list(CHAINS[i])] for i in order]
         ax.add_collection(
             LineCollection(
-                segments, colors=[LIMBS[i] for i in order], linewidths=2.2, capstyle="round",
+                segments, colors=[LIMBS[i] for i in order], linewidths=1.5, capstyle="round",
                 joinstyle="round",
             )
         )  # fmt: skip
-        ax.plot(*plane[15], "o", color=INK, markersize=5.5)
-        ax.text(step * place, -0.13, f"{moment / fps:.1f} s", ha="center", va="top", fontsize=8,
+        ax.plot(*plane[15], "o", color=INK, markersize=3.5)
+        ax.text(STEP * place, -0.08, f"{moment / fps:.1f} s", ha="center", va="top", fontsize=SMALL,
                 color=QUIET)  # fmt: skip
-    ax.axhline(0, color=QUIET, linewidth=0.8, zorder=0)
+    ax.axhline(0, color=QUIET, linewidth=0.6, zorder=0)
     ax.set_title(name, pad=2)
-    ax.set(xlim=(-0.75, step * (frames - 1) + 0.75), ylim=(-0.32, top))
+    ax.set(xlim=(-0.75, STEP * (frames - 1) + 0.75), ylim=(-0.4, top))
     ax.set_aspect("equal")
     ax.axis("off")
 
@@ -132,9 +136,9 @@ def bodies(
     rows = [names[i : i + per_row] for i in range(0, len(names), per_row)]
     tallest = max(np.ptp(np.asarray(v)[:, 1]) for v in vertices.values())
     widest = max(np.ptp(_view(np.asarray(v), azimuth)[0][:, 0]) for v in vertices.values())
-    step, top, bottom = widest + 0.1, tallest + 0.08, -0.22
-    height = 10 / (step * per_row) * (top - bottom) * len(rows)
-    figure, axes = plt.subplots(len(rows), 1, figsize=(10, height), squeeze=False)
+    step, top, bottom = widest + 0.1, tallest + 0.08, -0.45
+    height = PAGE / (step * per_row) * (top - bottom) * len(rows) + 0.3
+    figure, axes = plt.subplots(len(rows), 1, figsize=(PAGE, height), squeeze=False)
     right = np.array([np.cos(np.radians(azimuth)), 0, -np.sin(np.radians(azimuth))])
     for ax, row in zip(axes.flat, rows, strict=True):
         for place, name in enumerate(row):
@@ -144,7 +148,8 @@ def bodies(
             aside = step * (place + 0.5) - (across.min() + across.max()) / 2
             floor = np.array([0, -points[:, 1].min(), 0])
             mesh(ax, points + floor + aside * right, faces, azimuth)
-            ax.text(step * (place + 0.5), -0.08, name, ha="center", va="top", fontsize=9.5)
+            at = step * (place + 0.5), -0.1
+            ax.text(*at, name.replace(" ", "\n"), ha="center", va="top", fontsize=SMALL)
         ax.set(xlim=(0, step * per_row), ylim=(bottom, top))
     return figure
 
@@ -161,7 +166,7 @@ def sensor_sites(
         sites: positions by name, in the frame of the vertices.
         normals: outward directions of the sites; without them all are shown on both sides.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 3.0))
     for ax, azimuth, title in zip(axes, (0.0, 180.0), ("front", "back"), strict=True):
         mesh(ax, np.asarray(vertices, dtype=float), faces, azimuth)
         seen = {
@@ -182,28 +187,28 @@ def _name_points(ax: Axes, points: Mapping[str, np.ndarray], edge: float, side: 
     """Dots with their names in a column at `edge`, from the top down, none over another."""
     height = np.inf
     for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
-        height = min(y, height - 0.11)
+        height = min(y, height - 0.13)
         ax.plot([x, edge], [y, height], color=QUIET, linewidth=0.7, zorder=3)
-        ax.plot(x, y, "o", color="#d55e00", markersize=7, markeredgecolor="white", zorder=4)
+        ax.plot(x, y, "o", color="#d55e00", markersize=5, markeredgecolor="white", zorder=4)
         ax.text(edge, height, name.replace("_", " "), ha="left" if side > 0 else "right",
-                va="center", fontsize=9)  # fmt: skip
+                va="center", fontsize=SMALL)  # fmt: skip
 
 
 def imu_traces(
     signals: Mapping[str, Float[np.ndarray, "F 3"]], rate: float, unit: str = "m/s²"
 ) -> Figure:
-    """The three axes of one sensor, one row each, one line for each body or model."""
-    figure, axes = plt.subplots(3, 1, figsize=(9, 4.8), sharex=True)
+    """The three axes of one sensor side by side, one line for each body or model."""
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.0), sharey=True)
     hues = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(signals)))
     for (name, values), hue in zip(signals.items(), hues, strict=True):
         for ax, axis in zip(axes, np.asarray(values).T, strict=True):
-            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=1.2,
+            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=0.9,
                     color=colour(name) if is_known(name) else hue, label=label(name))  # fmt: skip
     for ax, axis in zip(axes, "xyz", strict=True):
-        ax.set_ylabel(f"{axis} ({unit})")
+        ax.set(title=axis, xlabel="time (s)")
         ax.margins(x=0)
-    axes[-1].set_xlabel("time (s)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+    axes[0].set_ylabel(unit)
+    legend_above(figure, axes[0], 4)
     return figure
 
 
@@ -213,7 +218,7 @@ def motion_with_signals(
     signals: Mapping[str, Float[np.ndarray, "T S 3"]],
     sites: Sequence[str],
     fps: float = 20.0,
-    frames: int = 9,
+    frames: int = 12,
 ) -> Figure:
     """A film strip over the signals of all sensors: a row for each site, a column for each kind.
 
@@ -221,8 +226,8 @@ def motion_with_signals(
         signals: by title, such as ``"acceleration (m/s²)"``.
     """
     top = _top(title, joints)
-    heights = [0.9 * (top + 0.45), 0.62 * len(sites) + 0.7]
-    figure = plt.figure(figsize=(10, sum(heights)))
+    heights = [_inches(top + 0.5, frames), 0.5 * len(sites) + 0.6]
+    figure = plt.figure(figsize=(PAGE, sum(heights)))
     above, below = figure.subfigures(2, 1, height_ratios=heights)
     _strip(above.subplots(), title, np.asarray(joints, dtype=float), frames, fps, 55.0, top)
     axes = below.subplots(len(sites), len(signals), sharex=True, sharey="col", squeeze=False)
@@ -230,12 +235,11 @@ def motion_with_signals(
     for column, (name, values) in zip(axes.T, signals.items(), strict=True):
         for ax, readings in zip(column, np.moveaxis(values, 1, 0), strict=True):
             for axis, part in zip(AXES, readings.T, strict=True):
-                ax.plot(times, part, color=AXES[axis], linewidth=1.1, label=axis)
+                ax.plot(times, part, color=AXES[axis], linewidth=0.8, label=axis)
             ax.margins(x=0)
-            ax.tick_params(labelsize=8)
         column[0].set_title(name)
         column[-1].set_xlabel("time (s)")
     for ax, site in zip(axes[:, 0], sites, strict=True):
         ax.set_ylabel(site.replace("_", "\n"), rotation=0, ha="right", va="center")
-    below.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+    legend_above(below, axes[0, 0])
     return figure

@@ -6,12 +6,14 @@ from math import log10
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from t2imu_utils.arms import BASE, arm
 
+PAGE, COLUMN, DPI = 7.16, 3.5, 200  # inches: a figure over two columns and over one
+TEXT, SMALL = 8, 7  # points
 INK, QUIET, FAINT = "#1f2328", "#6b7480", "#e3e6ea"
-# Told apart with any colour vision (after Okabe & Ito); what is not a model is grey or black.
+# Distinct with any colour vision (after Okabe & Ito); what is not a model is grey or black.
 COLOURS = {
     "real": "#1f2328",
     "mdm": "#8d97a5",
@@ -25,11 +27,8 @@ CONTROL = "#e69f00"
 REFINED = LinearSegmentedColormap.from_list("refined", ["#9ecbe8", "#0072b2", "#08264d"])
 # Weights of L_acc that the lightest and the darkest blue stand for.
 LIGHTEST, DARKEST = 1e-2, 1e1
-DPI = 110
-WIDEST = 11  # inches: what a notebook's page shows without making it smaller
-UPRIGHT = 6  # names of models that fit upright under a figure of that width
-AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}  # of a sensor
 OTHER_MODELS = ("#d55e00", "#7b61a8", "#56b4e9", "#a6761d")
+AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}  # of a sensor
 LABELS = {
     "real": "real",
     "mdm": "MDM",
@@ -42,10 +41,20 @@ LABELS = {
     "official": "MDM, official read-out",
     "recorded": "recorded motion",
 }
-ORDER = (
-    "dancing", "jumping", "running", "climbing up", "climbing down", "stair climbing", "walking",
-    "standing", "sitting", "lying", "other",
-)  # fmt: skip
+# Activities and categories from the most to the least dynamic, each with its colour.
+CLASSES = {
+    "dancing": "#a6761d",
+    "jumping": "#d55e00",
+    "running": "#e69f00",
+    "climbing up": "#cc79a7",
+    "climbing down": "#8f3d6c",
+    "stair climbing": "#cc79a7",
+    "walking": "#009e73",
+    "standing": "#56b4e9",
+    "sitting": "#0072b2",
+    "lying": "#4b3f8f",
+    "other": "#8d97a5",
+}
 
 
 def use() -> None:
@@ -55,11 +64,12 @@ def use() -> None:
             "figure.dpi": DPI,
             "figure.constrained_layout.use": True,
             "font.family": "DejaVu Sans",
-            "font.size": 10,
+            "font.size": TEXT,
             "text.color": INK,
             "axes.labelcolor": INK,
             "axes.edgecolor": QUIET,
-            "axes.titlesize": 10.5,
+            "axes.linewidth": 0.6,
+            "axes.titlesize": TEXT,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.spines.top": False,
@@ -68,15 +78,22 @@ def use() -> None:
             "axes.grid.axis": "y",
             "axes.axisbelow": True,
             "grid.color": FAINT,
-            "grid.linewidth": 0.8,
+            "grid.linewidth": 0.6,
+            "xtick.labelsize": SMALL,
+            "ytick.labelsize": SMALL,
             "xtick.color": QUIET,
             "ytick.color": QUIET,
             "xtick.labelcolor": INK,
             "ytick.labelcolor": INK,
             "xtick.major.size": 0,
             "ytick.major.size": 0,
+            "xtick.minor.size": 0,
+            "ytick.minor.size": 0,
+            "legend.fontsize": SMALL,
             "legend.frameon": False,
-            "lines.linewidth": 1.6,
+            "legend.handlelength": 1.4,
+            "legend.columnspacing": 1.2,
+            "lines.linewidth": 1.2,
         }
     )
 
@@ -84,9 +101,9 @@ def use() -> None:
 def colour(model: str) -> str:
     """The colour of a model everywhere.
 
-    MDM is grey, its control orange, its refined arms blue, darker for a larger lambda. Of another
-    generator the control is a lighter and the refined arm a darker shade of its own colour. One of
-    another name gets one of a few spare colours, the same in every figure.
+    MDM is grey, its control orange, its fine-tuned models blue, darker for a larger lambda. Of
+    another generator the control is a lighter and the fine-tuned model a darker shade of its own
+    colour. One of another name gets one of a few spare colours, the same in every figure.
     """
     one = arm(model)
     own = COLOURS.get(one.generator)
@@ -120,22 +137,16 @@ def label(model: str) -> str:
     return ", ".join(parts)
 
 
-def name_models(axes: Axes, models: Sequence[str]) -> None:
-    """Write the names of models under the places 0, 1, …, aslant where many must fit."""
-    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    given = slant if len(models) > UPRIGHT else {}
-    axes.set_xticks(range(len(models)), [label(model) for model in models], **given)
-
-
-def legend_above(figure: Figure, axes: Axes, most: int = 5) -> None:
-    """One legend over all panels, of what `axes` shows: at most so many columns, equally long."""
-    handles, names = axes.get_legend_handles_labels()
-    rows = -(-len(names) // most)
-    columns = -(-len(names) // max(rows, 1))
-    figure.legend(handles, names, loc="outside upper right", ncols=columns)
+def legend_above(figure: FigureBase, source: Axes | Sequence, most: int = 5) -> None:
+    """One legend over all panels, of what an axes shows or of handles: at most so many columns,
+    equally long."""
+    handles = source.get_legend_handles_labels()[0] if isinstance(source, Axes) else source
+    rows = -(-len(handles) // most)
+    columns = -(-len(handles) // max(rows, 1))
+    figure.legend(handles=handles, loc="outside upper right", ncols=columns)
 
 
 def ordered(names: Sequence[str]) -> list[str]:
     """Activities or categories from the most to the least dynamic; unknown ones last."""
-    place = {name: index for index, name in enumerate(ORDER)}
+    place = {name: index for index, name in enumerate(CLASSES)}
     return sorted(dict.fromkeys(names), key=lambda name: (place.get(name, len(place)), name))

@@ -15,7 +15,6 @@ from PIL import Image
 from t2imu_utils import plots, style
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.sensors import virtual_imu
 
 matplotlib.use("Agg")
 
@@ -47,9 +46,9 @@ def noisy():
 
 
 def test_a_figure_repeats_stays_small_and_has_its_caption(tmp_path):
-    first = plots.save(noisy(), tmp_path / "a.png", limit=60_000).read_bytes()
-    assert plots.save(noisy(), tmp_path / "b.png", limit=60_000).read_bytes() == first
-    assert len(first) <= 60_000 and "Software" not in Image.open(io.BytesIO(first)).info
+    first = plots.save(noisy(), tmp_path / "a.png", limit=140_000).read_bytes()
+    assert plots.save(noisy(), tmp_path / "b.png", limit=140_000).read_bytes() == first
+    assert len(first) <= 140_000 and "Software" not in Image.open(io.BytesIO(first)).info
     with pytest.raises(InputError, match="at most 1000"):
         plots.save(noisy(), tmp_path / "c.png", limit=1000)
     figure = noisy()
@@ -83,33 +82,7 @@ def test_examples_are_of_one_position_in_the_first_recording_that_has_it():
     values = [[(line.get_ydata()[0], len(line.get_ydata())) for line in ax.lines]
               for ax in figure.axes]  # fmt: skip
     assert values == [[(301, 100)] * 3, [(201, 100)] * 3, []]
-    # The lowest panel of each column says what the axis is, also beside a gap.
-    assert [ax.get_xlabel() for ax in figure.axes] == ["", "time (s)", "time (s)"]
-
-
-def test_fit_errors_are_medians_of_motions_in_millimetres():
-    errors = [("walking", 2.0), ("walking", 4.0), ("walking", 90.0), ("running", 10.0)]
-    # Two frames, one above and one below, so that only their mean is the motion's.
-    frames = [np.array([0.5, 1.5]) * error / 1000 for _, error in errors]
-    fit = Clips.from_list([{"activity": a} for a, _ in errors], {"joint_error": frames})
-    ax = plots.fit_error({"mdm": fit}).axes[0]
-    assert ticks(ax.get_xticklabels()) == ["running", "walking"] and ticks(ax.texts) == ["10", "4"]
-
-
-def test_known_motions_are_read_rightly_and_errors_found():
-    _, table = plots.known_motions(virtual_imu)
-    assert table.loc[["free fall", "spin, 2 rad/s"]].max(axis=None) < 1e-6
-    # No scheme at 20 Hz is exact on a circle, but all come within a few parts of a thousand.
-    wheel = table.loc["wheel, r = 0.5 m, 2 rad/s"]
-    assert 1e-4 < wheel["acc (m/s²)"] < 5e-3 and wheel["gyro (rad/s)"] < 1e-6
-
-    def upside_down(positions, rotations, rate):
-        acc, gyro = virtual_imu(positions, rotations, rate)
-        return acc - 2 * 9.81 * rotations[:, 1], -gyro
-
-    _, wrong = plots.known_motions(upside_down)
-    assert_allclose(wrong["acc (m/s²)"], 2 * 9.81, rtol=1e-3)
-    assert_allclose(wrong["gyro (rad/s)"], [0, 4, 4], atol=1e-6)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["time (s)"] * 3
 
 
 def test_figure_1_shows_every_model_and_count():
@@ -128,10 +101,10 @@ def test_figure_1_shows_every_model_and_count():
 def test_recognition():
     figure = plots.fig3_har({"mdm": [0.5, 0.6], "mdm-acc1": [0.7]}, real=[0.9], chance=0.125)
     ax = figure.axes[0]
-    assert [bar.get_height() for c in ax.containers for bar in c] == pytest.approx([55, 70])
-    points = np.concatenate([c.get_offsets()[:, 1] for c in ax.collections if len(c.get_offsets())])
+    assert [bar.get_width() for c in ax.containers for bar in c] == pytest.approx([55, 70])
+    points = np.concatenate([c.get_offsets()[:, 0] for c in ax.collections if len(c.get_offsets())])
     assert {50.0, 60.0, 70.0} <= set(np.round(points, 6))
-    for text in ("55.0", "70.0", "chance: 12.5", "real: 90.0"):
+    for text in ("55.0", "70.0", "chance: 12.5", "recordings: 90.0"):
         assert text in texts(figure)
 
     names = ["walking", "running"]

@@ -105,13 +105,14 @@ def thinned(described: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 def embed(
     real: pd.DataFrame, synthetic: pd.DataFrame, perplexity: float, seed: int
-) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"]]:
-    """t-SNE of equally many real and synthetic windows, and which of the points are real."""
+) -> tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, "n"], list[str]]:
+    """t-SNE of equally many real and synthetic windows, which of the points are real, and the
+    class of each."""
     count = min(len(real), len(synthetic))
-    parts = [thinned(part, count, seed) for part in (real, synthetic)]
-    pooled = scaled(pd.concat(parts)[np.flatnonzero(SHAPE)].to_numpy())
+    both = pd.concat([thinned(part, count, seed) for part in (real, synthetic)])
+    pooled = scaled(both[np.flatnonzero(SHAPE)].to_numpy())
     points = tsne(pooled, seed, min(perplexity, (len(pooled) - 1) / 4))
-    return points, np.arange(len(pooled)) < count
+    return points, np.arange(len(pooled)) < count, both["label"].tolist()
 
 
 def compare(

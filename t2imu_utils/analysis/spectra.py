@@ -95,6 +95,27 @@ def window_spectra(
     return frequency, density.sum(-1)
 
 
+def _classes(clips: Clips, section: RecordingsSection) -> pd.Series:
+    labels = clips.table["activity"]
+    return labels.map(category_of) if section.labels == "categories" else labels
+
+
+def typical_windows(
+    clips: Clips, section: RecordingsSection, site: str, frames: int = 60
+) -> dict[str, Float[np.ndarray, "T"]]:
+    """Of each class the length of the acceleration (m/s²) in one window of a site: the one that
+    varies as much as the median window does, so that nobody chose it."""
+    labels, found = _classes(clips, section), {}
+    at = list(clips.meta["sites"]).index(site)
+    for label in section.classes:
+        own = clips.select((labels == label).to_numpy())
+        if np.isfinite(own.arrays["acc"][:, at]).any():
+            x = np.linalg.norm(windows(own, frames, channels=("acc",), sites=[site])[0], axis=2)
+            if len(x):
+                found[label] = x[x.std(1).argsort()[len(x) // 2]]
+    return found
+
+
 def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFrame:
     """Mean spectrum of each unit (motion or person), in each class and at each site of a track.
 
@@ -109,10 +130,7 @@ def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFr
     Raises:
         InputError: nothing at all to make a spectrum of.
     """
-    labels, have = clips.table["activity"], list(clips.meta["sites"])
-    if section.labels == "categories":
-        labels = labels.map(category_of)
-    found = {}
+    labels, have, found = _classes(clips, section), list(clips.meta["sites"]), {}
     for label in section.classes:
         own = clips.select((labels == label).to_numpy())
         for site in (name for name in section.sites if name in have):

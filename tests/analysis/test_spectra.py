@@ -201,3 +201,10 @@ def test_a_change_is_paired_over_motions_and_people():
     # Too weak is an error as too strong is.
     found = changes(real, real - 20, real, 0)
     assert value(found, label=ALL, site=ALL, measure="level")["value"] < -15
+
+
+def test_a_typical_window_is_the_one_that_varies_as_the_median_does():
+    walks = recorded(*(({"activity": "walking"}, sine(size)) for size in (5.0, 1.0, 3.0)))
+    found = module.typical_windows(walks, section(("walking", "running")), "shin")
+    assert set(found) == {"walking"} and len(found["walking"]) == 60
+    assert found["walking"].max() == pytest.approx(np.hypot(3, 9.81), rel=0.01)
