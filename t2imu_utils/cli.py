@@ -357,7 +357,8 @@ def sense(
     """
     # Reads body models: too slow a start for the other commands.
     from t2imu_utils.files import output_file
-    from t2imu_utils.own_motion import sense_motion, write_readings
+    from t2imu_utils.imu.sensors import write_readings
+    from t2imu_utils.own_motion import sense_motion
 
     output_file(out, ".npz", force, motion)
     names = sites.split(",") if sites else None

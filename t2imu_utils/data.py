@@ -15,11 +15,9 @@ from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
 from t2imu_utils.files import write_table
-from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
-from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, finished_dir, open_run
@@ -78,15 +76,19 @@ def prepare(track: Track) -> Run:
 def _motions(
     track: Track,
 ) -> tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]:
+    # Readers and the generator of made-up motions are slow to import: only who needs one loads it.
     if track.corpus.reader == "cmu":
+        from t2imu_utils.motion.cmu import build_cmu
+
         corpus = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
         return corpus.clips, corpus.splits, corpus.census, corpus.skipped
     if track.corpus.reader == "open":
+        from t2imu_utils.motion.open_corpus import build_open
+
         built = build_open(data_root())
         return built.clips, built.splits, built.census, built.skipped
     if track.corpus.reader == "humanml3d":
         return _humanml3d(track, data_set("humanml3d"))
-    # Only the made-up corpus needs the generator, so only it loads one.
     from t2imu_utils.demo import build_corpus
 
     motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)

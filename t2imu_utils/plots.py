@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from IPython.display import Image as DisplayedImage
 from jaxtyping import Float
@@ -356,9 +355,20 @@ def solver_trade_off(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _blue_table(table: pd.DataFrame, ax: Axes, top: float | None, written, **settings) -> None:
-    sns.heatmap(table, ax=ax, annot=written, cmap="Blues", vmin=0, vmax=top, cbar=False, **settings)
-    ax.set(xlabel="", ylabel="")
+def _blue_table(table: pd.DataFrame, ax: Axes, top: float | None, least: float = 0) -> None:
+    """Cells the bluer the nearer to `top`, with their whole numbers where those reach `least`."""
+    cells = ax.pcolormesh(table, cmap="Blues", vmin=0, vmax=top, edgecolors="white")
+    for (row, column), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            written = f"{value:.0f}" if value >= least else ""
+            hue = "white" if cells.norm(value) > 0.6 else INK
+            place = {"ha": "center", "va": "center", "fontsize": 8}
+            ax.text(column + 0.5, row + 0.5, written, color=hue, **place)
+    ax.set_xticks(np.arange(table.shape[1]) + 0.5, table.columns)
+    ax.set_yticks(np.arange(len(table)) + 0.5, table.index)
+    ax.invert_yaxis()
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
 
 
 def fit_error(fits: Mapping[str, Clips]) -> Figure:
@@ -370,9 +380,8 @@ def fit_error(fits: Mapping[str, Clips]) -> Figure:
     table = pd.DataFrame(columns).T
     names = ordered(table.columns)
     figure, ax = plt.subplots(figsize=(10, 0.36 * len(table) + 1.5))
-    _blue_table(table[names], ax, None, True, fmt=".0f", linewidths=1, annot_kws={"size": 9})
+    _blue_table(table[names], ax, None)
     ax.set_xticks(ax.get_xticks(), [_folded(name) for name in names])
-    ax.tick_params(axis="both", rotation=0)
     return figure
 
 
@@ -720,12 +729,9 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = _panels(len(shares), columns, side * columns + 1.0, side + 0.4)
     for place, (ax, (model, table)) in enumerate(zip(axes, shares.items(), strict=True)):
         names = ordered(list(table.index))
-        percent = 100 * table.loc[names, names]
-        written = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
-        edges = {"yticklabels": place % columns == 0, "xticklabels": place + columns >= len(shares)}
-        size = {"annot_kws": {"size": 8}, "square": True}
-        _blue_table(percent, ax, 100, written, fmt="", **size, **edges)
-        ax.set_title(label(model))
+        _blue_table(100 * table.loc[names, names], ax, 100, 0.5)
+        ax.set(title=label(model), aspect="equal")
+        ax.tick_params(labelleft=place % columns == 0, labelbottom=place + columns >= len(shares))
         plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     figure.supxlabel("recognised as (%)")
     figure.supylabel("true class")

@@ -76,7 +76,7 @@ def test_the_corpus_is_built_at_the_speeds_of_the_track(track, tmp_path, monkeyp
         asked.append(options["speeds"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "build_cmu", build)
+    monkeypatch.setattr("t2imu_utils.motion.cmu.build_cmu", build)
     for chosen in (plain, faster):
         with pytest.raises(KeyboardInterrupt):
             data._motions(chosen)  # `prepare` calls it in a process of its own

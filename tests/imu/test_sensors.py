@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import BSpline
 
 from t2imu_utils.body.fitting import pose_body
 from t2imu_utils.body.smpl import Shape, load_bodies, load_body
@@ -11,6 +12,7 @@ from t2imu_utils.imu.sensors import (
     DEFAULT,
     SCHEMES,
     gain_table,
+    quintic_basis,
     quintic_operators,
     synthesise,
     turned,
@@ -306,3 +308,10 @@ def test_smoothing_halves_at_its_cutoff_and_interpolation_does_not():
     for cutoff, gain in ((10.0, 0.5), (20.0, 1 / (1 + 0.5**6)), (None, 1.0)):
         found = quintic_operators(400, rate, cutoff)[1] @ wave / -((2 * np.pi * 10) ** 2)
         np.testing.assert_allclose(found[150:250], gain * wave[150:250], atol=2e-3)
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_the_spline_basis_is_scipys(order):
+    at = np.concatenate([np.arange(30.0), np.random.default_rng(0).uniform(0, 29, 50)])
+    expected = BSpline(np.arange(-5.0, 35), np.eye(34), 5)(at, order)
+    np.testing.assert_allclose(quintic_basis(30, at, order), expected, rtol=0, atol=1e-14)
