@@ -275,7 +275,8 @@ def sense(motion, out, rate, person, sites, resample, up, scale, number, force):
     fps readings a second, in the sensors' own axes, which channels tells. meta is JSON.
     """
     # Reads body models: too slow a start for the other commands.
-    from t2imu_utils.own_motion import sense_motion, write_readings
+    from t2imu_utils.imu.sensors import write_readings
+    from t2imu_utils.own_motion import sense_motion
 
     output_file(out, ".npz", force, motion)
     names = None if sites is None else sites.split(",")

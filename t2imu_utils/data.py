@@ -14,11 +14,9 @@ from t2imu_utils.analysis.motions import categorise, mean_abs_acceleration
 from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import Skipped
-from t2imu_utils.motion.cmu import build_cmu
 from t2imu_utils.motion.corpus import MotionClip, read_corpus, write_corpus
 from t2imu_utils.motion.features import RATE, features_to_joints
 from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
-from t2imu_utils.motion.open_corpus import SOURCES, build_open
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, finished_dir, record
@@ -32,6 +30,7 @@ from t2imu_utils.tracks import (
 )
 
 STAGE = "00_data"
+OPEN_SOURCES = ("bandai", "cmu", "deepmimic", "reactidle", "uiprmd")  # folders of the reader open
 SPLITS = ("train", "val", "test", "test_trials")
 SEED = 0
 # m/s²: joints of a whole clip that accelerate by more on average are no person's. A sprint has 15,
@@ -48,7 +47,7 @@ def prepare(track: Track) -> Run:
     """Build corpus and recordings of a track, each in one form."""
     raw = {}
     if track.corpus.made_up is None:
-        sources = SOURCES if track.corpus.reader == "open" else [track.corpus.reader]
+        sources = OPEN_SOURCES if track.corpus.reader == "open" else [track.corpus.reader]
         raw |= {name: data_set(name) for name in sources}
     if track.recordings.made_up is None:
         raw[track.recordings.reader] = folder_of(track)
@@ -100,9 +99,14 @@ def _motions(track: Track) -> Corpus:
 
         motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
         return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
+    # Readers are slow to import: only who needs one loads it.
     if track.corpus.reader == "cmu":
+        from t2imu_utils.motion.cmu import build_cmu
+
         built = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
     else:
+        from t2imu_utils.motion.open_corpus import build_open
+
         built = build_open(data_root())
     return built.clips, built.splits, built.census, built.skipped
 

@@ -18,8 +18,8 @@ from t2imu_utils.body.smpl import BETAS, Body, Shape, load_body
 from t2imu_utils.body.table1 import PEOPLE, betas_of, measure, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
+from t2imu_utils.files import sha256
+from t2imu_utils.imu.sensors import CHANNELS, DEFAULT, GRAVITY, UNITS, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.motion.exports import Up, read_exports, read_npz
 from t2imu_utils.motion.skeleton import bone_lengths
@@ -30,13 +30,6 @@ HEIGHTS = (1.4, 2.1)  # m
 LIMBS = [4, 5, 7, 8, 18, 19, 20, 21]  # knees, ankles, elbows, wrists
 MOST_CHANGE = 0.25  # of a limb's length, between the 5th and the 95th percentile of the frames
 MOST = 2.0  # of a limb's median length, in any frame
-# What the last axis of acc and gyro is: the frame of `imu.sites`.
-CHANNELS = (
-    "x: completes a right-handed frame",
-    "y: along the bone, towards the head end",
-    "z: out of the skin",
-)
-UNITS = ("acc: m/s²", "gyro: rad/s")
 
 
 def read_motion(
@@ -163,10 +156,3 @@ def sense_motion(
     fields = {"sites": names, "fps": virtual.meta["rate"], "channels": CHANNELS, "units": UNITS}
     fields |= {"meta": json.dumps(meta, sort_keys=True)}
     return virtual[0] | {name: np.asarray(value) for name, value in fields.items()}
-
-
-def write_readings(path: Path, readings: dict[str, np.ndarray]) -> Path:
-    """Write what `sense_motion` returns as an ``.npz`` without pickles."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, **readings)
-    return Path(path)

@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from IPython.display import Image as DisplayedImage
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -609,6 +608,8 @@ def fig3_har(
 
 def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
     """One confusion matrix for each model, three in a row, names of classes at the edges."""
+    import seaborn as sns  # slow to import, and used here alone
+
     columns = min(3, len(shares))
     figure, axes = _panels(len(shares), columns, 2.3)
     for place, (ax, (model, table)) in enumerate(zip(axes, shares.items(), strict=True)):

@@ -21,7 +21,7 @@ from t2imu_utils.body.table1 import MEAN, PEOPLE, shape_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import output_file, sha256
-from t2imu_utils.imu.sensors import DEFAULT, GRAVITY, synthesise
+from t2imu_utils.imu.sensors import CHANNELS, DEFAULT, GRAVITY, UNITS, synthesise, write_readings
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.generator import check_requests
@@ -29,7 +29,6 @@ from t2imu_utils.models.mdm import Prior, generate, load_prior, longest_frames
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
-from t2imu_utils.own_motion import CHANNELS, UNITS, write_readings
 from t2imu_utils.runs import one_thread, provenance
 from t2imu_utils.tracks import OPEN_PRIOR
 

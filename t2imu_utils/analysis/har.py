@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -204,6 +203,8 @@ def _hold_out(
 
     A class that only the held-out groups have is trained on and not validated.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
     folds = min(round(1 / config.validation), len(np.unique(groups)), np.bincount(target).max())
     splits = []
     if folds > 1:
@@ -246,6 +247,8 @@ def train_on_real(
     Returns:
         The class of every window, predicted by a model that never saw its subject.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     if (people := len(np.unique(real.subjects))) < folds:
         raise InputError("subjects", str(people), f"at least {folds}, one a fold", "Lower `folds`.")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed)

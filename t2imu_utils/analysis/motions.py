@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.spatial.distance import cdist, pdist
-from sklearn.covariance import LedoitWolf
 
 from t2imu_utils.activities import CATEGORIES, CATEGORY_THRESHOLD, HIGH_DYNAMIC, category_of
 from t2imu_utils.analysis.spectra import ALL, FPS, joint_spectra, power_spectrum, spectral_distance
@@ -243,6 +241,8 @@ def diversity(x: Float[np.ndarray, "n D"], category: Sequence[str]) -> float:
     and describes motions by a network that recognises actions. Here all pairs are taken, and a
     motion is its `statistics`, so values compare with each other, not with those of papers.
     """
+    from scipy.spatial.distance import cdist  # slow to import
+
     parts = _parts(x, category)
     means = [_within(part) for part in parts]
     means += 2 * [cdist(a, b).mean() for at, a in enumerate(parts) for b in parts[:at]]
@@ -260,6 +260,8 @@ def _parts(x: Float[np.ndarray, "n D"], label: Sequence[str]) -> list[np.ndarray
 
 
 def _within(part: np.ndarray) -> float:
+    from scipy.spatial.distance import pdist
+
     return float(pdist(part).mean()) if len(part) > 1 else np.nan
 
 
@@ -312,6 +314,8 @@ def score_motions(
     Returns:
         A row a motion, in order: ``motion``, ``activity``, ``category``, ``score``.
     """
+    from sklearn.covariance import LedoitWolf  # slow to import
+
     found: dict[str, list[np.ndarray]] = {}
     for index in np.random.default_rng(seed).permutation(len(clips)):
         found.setdefault(category[clips[index].name], []).append(clips[index].features)

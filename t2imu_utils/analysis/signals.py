@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pycatch22
 from jaxtyping import Bool, Float
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from t2imu_utils.analysis.stats import (
@@ -84,6 +83,8 @@ def tsne(
     features: Float[np.ndarray, "n F"], seed: int, perplexity: float = 30.0
 ) -> Float[np.ndarray, "n 2"]:
     """t-SNE of scaled features (van der Maaten & Hinton 2008), started from two PCA axes."""
+    from sklearn.manifold import TSNE  # slow to import
+
     if len(features) <= 3 * perplexity:
         raise InputError(
             "features", f"{len(features)} windows",

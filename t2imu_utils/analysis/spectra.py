@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.signal import welch
 
 from t2imu_utils.activities import category_of
 from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, halves, interval, resampled, stream
@@ -55,6 +54,8 @@ def joint_spectra(
         Frequencies (Hz) and density ((m/s²)²/Hz); its integral is the variance of the acceleration
         vector.
     """
+    from scipy.signal import welch  # slow to import
+
     signal = np.diff(np.asarray(joints, dtype=np.float64), n=2, axis=0) * FPS**2
     size = min(SEGMENT, len(signal))
     frequency, density = welch(signal, FPS, nperseg=size, nfft=SEGMENT, detrend="constant", axis=0)
@@ -90,6 +91,8 @@ def window_spectra(
     Hann window, mean taken off. Averaged over half overlapping windows of one signal this is the
     estimate of Welch (1967). Returns Hz and (m/s²)²/Hz; the integral is the vector's variance.
     """
+    from scipy.signal import welch
+
     x = np.asarray(x, dtype=np.float64)
     frequency, density = welch(x, fs=rate, nperseg=x.shape[1], detrend="constant", axis=1)
     return frequency, density.sum(-1)

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial.distance import cdist
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 TAILS = (2.5, 97.5)
 FEWEST = 4  # units, for an interval or for halves
@@ -73,7 +72,8 @@ def stretch(seeds: int) -> float:
     """Factor by which the bootstrap's deviations of a mean of so few values are too small."""
     if seeds < 2:
         return 0.0
-    tails = t.ppf(TAILS[1] / 100, seeds - 1) / norm.ppf(TAILS[1] / 100)
+    # Quantiles of Student's t and of the normal distribution; scipy.stats is slow to import.
+    tails = stdtrit(seeds - 1, TAILS[1] / 100) / ndtri(TAILS[1] / 100)
     return float(tails * np.sqrt(seeds / (seeds - 1)))
 
 
@@ -129,6 +129,8 @@ def energy_distance(
 
 
 def _mean_distance(x, y, apart, x_rows, y_rows) -> Float[np.ndarray, "D"]:
+    from scipy.spatial.distance import cdist  # slow to import
+
     total = ((x_rows @ (cdist(x, y) * apart)) * y_rows).sum(1)
     return total / ((x_rows @ apart) * y_rows).sum(1)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from t2imu_utils import data, runs
 from t2imu_utils.activities import HIGH_DYNAMIC, category_of
@@ -412,7 +412,7 @@ def against_control(table: pd.DataFrame) -> pd.DataFrame:
         control=("before", "mean"), mean=("value", "mean"),
         change=("change", "mean"), sd=("change", "std"), seeds=("change", "count"),
     ).reset_index()  # fmt: skip
-    reach = t.ppf(0.975, (found["seeds"] - 1).clip(lower=1)) * found["sd"]
+    reach = stdtrit((found["seeds"] - 1).clip(lower=1), 0.975) * found["sd"]
     reach = reach / np.sqrt(found["seeds"])
     found["real"] = found["cost"].map(real)
     return found.assign(low=found["change"] - reach, high=found["change"] + reach)

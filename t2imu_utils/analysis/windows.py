@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from t2imu_utils.activities import category_of
 from t2imu_utils.analysis.stats import codes
@@ -108,6 +107,8 @@ def random_placement(
         wearings: during which wearing each window was recorded, such as a motion on a body: its
             windows are turned alike.
     """
+    from scipy.spatial.transform import Rotation  # slow to import
+
     parts, code = _by_sensor(x, channels), codes(wearings)
     rng, shape = np.random.default_rng(seed), (code.max() + 1, parts.shape[2])
     count = np.prod(shape)

@@ -21,7 +21,6 @@ import numpy as np
 import smplx
 import torch
 from jaxtyping import Float, Int
-from scipy.sparse import csc_matrix
 from smplx.utils import Struct
 from torch import Tensor
 
@@ -404,6 +403,8 @@ def _array(where: str, value: Any) -> np.ndarray:
         made.state = value.state
         return _array(where, made)
     if value.kind == "scipy.csc_matrix":
+        from scipy.sparse import csc_matrix  # of licensed files alone
+
         parts = [_array(where, value.state[name]) for name in ("data", "indices", "indptr")]
         shape = [int(_array(where, length)) for length in value.state["_shape"]]
         matrix = csc_matrix(tuple(parts), shape=shape)

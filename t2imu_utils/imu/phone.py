@@ -20,8 +20,6 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from scipy.interpolate import CubicSpline
-from scipy.spatial.transform import Rotation
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
@@ -175,6 +173,8 @@ def _sense(
     acc: Readings, gyro: Readings, model: SensorModel, draws: _Draws, rate: float
 ) -> tuple[Readings, Readings]:
     """What phones give out during one motion on one body, in float64."""
+    from scipy.spatial.transform import Rotation  # slow to import, as is CubicSpline
+
     if model.misplacement:
         acc = lever_arm(acc, gyro, model.misplacement / 1000 * draws.place, rate)
     if model.misorientation:
@@ -214,6 +214,8 @@ def lever_arm(
         offset: of each sensor in its own axes, metres.
         rate: frames per second.
     """
+    from scipy.interpolate import CubicSpline
+
     times = np.arange(len(gyro)) / rate
     turn = CubicSpline(times, gyro)(times, 1)
     return acc + np.cross(turn, offset) + np.cross(gyro, np.cross(gyro, offset))
@@ -223,7 +225,11 @@ def _resampled(
     values: Float[np.ndarray, "F S d"], late: Float[np.ndarray, "F S"]
 ) -> Float[np.ndarray, "F S d"]:
     """Values of a cubic spline at times that are `late` frames off, each site at its own."""
-    at = np.arange(len(late))
-    when = np.clip(at[:, None] + late, 0, at[-1])
-    columns = [CubicSpline(at, values[:, i])(when[:, i]) for i in range(late.shape[1])]
-    return np.stack(columns, axis=1)
+    from scipy.interpolate import CubicSpline
+
+    frames, sites = late.shape
+    when = np.clip(np.arange(frames)[:, None] + late, 0, frames - 1)
+    before = np.minimum(when.astype(int), frames - 2)
+    rest = (when - before)[..., None]
+    powers = CubicSpline(np.arange(frames), values).c[:, before, np.arange(sites)]
+    return ((powers[0] * rest + powers[1]) * rest + powers[2]) * rest + powers[3]

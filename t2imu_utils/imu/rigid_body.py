@@ -13,10 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.interpolate import CubicSpline
-from scipy.ndimage import shift
-from scipy.signal import butter, sosfiltfilt
-from scipy.spatial.transform import Rotation, Slerp
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.sensors import DEFAULT, SCHEMES, virtual_imu
@@ -188,6 +184,9 @@ def _clips_at(
     piece: Piece, rate: float, new_rate: float, alignment: Alignment
 ) -> dict[str, np.ndarray]:
     """Clips of pose and readings at another rate, each (clips, frames, …)."""
+    from scipy.interpolate import CubicSpline  # slow to import, here and below
+    from scipy.spatial.transform import Rotation, Slerp
+
     virtual, real = _native_pair(piece, rate, alignment, DEFAULT)
     at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
     slow = {sensor: resample(real[sensor], rate, new_rate) for sensor in real}
@@ -209,6 +208,8 @@ def _native_pair(
     piece: Piece, rate: float, alignment: Alignment, scheme: str
 ) -> tuple[Readings, Readings]:
     """Virtual readings, and the real ones without their delay."""
+    from scipy.ndimage import shift
+
     at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
     delays = {"acc": alignment.acc_delay, "gyro": alignment.gyro_delay}
     return _virtual(at_sensor, piece.rotations, rate, scheme), {
@@ -230,6 +231,8 @@ def _virtual(
 
 
 def _lowpass(x: Float[np.ndarray, "T ..."], rate: float) -> Float[np.ndarray, "T ..."]:
+    from scipy.signal import butter, sosfiltfilt
+
     return sosfiltfilt(butter(4, BAND, fs=rate, output="sos"), x, axis=0)
 
 

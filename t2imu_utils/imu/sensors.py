@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.interpolate import BSpline
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,11 +26,19 @@ from t2imu_utils.body.fitting import pose_bodies
 from t2imu_utils.body.smpl import Body, Shape, same_mesh
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import atomic_write
 from t2imu_utils.imu.sites import Site, sensor_frames, site_vertices
 from t2imu_utils.motion.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 GRAVITY = 9.81  # m/s^2, as below eq. (7)
 UP = (0.0, 1.0, 0.0)
+# What the last axis of acc and gyro is: the frame of `imu.sites`.
+CHANNELS = (
+    "x: completes a right-handed frame",
+    "y: along the bone, towards the head end",
+    "z: out of the skin",
+)
+UNITS = ("acc: m/s²", "gyro: rad/s")
 POSE = ("global_orient", "body_pose", "transl")
 CUTOFF = 20.0  # Hz
 FADE = 0.7  # of where the spectral scheme ends it begins to take away, as `motion.resample` does
@@ -164,8 +172,7 @@ def _natural_quintic(
     frames: int, rate: float, cutoff: float | None
 ) -> tuple[Float[np.ndarray, "T T"], ...]:
     """Values and derivatives of `quintic_operators`."""
-    knots = np.arange(-5, frames + 5, dtype=float)
-    basis = BSpline(knots, np.eye(len(knots) - 6), 5)
+    basis = partial(quintic_basis, frames)
     at = np.arange(frames, dtype=float)
     ends = np.concatenate([basis(at[[0, -1]], order) for order in (3, 4)])
     free = np.linalg.qr(ends.T, mode="complete")[0][:, len(ends) :]
@@ -180,6 +187,31 @@ def _natural_quintic(
         strength = (2 * np.pi * cutoff / rate) ** -6
         fit = np.linalg.solve(value.T @ value + strength * rough, value.T)
     return value @ fit, rate * first @ fit, rate**2 * second @ fit
+
+
+def quintic_basis(
+    frames: int, at: Float[np.ndarray, "n"], order: int
+) -> Float[np.ndarray, "n frames+4"]:
+    """Derivatives of the quintic B-splines whose knots are the whole numbers, at times in frames.
+
+    The recursion of de Boor (1972), as in `scipy.interpolate.BSpline`, which is slow to import. In
+    a cell between two knots six of them are not zero.
+    """
+    cell = np.minimum(at.astype(int), frames - 2)
+    inside = at - cell
+    parts = np.ones((1, len(at)))
+    for degree in range(1, 6):
+        if degree <= 5 - order:
+            ahead = np.arange(1, degree + 1)[:, None]
+            share = parts / degree
+            rising, falling = share * (inside + (degree - ahead)), share * (ahead - inside)
+        else:
+            rising, falling = parts, -parts
+        parts = np.pad(rising, ((1, 0), (0, 0)))
+        parts[:-1] += falling
+    basis = np.zeros((len(at), frames + 4))
+    basis[np.arange(len(at))[:, None], cell[:, None] + np.arange(6)] = parts.T
+    return basis
 
 
 def spectral_operators(frames: int, rate: float) -> Operators:
@@ -362,6 +394,13 @@ def _recordings(
     signals = virtual_imu(positions.movedim(1, 2), rotations.movedim(1, 2), rate, gravity, scheme)
     acc, gyro = (signal.movedim(1, 2) for signal in signals)
     return acc, gyro
+
+
+def write_readings(path: Path, readings: Mapping[str, np.ndarray]) -> Path:
+    """Write arrays as an ``.npz`` without pickles."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **readings)
+    return Path(path)
 
 
 def acceleration_spread(clips: Clips, sites: Sequence[str]) -> pd.DataFrame:

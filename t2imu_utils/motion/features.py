@@ -29,7 +29,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.fft import dct
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
@@ -325,6 +324,8 @@ def _forward(joints: Float[np.ndarray, "T 22 3"], hips: float) -> Float[np.ndarr
 
 def _heading(joints: Float[np.ndarray, "T 22 3"], convention: Convention) -> Float[Tensor, "T 4"]:
     """Turn of each frame that brings the smoothed heading to +Z."""
+    from scipy.ndimage import gaussian_filter1d  # slow to import; sampling needs no headings
+
     forward = _forward(joints, hips=-1.0)
     smooth = gaussian_filter1d(forward, HEADING_SMOOTHING, axis=0, mode="nearest")
     length = np.linalg.norm(smooth, axis=-1, keepdims=True)

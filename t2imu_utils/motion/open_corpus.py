@@ -45,7 +45,6 @@ from t2imu_utils.motion.sentences import activity_of, allowed, cmu_sentences, se
 from t2imu_utils.motion.takes import Take, clean, implausible, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 
-SOURCES = ("bandai", "cmu", "deepmimic", "reactidle", "uiprmd")  # folders of raw data
 SPLITS = ("train", "val", "test")
 MAX_FRAMES = 196  # HumanML3D's own maximum at 20 frames a second
 MIN_FRAMES = 20  # running trials of CMU are that short

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.ndimage import find_objects, label
 
 from t2imu_utils.motion.skeleton import FEET, RATE, bone_lengths, check_joints
 
@@ -149,7 +148,8 @@ def _angle(a: Float[np.ndarray, "*b 3"], b: Float[np.ndarray, "*b 3"]) -> Float[
 
 def _longest(flags: Bool[np.ndarray, "T"]) -> float:
     """Seconds of the longest run of True."""
-    return max((run.stop - run.start for (run,) in find_objects(label(flags)[0])), default=0) / RATE
+    ends = np.flatnonzero(np.diff(flags.astype(int), prepend=0, append=0))
+    return (ends[1::2] - ends[::2]).max(initial=0) / RATE
 
 
 def _cadence(height: Float[np.ndarray, "T"]) -> float:

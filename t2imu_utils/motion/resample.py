@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float
-from scipy.signal import firwin, resample_poly
 
 from t2imu_utils.errors import InputError
 
@@ -35,6 +34,8 @@ def resample(
         InputError: fewer than 2 samples, NaN, rates not positive, or so far apart that no such
             fraction lies within 0.5 % of their ratio.
     """
+    from scipy.signal import resample_poly  # slow to import, and few need it
+
     x = _check(x)
     ratio = _ratio(rate_in, rate_out)
     up, down = ratio.numerator, ratio.denominator
@@ -49,6 +50,8 @@ def resample(
 
 
 def _lowpass(factor: int) -> Float[np.ndarray, "taps"]:
+    from scipy.signal import firwin
+
     return firwin(2 * LOBES * factor + 1, CUTOFF / factor, window=("kaiser", KAISER))
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import BSpline
 
 from t2imu_utils.body.fitting import pose_body
 from t2imu_utils.body.smpl import Shape, load_bodies
@@ -10,6 +11,8 @@ from t2imu_utils.imu.sensors import (
     DEFAULT,
     SCHEMES,
     gain_table,
+    quintic_basis,
+    quintic_operators,
     synthesise,
     turned,
     virtual_imu,
@@ -247,3 +250,18 @@ def test_gains_are_those_of_the_formulas():
     # Noise of 1 mm through weights 1, -2, 1 over the squared step.
     assert table.loc["central", "noise"].iloc[0] == pytest.approx(0.001 * 6**0.5 * SLOW**2)
     assert spectral["noise"].iloc[0] < 1.2 * table.loc["central", "noise"].iloc[0]
+
+
+def test_smoothing_halves_at_its_cutoff_and_interpolation_does_not():
+    t, rate = np.arange(400) / 200.0, 200.0
+    wave = np.sin(2 * np.pi * 10 * t)
+    for cutoff, gain in ((10.0, 0.5), (20.0, 1 / (1 + 0.5**6)), (None, 1.0)):
+        found = quintic_operators(400, rate, cutoff)[1] @ wave / -((2 * np.pi * 10) ** 2)
+        np.testing.assert_allclose(found[150:250], gain * wave[150:250], atol=2e-3)
+
+
+@pytest.mark.parametrize("order", range(5))
+def test_the_spline_basis_is_scipys(order):
+    at = np.concatenate([np.arange(30.0), np.random.default_rng(0).uniform(0, 29, 50)])
+    expected = BSpline(np.arange(-5.0, 35), np.eye(34), 5)(at, order)
+    np.testing.assert_allclose(quintic_basis(30, at, order), expected, rtol=0, atol=1e-14)
