@@ -69,8 +69,8 @@ class Generator:
     - ``published(folder, sizes, encoder)``: the authors' weights, with the statistics that belong
       to them; sizes None where the files say their own.
     - ``train(prior, clips, settings, folder, held_out, device, processes=1)``: a copy trained from
-      scratch, and its curves (`trainer.train_diffusion`). folder: of states to resume from.
-      processes: that share each batch; a family that knows only one refuses more.
+      scratch, and its curves (a row a step and a validation, a column a term). folder: of states
+      to resume from. processes: that share each batch; a family that knows only one refuses more.
     - ``refine(...)``: the same, of a copy trained on with the losses of `settings.weights`.
     - ``validation(prior, held_out, settings, device)``: losses by name, as its training reports
       them.
