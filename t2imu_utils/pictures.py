@@ -67,7 +67,7 @@ def _top(name: str, joints: Float[np.ndarray, "T 22 3"]) -> float:
         raise InputError(
             f"motions: {name}", f"shape {np.shape(joints)}", "(T, 22, 3)", "Give joints."
         )
-    return max(1.0, min(2.6, float(np.max(joints[..., 1])) + 0.1))
+    return max(1.0, min(3.2, float(np.max(joints[..., 1])) + 0.1))
 
 
 def _strip(
