@@ -1,6 +1,6 @@
 """Seconds of every hot path beside a plain reference, in one table.
 
-    make bench                                    # the table, about eight minutes on two cores
+    make bench                                    # the table, about twelve minutes on two cores
     make bench BENCH_ARGS="--only fitting --only imu --repeats 5"
     make bench BENCH_ARGS="--out bench.json --out bench.md"
 
@@ -18,12 +18,13 @@ the benchmark works, and nothing about speed.
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 import torch
 
-from tests.benchmarks import rows_body, rows_priors, rows_signals
+from tests.benchmarks import rows_body, rows_priors, rows_signals, rows_windows
 from tests.benchmarks.comparison import Comparison, Disagreement, Row, header, measure, table
 from tests.benchmarks.machine import Machine, measure_machine
 from tests.benchmarks.sizes import FULL, QUICK, Sizes
@@ -38,6 +39,8 @@ ROWS: dict[str, Callable[[Sizes, Machine, Path], Comparison]] = {
     "reading": rows_signals.reading_row,
     "recognition": rows_signals.recognition_row,
     "notebook": rows_signals.notebook_row,
+    "windows": rows_windows.windows_row,
+    "windows-bf16": partial(rows_windows.windows_row, precision="bfloat16"),
 }
 
 
@@ -51,7 +54,7 @@ def write(path: Path, machine: Machine, repeats: int, rows: Sequence[Row]) -> No
     """The table as JSON (all numbers) or as Markdown, by the name's ending."""
     head = header(machine, repeats)
     if path.suffix == ".json":
-        content = {"machine": head, "rate": machine.rate, "copied": machine.copied}
+        content = {"machine": head, "rates": machine.rates, "copied": machine.copied}
         text = json.dumps(content | {"rows": [row.record() for row in rows]}, indent=1)
     else:
         text = "\n".join([*(f"- {line}" for line in head), "", *table(rows)])
