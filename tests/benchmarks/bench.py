@@ -18,7 +18,6 @@ the benchmark works, and nothing about speed.
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import click
@@ -40,7 +39,6 @@ ROWS: dict[str, Callable[[Sizes, Machine, Path], Comparison]] = {
     "recognition": rows_signals.recognition_row,
     "notebook": rows_signals.notebook_row,
     "windows": rows_windows.windows_row,
-    "windows-bf16": partial(rows_windows.windows_row, precision="bfloat16"),
 }
 
 
@@ -54,7 +52,7 @@ def write(path: Path, machine: Machine, repeats: int, rows: Sequence[Row]) -> No
     """The table as JSON (all numbers) or as Markdown, by the name's ending."""
     head = header(machine, repeats)
     if path.suffix == ".json":
-        content = {"machine": head, "rates": machine.rates, "copied": machine.copied}
+        content = {"machine": head, "rate": machine.rate, "copied": machine.copied}
         text = json.dumps(content | {"rows": [row.record() for row in rows]}, indent=1)
     else:
         text = "\n".join([*(f"- {line}" for line in head), "", *table(rows)])

@@ -14,7 +14,6 @@ import torch
 
 # Side of the square matrices that are multiplied, and bytes that are copied.
 SIDES = {"cpu": 1536, "cuda": 8192}
-PRECISIONS = ("float32", "bfloat16")
 COPIED = {"cpu": 2**27, "cuda": 2**31}
 
 
@@ -24,17 +23,17 @@ class Machine:
 
     Attributes:
         device: of torch, "cpu" or "cuda".
-        rates: operations a second (multiplications and additions) of large products, by precision.
+        rate: operations a second (multiplications and additions) of large float32 products.
         copied: bytes a second, read and written, of a copy that fits into no cache.
     """
 
     device: str
-    rates: dict[str, float]
+    rate: float
     copied: float
 
-    def operations(self, count: float, precision: str = "float32") -> float:
+    def operations(self, count: float) -> float:
         """Seconds that so many operations take at least."""
-        return count / self.rates[precision]
+        return count / self.rate
 
     def moves(self, count: float) -> float:
         """Seconds that so many bytes, read and written, take at least."""
@@ -48,9 +47,8 @@ class Machine:
             f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
             f"{pages / 2**30:.0f} GB; torch {torch.__version__}; {date.today().isoformat()}",
             f"GPU: {on}",
-            f"on {self.device}, measured in this run: "
-            + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {n}" for n, rate in self.rates.items())
-            + f"; copy {self.copied / 1e9:.1f} GB/s",
+            f"on {self.device}, measured in this run: {self.rate / 1e9:,.0f} GFLOP/s in float32; "
+            f"copy {self.copied / 1e9:.1f} GB/s",
         ]
 
 
@@ -85,14 +83,12 @@ def _best(run: Callable[[], Any], device: str, times: int = 5) -> float:
 def measure_machine(device: str, share: float = 1.0) -> Machine:
     """Rates of this machine, the best of five; `share` shrinks the matrices and the copy."""
     side = int(SIDES[device] * share)
-    rates = {}
-    for precision in PRECISIONS:
-        a = torch.ones(side, side, device=device, dtype=getattr(torch, precision))
-        rates[precision] = 2 * side**3 / _best(lambda a=a: a @ a, device)
+    a = torch.ones(side, side, device=device)
+    rate = 2 * side**3 / _best(lambda: a @ a, device)
     source = torch.ones(int(COPIED[device] * share) // 4, device=device)
     target = torch.empty_like(source)
     copied = 2 * 4 * len(source) / _best(lambda: target.copy_(source), device)
-    return Machine(device, rates, copied)
+    return Machine(device, rate, copied)
 
 
 def peak_memory(run: Callable[[], Any], device: str) -> float | None:

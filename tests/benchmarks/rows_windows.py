@@ -1,6 +1,6 @@
 """Rows from sentence to sensors: motions of the shipped prior on eight bodies, as Parquet.
 
-    python -m tests.benchmarks.rows_windows [--motions 1000] [--workers 2] [--precision bfloat16]
+    python -m tests.benchmarks.rows_windows [--motions 1000] [--workers 2]
 
 tells what a million motions cost, from a run of a thousand: on this machine, and as 32 jobs of a
 cluster, each of one core, which start Python and read prior and bodies on their own. The run is
@@ -20,7 +20,7 @@ from t2imu_utils.activities import SITES
 from t2imu_utils.body.smpl import load_bodies
 from t2imu_utils.files import sha256
 from t2imu_utils.imu.sites import site_vertices
-from t2imu_utils.models.diffusion import Precision, Solver
+from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.mdm import MDMGenerator, load_prior
 from t2imu_utils.models.prompts import load_prompts
 from t2imu_utils.motion.features import RATE
@@ -48,9 +48,9 @@ EIGHTH = 8  # the reference makes one of so many shards
 INGREDIENTS = {"prior": OPEN_PRIOR.name}
 
 
-def shipped(precision: Precision = "float32") -> Tools:
+def shipped() -> Tools:
     """The shipped prior as `t2imu generate` samples it, and the bodies of Table I."""
-    generator = MDMGenerator(Solver(SOLVER), precision)
+    generator = MDMGenerator(Solver(SOLVER))
     return with_bodies(generator, load_prior(OPEN_PRIOR), load_bodies())
 
 
@@ -66,11 +66,9 @@ def plan_for(motions: int, seconds: float = SECONDS, shard_size: int = 25) -> Pl
     return Plan("open", "mdm", prompts, repetitions, length, size, guidance=GUIDANCE)
 
 
-def windows_row(
-    sizes: Sizes, machine: Machine, folder: Path, precision: Precision = "float32"
-) -> Comparison:
+def windows_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     """One process makes some of the shards, and one process for each core makes all."""
-    tools, plan, workers = shipped(precision), plan_for(sizes.motions), processors()
+    tools, plan, workers = shipped(), plan_for(sizes.motions), processors()
     parts = min(EIGHTH, len(plan.shards))
     share = sum(map(len, plan.part(1, parts)))
     calls = iter(range(1000))
@@ -98,7 +96,7 @@ def windows_row(
     moved = frames * fitted_bytes() + 2 * written
     return Comparison(
         name="windows",
-        title=f"text to windows in {precision}: {plan.motions} motions of {SECONDS:g} s x "
+        title=f"text to windows: {plan.motions} motions of {SECONDS:g} s x "
         f"{len(tools.shapes)} bodies x {len(SITES)} sensors, {evaluations} evaluations, "
         f"{workers} processes against one",
         unit="motion",
@@ -106,7 +104,7 @@ def windows_row(
         ours=lambda: made(workers, 1),
         agree=agree,
         reach="1,000 motions in 45 s on two cores, flat memory, the same bytes",
-        floor=machine.operations(sampled, precision) + machine.operations(sensed)
+        floor=machine.operations(sampled) + machine.operations(sensed)
         + machine.moves(moved),
         floor_is=f"{sampled:.2g} operations of sampling, {sensed:.2g} of skinning, and "
         f"{moved / 1e6:.1f} MB moved: normal equations of the fit, and windows read and written",
@@ -135,13 +133,12 @@ def cost_table(made: pd.DataFrame, start: float, workers: int) -> pd.DataFrame:
 @click.command(help=__doc__)
 @click.option("--motions", default=1000, show_default=True)
 @click.option("--workers", default=processors(), show_default=True)
-@click.option("--precision", default="float32", type=click.Choice(["float32", "bfloat16"]))
-def main(motions: int, workers: int, precision: Precision) -> None:
-    tools, plan = shipped(precision), plan_for(motions)
+def main(motions: int, workers: int) -> None:
+    tools, plan = shipped(), plan_for(motions)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         made = run_shards(tools, plan, Path(folder), INGREDIENTS, workers)
-    click.echo(f"{plan.motions} motions of {SECONDS:g} s, {precision}, on {tools.device}")
+    click.echo(f"{plan.motions} motions of {SECONDS:g} s on {tools.device}")
     click.echo(f"{made.attrs['wall']:.1f} s; a process starts in {start:.1f} s")
     gpu = torch.cuda.get_device_name() if tools.device == "cuda" else "not measured"
     click.echo(f"GPU: {gpu}")
