@@ -51,7 +51,7 @@ from t2imu_utils.imu.windows import windows
 from t2imu_utils.models.generator import Generator, check_requests, generator_of, section_of
 from t2imu_utils.models.prompts import draw_requests, load_prompts
 from t2imu_utils.motion.features import RATE
-from t2imu_utils.runs import compute_device, one_thread, provenance, record_hash
+from t2imu_utils.runs import compute_device, one_thread, provenance
 from t2imu_utils.tracks import PROMPTS, Track
 
 # ---------------------------------------------------------------- what is asked for, and where
@@ -100,9 +100,6 @@ class Plan:
     seconds: shortest and longest motion. shard_size: motions of a shard at most. seed: 0 asks for
     the motions of notebook 01, any other number for others. batch_size: motions sampled at once.
     guidance: scale of the text, None for the generator's own. gravity: m/s².
-
-    Raises:
-        InputError: no prompts, a number below 1, motions too short for a window.
     """
 
     track: str
@@ -117,24 +114,18 @@ class Plan:
     gravity: float = 9.81
 
     def __post_init__(self) -> None:
-        for name in ("repetitions", "shard_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"synthesis: {name}", str(getattr(self, name)), "at least 1", "Change it."
-                )
         unknown = [name for name in self.prompts if name not in ACTIVITIES]
-        if unknown or not self.sentences:
-            raise InputError(
-                "synthesis: prompts", f"those of {', '.join(unknown) or 'no activity'}",
-                f"sentences for some of {', '.join(ACTIVITIES)}", "Check their keys.",
-            )  # fmt: skip
         shortest, longest = self.seconds
+        few = {n: getattr(self, n) for n in ("repetitions", "shard_size", "batch_size")}
+        wrong = [(name, f"{count}", "at least 1") for name, count in few.items() if count < 1]
+        if unknown or not self.sentences:
+            expected = f"sentences for some of {', '.join(ACTIVITIES)}"
+            wrong.append(("prompts", f"those of {', '.join(unknown) or 'no activity'}", expected))
         if not SIZE / RATE <= shortest <= longest < float("inf"):
-            raise InputError(
-                "synthesis: seconds", f"{shortest:g} to {longest:g} s",
-                f"{SIZE / RATE:g} s, the length of a window, or more, the shorter first",
-                "Ask for longer motions.",
-            )  # fmt: skip
+            expected = f"{SIZE / RATE:g} s, the length of a window, or more, the shorter first"
+            wrong.append(("seconds", f"{shortest:g} to {longest:g} s", expected))
+        for field, found, expected in wrong:
+            raise InputError(f"synthesis: {field}", found, expected, "Change it.")
 
     @cached_property
     def sentences(self) -> list[tuple[str, str]]:
@@ -167,14 +158,8 @@ class Plan:
     def requests(self, shard: Shard) -> pd.DataFrame:
         """One row for every motion of a shard: `models.prompts.draw_requests`, and its number."""
         own = range(shard.first, shard.stop)
-        prompts = {shard.activity: [shard.prompt]}
-        table = draw_requests(prompts, own, self.seconds, RATE, self.seed)
-        motion = table["repetition"] * len(self.sentences) + shard.number
-        return table.assign(motion=motion)
-
-    def as_json(self) -> dict[str, Any]:
-        """As it stands in a manifest."""
-        return plain(asdict(self))
+        table = draw_requests({shard.activity: [shard.prompt]}, own, self.seconds, RATE, self.seed)
+        return table.assign(motion=table["repetition"] * len(self.sentences) + shard.number)
 
 
 @dataclass(frozen=True)
@@ -185,31 +170,25 @@ class Store:
     plan: Plan
     ingredients: dict[str, str]
 
+    def place(self, part: str) -> Path:
+        """The model's own folder of `WINDOWS` or of `RECORDS`."""
+        return Path(self.folder) / part / f"generator={self.plan.model}"
+
     def path(self, shard: Shard) -> Path:
         """The Parquet file of a shard."""
-        return self._place(WINDOWS) / f"{shard.name}.parquet"
+        return self.place(WINDOWS) / f"{shard.name}.parquet"
 
     def record_path(self, shard: Shard) -> Path:
         """The record of a shard."""
-        return self._place(RECORDS) / f"{shard.name}.json"
-
-    def _place(self, part: str) -> Path:
-        return self.folder / part / f"generator={self.plan.model}"
+        return self.place(RECORDS) / f"{shard.name}.json"
 
     def key(self, shard: Shard) -> str:
         """Hash of all that a shard is made from: two with equal keys are equal."""
         chosen = {n: getattr(self.plan, n) for n in ("model", "batch_size", "guidance", "gravity")}
-        asked = sha256(self.plan.requests(shard).to_json().encode())
-        made_from = {"ingredients": self.ingredients, "requests": asked, **chosen}
+        made_from = chosen | {
+            "ingredients": self.ingredients, "requests": self.plan.requests(shard).to_json()
+        }  # fmt: skip
         return sha256(json.dumps(made_from, sort_keys=True).encode())
-
-    def record(self, shard: Shard) -> dict[str, Any]:
-        """What was recorded of a shard.
-
-        Raises:
-            InputError: nothing, or it is damaged.
-        """
-        return _read_checked(self.record_path(shard))
 
     def close(self, shard: Shard, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write the record of a shard, whose file is in its place now."""
@@ -223,86 +202,26 @@ class Store:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **facts,
         }
-        _write_checked(self.record_path(shard), record)
+        write_json(self.record_path(shard), record)
         return record
 
     def fault(self, shard: Shard) -> str | None:
         """What is found in place of a whole shard: `NOTHING`, or what is wrong; None if whole."""
         path, kept = self.path(shard), self.record_path(shard)
-        if not kept.exists():
-            return "a file without a record" if path.exists() else NOTHING
+        if not kept.exists() or not path.exists():
+            alone = "a file without a record" if path.exists() else "a record without a file"
+            return alone if kept.exists() or path.exists() else NOTHING
         try:
-            record = _read_checked(kept)
+            record = read_json(kept)
         except InputError as error:
             return f"a damaged record ({error.found})"
-        if record["stop"] < shard.stop:
-            return f"{record['motions']} motions of {len(shard)}"
         if record["key"] != self.key(shard):
             return "a shard that was made from something else"
-        if not path.exists():
-            return "no file, only its record"
-        if path.stat().st_size != record["bytes"]:
-            return f"{path.stat().st_size} bytes of {record['bytes']}"
-        found = sha256(path)
-        expected = f"{record['sha256'][:12]} was recorded"
-        return None if found == record["sha256"] else f"sha256 {found[:12]}, {expected}"
+        return None if sha256(path) == record["sha256"] else "a file that is not what was written"
 
-
-def open_store(
-    folder: Path, plan: Plan, ingredients: dict[str, str], provenance: dict[str, Any]
-) -> Store:
-    """The folder of a plan, with its manifest; more repetitions of the same are welcome.
-
-    Raises:
-        InputError: it holds windows of another plan, or made from other things.
-    """
-    store = Store(Path(folder), plan, ingredients)
-    path = store._place(RECORDS) / MANIFEST
-    if path.exists():
-        old = _read_checked(path)
-        _refuse_other(path, old, {"plan": plan.as_json(), "ingredients": ingredients})
-        if old["plan"]["repetitions"] == plan.repetitions:
-            return store
-    content = {
-        "plan": plan.as_json(),
-        "ingredients": ingredients,
-        "motions": plan.motions,
-        "shards": len(plan.shards),
-        "columns": COLUMNS,
-        "window": {"frames": SIZE, "overlap": OVERLAP, "rate": RATE, "sites": list(SITES)},
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **provenance,
-    }
-    _write_checked(path, content)
-    return store
-
-
-def load_store(folder: Path, model: str | None = None) -> Store:
-    """A folder of windows as its manifest describes it.
-
-    Args:
-        model: whose windows; None where the folder has those of one only.
-
-    Raises:
-        InputError: no manifest, a damaged one, or several models and none named.
-    """
-    found = {path.parent.name.split("=", 1)[1]: path for path in _manifests(Path(folder))}
-    if model not in found and (model or len(found) != 1):
-        raise InputError(
-            f"{folder}: generator {model or ''}".rstrip(), ", ".join(found) or NOTHING,
-            "windows of the model that is asked for" if model else "windows of one model",
-            "Name one of them, or make its windows with `t2imu synthesise`.",
-        )  # fmt: skip
-    content = _read_checked(found[model or next(iter(found))])
-    plan = content["plan"]
-    plan["seconds"] = tuple(plan["seconds"])
-    return Store(Path(folder), Plan(**plan), content["ingredients"])
-
-
-def remove_leftovers(store: Store) -> None:
-    """Delete what was half-written by processes that were killed."""
-    for part in (WINDOWS, RECORDS):
-        for path in store._place(part).glob("**/.*.tmp"):
+    def remove_leftovers(self) -> None:
+        """Delete what was half-written by processes that were killed."""
+        for path in self.place(WINDOWS).glob("**/.*.tmp"):
             try:
                 if time.time() - path.stat().st_mtime > STALE:
                     path.unlink()
@@ -310,37 +229,40 @@ def remove_leftovers(store: Store) -> None:
                 continue
 
 
-def _manifests(folder: Path) -> Iterator[Path]:
-    yield from sorted((folder / RECORDS).glob(f"generator=*/{MANIFEST}"))
+def open_store(
+    folder: Path, plan: Plan, ingredients: dict[str, str], origin: dict[str, Any]
+) -> Store:
+    """The folder of a plan, with its manifest; more repetitions of the same are welcome.
 
-
-def _refuse_other(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Whatever differs but a larger number of repetitions would leave a mixture."""
-    before, now = (old["plan"] | old["ingredients"], new["plan"] | new["ingredients"])
-    differs = [
-        f"other {name}" if isinstance(now[name], dict) else f"{name} {before.get(name)}, now {x}"
-        for name, x in now.items()
-        if x != before.get(name) and not (name == "repetitions" and before[name] <= x)
-    ]
-    if differs:
-        raise InputError(
-            path, "; ".join(differs), "the same plan and ingredients, or more repetitions",
-            "Name another folder, or delete the windows and records of this model and start anew.",
-        )  # fmt: skip
-
-
-def _write_checked(path: Path, content: dict[str, Any]) -> Path:
-    return write_json(path, content | {"checksum": record_hash(content)})
-
-
-def _read_checked(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if content.get("checksum") != record_hash(content):
-        raise InputError(
-            path, "content that is not what was written", "its recorded checksum",
-            "Delete it and run the same `t2imu synthesise` again.",
-        )  # fmt: skip
-    return content
+    Raises:
+        InputError: it holds windows of another plan, or made from other things.
+    """
+    store = Store(Path(folder), plan, ingredients)
+    path, asked = store.place(RECORDS) / MANIFEST, plain(asdict(plan))
+    if path.exists():
+        old = read_json(path)
+        before, now = old["plan"] | old["ingredients"], asked | ingredients
+        grown = {"repetitions"} if before["repetitions"] <= plan.repetitions else set()
+        differs = {name for name in now if now[name] != before.get(name)} - grown
+        if differs:
+            raise InputError(
+                path, f"windows of other {', '.join(sorted(differs))}",
+                "those of the same plan and ingredients, or of fewer repetitions",
+                "Name another folder, or delete the windows and records of this model.",
+            )  # fmt: skip
+        if old["plan"] == asked:
+            return store
+    content = {
+        "plan": asked,
+        "ingredients": ingredients,
+        "motions": plan.motions,
+        "shards": len(plan.shards),
+        "columns": COLUMNS,
+        "window": {"frames": SIZE, "overlap": OVERLAP, "rate": RATE, "sites": list(SITES)},
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(path, content | origin)
+    return store
 
 
 # ---------------------------------------------------------------- one shard
@@ -395,17 +317,6 @@ def with_bodies(generator: Generator, prior: Any, bodies: Bodies) -> Tools:
     return Tools(generator, prior, bodies.neutral, shapes, sites, compute_device())
 
 
-def check_plan(tools: Tools, plan: Plan) -> None:
-    """Refuse what the prior cannot make, before anything is computed.
-
-    Raises:
-        InputError: see `models.generator.check_requests`.
-    """
-    texts = [text for _, text in plan.sentences]
-    longest = [round(plan.seconds[1] * RATE)] * len(texts)
-    check_requests(tools.prior, texts, longest, range(len(texts)), plan.batch_size)
-
-
 def make_shard(tools: Tools, plan: Plan, shard: Shard, path: Path) -> dict[str, Any]:
     """Make the windows of a shard and write them to `path`, whole or not at all.
 
@@ -422,8 +333,8 @@ def make_shard(tools: Tools, plan: Plan, shard: Shard, path: Path) -> dict[str, 
                 tools.prior, requests, plan.guidance, plan.batch_size, tools.device, progress=False
             )
         numbered = motions.table.assign(motion=requests["motion"].to_numpy())
-        motions = Clips(numbered, motions.arrays, motions.meta)
         with _clock(seconds, "fitting"):
+            motions = Clips(numbered, motions.arrays, motions.meta)
             fits = fit(motions, tools.body, progress=False)
         with _clock(seconds, "sensors"):
             virtual = synthesise(
@@ -461,11 +372,7 @@ def write_windows(path: Path, x: Float[np.ndarray, "n 40 C"], table: pd.DataFram
         table: of `windows`.
     """
     signals = x.reshape(len(x), SIZE, len(SITES), len(CHANNELS), 3)
-    shared = {
-        name: pa.array(table[name], SCHEMA.field(name).type)
-        for name in SCHEMA.names
-        if name in table
-    }
+    shared = {f.name: pa.array(table[f.name], f.type) for f in SCHEMA if f.name in table}
     floats = [f"{name}.list.element" for name in CHANNELS]
     texts = [field.name for field in SCHEMA if field.type == pa.string()]
     with (
@@ -475,22 +382,16 @@ def write_windows(path: Path, x: Float[np.ndarray, "n 40 C"], table: pd.DataFram
             use_byte_stream_split=floats, write_page_checksum=True,
         ) as writer,
     ):  # fmt: skip
-        for number, site in enumerate(SITES):
-            writer.write_table(_rows(signals[:, :, number], site, shared))
-
-
-def _rows(
-    signals: Float[np.ndarray, "n 40 2 3"], site: str, shared: Mapping[str, pa.Array]
-) -> pa.Table:
-    own: dict[str, pa.Array] = {"site": pa.repeat(site, len(signals))}
-    for number, name in enumerate(CHANNELS):
-        flat = pa.array(np.ascontiguousarray(signals[:, :, number]).reshape(-1))
-        own[name] = pa.FixedSizeListArray.from_arrays(flat, type=_SIGNAL)
-    return pa.table({**shared, **own}, SCHEMA)
+        for place, site in enumerate(SITES):
+            rows = shared | {"site": pa.repeat(site, len(x))}
+            for number, name in enumerate(CHANNELS):
+                flat = pa.array(np.ascontiguousarray(signals[:, :, place, number]).reshape(-1))
+                rows[name] = pa.FixedSizeListArray.from_arrays(flat, type=_SIGNAL)
+            writer.write_table(pa.table(rows, SCHEMA))
 
 
 # ---------------------------------------------------------------- all shards
-# What a worker process makes its shards with, and where: each is handed them once.
+# Of a worker process: what it makes its shards with, and where; it is handed them once.
 _handed: tuple[Tools, Store, dict[str, Any]] | None = None
 
 
@@ -508,19 +409,18 @@ def plan_of(
 
     motions: at least so many, in place of `repetitions`.
     """
-    by_activity = load_prompts(prompts)
+    by_activity, usual = load_prompts(prompts), track.sampling
     if motions is not None:
         repetitions = -(-motions // sum(map(len, by_activity.values())))
-    shortest, longest = seconds or track.sampling.seconds
     return Plan(
         track.name,
         model,
         by_activity,
-        track.sampling.repetitions if repetitions is None else repetitions,
-        (shortest, longest),
+        usual.repetitions if repetitions is None else repetitions,
+        tuple(seconds or usual.seconds),
         shard_size,
         seed,
-        track.sampling.batch_size,
+        usual.batch_size,
         section_of(track, base_of(model)).guidance,
     )
 
@@ -559,7 +459,7 @@ def run_shards(
     one kind of machine, for any number of workers and jobs and in any order.
 
     Args:
-        folder: see `shards`; other models may have theirs in it.
+        folder: as above; other models may have their windows in it.
         ingredients: hashes of what the motions are made from, by name.
         workers: processes side by side, each with one thread and its own copy of the tools; they
             share the GPU where there is one.
@@ -571,29 +471,29 @@ def run_shards(
         each of `STAGES`; ``attrs["wall"]`` has the seconds of this call.
 
     Raises:
-        InputError: see `check_plan` and `open_store`; less than one worker, or one that was ended
-            from outside.
+        InputError: a prompt or a length that the prior cannot make; another plan's folder; less
+            than one worker, or one that was ended from outside.
     """
     if workers < 1:
         raise InputError(
             "synthesis: workers", str(workers), "at least 1", "One for each processor is good."
         )
-    chosen = plan.part(*only)
-    check_plan(tools, plan)
+    chosen, texts = plan.part(*only), [text for _, text in plan.sentences]
+    longest = [round(plan.seconds[1] * RATE)] * len(texts)
+    check_requests(tools.prior, texts, longest, range(len(texts)), plan.batch_size)
     started, origin = time.time(), provenance()
     store = open_store(folder, plan, ingredients, origin)
-    remove_leftovers(store)
+    store.remove_leftovers()
     handed = tools, store, {name: origin[name] for name in ("git", "versions", "device")}
+    columns = ["fault", "motions", "windows", "rows", "bytes", *STAGES, "peak_mb"]
     rows = {}
     with tqdm(
         total=sum(map(len, chosen)), unit="motion", mininterval=2, disable=not progress
     ) as bar:
         for shard, fault, record in _each(chosen, handed, min(workers, len(chosen))):
-            kept = {name: record[name] for name in ("motions", "windows", "rows", "bytes")}
-            own = kept | record["seconds"] | {"peak_mb": record["peak_mb"]}
-            rows[shard.name] = {"fault": fault, **own}
+            found = {"fault": fault} | record | record["seconds"]
+            rows[shard.name] = {name: found[name] for name in columns}
             bar.update(len(shard))
-    columns = ["fault", "motions", "windows", "rows", "bytes", *STAGES, "peak_mb"]
     table = pd.DataFrame.from_dict(rows, "index", columns=columns).astype({"fault": object})
     table.attrs["wall"] = time.time() - started
     return table
@@ -635,14 +535,10 @@ def _ensure(
     tools, store, origin = handed or _handed
     fault = store.fault(shard)
     if fault is None:
-        return None, store.record(shard)
+        return None, read_json(store.record_path(shard))
     facts = make_shard(tools, store.plan, shard, store.path(shard))
-    return fault, store.close(shard, {**facts, "peak_mb": peak_mb(), **origin})
-
-
-def peak_mb() -> float:
-    """The most memory (resident set) that this process has held, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of resident memory
+    return fault, store.close(shard, {**facts, "peak_mb": peak, **origin})
 
 
 def processors() -> int:
@@ -654,19 +550,17 @@ def processors() -> int:
 
 def summary_text(made: pd.DataFrame, plan: Plan, folder: Path) -> str:
     """What `run_shards` made, in lines for a terminal."""
-    again = made[made["fault"].notna() & (made["fault"] != NOTHING)]
-    lines = [f"Remade: {name}: {fault}" for name, fault in again["fault"].items()]
+    again = made["fault"][made["fault"].notna() & (made["fault"] != NOTHING)]
     total = made.select_dtypes("number").sum()
-    lines.append(
+    each = total[list(STAGES)] / max(total["motions"], 1)
+    lines = [f"Remade: {name}: {fault}" for name, fault in again.items()]
+    lines += [
         f"{plan.model} on {plan.track}: {total['motions']:.0f} motions in {len(made)} shards, of "
         f"which {made['fault'].isna().sum()} were there already; the whole plan has "
-        f"{plan.motions} in {len(plan.shards)}"
-    )
-    lines.append(
+        f"{plan.motions} in {len(plan.shards)}",
         f"{total['windows']:.0f} windows, {total['rows']:.0f} rows, {total['bytes'] / 1e6:.1f} MB "
-        f"in {folder}"
-    )
-    each = total[list(STAGES)] / max(total["motions"], 1)
-    lines.append("seconds a motion: " + ", ".join(f"{n} {x:.3f}" for n, x in each.items()))
-    lines.append(f"{made.attrs['wall']:.0f} s; at most {made['peak_mb'].max():.0f} MB a process")
+        f"in {folder}",
+        "seconds a motion: " + ", ".join(f"{n} {x:.3f}" for n, x in each.items()),
+        f"{made.attrs['wall']:.0f} s; at most {made['peak_mb'].max():.0f} MB a process",
+    ]
     return "\n".join(lines)

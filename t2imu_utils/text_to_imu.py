@@ -85,14 +85,11 @@ class GeneratedMotion:
     fps: float = RATE
 
     def save(self, path: Path) -> Path:
-        """Write an ``.npz`` without pickles: a field an array, ``meta`` as JSON in a string.
-
-        Raises:
-            InputError: the path has another ending or is a folder.
-        """
+        """Write an ``.npz`` without pickles: a field an array, ``meta`` as JSON in a string."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
-        fields |= {"meta": json.dumps(self.meta | {"warnings": self.warnings}, sort_keys=True)}
-        del fields["warnings"]
+        fields["meta"] = json.dumps(
+            self.meta | {"warnings": fields.pop("warnings")}, sort_keys=True
+        )
         if self.acc is None:
             del fields["sites"]
         else:
@@ -102,7 +99,7 @@ class GeneratedMotion:
 
     def picture(self) -> "Figure":
         """A film strip of the motion, over the signals of its sensors if it has any."""
-        import matplotlib.pyplot as plt  # slower to read than a motion is made
+        import matplotlib.pyplot as plt  # slower to import than a motion is made
 
         from t2imu_utils import pictures, style
 
@@ -115,11 +112,7 @@ class GeneratedMotion:
             return pictures.motion_with_signals(title, self.joints, signals, self.sites, self.fps)
 
     def draw(self, path: Path) -> Path:
-        """Write `picture` as a PNG.
-
-        Raises:
-            InputError: the path has another ending or is a folder.
-        """
+        """Write `picture` as a PNG."""
         from t2imu_utils import plots
 
         return plots.save(self.picture(), output_file(path, ".png", force=True), PICTURE_LIMIT)
@@ -151,35 +144,36 @@ def generate_motion(
     seed, `SAMPLES` times in all; the best is returned, with a warning if it has faults still.
 
     Raises:
-        InputError: a motion that is not finite; with `strict`, any warning; a prompt that is empty,
-            no UTF-8, or longer than the text encoder reads; a length that the prior was not trained
-            on; an unknown person, a negative seed, a scale beyond `GUIDANCES`, more evaluations
-            than the prior has steps, or no such prior.
+        InputError: what cannot be asked for; a motion that is not finite; with `strict`, any
+            warning.
     """
-    if not 0 <= seed < SEEDS:
-        raise InputError("seed", str(seed), "0 or more, below 2³²", "Choose another.")
-    if not GUIDANCES[0] <= guidance <= GUIDANCES[1]:
-        expected = f"{GUIDANCES[0]:g} to {GUIDANCES[1]:g}"
-        raise InputError("guidance", f"{guidance:g}", expected, f"{GUIDANCE} is usual.")
-    if person not in PEOPLE:
-        raise InputError("person", repr(person), f"one of {', '.join(PEOPLE)}", "Choose one.")
     # Bytes of a command line that are no UTF-8 arrive as lone surrogates.
-    if not prompt.strip() or prompt != prompt.encode("utf-8", "ignore").decode():
-        raise InputError("prompt", ascii(prompt), "a sentence", 'Say "a person walks".')
-    solver = solver or Solver(SOLVER)
+    sentence = bool(prompt.strip()) and prompt == prompt.encode("utf-8", "ignore").decode()
+    low, high = GUIDANCES
+    for field, right, found, expected in (
+        ("seed", 0 <= seed < SEEDS, str(seed), "0 or more, below 2³²"),
+        ("guidance", low <= guidance <= high, f"{guidance:g}", f"{low:g} to {high:g}"),
+        ("person", person in PEOPLE, repr(person), f"one of {', '.join(PEOPLE)}"),
+        ("prompt", sentence, ascii(prompt), 'a sentence, such as "a person walks"'),
+    ):
+        if not right:
+            raise InputError(field, found, expected, "Choose another.")
+    prior, solver, warnings = Path(prior), solver or Solver(SOLVER), []
+
+    def warn(field: str, words: str, expected: str, remedy: str) -> None:
+        if strict:
+            raise InputError(field, words, expected, remedy)
+        warnings.append(words)
+
     with one_thread():
         model = load_prior(prior)
         frames = _frames(model, seconds)
         check_requests(model, [prompt], [frames], [seed], 1)
-        activity, similarity = asked_for(prompt, model.text_encoder, Path(prior))
-        warnings = []
+        activity, similarity = asked_for(prompt, model.text_encoder, prior)
         if similarity < FAR:
-            warnings.append(
-                f"{prompt!r} is unlike every sentence that the prior was trained on "
-                f"(similarity {similarity:.2f}): the motion may be anything"
-            )
-            if strict:
-                raise InputError("prompt", warnings[0], f"at least {FAR}", "Say it otherwise.")
+            told = f"{prompt!r} is unlike every sentence that the prior was trained on"
+            told += f" (similarity {similarity:.2f}): the motion may be anything"
+            warn("prompt", told, f"at least {FAR}", "Say it otherwise.")
         samples = []
         for number in [(seed + k * STRIDE) % SEEDS for k in range(SAMPLES)]:
             features = generate(
@@ -187,37 +181,36 @@ def generate_motion(
             )[0]
             joints = features_to_joints(features, model.velocity_weight)
             wrong = wrong_with(joints, activity)
-            samples.append(
-                (math.inf if "not finite" in wrong else len(wrong), number, features, joints, wrong)
-            )
+            samples.append((number, features, joints, wrong))
             if not wrong:
                 break
-        _, used_seed, features, joints, wrong = min(samples, key=lambda sample: sample[0])
+        used_seed, features, joints, wrong = min(
+            samples, key=lambda sample: math.inf if "not finite" in sample[3] else len(sample[3])
+        )
         if "not finite" in wrong:
             raise InputError(
                 "motion", "values that are no motion's", "finite joints", "Lower the guidance."
             )
         if wrong:
-            warnings.append(f"the best of {len(samples)} samples is implausible: {wrong}")
-            if strict:
-                raise InputError("motion", warnings[-1], "none of it", "Try another seed.")
+            told = f"the best of {len(samples)} samples is implausible: {wrong}"
+            warn("motion", told, "none of it", "Try another seed.")
         body = load_body()
         shape = shape_of(person, body)
-        clip = Clips.from_list([{"name": prompt}], {"joints": [joints]}, {"rate": RATE})
-        fits = fit(clip, body, progress=False)
+        fits = fit(
+            Clips.from_list([{"name": prompt}], {"joints": [joints]}, {"rate": RATE}), body,
+            progress=False,
+        )  # fmt: skip
         readings: dict[str, Any] = {"acc": None, "gyro": None, "sites": ()}
         if imu:
-            sites = sensor_sites(body)
-            virtual = synthesise(fits, body, {person: shape}, sites, progress=False)
+            virtual = synthesise(fits, body, {person: shape}, sensor_sites(body), progress=False)
             readings = virtual[0] | {"sites": tuple(virtual.meta["sites"])}
         transl = pose_body(fits, body, shape)
-    used = {"name": solver.name, "evaluations": solver.count(model.config.diffusion_steps)}
     meta = {
-        "prior": Path(prior).name,
-        "prior_sha256": sha256(Path(prior)),
+        "prior": prior.name,
+        "prior_sha256": sha256(prior),
         "text_encoder": model.text_encoder.name,
         "guidance": guidance,
-        "solver": used,
+        "solver": {"name": solver.name, "evaluations": solver.count(model.config.diffusion_steps)},
         "activity": activity,
         "similarity": round(similarity, 3),
         "seed": used_seed,
@@ -230,19 +223,9 @@ def generate_motion(
         "world": "metres, Y up, starting with the face to +Z",
         "versions": provenance()["versions"],
     }
-    return GeneratedMotion(
-        prompt,
-        seed,
-        features,
-        np.asarray(joints, dtype=np.float32),
-        fits.arrays["global_orient"],
-        fits.arrays["body_pose"],
-        transl,
-        np.asarray(shape.betas, dtype=np.float32),
-        meta=meta,
-        warnings=tuple(warnings),
-        **readings,
-    )
+    pose = (fits.arrays["global_orient"], fits.arrays["body_pose"], transl)
+    arrays = features, joints.astype(np.float32), *pose, shape.betas.astype(np.float32)
+    return GeneratedMotion(prompt, seed, *arrays, meta=meta, warnings=tuple(warnings), **readings)
 
 
 def asked_for(prompt: str, encoder: TextEncoder, prior: Path) -> tuple[str | None, float]:
@@ -271,9 +254,7 @@ def asked_for(prompt: str, encoder: TextEncoder, prior: Path) -> tuple[str | Non
 
 def wrong_with(joints: Float[np.ndarray, "T 22 3"], activity: str | None) -> dict[str, Any]:
     """`faults` of a motion, and whether it shows its activity; empty for a good one."""
-    wrong: dict[str, Any] = {
-        name: round(value, 3) for name, value in faults(joints, activity).items()
-    }
+    wrong = {name: round(value, 3) for name, value in faults(joints, activity).items()}
     if not wrong and activity and not shows(joints, activity):
         wrong["does not show"] = activity
     return wrong

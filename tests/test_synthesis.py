@@ -13,7 +13,7 @@ from t2imu_utils import synthesis
 from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import sha256
+from t2imu_utils.files import read_json, sha256
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.synthesis import (
@@ -21,7 +21,7 @@ from t2imu_utils.synthesis import (
     SIZE,
     STAGES,
     Plan,
-    load_store,
+    Store,
     make_shard,
     open_store,
     run_shards,
@@ -91,26 +91,29 @@ def faults(store):
 def test_more_repetitions_keep_what_is_there(tmp_path):
     filled(tmp_path)
     store = opened(tmp_path, plan(repetitions=8))
-    assert load_store(tmp_path) == store
     kept = [shard.name for shard in store.plan.shards if store.fault(shard) is None]
     assert len(kept) == 6 and all(name.endswith(("r000000", "r000002")) for name in kept)
-    grown = [fault for name, fault in faults(store).items() if name.endswith("r000004")]
-    assert grown == ["1 motions of 2"] * 3
+    assert opened(tmp_path, plan(repetitions=8)).fault(store.plan.shards[0]) is None
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"repetitions": 4}, "repetitions 5, now 4"),
-        ({"prompts": {"walking": ["a person walks"]}}, "other prompts"),
-        ({"seconds": (2.5, 3.0)}, r"seconds \[2.5, 4.0\], now \[2.5, 3.0\]"),
+        ({"repetitions": 4}, "repetitions"),
+        ({"seed": 3}, "seed"),
+        ({"shard_size": 5, "prompts": {"walking": ["a person walks"]}}, "prompts, shard_size"),
     ],
 )
 def test_another_plan_does_not_share_the_folder(tmp_path, other, said):
-    filled(tmp_path)
-    with pytest.raises(InputError, match=f"manifest.json: found {said}; .*Name another folder"):
+    store = filled(tmp_path)
+    with pytest.raises(InputError, match=f"manifest.json: found windows of other {said};"):
         opened(tmp_path, replace(plan(), **other))
-    assert faults(load_store(tmp_path)) == {}
+    assert faults(store) == {}
+
+
+def test_models_share_a_folder(tmp_path):
+    stores = [filled(tmp_path, replace(plan(), model=name)) for name in ("mdm", "mdm-acc0.1")]
+    assert [faults(store) for store in stores] == [{}, {}]
 
 
 SMALL = Plan("demo", "mdm", PROMPTS, 2, (2.5, 4.5), shard_size=2, batch_size=3)
@@ -196,10 +199,10 @@ def whole(windows_tools, tmp_path_factory):
 
 def test_all_shards_are_made_and_summed_up(whole):
     folder, summary = whole
-    store = load_store(folder)
-    assert len(files(folder)) == 6 and store.plan == PLAN
+    store = Store(folder, PLAN, MADE_FROM)
+    assert len(files(folder)) == 6
     assert {store.fault(shard) for shard in PLAN.shards} == {None}
-    records = [store.record(shard) for shard in PLAN.shards]
+    records = [read_json(store.record_path(shard)) for shard in PLAN.shards]
     assert set(summary["fault"]) == {NOTHING} and len(summary) == 6
     assert summary["motions"].sum() == 9 == sum(record["motions"] for record in records)
     assert summary["bytes"].sum() == sum(path.stat().st_size for path in stamps(folder))
@@ -244,7 +247,7 @@ def test_an_interrupted_run_goes_on(windows_tools, whole, tmp_path, monkeypatch)
 
 def test_damaged_shards_are_named_and_made_again(windows_tools, whole, tmp_path):
     run(windows_tools, tmp_path)
-    paths, store = list(stamps(tmp_path)), load_store(tmp_path)
+    paths, store = list(stamps(tmp_path)), Store(tmp_path, PLAN, MADE_FROM)
     content = bytearray(paths[0].read_bytes())
     content[len(content) // 2] ^= 1
     paths[0].write_bytes(content)
@@ -254,8 +257,8 @@ def test_damaged_shards_are_named_and_made_again(windows_tools, whole, tmp_path)
     summary = run(windows_tools, tmp_path)
     told = summary_text(summary, PLAN, tmp_path)
     assert summary.index[summary["fault"].notna()].tolist() == [s.name for s in PLAN.shards[:3]]
-    assert "Remade: activity=lying/p000-r000000: sha256 " in told
-    assert "p000-r000002: " in told and " bytes of " in told and "without a record" in told
+    assert "Remade: activity=lying/p000-r000000: a file that is not what was written" in told
+    assert "without a record" in told
     assert files(tmp_path) == files(whole[0])
     changed = [path for path, stamp in stamps(tmp_path).items() if stamp != then[path]]
     assert changed == paths[:3]

@@ -1,6 +1,6 @@
 """Seconds of every hot path beside a plain reference, in one table.
 
-    make bench                                    # the table, about eight minutes on two cores
+    make bench                                    # the table, about twelve minutes on two cores
     make bench BENCH_ARGS="--only fitting --only imu --repeats 5"
     make bench BENCH_ARGS="--out bench.json --out bench.md"
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 import torch
 
-from tests.benchmarks import rows_body, rows_priors, rows_signals
+from tests.benchmarks import rows_body, rows_priors, rows_signals, rows_windows
 from tests.benchmarks.comparison import Comparison, Disagreement, Row, header, measure, table
 from tests.benchmarks.machine import Machine, measure_machine
 from tests.benchmarks.sizes import FULL, QUICK, Sizes
@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[[Sizes, Machine, Path], Comparison]] = {
     "reading": rows_signals.reading_row,
     "recognition": rows_signals.recognition_row,
     "notebook": rows_signals.notebook_row,
+    "windows": rows_windows.windows_row,
 }
 
 

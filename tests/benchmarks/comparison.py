@@ -76,19 +76,12 @@ class Row:
         return float(np.median(self.ours) / self.comparison.floor)
 
     def record(self) -> dict[str, Any]:
-        """The row as plain numbers and texts."""
-        c = self.comparison
-        found = {
-            "path": c.title, "unit": c.unit, "reference": float(np.median(self.reference)),
-            "ours": float(np.median(self.ours)), "ratio": self.ratio, "reach": c.reach,
-            "floor": c.floor, "floor is": c.floor_is, "times the floor": self.distance,
-            "agreement": self.agreement, "reference, all": self.reference, "ours, all": self.ours,
+        """The row as plain numbers and texts; all times in order."""
+        told = ("name", "title", "unit", "reach", "floor", "floor_is", "note")
+        return {name: getattr(self.comparison, name) for name in told} | {
+            "ratio": self.ratio, "times the floor": self.distance, "agreement": self.agreement,
+            "reference": self.reference, "ours": self.ours, "memory": self.memory,
         }  # fmt: skip
-        if self.memory is not None:
-            found["peak memory (MB), reference and ours"] = [
-                None if peak is None else round(peak / 1e6, 1) for peak in self.memory
-            ]
-        return found | ({"note": c.note} if c.note else {})
 
 
 def measure(comparison: Comparison, repeats: int, device: str) -> Row:
@@ -123,34 +116,23 @@ HEAD = ("path", "reference", "ours", "ratio", "reach", "floor", "times the floor
 
 def table(rows: list[Row]) -> list[str]:
     """The rows in Markdown; below them what each floor is, and the notes."""
-    cells = [list(HEAD), ["---"] * len(HEAD)]
+    cells, notes = [list(HEAD), ["---"] * len(HEAD)], [""]
     for row in rows:
         c = row.comparison
-        ranges = (
-            f"{_told(float(np.median(times)))} ({_told(min(times))} to {_told(max(times))})"
-            for times in (row.reference, row.ours)
-        )
+        times = [
+            f"{_told(float(np.median(x)))} ({_told(min(x))} to {_told(max(x))})"
+            for x in (row.reference, row.ours)
+        ]
+        floor = _told(c.floor), f"{row.distance:.3g}"
         cells.append(
-            [
-                f"{c.title}, a {c.unit}",
-                *ranges,
-                f"{row.ratio:,.3g}",
-                c.reach,
-                _told(c.floor),
-                f"{row.distance:.3g}",
-                row.agreement,
-            ]  # fmt: skip
+            [f"{c.title}, a {c.unit}", *times, f"{row.ratio:,.3g}", c.reach, *floor, row.agreement]
         )
-    lines = ["| " + " | ".join(line) + " |" for line in cells] + [""]
-    for row in rows:
-        c = row.comparison
-        lines.append(f"- {c.title}: the floor is {c.floor_is}.")
+        notes.append(f"- {c.title}: the floor is {c.floor_is}.")
         if row.memory is not None and None not in row.memory:
             reference, ours = (peak / 1e6 for peak in row.memory)
-            lines[-1] += f" Peak memory {reference:,.0f} MB in the reference, {ours:,.0f} MB here."
-        if c.note:
-            lines[-1] += f" {c.note}"
-    return lines
+            notes[-1] += f" Peak memory {reference:,.0f} MB in the reference, {ours:,.0f} MB here."
+        notes[-1] += f" {c.note}" if c.note else ""
+    return ["| " + " | ".join(line) + " |" for line in cells] + notes
 
 
 def header(machine: Machine, repeats: int) -> list[str]:

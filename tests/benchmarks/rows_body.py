@@ -72,8 +72,7 @@ def fitting_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         told = within(apart, 60.0, "joints {:.1f} mm apart")
         return f"{told}; error {error:.1f} mm and {own_error:.1f} mm (all frames {every:.1f} mm)"
 
-    # A step writes and reads each frame's normal equations, and its factor, at least once.
-    moved = ITERATIONS * 4 * FLOAT * (3 * len(ACTIVE) + 3) ** 2
+    moved = fitted_bytes()
     start()
     return Comparison(
         name="fitting",
@@ -93,6 +92,12 @@ def fitting_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         note=f"The reference fits {sizes.fitted} frames of a clip, from where the one before them "
         "ended.",
     )
+
+
+def fitted_bytes() -> float:
+    """Bytes that a frame's fit moves: in each step its normal equations, and their factor, are
+    written and read at least once."""
+    return ITERATIONS * 4 * FLOAT * (3 * len(ACTIVE) + 3) ** 2
 
 
 def imu_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
@@ -122,13 +127,13 @@ def imu_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         ours=ours,
         agree=agree,
         reach=">= 50x, flat memory",
-        floor=machine.operations(_skinning(len(joints) * len(shapes), vertices, body)),
+        floor=machine.operations(skinning(len(joints) * len(shapes), vertices, body)),
         floor_is=f"the blending of bones for {vertices} vertices in float32",
         memory=True,
     )
 
 
-def _skinning(frames: int, vertices: int, body: Body) -> float:
+def skinning(frames: int, vertices: int, body: Body) -> float:
     """Operations of skinning some vertices: rotations and shifts blended, then applied."""
     blend_shapes = 3 * 9 * (BONES - 1) if bool(torch.any(body.model.posedirs)) else 0
     return 2.0 * frames * (vertices * (BONES * 12 + 9 + blend_shapes) + BONES * (27 + 9))

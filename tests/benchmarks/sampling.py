@@ -80,19 +80,18 @@ def main(frames: int, repeats: int) -> None:
     median = {name: float(np.median(times)) for name, times in seconds.items()}
     rows = {
         name: {
-            "parameters (M)": round(family(name).parameters(prior) / 1e6, 1),
-            "s a motion": f"{median[name]:.2f}",
-            "range": f"{min(seconds[name]):.2f}-{max(seconds[name]):.2f}",
-            "times MoMask": f"{median[name] / median['momask']:.1f}",
-            "the same, authors' code": (
-                f"{OFFICIAL[name] / OFFICIAL['momask']:.1f}" if name in OFFICIAL else "not known"
-            ),
+            "parameters (M)": family(name).parameters(prior) / 1e6,
+            "s a motion": median[name],
+            "least": min(seconds[name]),
+            "most": max(seconds[name]),
+            "times MoMask": median[name] / median["momask"],
+            "the same, authors' code": OFFICIAL.get(name, np.nan) / OFFICIAL["momask"],
         }
         for name, prior in priors.items()
     }
     threads = torch.get_num_threads()
     click.echo(f"{frames} frames, {repeats} rounds, {device}, {threads} threads")
-    click.echo(pd.DataFrame(rows).T.to_string())
+    click.echo(pd.DataFrame(rows).T.to_string(float_format="{:.2f}".format))
 
 
 if __name__ == "__main__":

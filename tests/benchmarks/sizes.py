@@ -23,6 +23,7 @@ class Sizes:
         people, activities: of the recordings that are read.
         har_windows, har_epochs, filters, units: of the classifier's training.
         notebook: of the paper's, whose imports are made; "" makes none.
+        motions: of the shipped prior, from text to windows.
         machine: share of the usual size of what measures the machine.
     """
 
@@ -45,6 +46,7 @@ class Sizes:
     filters: int = 64
     units: int = 128
     notebook: str = "05_lacc_analysis.ipynb"
+    motions: int = 1000
     machine: float = 1.0
 
 
@@ -56,5 +58,5 @@ QUICK = Sizes(
     ),
     items=2, frames=20, evaluations=6, batch=4, steps=2, lengths=(10, 24), fitted=1, outer=1,
     clips=2, sensed=8, windows=6, people=1, activities=("walking",), har_windows=64,
-    har_epochs=1, filters=4, units=8, notebook="", machine=0.25,
+    har_epochs=1, filters=4, units=8, notebook="", motions=3, machine=0.25,
 )  # fmt: skip
