@@ -224,7 +224,7 @@ def read_cmu(root: Path) -> tuple[list[Take], list[Skipped]]:
             skipped.append(Skipped(f"{trial} ({form})", str(error)))
             continue
         rate = recording.rate
-        for start, end in clean(recording.joints, rate, MIN_FRAMES / RATE).segments:
+        for start, end in clean(recording.joints, rate, MIN_FRAMES / RATE):
             takes.append(
                 Take(
                     "cmu", "CMU (free)", subject_of(trial), f"{trial}_{_frame(start / rate)}",

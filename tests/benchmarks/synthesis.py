@@ -1,6 +1,6 @@
 """What a million motions cost: seconds, bytes and hours of each stage, from a run of a thousand.
 
-    python tests/benchmarks/synthesis.py [--track cmu --model mdm] [--motions 1000] [--workers 1]
+    python tests/benchmarks/synthesis.py [--track open --model mdm] [--motions 1000] [--workers 1]
     python tests/benchmarks/synthesis.py --untrained --motions 16 --shard-size 8
 
 Whole shards are made, in a folder that is deleted afterwards, with the prompts of notebook 01. What
