@@ -21,7 +21,6 @@ from t2imu_utils.motion.bvh import joint_positions, parse_bvh
 from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, joint_weights, weighted_joints
 from t2imu_utils.motion.takes import Source, Take, files_below
 
-FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
 AMC_RATE = 120.0  # Hz; AMC files do not tell
 METRES_PER_BVH_UNIT = 0.01
 
