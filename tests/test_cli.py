@@ -1,6 +1,7 @@
 """The command `t2imu`, as a user sees it; nothing here reaches a network."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from t2imu_utils import inputs, runs
 from t2imu_utils.cli import main
+from t2imu_utils.errors import InputError
 from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
 
@@ -77,7 +79,7 @@ def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder
             for name in names:
                 archive.writestr(name, "")
 
-    monkeypatch.setattr(cli, "fetch_input", fetch)
+    monkeypatch.setattr(inputs, "fetch", fetch)
     answer = run("data", "fetch", "mhealth", "pamap2", code=2)
     assert asked == ["mhealth", "pamap2"]
     assert "Error: http://x: found status 404" in answer.stderr

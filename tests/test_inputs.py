@@ -19,6 +19,7 @@ from t2imu_utils.files import sha256
 from t2imu_utils.inputs import (
     Download,
     Input,
+    chosen,
     examine,
     fetch,
     lacking,
