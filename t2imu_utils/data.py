@@ -31,7 +31,7 @@ from t2imu_utils.tracks import (
 
 STAGE = "00_data"
 OPEN_SOURCES = ("bandai", "cmu", "deepmimic", "reactidle", "uiprmd")  # folders of the reader open
-SPLITS = ("train", "val", "test", "test_trials")
+SPLITS = ("train", "val", "test")
 SEED = 0
 # m/s²: joints of a whole clip that accelerate by more on average are no person's. A sprint has 15,
 # the wildest other clip of CMU 32.
@@ -40,7 +40,6 @@ _COPY = re.compile(r"(?<=\d)x\d+(\.\d+)?$")
 OPEN, LICENSED = "Open SMPL-format body", "SMPL, licensed"
 # Clips, names by split, census, and what was left out.
 Corpus = tuple[list[MotionClip], dict[str, list[str]], pd.DataFrame, list[Skipped]]
-DROPPED, RAW_RATE = "dropped: ", 120.0  # columns of the CMU census, and the rate of its frames
 
 
 def prepare(track: Track) -> Run:
@@ -54,7 +53,7 @@ def prepare(track: Track) -> Run:
     others = {name: _with(track, section) for name, section in track.more_recordings.items()}
     raw |= {name: folder_of(other) for name, other in others.items()}
     params = {
-        "corpus": [track.corpus.reader, track.corpus.made_up, *track.corpus.speeds],
+        "corpus": [track.corpus.reader, track.corpus.made_up],
         "recordings": [track.recordings.reader, track.recordings.made_up, track.recordings.layout],
         "more recordings": list(track.more_recordings),
         "seed": SEED,
@@ -99,15 +98,9 @@ def _motions(track: Track) -> Corpus:
 
         motions, splits, skipped = build_corpus(SEED, track.corpus.made_up)
         return motions, splits, pd.DataFrame({"name": [m.name for m in motions]}), skipped
-    # Readers are slow to import: only who needs one loads it.
-    if track.corpus.reader == "cmu":
-        from t2imu_utils.motion.cmu import build_cmu
+    from t2imu_utils.motion.open_corpus import build_open
 
-        built = build_cmu(data_set("cmu"), speeds=track.corpus.speeds)
-    else:
-        from t2imu_utils.motion.open_corpus import build_open
-
-        built = build_open(data_root())
+    built = build_open(data_root())
     return built.clips, built.splits, built.census, built.skipped
 
 
@@ -145,12 +138,14 @@ def corpus_table(track: Track, run: Run) -> pd.DataFrame:
     return table.assign(category=ordered)
 
 
-def dropped(run: Run) -> pd.DataFrame:
-    """Frames of the raw motion that were cut away, by rule; no rows where nothing was cut."""
+def census_table(run: Run) -> pd.DataFrame:
+    """Minutes of motion by split, activity and source, a column for each way it was made; no rows
+    for a corpus that knows none of them."""
     census = pd.read_parquet(run.path("census.parquet"))
-    frames = census.filter(like=DROPPED).sum().rename(lambda name: name.removeprefix(DROPPED))
-    table = pd.DataFrame({"frames": frames, "seconds": frames / RAW_RATE})
-    return table.rename_axis("cut away because of").astype({"frames": int}).round(1)
+    if "made" not in census:
+        return pd.DataFrame()
+    keys = ["split", "activity", "source"]
+    return census.pivot_table("minutes", keys, "made", "sum", fill_value=0.0).round(1)
 
 
 def load_motions(track: Track, split: str) -> list[MotionClip]:

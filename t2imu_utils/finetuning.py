@@ -20,7 +20,7 @@ from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.runs import Run, cache_dir, finished_dir, record, require_run, same_run
 from t2imu_utils.style import label
-from t2imu_utils.tracks import BASE, SHIPPED, Track, data_set
+from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
 HISTORY, STAGE = "history.parquet", TRAINING
@@ -69,8 +69,8 @@ class Study:
         if self.generator.ready_made:
             body = data.bodies(self.track).neutral
             return self.generator.read(sizes, body, data.recorded(self.clips))
-        if section.checkpoint in SHIPPED:
-            return load_prior(SHIPPED[section.checkpoint], self.encoder)
+        if section.checkpoint == SHIPPED:
+            return load_prior(OPEN_PRIOR, self.encoder)
         if section.checkpoint is not None:
             return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
         return self.generator.untrained(sizes, self.clips, self.encoder, seed)
@@ -91,7 +91,7 @@ class Study:
                 arm, {"training": _kept(settings)}, self.inputs, again,
                 lambda folder: self.generator.train(prior, *self._given(settings, folder)),
             )  # fmt: skip
-        shipped = SHIPPED.get(section.checkpoint)
+        shipped = OPEN_PRIOR if section.checkpoint == SHIPPED else None
         origin = {"file": shipped.name} if shipped else prior.history[-1]
         used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
         inputs = self.inputs | {

@@ -44,8 +44,8 @@ LIMIT = 150_000  # bytes of a PNG
 CSS_DPI = 100  # pixels per inch of the page that a figure takes in a notebook
 # Terms of trainings that are no equation of the paper.
 TERMS = {"reconstruction": "reconstruction", "accuracy": "tokens predicted (share)"}
-SPLITS = {"train": "#8d97a5", "val": "#e69f00", "test": "#0072b2", "test_trials": "#9ecbe8"}
-SPLIT_NAMES = {"test": "unseen subjects", "test_trials": "unseen trials"}
+SPLITS = {"train": "#8d97a5", "val": "#e69f00", "test": "#0072b2"}
+SPLIT_NAMES = {"test": "unseen subjects"}
 # What trivial changes of the reference's x̂_0 reach: names and dashes.
 TRIVIAL = {"gaussian": "Gaussian over x̂₀, σ = 1 frame", "constant": "x̂₀ frozen"}
 DASHES = {"gaussian": (0, (4, 2)), "constant": (0, (1, 1.5))}

@@ -26,8 +26,8 @@ BASE = "mdm"
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-# The MDMs that the project ships, as a track calls them: the published study starts from the first.
-SHIPPED = {"open": OPEN_PRIOR, "first": OPEN_PRIOR.with_name("mdm_cmu.safetensors")}
+# What a track calls the MDM that the project ships.
+SHIPPED = "open"
 # Families whose motions are read, neither trained nor refined: those of other projects, and what
 # was recorded.
 READY_MADE = ("exported", "recorded")
@@ -47,13 +47,11 @@ class Section(BaseModel):
 class CorpusSection(Section):
     """Motion and text that the prior is trained on."""
 
-    reader: Literal["demo", "cmu", "open", "humanml3d"]
+    reader: Literal["demo", "open", "humanml3d"]
     train: str  # name of the split to train on
     validation: str  # unseen subjects, for every choice that is made
     test: list[str]  # splits that are only reported
     made_up: Count | None = None  # how many clips the demo writes
-    # Of CMU: at which every training clip is played again, beside its own; 1.1 is faster.
-    speeds: list[Annotated[float, Field(ge=0.5, le=2)]] = []
 
 
 class RecordingsSection(Section):
@@ -79,7 +77,7 @@ class GeneratorSection(Section):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     family: str | None = None  # the module in t2imu_utils/models; by default the entry's name
-    # Published weights, taken as they are: a folder below T2IMU_DATA, or one of `SHIPPED`.
+    # Published weights, taken as they are: a folder below T2IMU_DATA, or `SHIPPED`.
     checkpoint: str | None = None
     text_encoder: str | None = None  # by default the track's
     pretrain_steps: Count | None = None  # by default the track's
@@ -192,10 +190,6 @@ class Track(Section):
         ready = [n for n, g in self.generators.items() if (g.family or n) in READY_MADE]
         if BASE not in self.generators or BASE in ready:
             raise ValueError(f"the study needs the generator {BASE}, trained here or published")
-        if self.corpus.speeds and self.corpus.reader != "cmu":
-            raise ValueError(f"corpus.speeds: the reader {self.corpus.reader} has one speed")
-        if len({1.0, *self.corpus.speeds}) <= len(self.corpus.speeds):
-            raise ValueError("corpus.speeds: 1 is there in any case, and others are given once")
         budget = (self.training.pretrain_steps, self.training.pretrain_learning_rate)
         here = [n for n, g in self.generators.items() if not g.checkpoint and n not in ready]
         if here and None in budget:
@@ -206,10 +200,10 @@ class Track(Section):
         strange = [
             n
             for n, g in self.generators.items()
-            if g.checkpoint in SHIPPED and (g.family or n) != BASE
+            if g.checkpoint == SHIPPED and (g.family or n) != BASE
         ]
         if strange:
-            raise ValueError(f"{strange[0]}: checkpoints {', '.join(SHIPPED)} are of {BASE}")
+            raise ValueError(f"{strange[0]}: the checkpoint {SHIPPED} is of {BASE}")
         for name in ready:
             section = self.generators[name]
             for field in (
@@ -236,10 +230,10 @@ def track_file(name: str) -> Path:
 def load_track(name: str) -> Track:
     """Read and check a track.
 
-    A file may say ``extends: cmu`` and then only what differs from that track.
+    A file may say ``extends: open`` and then only what differs from that track.
 
     Args:
-        name: ``demo``, ``cmu``, or the path of a YAML file of one's own.
+        name: ``demo``, ``open``, ``paper``, or the path of a YAML file of one's own.
 
     Raises:
         InputError: unknown track, or a field that is unknown, missing or of the wrong type.

@@ -18,7 +18,8 @@ def study():
     ]
     update = {"weights": [0.1, 1.0], "seeds": [0, 1, 2], "combinations": pairs}
     update |= {"classifiers": 2, "variant_classifiers": 3}
-    return load_track("cmu").study.model_copy(update=update)
+    update |= {"variants": ["gravity"], "refined_variants": ["phone"]}
+    return load_track("open").study.model_copy(update=update)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +96,10 @@ def test_one_model_stands_for_the_papers_refined_one(study):
 
 
 def test_other_seeds_and_ways_get_fewer_classifiers(study):
-    track = load_track("cmu")
+    track = load_track("open")
     har = track.har.model_copy(update={"seeds": list(range(10))})
     track = track.model_copy(update={"har": har, "study": study})
     combined = [one.name for one in arms.combined(study)]
-    [one.name for one in arms.repeated(study)]
     counts = {
         ("mdm", ""): 10, ("mdm-acc0.1", ""): 10, ("mdm-acc0.1-s1", ""): 2, ("real", ""): 10,
         (combined[0], ""): 3, ("mdm-acc0.1", "gravity"): 3, ("real", "gravity"): 3,

@@ -1,6 +1,7 @@
 """The command `t2imu`, as a user sees it; nothing here reaches a network."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from t2imu_utils import inputs, runs
 from t2imu_utils.cli import main
+from t2imu_utils.errors import InputError
 from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
 from t2imu_utils.motion.features import Normaliser
 
@@ -32,9 +34,10 @@ def run(*arguments, code=0):
 
 
 def test_status_for_machines(folder):
-    content = json.loads(run("data", "status", "--track", "cmu", "--json", code=1).stdout)
-    assert content["track"] == "cmu" and content["complete"] is False
-    assert content["lacking"] == ["cmu_descriptions", "umafall", "cmu_asfamc"]
+    content = json.loads(run("data", "status", "--track", "open", "--json", code=1).stdout)
+    assert content["track"] == "open" and content["complete"] is False
+    needed = ["cmu_descriptions", "bandai", "reactidle", "deepmimic", "uiprmd", "umafall", "hapt"]
+    assert content["lacking"] == [*needed, "cmu_asfamc"]
     assert content["data_root"] == str(folder)
     first = content["inputs"][0]
     assert first["input"] == "cmu_descriptions" and first["state"] == "missing"
@@ -43,7 +46,7 @@ def test_status_for_machines(folder):
 
 def test_bad_input_is_a_message_and_exit_code_two(folder):
     output = run("data", "status", "--track", "papre", code=2).output
-    assert output.startswith("Error: track 'papre': found no such track; expected one of cmu, ")
+    assert output.startswith("Error: track 'papre': found no such track; expected one of demo, ")
     assert "'smlp'; expected one of amass" in run("data", "fetch", "smlp", code=2).output
 
 
@@ -76,7 +79,7 @@ def test_terms_come_before_the_download_and_failures_do_not_stop_the_rest(folder
             for name in names:
                 archive.writestr(name, "")
 
-    monkeypatch.setattr(cli, "fetch_input", fetch)
+    monkeypatch.setattr(inputs, "fetch", fetch)
     answer = run("data", "fetch", "mhealth", "pamap2", code=2)
     assert asked == ["mhealth", "pamap2"]
     assert "Error: http://x: found status 404" in answer.stderr
@@ -111,7 +114,7 @@ def test_runs_are_listed_shown_and_compared(finished):
     lines = run("runs").output.splitlines()
     assert len(lines) == 3 and "λ" in lines[0] and "demo/mdm-acc0.1/02_finetuning" in lines[1]
     assert run("runs", "--track", "demo", "--stage", "02").output.splitlines() == lines
-    assert "No finished run fits" in run("runs", "--track", "cmu").output
+    assert "No finished run fits" in run("runs", "--track", "open").output
     assert "prior.safetensors" in run("runs", "show", "mdm-ft").output
     output = run("runs", "compare", "mdm-ft", "mdm-acc").output
     assert "params.arm.lambda_acc" in output and "params.training.steps" not in output

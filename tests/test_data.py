@@ -98,16 +98,23 @@ def test_minutes_by_hand():
     assert table.loc["lying"].to_dict() == {"head": 0.5, "shin": 0.5}
 
 
-def test_frames_cut_by_rule(tmp_path):
-    census = pd.DataFrame(
-        {"name": ["a", "b"], "dropped: jumps": [120, 60], "dropped: floor": [0, 12], "kept": [5, 6]}
-    )
-    census.to_parquet(tmp_path / "census.parquet")
-    table = data.dropped(runs.Run(tmp_path, {}, {}, ""))
-    assert table.to_dict("index") == {
-        "jumps": {"frames": 180, "seconds": 1.5},
-        "floor": {"frames": 12, "seconds": 0.1},
-    }
+def test_the_census_counts_minutes_by_how_they_were_made(tmp_path):
+    rows = [
+        ("train", "walking", "cmu", made, n) for made, n in (("recorded", 2.04), ("mirrored", 2.0))
+    ]
+    rows += [
+        ("train", "walking", "cmu", "recorded", 1.0),
+        ("test", "lying", "deepmimic", "held", 0.5),
+    ]
+    columns = ["split", "activity", "source", "made", "minutes"]
+    pd.DataFrame(rows, columns=columns).to_parquet(tmp_path / "census.parquet")
+    made = runs.Run(tmp_path, {}, {}, "")
+    table = data.census_table(made)
+    walking = {"held": 0.0, "mirrored": 2.0, "recorded": 3.0}
+    assert table.loc["train", "walking", "cmu"].to_dict() == walking
+    assert table.loc["test", "lying", "deepmimic"]["held"] == 0.5 and len(table) == 2
+    pd.DataFrame({"name": ["a"]}).to_parquet(tmp_path / "census.parquet")
+    assert data.census_table(made).empty
 
 
 def limited(track, count):

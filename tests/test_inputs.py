@@ -19,6 +19,7 @@ from t2imu_utils.files import sha256
 from t2imu_utils.inputs import (
     Download,
     Input,
+    chosen,
     examine,
     fetch,
     lacking,
@@ -170,14 +171,15 @@ def test_one_choice_suffices_but_must_be_whole(tmp_path):
         assert "humanml3d" in lacking(status("paper", tmp_path))
     make(tmp_path, "humanact12")
     assert "humanml3d" not in lacking(status("paper", tmp_path))
-    cmu = status("cmu", tmp_path)
-    assert "cmu_asfamc" in set(chosen(cmu)["input"]) and "cmu_bvh" not in set(chosen(cmu)["input"])
+    first = set(chosen(status("open", tmp_path))["input"])
+    assert "cmu_asfamc" in first and "cmu_bvh" not in first
     assert status("demo", tmp_path).empty and lacking(status("demo", tmp_path)) == []
 
 
 def test_real_recordings_and_motions_are_present(real_data):
-    table = status("cmu", real_data).set_index("input")
-    needed = ["cmu_descriptions", "umafall", "cmu_asfamc", "cmu_bvh", "kitml_sentences"]
+    table = status("open", real_data).set_index("input")
+    needed = ["cmu_descriptions", "cmu_asfamc", "cmu_bvh", "kitml_sentences", "bandai", "reactidle"]
+    needed += ["deepmimic", "uiprmd", "umafall", "hapt"]
     assert (table.loc[needed, "state"] == "present").all()
     assert lacking(table.reset_index()) == []
 

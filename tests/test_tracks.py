@@ -39,9 +39,6 @@ def changed(tmp_path, old, new):
         ("  mdm:\n    refined: true", "  mdm:\n    refined: often", "generators.mdm.refined"),
         ("    guidance: 1.5", "    guidance: 0.0", "generators.mdm.guidance"),
         ("  mdm:\n", "  mdm:\n    pretrain_steps: 0\n", "generators.mdm.pretrain_steps"),
-        ("  train: train\n", "  train: train\n  speeds: [1.1, 0.4]\n", "corpus.speeds.1"),
-        ("  train: train\n", "  train: train\n  speeds: [2.1]\n", "corpus.speeds.0"),
-        ("  train: train\n", "  train: train\n  speeds: 1.1\n", "corpus.speeds"),
         ("training:\n", "training:\n  early_stopping: at 9\n", "training.early_stopping"),
     ],
 )
@@ -69,15 +66,7 @@ def test_what_is_published_needs_no_budget_and_no_sizes(tmp_path):
     assert track.generators["mdm"].checkpoint == "some" and not track.generators["mdm"].refined
 
 
-def test_only_cmu_is_played_at_other_speeds(tmp_path):
-    with pytest.raises(InputError, match="corpus.speeds: the reader demo has one speed"):
-        load_track(changed(tmp_path, "  train: train\n", "  train: train\n  speeds: [1.1]\n"))
-    assert load_track("cmu").corpus.speeds == [0.9, 1.1]
-    assert load_track("demo").corpus.speeds == []
-
-
 def test_bases_stop_early_where_the_track_says_so(tmp_path):
-    assert load_track("cmu").training.early_stopping
     assert not load_track("demo").training.early_stopping
     path = changed(tmp_path, "training:\n", "training:\n  early_stopping: true\n")
     assert load_track(path).training.early_stopping

@@ -329,7 +329,7 @@ def test_a_track_of_ones_own_is_given_as_a_file(made, tmp_path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"TRACK": "nowhere"}, "expected one of cmu, demo, open"),
+        ({"TRACK": "nowhere"}, "expected one of demo, open"),
         ({"LAMBDA_ACC": "0.1 inf"}, "expected numbers of at least 0"),
         ({"SEEDS": "0 -1"}, "expected numbers of at least 0"),
         ({"GENERATORS": "mdm gan"}, "generators=gan: not on track demo"),
@@ -342,7 +342,7 @@ def test_bad_requests_are_told(stubs, config, said):
     assert journal(stubs) == []
 
 
-@pytest.mark.parametrize(("track", "study"), [("demo", "1"), ("cmu", "1"), ("cmu", "0")])
+@pytest.mark.parametrize(("track", "study"), [("demo", "1"), ("open", "1"), ("open", "0")])
 def test_every_command_fits_its_notebook(tmp_path, track, study):
     """What the workflow passes to the real notebooks is what they declare, and names its folder."""
     for name in ("workflow", "notebooks", "t2imu_utils"):

@@ -1,6 +1,6 @@
 """Give the outputs of a run to the committed notebooks, whose sources stay as they are.
 
-python -m tools.publish data/runs/cmu/compare/05_lacc_analysis ...
+python -m tools.publish data/runs/open/compare/05_lacc_analysis ...
 """
 
 import os

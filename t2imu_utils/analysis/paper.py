@@ -55,7 +55,7 @@ def what_differs(track: Track, refined: str) -> dict[str, str]:
     """
     base, har, real = track.generators[BASE], track.har, track.recordings
     lacc = [f"held-out clips ({', '.join(track.corpus.test)}) instead of the training clips"]
-    if base.checkpoint is None or base.checkpoint in SHIPPED:
+    if base.checkpoint in (SHIPPED, None):
         lacc.append("a prior of this project's own instead of the official checkpoint")
     lacc.append(f"L_acc of z-scored features; refined: {label(refined)}, where no λ is printed")
     recognition = [f"{len(real.classes)} classes, {'+'.join(real.channels)} at {len(real.sites)} "

@@ -1,42 +1,26 @@
-"""The CMU Graphics Lab motion capture database: its trials, and a text-motion corpus of them.
+"""The CMU Graphics Lab motion capture database: its trials on the 22 joints, and their sentences.
 
 Files are ``NN/NN.asf`` with ``NN_TT.amc`` (the original) and ``NN/NN_TT.bvh`` (B. Hahne's release),
-in zip archives, read in place, or in folders. Every trial is mapped onto the 22 joints, cleaned,
-resampled from 120 to 20 frames a second, retargeted onto one body, turned into features and cut
-into clips. The database tells a trial in a few words ("walk", "dance - small jetes, pirouette"),
-of which a sentence is made by rule; KIT-ML has sentences of people.
+in zip archives, read in place, or in folders. The database tells a trial in a few words ("walk",
+"dance - small jetes, pirouette"), of which a sentence is made by rule; KIT-ML has those of people.
 """
 
 import json
-import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from tqdm import tqdm
 
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.asfamc import bone_positions, parse_amc, parse_asf
 from t2imu_utils.motion.bvh import joint_positions, parse_bvh
-from t2imu_utils.motion.corpus import MotionClip, mirror_caption
-from t2imu_utils.motion.features import (
-    RATE,
-    joints_to_features,
-    mirror_joints,
-    process_joints,
-    processed_to_features,
-)
-from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.skeleton import JOINTS, RAW_OFFSETS, joint_weights, weighted_joints
-from t2imu_utils.motion.takes import RULES, Source, Take, clean, files_below, implausible
+from t2imu_utils.motion.takes import Source, Take, files_below
 
-FORMS = ("amc", "bvh")  # the first is preferred: less foot skating, the subject's own bones
 AMC_RATE = 120.0  # Hz; AMC files do not tell
 METRES_PER_BVH_UNIT = 0.01
 
@@ -269,20 +253,7 @@ def _third_person(verb: str) -> str:
     return verb + "s"
 
 
-# Nobody of these is trained on. Validation subjects hold no activity that others lack.
-TEST_SUBJECTS = ("01", "02", "07", "14", "35")
-VAL_SUBJECTS = ("10", "16", "29")
-SPLITS = ("train", "val", "test", "test_trials")
-# Of every kind of trial that a training subject has three or more of (kind: the first word of the
-# description), the third, eighth, … is held out: running and dance exist for one subject each.
-HELD_OUT_FIRST, HELD_OUT_EVERY = 2, 5
-
-MAX_FRAMES = 196  # HumanML3D's own maximum at 20 frames a second
-MIN_FRAMES = 40
-MIN_RUNNING_FRAMES = 20  # the database's running trials are that short
-DROPPED = (*(f"dropped: {rule}" for rule in RULES), "dropped: unusable")
 _INDEX = re.compile(r"(\d+_\d+)\s+(\S.*)")
-_RUNNING = re.compile(r"\b(run|jog|sprint)")
 # A sentence describes a clip if its time range holds at least this share of it.
 MIN_OVERLAP = 0.5
 
@@ -295,21 +266,6 @@ _BONES = {
 }  # fmt: skip
 _LENGTHS = np.array([_BONES.get(name.split("_")[-1], 0.0) for name in JOINTS])
 TARGET_OFFSETS: Float[np.ndarray, "22 3"] = RAW_OFFSETS * _LENGTHS[:, None]
-
-
-@dataclass(frozen=True)
-class CmuCorpus:
-    """The corpus and its account.
-
-    `splits` maps train, val, test (unseen subjects) and test_trials (unseen trials of training
-    subjects) to clip names; `census` has a row for each trial; `skipped` lists what was left out:
-    trials, files, segments, sentences.
-    """
-
-    clips: list[MotionClip]
-    splits: dict[str, list[str]]
-    census: pd.DataFrame
-    skipped: list[Skipped]
 
 
 @dataclass(frozen=True)
@@ -334,99 +290,6 @@ class Texts:
             if min(end, last) - max(start, first) >= MIN_OVERLAP * (end - start)
         ]
         return list(dict.fromkeys(([plain, description] if plain else []) + told))
-
-
-def build_cmu(
-    root: Path,
-    trials: Collection[str] | None = None,
-    progress: bool = True,
-    speeds: Sequence[float] = (),
-) -> CmuCorpus:
-    """Build the corpus. Deterministic; which split a trial falls into does not depend on `trials`.
-
-    Where a trial is there as AMC and as BVH, AMC is taken. Files that cannot be read are skipped
-    and listed. Heights count from the lowest point of a segment, not of a clip or of a trial: some
-    trials climb.
-
-    Args:
-        root: the folder ``cmu`` (or the one that holds it) with archives or unpacked folders,
-            ``descriptions.csv`` and, if wanted, ``kitml_sentences.json``.
-        trials: only these, for example ``["05_16"]``; all when None.
-        progress: show a progress bar.
-        speeds: at which training trials are played once more: 1.1 makes a motion a tenth shorter
-            and its accelerations a fifth larger. (Another heading would change nothing: features
-            do not hold it.)
-
-    Raises:
-        InputError: nothing to read, an unknown trial, a damaged archive or table, or not a single
-            clip.
-    """
-    folder = root / "cmu" if (root / "cmu").is_dir() else root
-    sources, texts = find_sources(folder), read_texts(folder)
-    skipped = sources.skipped + texts.rejected
-    if unknown := sorted(set(trials or ()) - set(sources.trials)):
-        expected = "trials that it holds"
-        raise InputError(f"{folder}: trials", ", ".join(unknown), expected, "Mend the list.")
-    split_of = assign_splits(sources.trials, texts.descriptions)
-    clips: list[MotionClip] = []
-    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    census: list[dict[str, object]] = []
-    seen: dict[str, str] = {}
-    chosen = sorted(sources.trials if trials is None else set(trials), key=trial_order)
-    for trial in tqdm(chosen, "CMU trials", mininterval=2, disable=not progress):
-        split, description = split_of[trial], texts.descriptions.get(trial, "")
-        census.append(
-            {"trial": trial, "subject": subject_of(trial), "description": description,
-             "split": split, "form": "", "frames": 0, **dict.fromkeys(DROPPED, 0), "clips": 0,
-             "seconds": 0.0}
-        )  # fmt: skip
-        if not texts.has(trial):
-            skipped.append(Skipped(trial, f"nothing tells its motion ({description!r})"))
-            continue
-        recording = _load(sources, trial, seen, skipped)
-        if recording is None:
-            continue
-        shortest = MIN_RUNNING_FRAMES if _RUNNING.search(description.lower()) else MIN_FRAMES
-        # N rows of features describe N steps.
-        cleaned = clean(recording.joints, recording.rate, shortest / RATE)
-        made, unusable = _cut(recording, cleaned.segments, texts, skipped)
-        if not made:
-            skipped.append(Skipped(trial, "nothing long enough is left after cleaning"))
-        taken = [clip for clip, _ in made]
-        census[-1] |= {f"dropped: {rule}": n for rule, n in cleaned.dropped.items()}
-        census[-1] |= {"form": recording.style, "frames": len(recording.joints)}
-        census[-1] |= {"dropped: unusable": unusable, "clips": len(made)}
-        census[-1]["seconds"] = sum(len(clip.features) for clip in taken) / RATE
-        if split == "train":
-            taken += [image for _, image in made]
-            for speed in speeds:
-                again, _ = _cut(recording, cleaned.segments, texts, [], speed)
-                taken += [clip for pair in again for clip in pair]
-        clips += taken
-        splits[split] += [clip.name for clip in taken]
-    if not clips:
-        first = "; ".join(f"{s.name} ({s.reason})" for s in skipped[:3]) or "too short"
-        found = f"no usable clip in {len(chosen)} trials"
-        raise InputError(folder, found, "at least one", f"Left out: {first}.")
-    return CmuCorpus(clips, splits, pd.DataFrame(census), skipped)
-
-
-def assign_splits(trials: Iterable[str], descriptions: Mapping[str, str]) -> dict[str, str]:
-    """The split of every trial, from its subject and the kind of trial."""
-    split_of, kinds = {}, defaultdict(list)
-    for trial in sorted(trials, key=trial_order):
-        subject = subject_of(trial)
-        if subject in TEST_SUBJECTS:
-            split_of[trial] = "test"
-        elif subject in VAL_SUBJECTS:
-            split_of[trial] = "val"
-        else:
-            split_of[trial] = "train"
-            kinds[subject, *descriptions.get(trial, "").split()[:1]].append(trial)
-    for kind in kinds.values():
-        for trial in kind[HELD_OUT_FIRST::HELD_OUT_EVERY]:
-            split_of[trial] = "test_trials"
-    return split_of
 
 
 def read_texts(folder: Path) -> Texts:
@@ -467,71 +330,3 @@ def read_texts(folder: Path) -> Texts:
         expected = "a list of {trial, start_s, end_s, text}"
         raise InputError(path, found, expected, "Fetch it again.") from error
     return Texts(descriptions, sentences, rejected)
-
-
-def _load(
-    sources: Sources, trial: str, seen: dict[str, str], skipped: list[Skipped]
-) -> Take | None:
-    """A trial in the best form that can be read; None where none can, or where it was `seen`."""
-    for form in FORMS:
-        if form not in sources.trials[trial]:
-            continue
-        try:
-            recording = read_trial(sources, trial, form)
-        except InputError as error:
-            skipped.append(Skipped(f"{trial} ({form})", str(error)))
-            continue
-        if fault := implausible(recording.joints):
-            skipped.append(Skipped(f"{trial} ({form})", fault))
-            continue
-        # Some trials of the database are the same recording under two numbers.
-        same = seen.setdefault(sha256(recording.joints.round(4).tobytes()).hexdigest(), trial)
-        if same != trial:
-            skipped.append(Skipped(trial, f"the same recording as {same}"))
-            return None
-        return recording
-    return None
-
-
-def _cut(
-    recording: Take,
-    segments: Sequence[tuple[int, int]],
-    texts: Texts,
-    skipped: list[Skipped],
-    speed: float = 1.0,
-) -> tuple[list[tuple[MotionClip, MotionClip]], int]:
-    """Clips of the segments of a trial, each with its mirror image, and frames without features.
-
-    Features are computed on whole segments and then cut, so that clips share floor and heading.
-    Each segment is resampled alone: what `clean` left beyond its ends is never the same motion, but
-    jumps, T-poses and tracking that has not settled. speed: at which the motion is played; others
-    than 1 stand in the clips' names.
-    """
-    trial, rate = recording.trial, recording.rate
-    mark = "" if speed == 1 else f"x{speed:g}"
-    made: list[tuple[MotionClip, MotionClip]] = []
-    unusable = 0
-    for start, end in segments:
-        try:
-            joints = resample(recording.joints[start:end], rate * speed, RATE)
-            joints = process_joints(joints, TARGET_OFFSETS, convention="clean")
-            features = processed_to_features(joints, convention="clean")
-            mirror = joints_to_features(mirror_joints(joints), convention="clean")
-        except InputError as error:
-            skipped.append(Skipped(f"{trial}, frames {start} to {end}", str(error)))
-            unusable += end - start
-            continue
-        count = math.ceil(len(features) / MAX_FRAMES)
-        edges = np.linspace(0, len(features), count + 1).round().astype(int)
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
-            seconds = start / rate + np.array([first, last]) / RATE * speed
-            name, captions = f"{trial}_{len(made):02d}{mark}", texts.captions(trial, *seconds)
-            if not captions:
-                skipped.append(Skipped(f"{trial}, {seconds.round(1)} s", "no sentence tells of it"))
-                continue
-            own = features[first:last]
-            clip = MotionClip(name, own, captions, subject_of(trial), source=trial)
-            reflected = [mirror_caption(caption) for caption in captions]
-            image = replace(clip, name=f"M{name}", features=mirror[first:last], captions=reflected)
-            made.append((clip, image))
-    return made, unusable

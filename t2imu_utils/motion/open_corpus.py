@@ -214,6 +214,7 @@ def read_cmu(root: Path) -> tuple[list[Take], list[Skipped]]:
     sources, texts = find_sources(folder), read_texts(folder)
     takes, skipped = [], list(sources.skipped)
     for trial in sorted(sources.trials, key=trial_order):
+        # Less foot skating, and the subject's own bones.
         form = "amc" if "amc" in sources.trials[trial] else "bvh"
         if trial in DUPLICATES or not texts.has(trial):
             skipped.append(Skipped(trial, "twice in the database, or nothing tells its motion"))
@@ -224,7 +225,7 @@ def read_cmu(root: Path) -> tuple[list[Take], list[Skipped]]:
             skipped.append(Skipped(f"{trial} ({form})", str(error)))
             continue
         rate = recording.rate
-        for start, end in clean(recording.joints, rate, MIN_FRAMES / RATE).segments:
+        for start, end in clean(recording.joints, rate, MIN_FRAMES / RATE):
             takes.append(
                 Take(
                     "cmu", "CMU (free)", subject_of(trial), f"{trial}_{_frame(start / rate)}",

@@ -357,49 +357,31 @@ _ARM_BONES = ((16, 18), (18, 20), (19, 17), (21, 19))  # each pointing right to 
 _LEG_BONES = ((4, 1), (7, 4), (5, 2), (8, 5))  # upwards
 _ACROSS = (17, 16)
 
-RULES = ("T-pose", "lead-in", "glitch", "too short")
 
+def clean(
+    joints: Float[np.ndarray, "T 22 3"], rate: float, min_seconds: float
+) -> list[tuple[int, int]]:
+    """Ranges [start, end) of a trial's frames that are worth keeping.
 
-@dataclass(frozen=True)
-class Cleaned:
-    """`segments` are kept ranges [start, end) of frames; `dropped` counts frames for each rule.
-
-    Each dropped frame counts once, under the first of `RULES` that applies, so that
-    kept + dropped = frames read.
-    """
-
-    segments: list[tuple[int, int]]
-    dropped: dict[str, int]
-
-
-def clean(joints: Float[np.ndarray, "T 22 3"], rate: float, min_seconds: float) -> Cleaned:
-    """Find what is worth keeping of a trial.
+    Left out are a T-pose at either end, the blend out of it, and jumps of the tracking.
 
     Args:
         joints: metres, Y up, as recorded.
         rate: frames a second.
-        min_seconds: remnants that take less, from first to last frame, are dropped as "too short".
+        min_seconds: remnants that take less, from first to last frame, are left out.
 
     Raises:
         InputError: `joints` are not finite or not (T, 22, 3).
     """
     check_joints(joints, "clean")
-    rule = np.full(len(joints), -1)
     settled = _leading(t_poses(joints))
     ended = len(joints) - _leading(t_poses(joints)[::-1])
     lead = settled + round(LEAD_IN * rate)
-    # Later rules overwrite earlier ones, so they are applied from the last of RULES to the first.
+    kept = np.ones(len(joints), dtype=bool)
     # The blend out of a T-pose is all jumps: what the lead-in holds must not cut what follows it.
-    rule[lead:][glitches(joints[lead:], rate)] = RULES.index("glitch")
-    rule[:lead] = RULES.index("lead-in")
-    rule[:settled] = rule[ended:] = RULES.index("T-pose")
-    segments = []
-    for start, end in _runs(rule < 0):
-        if (end - start - 1) / rate < min_seconds:
-            rule[start:end] = RULES.index("too short")
-        else:
-            segments.append((start, end))
-    return Cleaned(segments, {name: int((rule == i).sum()) for i, name in enumerate(RULES)})
+    kept[lead:] = ~glitches(joints[lead:], rate)
+    kept[:lead] = kept[ended:] = False
+    return [(a, b) for a, b in _runs(kept) if (b - a - 1) / rate >= min_seconds]
 
 
 def t_poses(joints: Float[np.ndarray, "T 22 3"]) -> Bool[np.ndarray, " T"]:

@@ -21,12 +21,12 @@ def test_outputs_move_and_sources_stay(tmp_path):
     ]
     committed, executed = tmp_path / "02_stage.ipynb", tmp_path / "run" / "notebook.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), committed)
-    execute(committed, executed, {"track": "cmu"}, progress=False)
+    execute(committed, executed, {"track": "open"}, progress=False)
     time = committed.stat().st_mtime_ns
     found = nbformat.read(publish(executed, tmp_path), as_version=4)
     assert [c.source for c in found.cells] == [c.source for c in cells]
-    assert [o.text for o in found.cells[1].outputs] == ["cmu\n"]
-    assert "track = 'cmu'" in str(found.cells[0].outputs)
+    assert [o.text for o in found.cells[1].outputs] == ["open\n"]
+    assert "track = 'open'" in str(found.cells[0].outputs)
     assert committed.stat().st_mtime_ns == time
     shutil.copy(ROOT / "notebooks" / "00_data.ipynb", committed)
     with pytest.raises(SystemExit, match="as it is now"):
