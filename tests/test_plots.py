@@ -35,6 +35,10 @@ def ticks(labels):
     return [text.get_text() for text in labels]
 
 
+def title(ax):
+    return ax.get_title("left") or ax.get_title()
+
+
 def drawn_in(ax, model):
     return [line for line in ax.lines if to_hex(line.get_color()) == style.colour(model)]
 
@@ -83,6 +87,41 @@ def test_examples_are_of_one_position_in_the_first_recording_that_has_it():
               for ax in figure.axes]  # fmt: skip
     assert values == [[(301, 100)] * 3, [(201, 100)] * 3, []]
     assert [ax.get_xlabel() for ax in figure.axes] == ["time (s)"] * 3
+
+
+def spectra(level, kinds=("walking", "running"), **columns):
+    frequency = np.arange(1, 21) / 2
+    parts = [
+        pd.DataFrame({"frequency": frequency, "density": float(level), "low": level / 2,
+                      "high": 2.0 * level, "label": kind})
+        for kind in kinds
+    ]  # fmt: skip
+    return pd.concat(parts).assign(**columns)
+
+
+def test_values_are_multiples_of_the_recorded_ones():
+    table = pd.DataFrame({"real": [2.0, 5.0], "mdm": [4.0, 5.0], "momask": [2.0, 500.0]},
+                         index=["walking", "running"])  # fmt: skip
+    ax, _ = plots.against_recorded({"head": table, "shin": table}).axes
+    assert ticks(ax.get_yticklabels()) == ["running", "walking"]
+    dots = {line.get_marker(): line for line in drawn_in(ax, "momask") if len(line.get_xdata())}
+    # What is beyond the scale is an arrow at its edge.
+    assert dots["o"].get_xdata().tolist() == [1] and dots[">"].get_xdata().tolist() == [plots.FAR]
+    assert [x for line in drawn_in(ax, "mdm") for x in line.get_xdata()] == [1, 2]
+
+
+def test_recorded_and_sampled_signals_share_their_scale():
+    traces = {"real": {"walking": np.full(60, 9.0), "running": np.full(60, 20.0)}}
+    traces |= {"mdm-ft": traces["real"], "mdm-acc1": {"running": np.full(60, 30.0)}}
+    means = {name: spectra(level) for level, name in enumerate(traces, 1)}
+    figure = plots.recorded_and_sampled(traces, means, 20.0)
+    axes = np.array(figure.axes).reshape(2, 4)
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["running", "walking"]
+    assert title(axes[0, 0]) == "recorded" and title(axes[0, 2]) == "MDM, λ = 1"
+    assert len({ax.get_ylim() for ax in axes[:, :3].flat}) == 1
+    assert len({ax.get_ylim() for ax in axes[:, 3]}) == 1
+    assert axes[0, 2].lines[0].get_ydata()[0] == 30 and not axes[1, 2].lines
+    assert [line.get_ydata()[0] for line in axes[0, 3].lines] == [2, 3, 1]  # real on top
 
 
 def test_figure_1_shows_every_model_and_count():
