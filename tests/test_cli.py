@@ -165,7 +165,7 @@ def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):
         (["\udce9", "--out", "w.npz"], "prompt: found '\\udce9'; expected a sentence"),
         (["walk", "--out", "w.npz", "--person", "giant"], "expected one of mean, male tall"),
         (["walk", "--out", "w.npz", "--solver", "euler"], "solver: found 'euler'"),
-        (["walk", "--out", "w.npz", "--prior", "none"], "none: found no such file"),
+        (["walk", "--out", "w.npz", "--prior", "none"], "none: found nothing readable"),
     ],
 )
 def test_a_motion_that_cannot_be_made_is_a_message(

@@ -117,8 +117,6 @@ def test_what_is_missing_whole_and_in_part(tmp_path, name):
         ("smplh", "male/model.npz", {"v_template": (10475, 3)}, "not .6890, 3"),
         ("smplh", "male/model.npz", "cut", "no whole archive"),
         ("mdm_distilbert", "args.json", {"arch": "trans_enc"}, "'trans_enc', not 'trans_dec'"),
-        ("distilbert", "model.safetensors", "cut", "no whole safetensors"),
-        ("smpl", "deep/basicModel_f_1.pkl", "cut", "no whole pickle"),
     ],
 )
 def test_what_is_damaged_or_another_is_told(tmp_path, name, file, damage, why):
