@@ -40,7 +40,7 @@ from t2imu_utils.style import (
     ordered,
 )
 
-LIMIT = 150_000  # bytes of a PNG
+LIMIT = 200_000  # bytes of a PNG
 CSS_DPI = 100  # pixels per inch of the page that a figure takes in a notebook
 # Terms of trainings that are no equation of the paper.
 TERMS = {"reconstruction": "reconstruction", "accuracy": "tokens predicted (share)"}
@@ -663,13 +663,17 @@ def against_weight(table: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
     return figure
 
 
+BEYOND = 60.0  # %, of what trivial changes reach
+
+
 def change_by_category(
     change: pd.DataFrame, by_seed: pd.DataFrame, generator: str, reference: str = "control"
 ) -> Figure:
     """Fig. 1 over seeds: relative change of L_acc by category, for high and low, and by test split.
 
     Dashes are means over seeds with their 95 % intervals, dots single seeds, lines across a group
-    what trivial changes of the reference's x̂_0 reach. Below: clips / trials.
+    what trivial changes of the reference's x̂_0 reach, with an arrow where that is beyond the scale.
+    Below: clips / trials.
 
     Args:
         change: `sweep.change_over_seeds`. by_seed: `sweep.changes_by_seed`.
@@ -703,6 +707,9 @@ def change_by_category(
                     _dots(ax, x + _shifts(len(dots), 0.15 / len(arms)), dots, edgecolor=hue)
             for name in (n for n in TRIVIAL if (n, split, group) in rows.index):
                 height = 100 * rows.loc[(name, split, group), "relative"]
+                if height > BEYOND:  # would flatten all others
+                    ax.plot(at, BEYOND, "^", color=INK, markersize=4)
+                    height = BEYOND
                 ax.hlines(height, at - 0.42, at + 0.42, color=INK, lw=0.9, linestyle=DASHES[name])
             text = _folded(SPLIT_NAMES.get(split, split) if split != ALL else group)
             names.append(f"{text}\n{row['clips']} / {row['units']}")

@@ -190,10 +190,11 @@ def change_over_seeds(
         value: the loss.
 
     Returns:
-        Columns `KEYS`, with ``split`` "all" or one of the test splits, and those of
+        Columns `KEYS`, with ``split`` "all" or one of several test splits, and those of
         `lacc.paired_difference`.
     """
-    splits = {ALL: groups} | dict(iter(groups.groupby("split", sort=False)))
+    by_split = dict(iter(groups.groupby("split", sort=False)))
+    splits = {ALL: groups} | (by_split if len(by_split) > 1 else {})
     parts = []
     for (generator, reference, arm), pairs in _comparisons(losses).items():
         before, after = zip(*pairs.values(), strict=True)
