@@ -282,9 +282,12 @@ def _yaml(path: Path, name: str) -> dict[str, Any]:
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` in place of what `below` has under the same names, mapping by mapping."""
-    merged = dict(below)
+    """`above` in place of what `below` has under the same names, mapping by mapping; what is null
+    above is left out."""
+    merged = {name: value for name, value in below.items() if above.get(name, ...) is not None}
     for name, value in above.items():
+        if value is None:
+            continue
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = _laid_over(merged[name], value) if both else value
     return merged

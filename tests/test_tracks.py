@@ -47,6 +47,14 @@ def test_wrong_field_is_named(tmp_path, old, new, field):
         load_track(changed(tmp_path, old, new))
 
 
+def test_a_track_lies_over_the_one_that_it_extends_and_null_leaves_out(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: open\nmore_recordings: null\nstudy: null\nhar: {epochs: 2}\n")
+    mine, below = load_track(str(path)), load_track("open")
+    assert mine.more_recordings == {} and mine.study is None and mine.har.epochs == 2
+    assert below.more_recordings and mine.har.units == below.har.units
+
+
 def test_a_track_that_is_no_text_is_told(tmp_path):
     (tmp_path / "mine.yaml").write_bytes("title: Läufe".encode("latin-1"))
     with pytest.raises(InputError, match="mine.yaml: found no valid YAML"):
