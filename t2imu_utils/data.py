@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from t2imu_utils.activities import CATEGORIES
+from t2imu_utils.activities import ACTIVITIES, CATEGORIES, HIGH_DYNAMIC, category_of
 from t2imu_utils.analysis.motions import categorise, mean_abs_acceleration
 from t2imu_utils.body.smpl import Bodies, load_bodies
 from t2imu_utils.clips import Clips
@@ -73,8 +73,7 @@ def prepare(track: Track) -> Run:
             write_corpus(run.path("corpus"), motions, splits)
             run.outputs.append(run.path("corpus"))
         left_out = [asdict(s) for s in (*skipped, *unusable)]
-        categories = categorise([motion.captions for motion in motions])
-        run.save("categories", categories.assign(name=[motion.name for motion in motions]))
+        run.save("categories", _categories(motions))
         run.save("census", census)
         run.save("skipped", pd.DataFrame(left_out, columns=["name", "reason"]))
         run.metrics = {
@@ -83,6 +82,19 @@ def prepare(track: Track) -> Run:
             "skipped": len(left_out),
         }
     return run
+
+
+def _categories(motions: Sequence[MotionClip]) -> pd.DataFrame:
+    """The category of each clip: that of its activity where the corpus knows it, else what its
+    sentences are nearest to, as in the paper."""
+    table = categorise([motion.captions for motion in motions])
+    names = {"dance": "dancing"} | {name: category_of(name) for name in ACTIVITIES}
+    known = pd.Series([names.get(m.activity, "other" if m.activity else None) for m in motions])
+    category = known.fillna(table["category"])
+    return table.assign(
+        name=[motion.name for motion in motions], category=category,
+        high_dynamic=category.isin(HIGH_DYNAMIC),
+    )  # fmt: skip
 
 
 def _with(track: Track, section: RecordingsSection) -> Track:
