@@ -69,7 +69,7 @@ def test_results_of_mdm_answer_the_requests(root, motions):
     write_mdm(root / "theirs" / "results.npy", [*motions, motions[0][:30]], texts, each=3)
     study = study_of(root)
     base = study.make_base(study.start())
-    assert base.inputs == {"motions": sha256(root / "theirs")}
+    assert base.inputs == study.inputs | {"motions": sha256(root / "theirs")}
     assert {path.name for path in base.dir.iterdir()} == {
         "motions.npz", "motions.parquet", "left_out.parquet", arms.HISTORY, "run.json",
     }  # fmt: skip
@@ -113,7 +113,7 @@ def test_poses_are_taken_as_they_are(root, body):
     summary = fit_summary(fits, found, body)
     assert summary["joint error (mm)"] == 0 and summary["added acceleration (m/s²)"] < 1e-2
     sources = runs.require_run("mine", "kimodo", arms.STAGE)["inputs"]
-    assert sources == {
+    assert sources == study.inputs | {
         "motions": sha256(root / "theirs"), "prompts": sha256(root / "prompts.txt"),
         "body": sha256(OPEN_BODY),
     }  # fmt: skip
