@@ -22,6 +22,9 @@ COLOURS = {
     "t2mgpt": "#b8860b",
     "gaussian": "#c9ced5",
     "constant": "#dfe3e8",
+    "smoothed": "#a6761d",
+    "official": "#7b61a8",
+    "recorded": "#d55e00",
 }
 CONTROL = "#e69f00"
 REFINED = LinearSegmentedColormap.from_list("refined", ["#9ecbe8", "#0072b2", "#08264d"])

@@ -148,7 +148,7 @@ def test_stairs_of_recorded_walks_are_calm(real_data, tmp_path, direction):
         pytest.skip("no recordings of Bandai-Namco")
     with zipfile.ZipFile(archives[0]) as archive:
         names = [n for n in archive.namelist() if "walk_normal" in n or "walk_feminine_00" in n]
-        archive.extractall(tmp_path, names[:8])
+        archive.extractall(tmp_path / "bandai", names[:8])
     walks, _ = read_bandai(tmp_path)
     stairs = make_stairs(walks, direction, 0.3, 0)
     assert stairs

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2imu_utils import runs
+from t2imu_utils import plots, runs
 
 STACK = {"layers": 1, "width": 32, "heads": 2, "feedforward": 32, "dropout": 0.0}
 TINY = {
@@ -59,7 +59,7 @@ def test_notebook_shows_what_it_promises(finished, stage):
         lacking = "No study is here" in said or "base_of(m) != BASE" in cell.source
         wanted = 0 if lacking else cell.source.count("plots.show(")
         assert len(shown) >= wanted, cell.source
-        assert all(len(o.data["image/png"]) < 200_000 for o in shown)
+        assert all(len(o.data["image/png"]) < 4 / 3 * plots.LIMIT + 1000 for o in shown)
     assert "plots.show(" in "".join(cell.source for cell in notebook.cells)
 
 

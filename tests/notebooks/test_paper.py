@@ -178,7 +178,7 @@ def test_the_other_generators_are_taken_as_published(paper):
 
 def test_motions_of_another_project_go_through(paper):
     base = record(paper, "theirs", "02_finetuning")
-    assert base["inputs"] == {"motions": sha256(paper[3] / "theirs")}
+    assert base["inputs"]["motions"] == sha256(paper[3] / "theirs")
     requests = pd.read_parquet(paper[0] / "shared" / "01_prompt_generation" / "requests.parquet")
     found = record(paper, "theirs", "03_smpl_fitting")["metrics"]
     assert (found["motions"], found["left out"]) == (len(requests) - 1, 1)
