@@ -103,6 +103,10 @@ class TextEncoder:
     cache: Path | None = None
     projects: bool = False
 
+    def __getstate__(self) -> dict:
+        """Without what was read from files: another process reads it again."""
+        return {k: v for k, v in vars(self).items() if k not in ("tokenizer", "network")}
+
     @cached_property
     def tokenizer(self) -> Callable[[list[str]], list[list[int]]]:
         """What splits texts into tokens, marks included; read at first use."""

@@ -1,3 +1,4 @@
+import pickle
 import shutil
 import socket
 
@@ -201,3 +202,10 @@ def test_a_fingerprint_follows_weights_tokenizer_and_limit(own):
     assert (
         fingerprint("clip") != before["clip"] and fingerprint("distilbert") == before["distilbert"]
     )
+
+
+def test_an_encoder_that_was_used_can_be_sent_to_another_process(encoder):
+    states = encoder.encode(["a person walks"])[0]
+    again = pickle.loads(pickle.dumps(encoder))
+    assert torch.equal(again.encode(["a person walks"])[0], states)
+    assert encoder.count_tokens(["a person walks"]) == again.count_tokens(["a person walks"])
