@@ -77,8 +77,8 @@ def test_recognition(study, rows):
         assert rows[name] == [f"{source[arm]['mean']:.1f} %" for arm in order]
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     person = study["sources"]["person"]
-    said = f"({person['official']['mean']:.1f} against {person['mdm']['mean']:.1f} % on UMAFall)"
-    assert said in page
+    official, own = (person[model]["mean"] for model in ("official", "mdm"))
+    assert f"({official:.1f} against {own:.1f} % on UMAFall, four trainings each)" in page
     # What is said of the claims.
     verdicts = {row["claim"]: row["verdict"] for row in study["claims"]}
     assert [verdict for claim, verdict in verdicts.items() if "accuracy" in claim] == [

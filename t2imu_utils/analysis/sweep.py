@@ -294,24 +294,25 @@ def claims(change: pd.DataFrame, accuracy: Mapping[str, pd.DataFrame]) -> pd.Dat
     own = change[(change[["generator", "reference", "split"]] == [MDM, CONTROL, ALL]).all(axis=1)]
     own = own[~own["arm"].isin(TRIVIAL)]
     rows = []
+    # A loss is claimed to fall, and to fall more where motion is highly dynamic.
     for claim, group in (("L_acc, held-out clips", ALL), ("L_acc, high minus low", CONTRAST)):
         for _, row in own[own["group"] == group].iterrows():
-            # How much more the loss fell is positive; the change of the loss is negative.
-            towards = -1 if group == ALL else 1
-            numbers = 100 * row[["relative", "low", "high"]].astype(float)
-            rows.append((claim, row["arm"], row["seeds"], *numbers, towards))
+            change, low, high = 100 * row[["relative", "low", "high"]].astype(float)
+            rows.append((claim, row["arm"], row["seeds"], change, low, high, _verdict(-high, -low)))
     for slug, table in accuracy.items():
         for arm, row in gains(table).iterrows():
+            low, high = row["low"], row["high"]
             claim = f"accuracy, {slug or 'raw axes'}"
-            rows.append((claim, arm, row["seeds"], *row[["gain", "low", "high"]], 1))
-    columns = ["claim", "arm", "seeds", "change", "low", "high", "towards"]
-    table = pd.DataFrame(rows, columns=columns).astype({"seeds": int})
-    sign = table.pop("towards")
-    low, high = table["low"] * sign, table["high"] * sign
-    ends = np.minimum(low, high), np.maximum(low, high)
-    known = [ends[0].isna(), ends[0] > 0, ends[1] < 0]
-    says = ["not testable here", "supported", "contradicted"]
-    return table.assign(verdict=np.select(known, says, "not supported"))
+            rows.append((claim, arm, row["seeds"], row["gain"], low, high, _verdict(low, high)))
+    columns = ["claim", "arm", "seeds", "change", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=columns).astype({"seeds": int})
+
+
+def _verdict(low: float, high: float) -> str:
+    """What the 95 % interval of an effect says of the claim that it is positive."""
+    if np.isnan(low):
+        return "not testable here"
+    return "supported" if low > 0 else "contradicted" if high < 0 else "not supported"
 
 
 def by_source(accuracy: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -75,6 +75,13 @@ def test_gains_are_paired_by_both_seeds_and_claims_go_by_their_intervals():
     assert claims["verdict"].tolist() == [
         "supported", "not supported", "supported", "contradicted",
     ]  # fmt: skip
+    # It falls more where motion is highly dynamic: high minus low lies below zero.
+    assert sweep.claims(change.assign(high=-0.01), {})["verdict"].tolist() == ["supported"] * 2
+    assert sweep.claims(change.assign(low=0.01, high=0.2), {})["verdict"].tolist() == [
+        "contradicted", "contradicted",
+    ]  # fmt: skip
+    unknown = change.assign(low=np.nan, high=np.nan)
+    assert set(sweep.claims(unknown, {})["verdict"]) == {"not testable here"}
     sources = sweep.by_source({"": accuracy})
     assert sources.loc["mdm-ft", ("raw axes", "n")] == 18
     assert list(sources.index) == ["mdm-ft", "mdm-acc0.1"]
