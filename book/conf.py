@@ -17,7 +17,7 @@ author = "t2imu contributors"
 project_copyright = author
 language = "en"
 
-extensions = ["myst_nb", "sphinxcontrib.bibtex", "formulas", "mentions"]
+extensions = ["myst_nb", "sphinxcontrib.bibtex", "formulas", "mentions", "player"]
 root_doc = "README"
 include_patterns = ["README.md", "notebooks/*.ipynb", "workflow/CLUSTER.md"]
 include_patterns += ["book/*.md", "data/prior/*.md"]

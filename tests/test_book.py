@@ -6,6 +6,7 @@ Building it takes half a minute, the first time two and a package index: with T2
 import os
 import re
 import runpy
+import shutil
 import subprocess
 from collections import defaultdict
 from html.parser import HTMLParser
@@ -118,3 +119,15 @@ def test_no_link_of_the_site_is_broken(site):
             if not aim.is_file() or (parts.fragment and ids and parts.fragment not in ids):
                 broken.append(f"{path.relative_to(SITE)}: {link}")
     assert broken == []
+
+
+def test_the_player_draws_itself(site, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    options = "--headless --no-sandbox --disable-gpu --disable-background-networking --enable-unsafe-swiftshader"
+    options += f" --virtual-time-budget=9000 --user-data-dir={tmp_path}"
+    command = [browser, *options.split(), "--dump-dom", (SITE / "player.html").as_uri()]
+    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    drawn = page[page.index('class="main-svg"') :]
+    assert "<canvas" in drawn and drawn.count("trace scatter") == 10  # a cursor and nine sensors

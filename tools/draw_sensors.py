@@ -1,9 +1,12 @@
 """The body with its nine sensors in motion, beside what they read: an animated WebP.
 
+Beside it stand the numbers of the site's interactive page (`book/player.py`).
+
 python -m tools.draw_sensors figures/sensors.webp
 """
 
 import io
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from PIL import Image
 from t2imu_utils import pictures, style
 from t2imu_utils.body.smpl import Body, load_body
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites, site_vertices
+from t2imu_utils.motion.skeleton import PARENTS
 from t2imu_utils.text_to_imu import GeneratedMotion, generate_motion
 
 PROMPTS = {
@@ -33,7 +37,25 @@ def main(path: Path) -> None:
     first, *others = pictures_of(motions, body)
     options = {"quality": 55, "method": 6, "duration": round(1000 / 20), "loop": 0}
     first.save(path, save_all=True, append_images=others, **options)
+    path.with_suffix(".json").write_text(json.dumps(scene_of(motions, body)) + "\n")
     sys.stdout.write(f"{path}: {1 + len(others)} frames, {path.stat().st_size // 1000} kB\n")
+
+
+def scene_of(motions: dict[str, GeneratedMotion], body: Body) -> dict:
+    """Joints and sensors (m), magnitudes of the acceleration (m/s²), frame by frame."""
+    sites = sensor_sites(body)
+    told = []
+    for activity, motion in motions.items():
+        pose = motion.global_orient, motion.body_pose, motion.transl
+        vertices = body.vertices(site_vertices(sites), motion.betas, *pose)
+        places = sensor_frames(vertices, sites)[0].numpy()
+        magnitudes = np.linalg.norm(motion.acc, axis=2)
+        arrays = {"joints": motion.joints, "places": places, "acc": magnitudes}
+        rounded = {name: np.float64(x).round(3).tolist() for name, x in arrays.items()}
+        told.append({"activity": activity, **rounded})
+    bones = [[joint, parent] for joint, parent in enumerate(PARENTS) if parent >= 0]
+    names = [site.name for site in sites]
+    return {"fps": 20, "sites": names, "bones": bones, "motions": told}
 
 
 def pictures_of(motions: dict[str, GeneratedMotion], body: Body) -> Iterator[Image.Image]:
