@@ -125,8 +125,9 @@ def test_the_player_draws_itself(site, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium on this machine")
-    options = "--headless --no-sandbox --disable-gpu --disable-background-networking --enable-unsafe-swiftshader"
-    options += f" --virtual-time-budget=9000 --user-data-dir={tmp_path}"
+    options = "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader"
+    options += " --disable-background-networking --virtual-time-budget=9000"
+    options += f" --user-data-dir={tmp_path}"
     command = [browser, *options.split(), "--dump-dom", (SITE / "player.html").as_uri()]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     drawn = page[page.index('class="main-svg"') :]
