@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,14 @@ from t2imu_utils.tracks import RecordingsSection
 # bodies. The first of these columns that there is.
 UNITS = ("motion", "recording", "subject")
 Frame = Literal["raw", "gravity", "person"]
-RAW, GRAVITY, PERSON = FRAMES = ("raw", "gravity", "person")
+RAW, PERSON = "raw", "person"
+FRAMES = get_args(Frame)
 # m/s². A mean that is shorter is of free fall, of a sensor that was turned over, or of none with
 # gravity; it points nowhere, so all of such a window counts as horizontal.
 SHORTEST_MEAN = 1.0
 MOVING = 1.0  # m/s², standard deviation of the magnitude in a window of somebody who moves
 
 Windows = Float[np.ndarray, "n T C"]
-
-
-def _by_sensor(x: Windows, channels: Sequence[str]) -> Float[np.ndarray, "n T S K 3"]:
-    """Sites in order, for each site the sensors in the order of `channels`, for each x, y and z."""
-    return np.asarray(x, dtype=np.float64).reshape(*x.shape[:2], -1, len(channels), 3)
 
 
 def axes(
@@ -63,15 +59,10 @@ def axes(
         `x`, or float32 in the same order, two channels in place of three. Where the mean is shorter
         than `SHORTEST_MEAN`, the vertical is 0 and the horizontal is the whole length.
     """
-    if frame not in FRAMES or (frame != RAW and "acc" not in channels):
-        raise InputError(
-            "axes", f"{frame!r} of {', '.join(channels)}",
-            f"one of {', '.join(FRAMES)}, with acc among the channels for all but raw",
-            "Check the spelling, or add acc to the track's channels.",
-        )  # fmt: skip
     if frame == RAW:
         return x
-    parts = _by_sensor(x, channels)
+    # Sites in order, for each site the sensors in the order of `channels`, for each x, y and z.
+    parts = np.asarray(x, dtype=np.float64).reshape(*x.shape[:2], -1, len(channels), 3)
     acc = parts[..., list(channels).index("acc"), :]
     up = acc.mean(axis=1)
     if frame == PERSON:
@@ -88,36 +79,6 @@ def axes(
     horizontal = np.linalg.norm(parts - vertical[..., None] * up, axis=-1)
     out = np.stack([vertical, horizontal], axis=-1)
     return out.reshape(*out.shape[:2], -1).astype(np.float32)
-
-
-def random_placement(
-    x: Windows,
-    wearings: Sequence,
-    seed: int,
-    channels: Sequence[str] = ("acc",),
-    about: float = 180.0,
-    tilt: float = 20.0,
-) -> Float[np.ndarray, "n T C"]:
-    """Windows of virtual sensors as if each sensor had been strapped on in another way.
-
-    Each wearing of a sensor at a site is turned about its segment (the sensor's y axis, along the
-    bone) by up to `about` and then tilted about any axis by up to `tilt` degrees, both uniform.
-
-    Args:
-        wearings: during which wearing each window was recorded, such as a motion on a body: its
-            windows are turned alike.
-    """
-    from scipy.spatial.transform import Rotation  # slow to import
-
-    parts, code = _by_sensor(x, channels), codes(wearings)
-    rng, shape = np.random.default_rng(seed), (code.max() + 1, parts.shape[2])
-    count = np.prod(shape)
-    turn = Rotation.from_euler("y", rng.uniform(-about, about, (count, 1)), degrees=True)
-    axis = rng.standard_normal((count, 3))
-    axis *= rng.uniform(0, np.radians(tilt), (count, 1)) / np.linalg.norm(axis, axis=1)[:, None]
-    matrices = (Rotation.from_rotvec(axis) * turn).as_matrix().reshape(*shape, 3, 3)
-    out = np.einsum("nsij,ntskj->ntski", matrices[code], parts)
-    return out.reshape(x.shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -146,8 +107,9 @@ class WindowSet:
         return pd.Series(self.labels).value_counts().sort_index()
 
 
-def labels_of(activities: pd.Series, section: RecordingsSection) -> pd.Series:
-    """The classes of activities, as a track tells them apart."""
+def labels_of(clips: Clips, section: RecordingsSection) -> pd.Series:
+    """The class of each clip, as a track tells them apart."""
+    activities = clips.table["activity"]
     return activities.map(category_of) if section.labels == "categories" else activities
 
 
@@ -157,7 +119,6 @@ def labelled_windows(
     per_class: int | None,
     seed: int,
     frame: Frame = RAW,
-    placement: int | None = None,
 ) -> WindowSet:
     """Cut clips into windows of the track's classes: the same rule for real and synthetic clips.
 
@@ -165,13 +126,12 @@ def labelled_windows(
         clips: virtual sensors or recordings, with a column ``activity``.
         section: classes, channels and sites of the track.
         per_class: a class with more windows is thinned at random, by `seed`; None keeps all.
-        frame: see `axes`. placement: seed of `random_placement`; None leaves sensors where they
-            are.
+        frame: see `axes`.
 
     Raises:
         InputError: a class of the track has no clip, or no window with all sensors.
     """
-    labels = labels_of(clips.table["activity"], section)
+    labels = labels_of(clips, section)
     wanted = labels.isin(section.classes).to_numpy()
     x, table = windows(clips.select(wanted), channels=section.channels, sites=section.sites)
     label = labels[wanted].to_numpy()[table["clip"]]
@@ -182,8 +142,6 @@ def labelled_windows(
             "Ask for fewer sites, or leave the class out (section recordings of the track).",
         )  # fmt: skip
     who = table["body" if "body" in table else "subject"].to_numpy()
-    if placement is not None:
-        x = random_placement(x, table["clip"], placement, section.channels)
     x = axes(x, frame, section.channels, who)
     rng = np.random.default_rng(seed)
     keep = [rng.permutation(np.flatnonzero(label == name))[:per_class] for name in section.classes]
