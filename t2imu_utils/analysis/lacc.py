@@ -5,7 +5,7 @@ the timestep and the seed alone, so differences between models are paired.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,7 @@ ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)
 TERMS = ("simple", "pos", "foot", "vel", "acc", "acc_joints")
 HIGH, LOW, ALL = "high-dynamic", "low-dynamic", "all"
 CONTRAST = f"{HIGH} minus {LOW}"
-SHOWN = ["simple", "acc", "acc_joints"]
 RELATIVE = ("relative", "sd", "low", "high")
-REFERENCES = {GAUSSIAN: "x̂₀ of {} through a Gaussian, σ = 1 frame", CONSTANT: "x̂₀ of {}, frozen"}
 
 
 def common_noise(
@@ -92,9 +90,6 @@ def clip_losses(
         ``frames`` and the losses. ``simple``, ``vel`` and ``acc`` are of
         normalised features, ``pos`` and ``foot`` in m², ``acc_joints`` in (m/s²)².
     """
-    names = [clip.name for clip in clips]
-    if len(set(names)) < len(names):
-        raise InputError("clips", "two of one name", "names of their own", "Noise goes by name.")
     pairs = [(clip, t) for clip in sorted(clips, key=lambda c: len(c.features)) for t in timesteps]
     batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
     rows = []
@@ -103,16 +98,19 @@ def clip_losses(
             x0, noise, mask = (x.to(device) for x in _pad(denoise, batch, seed))
             t = torch.tensor([timestep for _, timestep in batch], device=device)
             x0_hat = denoise([clip for clip, _ in batch], x0, mask, t, noise)
-            for estimate, guess in _estimates(x0_hat, mask, references):
-                losses = _losses(x0, guess, mask, denoise.normaliser)
+            guesses = {MODEL: x0_hat}
+            if references:
+                smooth, frozen = smooth_in_time(x0_hat, mask), freeze_in_time(x0_hat, mask)
+                guesses |= {GAUSSIAN: smooth, CONSTANT: frozen}
+            for estimate, guess in guesses.items():
+                losses = _losses(x0, guess, mask, denoise.normaliser).tolist()
                 rows += [
-                    {"clip": clip.name, "timestep": timestep, "estimate": estimate,
-                     "frames": int(frames), **dict(zip(TERMS, values, strict=True))}
+                    (clip.name, timestep, estimate, int(frames), *values)
                     for (clip, timestep), frames, values in zip(
                         batch, mask.sum(1).tolist(), losses, strict=True
                     )
-                ]  # fmt: skip
-    table = pd.DataFrame(rows)
+                ]
+    table = pd.DataFrame(rows, columns=["clip", "timestep", "estimate", "frames", *TERMS])
     table["estimate"] = pd.Categorical(table["estimate"], ESTIMATES)
     return table.sort_values(["clip", "timestep", "estimate"], ignore_index=True)
 
@@ -122,27 +120,13 @@ def _pad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     ends = [min(len(clip.features), denoise.max_frames) for clip, _ in batch]
     ends = [end // denoise.stride * denoise.stride for end in ends]
-    x0 = [
-        torch.as_tensor(clip.features[:end], dtype=torch.float32)
-        for (clip, _), end in zip(batch, ends, strict=True)
-    ]
-    noise = [
-        torch.from_numpy(common_noise(clip.name, t, seed, len(x)))
-        for (clip, t), x in zip(batch, x0, strict=True)
-    ]
-    lengths = torch.tensor([len(x) for x in x0])
-    normal = [denoise.normaliser.normalise(x) for x in x0]
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return pad_sequence(normal, batch_first=True), pad_sequence(noise, batch_first=True), mask
-
-
-def _estimates(
-    x0_hat: Tensor, mask: Tensor, references: bool
-) -> Iterator[tuple[str, Float[Tensor, "B T C"]]]:
-    yield MODEL, x0_hat
-    if references:
-        yield GAUSSIAN, smooth_in_time(x0_hat, mask)
-        yield CONSTANT, freeze_in_time(x0_hat, mask)
+    x0, noise = [], []
+    for (clip, t), end in zip(batch, ends, strict=True):
+        features = torch.as_tensor(clip.features[:end], dtype=torch.float32)
+        x0.append(denoise.normaliser.normalise(features))
+        noise.append(torch.from_numpy(common_noise(clip.name, t, seed, end)))
+    mask = torch.arange(max(ends)) < torch.tensor(ends)[:, None]
+    return pad_sequence(x0, batch_first=True), pad_sequence(noise, batch_first=True), mask
 
 
 def _losses(
@@ -230,16 +214,13 @@ def paired_difference(
 def with_references(losses: Mapping[str, pd.DataFrame], base: str) -> pd.DataFrame:
     """Mean losses of each model, and of what a filter and a frozen pose make of the base's x̂₀.
 
-    Args:
-        losses: tables of `clip_losses` with references, by model.
-        base: the model whose predictions the references are made of.
+    losses: tables of `clip_losses` with references, by model. base: the model whose predictions the
+    references are made of.
     """
-    chosen = {model: (table, MODEL) for model, table in losses.items()}
-    chosen |= {name.format(base): (losses[base], kind) for kind, name in REFERENCES.items()}
-    rows = {
-        name: table.loc[table["estimate"] == estimate, SHOWN].mean()
-        for name, (table, estimate) in chosen.items()
-    }
+    shown, chosen = ["simple", "acc", "acc_joints"], {m: (x, MODEL) for m, x in losses.items()}
+    chosen[f"x̂₀ of {base} through a Gaussian, σ = 1 frame"] = losses[base], GAUSSIAN
+    chosen[f"x̂₀ of {base}, frozen"] = losses[base], CONSTANT
+    rows = {n: x.loc[x["estimate"] == kind, shown].mean() for n, (x, kind) in chosen.items()}
     table = pd.DataFrame(rows).T
     return table.assign(acc_against_base=table["acc"] / table.loc[base, "acc"] - 1)
 
@@ -252,20 +233,17 @@ def as_metrics(
 ) -> dict:
     """What `run.json` and `results.json` keep: changes from base and control, sampled motion.
 
-    Args:
-        losses: `with_references`.
-        changes: from the base to each other model (`paired_difference`).
-        against: from the control to each refined model.
-        moving: `motions.compare`.
+    losses: `with_references`. changes: from the base to each other model (`paired_difference`).
+    against: from the control to each refined model. moving: `motions.compare`.
     """
-    everything = moving[moving["category"] == ALL].set_index("model").drop(columns="category")
+
+    def numbers(table: pd.DataFrame, key: str) -> dict:
+        return table.set_index(key).astype(float).to_dict("index")
+
+    everything = moving[moving["category"] == ALL].drop(columns="category")
     return {
         "losses": losses.astype(float).to_dict("index"),
-        "from_base": {model: _records(table) for model, table in changes.items()},
-        "from_control": {model: _records(table) for model, table in against.items()},
-        "sampled": everything.astype(float).to_dict("index"),
+        "from_base": {model: numbers(table, "group") for model, table in changes.items()},
+        "from_control": {model: numbers(table, "group") for model, table in against.items()},
+        "sampled": numbers(everything, "model"),
     }
-
-
-def _records(table: pd.DataFrame) -> dict:
-    return table.set_index("group").astype(float).to_dict("index")

@@ -24,7 +24,6 @@ from t2imu_utils.analysis.stats import (
 )  # fmt: skip
 from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
 
@@ -85,12 +84,6 @@ def tsne(
     """t-SNE of scaled features (van der Maaten & Hinton 2008), started from two PCA axes."""
     from sklearn.manifold import TSNE  # slow to import
 
-    if len(features) <= 3 * perplexity:
-        raise InputError(
-            "features", f"{len(features)} windows",
-            f"more than three times the perplexity ({perplexity:g})",
-            "Give more windows or a lower perplexity.",
-        )  # fmt: skip
     model = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
     # Its threads wait for each other at every step: with a busy core that takes many times longer.
     with threadpool_limits(limits=1):
@@ -129,17 +122,19 @@ def compare(
         Columns ``model``, ``classes``, ``measure`` (keys of `MEASURES`), ``value`` with ``low`` and
         ``high`` (95 %), and how many recordings and motions stood behind it.
     """
-    everything = pd.concat([real, *synthetic.values()])
-    ends, rows = np.cumsum([len(part) for part in (real, *synthetic.values())])[:-1], []
-    recordings = real["group"].nunique()
+    parts, rows = {REAL: real, **synthetic}, []
+    everything = pd.concat(parts)
     for measure, columns in FEATURES.items():
         pooled = scaled(everything[np.flatnonzero(columns)].to_numpy())
-        own, *others = np.split(pooled, ends)
-        value = _between_halves(own, real, seed)
-        rows.append((REAL, classes, measure, *value, recordings, recordings))
-        for (model, part), x in zip(synthetic.items(), others, strict=True):
-            value = two_sample_distance(own, x, real["group"], part["group"], seed)
-            rows.append((model, classes, measure, *value, recordings, part["group"].nunique()))
+        own = pooled[: len(real)]
+        for model, part in parts.items():
+            if model == REAL:
+                value = _between_halves(own, real, seed)
+            else:
+                x = pooled[everything.index.get_level_values(0) == model]
+                value = two_sample_distance(own, x, real["group"], part["group"], seed)
+            counts = real["group"].nunique(), part["group"].nunique()
+            rows.append((model, classes, measure, *value, *counts))
     names = ["model", "classes", "measure", "value", "low", "high", "recordings", "motions"]
     return pd.DataFrame(rows, columns=names)
 
@@ -148,9 +143,9 @@ def compare_all(
     real: pd.DataFrame, synthetic: Mapping[str, pd.DataFrame], seed: int
 ) -> pd.DataFrame:
     """`compare` on all classes, then on jumping and running alone."""
-    first, *others = (p[p["label"].isin(DYNAMIC)] for p in (real, *synthetic.values()))
-    dynamic = dict(zip(synthetic, others, strict=True))
-    parts = compare(real, synthetic, seed), compare(first, dynamic, seed, TOGETHER)
+    sources = {REAL: real, **synthetic}
+    dynamic = {name: x[x["label"].isin(DYNAMIC)] for name, x in sources.items()}
+    parts = compare(real, synthetic, seed), compare(dynamic.pop(REAL), dynamic, seed, TOGETHER)
     return pd.concat(parts, ignore_index=True)
 
 

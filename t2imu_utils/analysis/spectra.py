@@ -17,10 +17,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from t2imu_utils.activities import category_of
 from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, halves, interval, resampled, stream
+from t2imu_utils.analysis.windows import labels_of
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
@@ -98,17 +97,12 @@ def window_spectra(
     return frequency, density.sum(-1)
 
 
-def _classes(clips: Clips, section: RecordingsSection) -> pd.Series:
-    labels = clips.table["activity"]
-    return labels.map(category_of) if section.labels == "categories" else labels
-
-
 def typical_windows(
     clips: Clips, section: RecordingsSection, site: str, frames: int = 60
 ) -> dict[str, Float[np.ndarray, "T"]]:
     """Of each class the length of the acceleration (m/s²) in one window of a site: the one that
     varies as much as the median window does, so that nobody chose it."""
-    labels, found = _classes(clips, section), {}
+    labels, found = labels_of(clips, section), {}
     at = list(clips.meta["sites"]).index(site)
     for label in section.classes:
         own = clips.select((labels == label).to_numpy())
@@ -129,11 +123,8 @@ def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFr
     Returns:
         Power spectral density in dB of 1 (m/s²)²/Hz. Rows: ``label``, ``site``, ``unit``; columns:
         frequency (Hz), from 0 to half the rate.
-
-    Raises:
-        InputError: nothing at all to make a spectrum of.
     """
-    labels, have, found = _classes(clips, section), list(clips.meta["sites"]), {}
+    labels, have, found = labels_of(clips, section), list(clips.meta["sites"]), {}
     for label in section.classes:
         own = clips.select((labels == label).to_numpy())
         for site in (name for name in section.sites if name in have):
@@ -143,11 +134,6 @@ def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFr
                 frequency, power = window_spectra(x, clips.meta["rate"])
                 mean = pd.DataFrame(power, columns=frequency).groupby(unit).mean()
                 found[label, site] = 10 * np.log10(mean + DECIBEL_FLOOR)
-    if not any(map(len, found.values())):
-        raise InputError(
-            "clips: acc", f"no window of {SEGMENT} frames of {', '.join(section.classes)}",
-            "some with the sensor", "Check activities, sites and the lengths of the clips.",
-        )  # fmt: skip
     return pd.concat(found, names=["label", "site", "unit"])
 
 
@@ -198,13 +184,11 @@ def gains(before: pd.DataFrame, after: pd.DataFrame, seed: int, draws: int = 100
     change = (after - before).dropna().groupby(["label", "unit"], sort=False).mean()
     both = pd.concat([change, pd.concat({ALL: change.droplevel("label")}, names=["label"])])
     sizes = both.groupby("label").size()
-    return pd.concat(
-        [
-            _bands(found, both, sizes[label], "value").assign(label=label)
-            for label, found in _samples(both, ["label"], seed, draws).items()
-        ],
-        ignore_index=True,
-    )
+    parts = [
+        _bands(found, both, sizes[label], "value").assign(label=label)
+        for label, found in _samples(both, ["label"], seed, draws).items()
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def spectral_errors(
