@@ -546,9 +546,7 @@ def joint_spectra(table: pd.DataFrame, generator: str | None = None) -> Figure:
 
 # ---------------------------------------------------------------- 07: recognition
 def fig3_har(
-    accuracy: Mapping[str, Sequence[float]],
-    real: Sequence[float] | None = None,
-    chance: float | None = None,
+    accuracy: Mapping[str, Sequence[float]], real: Sequence[float], chance: float
 ) -> Figure:
     """Fig. 3: balanced accuracy (%) of the classifier trained on each model, its mean at the edge.
 
@@ -564,13 +562,11 @@ def fig3_har(
         _dots(ax, points, at + _shifts(len(points), 0.2), s=9)
         place = {"xycoords": ("axes fraction", "data"), "va": "center"}
         ax.annotate(f"{points.mean():.1f}", (1.01, at), weight="bold", **place)
-    if real is not None:
-        line = 100 * np.asarray(real, dtype=float)
-        text = f"trained on real recordings: {line.mean():.1f}"
-        ax.axvline(line.mean(), color=colour(REAL), label=text)
-        ax.axvspan(line.min(), line.max(), color=colour(REAL), alpha=0.1, linewidth=0)
-    if chance is not None:
-        ax.axvline(100 * chance, color=INK, linestyle=":", label=f"chance: {100 * chance:.1f}")
+    line = 100 * np.asarray(real, dtype=float)
+    text = f"trained on real recordings: {line.mean():.1f}"
+    ax.axvline(line.mean(), color=colour(REAL), label=text)
+    ax.axvspan(line.min(), line.max(), color=colour(REAL), alpha=0.1, linewidth=0)
+    ax.axvline(100 * chance, color=INK, linestyle=":", label=f"chance: {100 * chance:.1f}")
     ax.set_yticks(range(len(accuracy)), [label(model) for model in accuracy])
     ax.set(xlabel="balanced accuracy (%)", xlim=(0, 100), ylim=(len(accuracy) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)

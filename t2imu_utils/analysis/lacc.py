@@ -150,11 +150,10 @@ def paired_difference(
     before: pd.DataFrame | Sequence[pd.DataFrame],
     after: pd.DataFrame | Sequence[pd.DataFrame],
     groups: pd.DataFrame,
-    value: str = "acc",
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Change of a loss from one model to another, per category, with 95 % intervals.
+    """Change of L_acc from one model to another, per category, with 95 % intervals.
 
     A clip's loss is its mean over timesteps; a group's is the mean over its clips. Intervals are of
     a paired bootstrap over units and, where there are several, over seeds (`stats.over_seeds`).
@@ -164,7 +163,6 @@ def paired_difference(
             one such table for each seed, in the same order.
         groups: ``clip``, ``category`` and ``unit`` (the trial that a clip was cut from); only the
             clips in it count.
-        value: the column to compare.
 
     Returns:
         Rows: `groups_of`, and `CONTRAST`: how much more, in shares, the loss changed in high- than
@@ -177,7 +175,7 @@ def paired_difference(
         effect size.
     """
     tables = [[x] if isinstance(x, pd.DataFrame) else list(x) for x in (before, after)]
-    means = [t.groupby("clip")[value].mean() for t in [*tables[0], *tables[1]]]
+    means = [t.groupby("clip")["acc"].mean() for t in [*tables[0], *tables[1]]]
     if not all(mean.index.equals(means[0].index) for mean in means):
         raise InputError(
             "before, after", "other clips in one than in the other", "the same clips",

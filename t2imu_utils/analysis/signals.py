@@ -169,12 +169,3 @@ def table(numbers: pd.DataFrame) -> pd.DataFrame:
     cells = numbers.assign(text=text, measure=numbers["measure"].map(MEASURES))
     order = list(dict.fromkeys(cells["model"]))
     return cells.pivot(index="model", columns=["classes", "measure"], values="text").loc[order]
-
-
-def as_metrics(numbers: pd.DataFrame) -> dict:
-    """Nested by model, classes and measure, for `run.json`."""
-    found: dict = {}
-    for row in numbers.itertuples(index=False):
-        at = found.setdefault(row.model, {}).setdefault(row.classes, {})
-        at[row.measure] = {"value": row.value, "low": row.low, "high": row.high}
-    return found

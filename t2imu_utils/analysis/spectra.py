@@ -301,12 +301,3 @@ def table(numbers: pd.DataFrame, measure: str = "distance") -> pd.DataFrame:
     text = own["value"].map("{:.1f}".format) + ends.where(own["low"].notna(), "")
     wide = own.assign(text=text).pivot(index=["site", "label"], columns="model", values="text")
     return wide[list(dict.fromkeys(own["model"]))].fillna("–")
-
-
-def as_metrics(numbers: pd.DataFrame) -> dict:
-    """What is pooled over classes, nested by model, site and measure, for `run.json`."""
-    found: dict = {}
-    for row in numbers[numbers["label"] == ALL].itertuples(index=False):
-        at = found.setdefault(row.model, {}).setdefault(row.site, {})
-        at[row.measure] = {"value": row.value, "low": row.low, "high": row.high}
-    return found

@@ -154,7 +154,7 @@ def best_weight(table: pd.DataFrame, generator: str, by: str = "validation_acc")
     return float(arms.groupby("lambda_acc")[by].mean().idxmin())
 
 
-# ---------------------------------------------------------------- changes of a loss over seeds
+# ---------------------------------------------------------------- changes of L_acc over seeds
 def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]:
     """By generator, reference and arm: for each seed the losses of the reference and of the arm."""
     found: dict[tuple[str, str, str], dict[int, tuple]] = {}
@@ -180,9 +180,9 @@ def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]
 
 
 def change_over_seeds(
-    losses: Losses, groups: pd.DataFrame, draws: int = 2000, seed: int = 0, value: str = "acc"
+    losses: Losses, groups: pd.DataFrame, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Relative change of a loss from a reference to each arm: mean over seeds, interval, size.
+    """Relative change of L_acc from a reference to each arm: mean over seeds, interval, size.
 
     The reference "control" is the one of the same seed; "base" is the generator before it was
     trained on, the same for all seeds. An arm without a control of its seed is not compared with
@@ -191,30 +191,29 @@ def change_over_seeds(
     Args:
         losses: tables of `lacc.clip_losses` by model, at least base or control of each generator.
         groups: ``clip``, ``category``, ``unit`` (`data.test_clips`).
-        value: the loss.
 
     Returns:
         Columns `KEYS` and those of `lacc.paired_difference`.
     """
     parts = []
     for (generator, reference, arm), pairs in _comparisons(losses).items():
-        part = paired_difference(*zip(*pairs.values(), strict=True), groups, value, draws, seed)
+        part = paired_difference(*zip(*pairs.values(), strict=True), groups, draws, seed)
         parts.append(part.assign(generator=generator, reference=reference, arm=arm))
     table = pd.concat(parts, ignore_index=True)
     return table[[*KEYS, *table.columns.drop(KEYS)]]
 
 
-def changes_by_seed(losses: Losses, groups: pd.DataFrame, value: str = "acc") -> pd.DataFrame:
+def changes_by_seed(losses: Losses, groups: pd.DataFrame) -> pd.DataFrame:
     """`change_over_seeds` in each seed by itself: columns `KEYS`, ``seed`` and ``relative``."""
     parts = []
     for seed in sorted({model_of(model).seed for model in losses}):
         own = {m: x for m, x in losses.items() if is_base(m) or model_of(m).seed == seed}
-        parts.append(change_over_seeds(own, groups, draws=1, value=value).assign(seed=seed))
+        parts.append(change_over_seeds(own, groups, draws=1).assign(seed=seed))
     return pd.concat(parts, ignore_index=True)[[*KEYS, "seed", "relative"]]
 
 
-def by_timestep(losses: Losses, value: str = "acc") -> pd.DataFrame:
-    """A loss at each noise level, and its relative change from the control of the same seed.
+def by_timestep(losses: Losses) -> pd.DataFrame:
+    """L_acc at each noise level, and its relative change from the control of the same seed.
 
     Returns:
         Columns ``generator``, ``arm`` (models without their seed, and "gaussian", "constant" of the
@@ -222,7 +221,7 @@ def by_timestep(losses: Losses, value: str = "acc") -> pd.DataFrame:
         ``relative``, ``relative_sd`` (NaN for base and control).
     """
     keys, parts = ["estimate", "timestep"], []
-    means = {m: x.groupby(keys, observed=True)[value].mean() for m, x in losses.items()}
+    means = {m: x.groupby(keys, observed=True)["acc"].mean() for m, x in losses.items()}
     for model, mean in means.items():
         control = control_of(model)
         of_control = means.get(control) if not is_base(model) and model != control else None
