@@ -166,6 +166,7 @@ def _folded(name: str) -> str:
 
 
 def _plain_log(axes: Axes) -> None:
+    axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
@@ -186,14 +187,12 @@ def _plain(arms: Sequence[str], generator: str) -> list[str]:
 # ---------------------------------------------------------------- 00 to 02: data and training
 def minutes_by_category(minutes: pd.DataFrame) -> Figure:
     """Minutes of motion: a bar for each category (rows), stacked by split (columns)."""
-    table = minutes.loc[ordered(list(minutes.index))].fillna(0)
+    names = ordered(list(minutes.index))
+    table = minutes.loc[names, [split for split in SPLITS if split in minutes]]
     figure, ax = plt.subplots(figsize=(PAGE, 2.2))
-    bottom = np.zeros(len(table))
-    for split in [name for name in SPLITS if name in table]:
-        ax.bar(range(len(table)), table[split], 0.7, bottom, color=SPLITS[split], label=split)
-        bottom += table[split].to_numpy()
-    ax.set_xticks(range(len(table)), [_folded(name) for name in table.index])
-    ax.set_ylabel("motion (min)")
+    table.plot.bar(ax=ax, stacked=True, width=0.7, rot=0, color=SPLITS, legend=False)
+    ax.set_xticks(range(len(names)), [_folded(name) for name in names])
+    ax.set(xlabel="", ylabel="motion (min)")
     legend_above(figure, ax)
     return figure
 
@@ -211,8 +210,8 @@ def recording_examples(
             acc = recordings[index]["acc"][:, at]
             whole = acc[np.isfinite(acc).all(1)][: round(seconds * rate)]
             if len(whole) > rate:
-                for axis, values in zip(AXES, whole.T, strict=True):
-                    ax.plot(np.arange(len(values)) / rate, values, color=AXES[axis], linewidth=0.9)
+                for hue, values in zip(AXES.values(), whole.T, strict=True):
+                    ax.plot(np.arange(len(values)) / rate, values, color=hue, linewidth=0.9)
                 break
     for ax in axes[::3]:
         ax.set_ylabel("acc (m/s²)")
@@ -264,9 +263,8 @@ def loss_curves(curves: pd.DataFrame, model: str, terms: Sequence[str]) -> Figur
             ax.plot(held["step"], held[term], "o", color=colour(model), ms=3)
         ax.set(title=TERMS.get(term, rf"$L_\mathrm{{{term}}}$"), xlabel="step")
         if term == "accuracy":
-            ax.set(ylim=(0, 1))
+            ax.set_ylim(0, 1)
         else:
-            ax.set(yscale="log")
             _plain_log(ax)
     axes[0].set_ylabel("loss")
     return figure
@@ -446,7 +444,7 @@ def by_timestep(table: pd.DataFrame, generator: str) -> Figure:
             if y.notna().any():
                 ax.plot(part["timestep"], y, **line)
                 ax.fill_between(part["timestep"], y - sd, y + sd, color=line["color"], alpha=0.18)
-    axes[0].set(yscale="log", ylabel="$L_\\mathrm{acc}$", title="loss")
+    axes[0].set(ylabel="$L_\\mathrm{acc}$", title="loss")
     axes[1].set(ylabel=f"{CHANGE} (%)", title="against the control of the same seed")
     axes[1].axhline(0, color=colour(control_of(generator)))
     _plain_log(axes[0])
@@ -469,12 +467,10 @@ def fig2_tsne(
     ):
         order = np.random.default_rng(0).permutation(len(points))
         hues, size = np.array([CLASSES.get(name, QUIET) for name in classes]), len(points)
-        for marker, chosen in (("o", real), ("x", ~real)):
-            own = order[chosen[order]]
-            face = {"facecolors": "none"} if marker == "o" else {}
-            style = {"edgecolors": hues[own]} | face if face else {"c": hues[own]}
-            dots = {"s": 12 if size < 1500 else 7, "linewidths": 0.8, "alpha": 0.8}
-            ax.scatter(*points[own].T, marker=marker, rasterized=True, **dots, **style)
+        dots = {"s": 12 if size < 1500 else 7, "linewidths": 0.8, "alpha": 0.8, "rasterized": True}
+        rings, crosses = order[real[order]], order[~real[order]]
+        ax.scatter(*points[rings].T, facecolors="none", edgecolors=hues[rings], **dots)
+        ax.scatter(*points[crosses].T, c=hues[crosses], marker="x", **dots)
         ax.set(title=f"{letter}  {title}", xticks=[], yticks=[])
         counts = f"{real.sum()} real, {(~real).sum()} of {label(model)}"
         ax.set_xlabel(counts, fontsize=SMALL, color=QUIET)
@@ -569,8 +565,8 @@ def fig3_har(
     ax.axvline(100 * chance, color=INK, linestyle=":", label=f"chance: {100 * chance:.1f}")
     ax.set_yticks(range(len(accuracy)), [label(model) for model in accuracy])
     ax.set(xlabel="balanced accuracy (%)", xlim=(0, 100), ylim=(len(accuracy) - 0.5, -0.5))
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", visible=True)
+    ax.grid(False, axis="y")
+    ax.grid(True, axis="x")
     legend_above(figure, ax)
     return figure
 
@@ -581,15 +577,14 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
 
     columns = min(3, len(shares))
     figure, axes = _panels(len(shares), columns, 2.3)
+    style = {"cmap": "Blues", "vmin": 0, "vmax": 100, "cbar": False, "square": True}
     for place, (ax, (model, table)) in enumerate(zip(axes, shares.items(), strict=True)):
         names = ordered(list(table.index))
         percent = 100 * table.loc[names, names]
         written = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         edges = {"yticklabels": place % columns == 0, "xticklabels": place + columns >= len(shares)}
-        sns.heatmap(
-            percent, ax=ax, annot=written, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False,
-            square=True, annot_kws={"size": SMALL}, **edges,
-        )  # fmt: skip
+        text = {"annot": written, "fmt": "", "annot_kws": {"size": SMALL}}
+        sns.heatmap(percent, ax=ax, **style, **text, **edges)
         ax.set(xlabel="", ylabel="", title=label(model))
         plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     figure.supxlabel("recognised as (%)", fontsize=SMALL)

@@ -41,14 +41,3 @@ def test_only_faces_towards_the_viewer_are_drawn():
     figure, ax = plt.subplots()
     pictures.mesh(ax, CUBE, SIDES, azimuth=180.0)
     assert ax.collections[0].get_paths()[0].vertices[:, 0].max() <= 1e-9
-
-
-def test_bodies_stand_on_one_floor_side_by_side():
-    figure = pictures.bodies({"low": CUBE - [0, 5, 0], "tall": 2 * CUBE}, SIDES, azimuth=0.0)
-    first, second = (np.concatenate([p.vertices for p in c.get_paths()]) for c in
-                     figure.axes[0].collections)  # fmt: skip
-    assert first[:, 0].max() < second[:, 0].min()
-    # Seen from ten degrees above, the front's lower edge lies sin(10°) of half its depth below.
-    low = -np.sin(np.radians(10.0))
-    assert first[:, 1].min() == pytest.approx(low / 2) and second[:, 1].min() == pytest.approx(low)
-    assert {"low", "tall"} <= {t.get_text() for t in figure.axes[0].texts}

@@ -67,37 +67,6 @@ def test_values_are_multiples_of_the_recorded_ones():
     assert [x for line in drawn_in(ax, "mdm") for x in line.get_xdata()] == [1, 2]
 
 
-def test_figure_1_shows_every_model_and_count():
-    groups = ["walking", "running", "high-dynamic", "low-dynamic", "all", plots.CONTRAST]
-    table = pd.DataFrame({"group": groups, "clips": [7, 5, 5, 7, 12, 12]})
-    table = table.assign(
-        delta=[-0.01, -0.03, -0.03, -0.01, -0.02, np.nan], delta_low=-0.1, delta_high=0.1
-    )
-    figure = plots.fig1_lacc({"mdm-ft": table, "mdm-acc0.1": table})
-    left, right = figure.axes
-    assert [bar.get_height() for bar in left.containers[0]] == [-0.03, -0.01]
-    assert ticks(left.get_xticklabels()) == ["running\nn = 5", "walking\nn = 7"]
-    assert len(right.get_xticklabels()) == 3 and "MDM, λ = 0.1" in texts(figure)
-
-
-def test_recognition():
-    figure = plots.fig3_har({"mdm": [0.5, 0.6], "mdm-acc1": [0.7]}, real=[0.9], chance=0.125)
-    ax = figure.axes[0]
-    assert [bar.get_width() for c in ax.containers for bar in c] == pytest.approx([55, 70])
-    points = np.concatenate([c.get_offsets()[:, 0] for c in ax.collections if len(c.get_offsets())])
-    assert {50.0, 60.0, 70.0} <= set(np.round(points, 6))
-    for text in ("55.0", "70.0", "chance: 12.5", "recordings: 90.0"):
-        assert text in texts(figure)
-
-    names = ["walking", "running"]
-    shares = pd.DataFrame([[0.75, 0.25], [0.004, 0.996]], index=names, columns=names)
-    first, second = plots.confusions({"real": shares, "mdm": shares}).axes
-    assert ticks(first.get_yticklabels()) == ["running", "walking"]
-    assert ticks(second.get_yticklabels()) == []
-    # Less than half a percent is left blank.
-    assert ticks(first.texts) == ["100", "", "25", "75"]
-
-
 ARMS = {"mdm-acc0.1": -0.1, "mdm-acc1": -0.4}
 
 

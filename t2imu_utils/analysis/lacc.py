@@ -138,14 +138,6 @@ def _losses(
     return torch.stack([terms[name] for name in TERMS], 1).double().cpu().numpy()
 
 
-def groups_of(category: pd.Series) -> dict[str, np.ndarray]:
-    """Masks of the categories that there are, then of high-dynamic, low-dynamic and all clips."""
-    high = category.isin(HIGH_DYNAMIC).to_numpy()
-    found = {name: (category == name).to_numpy() for name in CATEGORIES}
-    found |= {HIGH: high, LOW: ~high, ALL: np.ones(len(category), bool)}
-    return {name: rows for name, rows in found.items() if rows.any()}
-
-
 def paired_difference(
     before: pd.DataFrame | Sequence[pd.DataFrame],
     after: pd.DataFrame | Sequence[pd.DataFrame],
@@ -165,8 +157,9 @@ def paired_difference(
             clips in it count.
 
     Returns:
-        Rows: `groups_of`, and `CONTRAST`: how much more, in shares, the loss changed in high- than
-        in low-dynamic clips. Columns: ``group``; numbers of ``clips``, ``units`` and ``seeds``;
+        Rows: the categories that there are, then high-dynamic, low-dynamic and all clips, and
+        `CONTRAST`: how much more, in shares, the loss changed in high- than in low-dynamic clips.
+        Columns: ``group``; numbers of ``clips``, ``units`` and ``seeds``;
         ``before``, ``after`` and ``delta``, means over seeds, with ``delta_low``, ``delta_high``;
         ``relative`` (delta / before), its ``sd`` over seeds, ``low`` and ``high``; ``median``, over
         units, of a unit's own relative change, which one wild trial cannot sway as it does the
@@ -184,7 +177,10 @@ def paired_difference(
     table = groups[groups["clip"].isin(means[0].index)]
     values = pd.concat(means, axis=1).loc[table["clip"]].to_numpy()
     count, rows, shares = len(tables[0]), [], {}
-    for name, chosen in groups_of(table["category"]).items():
+    high = table["category"].isin(HIGH_DYNAMIC).to_numpy()
+    masks = {name: (table["category"] == name).to_numpy() for name in CATEGORIES}
+    masks |= {HIGH: high, LOW: ~high, ALL: np.ones(len(table), bool)}
+    for name, chosen in ((name, mask) for name, mask in masks.items() if mask.any()):
         own, unit = values[chosen], table["unit"].to_numpy()[chosen]
         of_units = pd.DataFrame(own).groupby(unit).mean().to_numpy()
         enough = len(of_units) >= FEWEST

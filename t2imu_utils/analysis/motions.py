@@ -170,8 +170,7 @@ def compare(motions: pd.DataFrame) -> pd.DataFrame:
     In "all" each category counts the same, since prompts and corpus weigh them differently; NaN
     for a model that lacks some: its mean would tell which categories it has, not how it moves.
 
-    Args:
-        motions: of `measure`, "real" among them, as `shared` leaves them.
+    motions: of `measure`, "real" among them, as `shared` leaves them.
 
     Returns:
         Columns ``model``, ``category``, ``n``, those of `MEASURES` and ``spectral_distance`` (dB,
@@ -338,8 +337,7 @@ def best(scores: pd.DataFrame, share: float) -> Bool[np.ndarray, "n"]:
 
     A smaller share is part of a larger one. Of equal scores the lower number of a motion is kept.
 
-    Args:
-        scores: of `score_motions`. share: more than 0, at most 1; rounded up to whole motions.
+    scores: of `score_motions`. share: more than 0, at most 1; rounded up to whole motions.
     """
     order = scores.reset_index(drop=True).sort_values(["score", "motion"], kind="stable")
     place = order.groupby("activity").cumcount().sort_index().to_numpy()

@@ -8,9 +8,7 @@ from numpy.testing import assert_allclose
 from t2imu_utils import arms, data, runs
 from t2imu_utils.analysis import har, lacc, motions, stats, sweep
 from t2imu_utils.analysis.motions import PARTS
-from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
-from t2imu_utils.tracks import load_track
 
 CATEGORY = pd.Series({"a": "walking", "b": "jumping", "c": "sitting"})
 
@@ -281,28 +279,3 @@ def test_spectra_of_arms_have_a_band(moved):
     spread = np.exp(np.std(np.log([0.25**2, 0.2**2]), ddof=1))
     assert_allclose(arm["high"] / arm["density"], spread, rtol=1e-6)
     assert real["low"].isna().all() and set(arm["seeds"]) == {2}
-
-
-def test_motions_are_read_with_their_variety(clips, monkeypatch):
-    track = load_track("demo")
-    category = pd.Series({c.name: ["walking", "running"][i % 2] for i, c in enumerate(clips)})
-    splits = {track.corpus.train: clips[:6], **{s: clips[6:] for s in track.corpus.test}}
-    monkeypatch.setattr(data, "load_motions", lambda track, split: splits[split])
-    monkeypatch.setattr(data, "load_categories", lambda track: category)
-    monkeypatch.setattr(data, "IMPLAUSIBLE", np.inf)  # these are noise
-    same = {"activity": "walking", "prompt": "a person walks"}
-    rows = [same, same, same | {"activity": "running", "prompt": "a person runs"}]
-    joints = [np.random.default_rng(i).normal(size=(8, 22, 3)) for i in range(3)]
-    features = [clips[0].features[:8]] * 2 + [clips[1].features[:8]]
-    made = Clips.from_list(rows, {"joints": joints, "features": features})
-    bare = Clips(made.table, {"joints": made.arrays["joints"]})
-    monkeypatch.setattr(data, "load_sampled", lambda track, m: made if m == "mdm" else bare)
-    found = sweep.read_motions(track, ["mdm", "elsewhere"])
-    kinds = found[found["model"] == "mdm"].groupby("category").size()
-    assert kinds.to_dict() == {"running": 1, "walking": 2}
-    variety = motions.variety(found)
-    # The two of one prompt are the same motion; real motions have no prompt.
-    assert variety.loc["mdm", "multimodality"] == 0
-    assert variety.loc["mdm", "diversity"] > 0 and variety.loc["real", "diversity"] > 0
-    assert np.isnan(variety.loc["real", "multimodality"])
-    assert list(variety.index) == ["real", "mdm"]  # motions without features have none
