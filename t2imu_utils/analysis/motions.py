@@ -66,8 +66,9 @@ def categorise(
         became "other") and ``nearest`` (that category).
     """
     sentences = sorted({text for texts in captions for text in texts})
-    similarity = category_similarity(sentences, embed).set_axis(sentences)
-    scores = np.array([similarity.loc[list(texts)].to_numpy().mean(0) for texts in captions])
+    row = {text: index for index, text in enumerate(sentences)}
+    similarity = category_similarity(sentences, embed).to_numpy()
+    scores = np.array([similarity[[row[text] for text in texts]].mean(0) for texts in captions])
     scores = scores.reshape(-1, len(NAMED))
     nearest, score = np.array(NAMED)[scores.argmax(1)], scores.max(1)
     category = np.where(score > threshold, nearest, OTHER)
