@@ -21,6 +21,7 @@ from t2imu_utils.analysis.stats import (
     energy_distance,
     halves,
     two_sample_distance,
+    written,
 )  # fmt: skip
 from t2imu_utils.analysis.windows import labelled_windows
 from t2imu_utils.clips import Clips
@@ -162,10 +163,6 @@ def _between_halves(x: np.ndarray, real: pd.DataFrame, seed: int) -> tuple[float
 
 def table(numbers: pd.DataFrame) -> pd.DataFrame:
     """`compare` for reading: a row for each model, "value [low, high]" in the cells."""
-    text = [
-        f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.value == row.value else "–"
-        for row in numbers.itertuples(index=False)
-    ]
-    cells = numbers.assign(text=text, measure=numbers["measure"].map(MEASURES))
-    order = list(dict.fromkeys(cells["model"]))
-    return cells.pivot(index="model", columns=["classes", "measure"], values="text").loc[order]
+    cells = numbers.assign(text=written(numbers, 3), measure=numbers["measure"].map(MEASURES))
+    wide = cells.pivot(index="model", columns=["classes", "measure"], values="text")
+    return wide.loc[cells["model"].unique()]

@@ -11,13 +11,21 @@ decibels: motions for one prompt may differ by 40 dB, and a mean of powers is th
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, halves, interval, resampled, stream
+from t2imu_utils.analysis.stats import (
+    FEWEST,
+    SPLITS,
+    TAILS,
+    halves,
+    interval,
+    resampled,
+    stream,
+    written,
+)
 from t2imu_utils.analysis.windows import labels_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.windows import windows
@@ -137,25 +145,19 @@ def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFr
     return pd.concat(found, names=["label", "site", "unit"])
 
 
-def _samples(
-    spectra: pd.DataFrame, keys: list[str], seed: int, draws: int
-) -> dict[Any, Float[np.ndarray, "1+D F"]]:
-    """Mean spectrum of each group of units, dB: of all, then of bootstrap samples of its units.
+def _means(own: pd.DataFrame, label: str, seed: int, draws: int) -> Float[np.ndarray, "1+D F"]:
+    """Mean spectrum of units, dB: of all, then of bootstrap samples.
 
-    Groups of one class with as many units have the same samples, so that sites are drawn together
-    and models, which were all asked for the same motions, are compared motion by motion.
+    As many units of one class have the same samples, so that sites are drawn together and models,
+    which were all asked for the same motions, are compared motion by motion.
     """
-    found = {}
-    for key, own in spectra.groupby(keys, sort=False):
-        times = resampled(len(own), draws, stream(seed, key[0]))
-        found[key if len(keys) > 1 else key[0]] = times @ own.to_numpy() / len(own)
-    return found
+    return resampled(len(own), draws, stream(seed, label)) @ own.to_numpy() / len(own)
 
 
-def _bands(samples: np.ndarray, spectra: pd.DataFrame, units: int, name: str) -> pd.DataFrame:
-    low, high = interval(samples) if units >= FEWEST else np.full((2, samples.shape[1]), np.nan)
-    columns = {"frequency": spectra.columns.to_numpy(float), name: samples[0]}
-    return pd.DataFrame(columns | {"low": low, "high": high}).assign(units=units)
+def _bands(samples: np.ndarray, own: pd.DataFrame, name: str) -> pd.DataFrame:
+    ends = interval(samples) if len(own) >= FEWEST else np.full((2, samples.shape[1]), np.nan)
+    columns = {"frequency": own.columns.to_numpy(float), name: samples[0]}
+    return pd.DataFrame(columns | {"low": ends[0], "high": ends[1]}).assign(units=len(own))
 
 
 def mean_spectra(spectra: pd.DataFrame, seed: int, draws: int = 1000) -> pd.DataFrame:
@@ -164,9 +166,9 @@ def mean_spectra(spectra: pd.DataFrame, seed: int, draws: int = 1000) -> pd.Data
     Columns ``label``, ``site``, ``frequency`` (Hz), ``density``, ``low``, ``high`` ((m/s²)²/Hz)
     and ``units``, motions or people: fewer than `FEWEST` have no interval.
     """
-    sizes, parts = spectra.groupby(CELL).size(), []
-    for (label, site), found in _samples(spectra, CELL, seed, draws).items():
-        part = _bands(10 ** (found / 10), spectra, sizes[label, site], "density")
+    parts = []
+    for (label, site), own in spectra.groupby(CELL, sort=False):
+        part = _bands(10 ** (_means(own, label, seed, draws) / 10), own, "density")
         parts.append(part.assign(label=label, site=site))
     return pd.concat(parts, ignore_index=True)
 
@@ -183,10 +185,9 @@ def gains(before: pd.DataFrame, after: pd.DataFrame, seed: int, draws: int = 100
     """
     change = (after - before).dropna().groupby(["label", "unit"], sort=False).mean()
     both = pd.concat([change, pd.concat({ALL: change.droplevel("label")}, names=["label"])])
-    sizes = both.groupby("label").size()
     parts = [
-        _bands(found, both, sizes[label], "value").assign(label=label)
-        for label, found in _samples(both, ["label"], seed, draws).items()
+        _bands(_means(own, label, seed, draws), own, "value").assign(label=label)
+        for label, own in both.groupby("label", sort=False)
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -209,9 +210,13 @@ def _errors(
     real: pd.DataFrame, synthetic: pd.DataFrame, seed: int, draws: int
 ) -> dict[tuple[str, str], Float[np.ndarray, "1+D 3"]]:
     """`spectral_errors` of the cells (class and site) that both have, in bootstrap samples."""
-    true, made = _samples(real, CELL, seed + 1, draws), _samples(synthetic, CELL, seed, draws)
-    frequency = real.columns.to_numpy(float)
-    return {c: spectral_errors(made[c], true[c], frequency) for c in true if c in made}
+    made, found = dict(iter(synthetic.groupby(CELL, sort=False))), {}
+    for cell, own in real.groupby(CELL, sort=False):
+        if cell in made:
+            pair = (made[cell], seed), (own, seed + 1)
+            means = (_means(x, cell[0], s, draws) for x, s in pair)
+            found[cell] = spectral_errors(*means, real.columns.to_numpy(float))
+    return found
 
 
 def _between_halves(
@@ -291,13 +296,9 @@ def changes(
     return _table(change, real, after, _estimate)
 
 
-def table(numbers: pd.DataFrame, measure: str = "distance") -> pd.DataFrame:
-    """`compare` for reading: a row for each site and class, models beside each other.
-
-    Without an interval, for which there were too few people, a value stands alone.
-    """
-    own = numbers[numbers["measure"] == measure]
-    ends = own["low"].map(" [{:.1f}, ".format) + own["high"].map("{:.1f}]".format)
-    text = own["value"].map("{:.1f}".format) + ends.where(own["low"].notna(), "")
-    wide = own.assign(text=text).pivot(index=["site", "label"], columns="model", values="text")
-    return wide[list(dict.fromkeys(own["model"]))].fillna("–")
+def table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Distances of `compare` for reading: rows are sites and classes, columns models."""
+    own = numbers[numbers["measure"] == "distance"]
+    own = own.assign(text=written(own, 1))
+    wide = own.pivot(index=["site", "label"], columns="model", values="text")
+    return wide[own["model"].unique()].fillna("–")

@@ -152,6 +152,15 @@ def two_sample_distance(
     return float(samples[0]), float(low), float(high)
 
 
+def written(numbers: pd.DataFrame, digits: int) -> pd.Series:
+    """``value [low, high]`` of each row; without an interval a value stands alone."""
+    value, low, high = (
+        numbers[name].map(f"{{:.{digits}f}}".format) for name in ("value", "low", "high")
+    )
+    whole = (value + " [" + low + ", " + high + "]").where(numbers["low"].notna(), value)
+    return whole.where(numbers["value"].notna(), "–")
+
+
 def nested(numbers: pd.DataFrame, *keys: str) -> dict:
     """``value``, ``low`` and ``high`` of each row under its `keys`, for `run.json`."""
     found: dict = {}
