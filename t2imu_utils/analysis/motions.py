@@ -349,8 +349,8 @@ def best(scores: pd.DataFrame, share: float) -> Bool[np.ndarray, "n"]:
 
 # ---------------------------------------------------------------- solvers
 # All solvers get the same prompts, lengths and seeds, so differences between them are paired by
-# prompt. The reference is a second full sample with other seeds: no solver can be told from full
-# sampling better than that one.
+# prompt. The reference is a second full sample with other seeds: no solver can be expected to be
+# nearer to full sampling.
 OTHER_SEEDS = 1_000_003  # added for the second full sample; requests number theirs from 0
 
 # By solver, evaluations of the network, and seeds ("same" or "other"): raw features.
@@ -395,7 +395,7 @@ def trade_off(
     Three measures: "features", energy distance of `statistics`; "kinetics", energy distance of the
     logarithms of `kinetics`, in standard deviations of real motions, both per root number of
     dimensions; and "spectrum", log-spectral distance of the mean acceleration spectra, dB, which is
-    what sensors feel.
+    what sensors measure.
 
     Args:
         sampled: of `sample_solvers`, full sampling first. prompts: of the requests.

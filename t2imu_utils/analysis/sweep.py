@@ -1,9 +1,9 @@
 """A grid of weights and seeds: what was finished, what L_acc changes, what it costs (notebook 08).
 
-Every arm is held against its control, clip by clip: the same seed and the same other losses
-without L_acc. So what training on does without L_acc is not counted as the doing of L_acc. Arms are
-named as models are (`arms`), without the seed. "gaussian" and "constant" are no arms: they are
-what a filter of one line and a frozen pose make of the reference's own x̂_0.
+Every fine-tuned model is compared with its control, clip by clip: the same seed and the same other
+losses without L_acc. So the effect of longer training is not counted. An ``arm`` is a model without
+its seed (`arms`). "gaussian" and "constant" are no models: they are what a simple filter and a
+frozen pose make of the reference's own x̂_0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ from t2imu_utils.tracks import BASE as MDM
 from t2imu_utils.tracks import Track
 
 LOSSES = "05_lacc_analysis"
-CONTROL, BASE = "control", "base"  # what a model may be held against
+CONTROL, BASE = "control", "base"  # what a model may be compared with
 TRIVIAL = (GAUSSIAN, CONSTANT)
 KEYS = ["generator", "reference", "arm", "group"]
 # Columns of numbers, and what they are called. Only the first two may be chosen by.
