@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from t2imu_utils.motion.skeleton import CHAINS
-from t2imu_utils.style import AXES, INK, PAGE, QUIET, SMALL, colour, is_known, label, legend_above
+from t2imu_utils.style import AXES, INK, PAGE, QUIET, SMALL, legend_above
 
 # Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
 LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
@@ -182,13 +182,12 @@ def _name_points(ax: Axes, points: Mapping[str, np.ndarray], edge: float, side: 
 def imu_traces(
     signals: Mapping[str, Float[np.ndarray, "F 3"]], rate: float, unit: str = "m/s²"
 ) -> Figure:
-    """The three axes of one sensor side by side, one line for each body or model."""
+    """The three axes of one sensor side by side, one line for each body."""
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.0), sharey=True)
     hues = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(signals)))
     for (name, values), hue in zip(signals.items(), hues, strict=True):
         for ax, axis in zip(axes, np.asarray(values).T, strict=True):
-            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=0.9,
-                    color=colour(name) if is_known(name) else hue, label=label(name))  # fmt: skip
+            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=0.9, color=hue, label=name)
     for ax, axis in zip(axes, "xyz", strict=True):
         ax.set(title=axis, xlabel="time (s)")
         ax.margins(x=0)

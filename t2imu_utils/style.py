@@ -94,11 +94,6 @@ def colour(model: str) -> str:
     return to_hex(shades(0.55 + 0.4 * _darkness(one.lambda_acc) if one.refined else 0.28))
 
 
-def is_known(name: str) -> bool:
-    """Whether it is a model of a known generator, or another name that has a colour."""
-    return arm(name).generator in COLOURS
-
-
 def _darkness(weight: float) -> float:
     """From 0 for a weight of 0.01 to 1 for one of 10."""
     return min(max((log10(weight) + 2) / 3, 0.0), 1.0)

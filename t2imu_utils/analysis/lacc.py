@@ -20,7 +20,7 @@ from t2imu_utils.analysis.stats import FEWEST, bootstrap_means, over_seeds, stre
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.generator import Denoiser
 from t2imu_utils.models.losses import LossWeights, motion_losses
-from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.corpus import MotionClip
 
 MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
 ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)
@@ -92,7 +92,7 @@ def clip_losses(
     """
     pairs = [(clip, t) for clip in sorted(clips, key=lambda c: len(c.features)) for t in timesteps]
     batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
-    rows = []
+    joints, rows = LossWeights(acc=1.0, acc_variant="joints"), []
     with torch.inference_mode():
         for batch in tqdm(batches, desc="losses", mininterval=2, disable=not progress):
             x0, noise, mask = (x.to(device) for x in _pad(denoise, batch, seed))
@@ -103,7 +103,10 @@ def clip_losses(
                 smooth, frozen = smooth_in_time(x0_hat, mask), freeze_in_time(x0_hat, mask)
                 guesses |= {GAUSSIAN: smooth, CONSTANT: frozen}
             for estimate, guess in guesses.items():
-                losses = _losses(x0, guess, mask, denoise.normaliser).tolist()
+                given = x0, guess, mask
+                terms = motion_losses(*given, LossWeights(), denoise.normaliser, all_terms=True)
+                terms["acc_joints"] = motion_losses(*given, joints, denoise.normaliser)["acc"]
+                losses = torch.stack([terms[name] for name in TERMS], 1).double().tolist()
                 rows += [
                     (clip.name, timestep, estimate, int(frames), *values)
                     for (clip, timestep), frames, values in zip(
@@ -127,15 +130,6 @@ def _pad(
         noise.append(torch.from_numpy(common_noise(clip.name, t, seed, end)))
     mask = torch.arange(max(ends)) < torch.tensor(ends)[:, None]
     return pad_sequence(x0, batch_first=True), pad_sequence(noise, batch_first=True), mask
-
-
-def _losses(
-    x0: Tensor, x0_hat: Tensor, mask: Tensor, normaliser: Normaliser
-) -> Float[np.ndarray, "B L"]:
-    terms = motion_losses(x0, x0_hat, mask, LossWeights(), normaliser, all_terms=True)
-    joints = LossWeights(acc=1.0, acc_variant="joints")
-    terms["acc_joints"] = motion_losses(x0, x0_hat, mask, joints, normaliser)["acc"]
-    return torch.stack([terms[name] for name in TERMS], 1).double().cpu().numpy()
 
 
 def paired_difference(
