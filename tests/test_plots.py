@@ -1,4 +1,4 @@
-"""Figures hold the numbers that they are given; names, legends and captions stay readable."""
+"""Figures and pictures hold the numbers that they are given; each model has its colour."""
 
 import io
 
@@ -12,8 +12,10 @@ from matplotlib.colors import to_hex
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from t2imu_utils import plots, style
+from t2imu_utils import pictures, plots, style
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import CHAINS
+from t2imu_utils.tracks import TRACKS, load_track
 
 matplotlib.use("Agg")
 
@@ -117,3 +119,44 @@ def test_costs_and_weights_over_seeds():
     line, _, _ = ax.containers[0].lines
     assert_allclose(line.get_xydata(), [[0, 6], [1, 3]])
     assert any(np.allclose(line.get_ydata(), 9.0) for line in ax.lines)
+
+
+def test_every_model_has_a_colour_and_a_name():
+    names = {name for path in TRACKS.glob("*.yaml") for name in load_track(path.stem).generators}
+    assert names <= set(style.COLOURS) and names <= set(style.LABELS)
+    models = ["real", "gaussian", "constant"]
+    models += [
+        name + ending
+        for name in ("mdm", "momask", "remodiffuse", "t2mgpt")
+        for ending in ("", "-ft", "-acc0.1", "-acc1")
+    ]
+    assert len({style.colour(model) for model in models}) == len(models)
+    # Options and seeds change no colour.
+    assert style.colour("mdm-acc0.1-vel0.5-joints-s2") == style.colour("mdm-acc0.1")
+    assert style.colour("momask-ft-s1") == style.colour("momask-ft") != style.colour("momask")
+    assert style.label("mdm-ft-s1") == "MDM, control, seed 1"
+    assert style.label("mdm-acc1e-05-joints") == "MDM, λ = 1e-05, joints"
+
+
+def test_a_film_strip_keeps_heights_and_drops_travel():
+    joints = np.random.default_rng(0).random((41, 22, 3))
+    joints[..., 0] += np.linspace(0, 50, 41)[:, None]
+    figure = pictures.film_strip({"one": joints, "two": joints[:2]}, frames=5)
+    first, second = figure.axes
+    assert (len(first.collections), len(second.collections)) == (5, 2)
+    assert ticks(first.texts) == ["0.0 s", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]
+    drawn = np.concatenate(first.collections[-1].get_segments())
+    own = joints[-1][[i for chain in CHAINS for i in chain]]
+    assert_allclose(sorted(drawn[:, 1]), sorted(own[:, 1]))
+    assert drawn[:, 0].max() < 8
+
+
+@pytest.mark.parametrize(("azimuth", "sign"), [(0.0, 1), (180.0, -1)])
+def test_only_faces_towards_the_viewer_are_drawn(azimuth, sign):
+    cube = np.array([[x, y, z] for x in (0, 1.0) for y in (0, 1.0) for z in (0, 1.0)])
+    # The side that looks to +Z and the one that looks to -Z, both wound outwards.
+    sides = np.array([[1, 5, 7], [1, 7, 3], [0, 2, 6], [0, 6, 4]])
+    _, ax = plt.subplots()
+    pictures.mesh(ax, cube, sides, azimuth)
+    paths = ax.collections[0].get_paths()
+    assert len(paths) == 2 and (sign * paths[0].vertices[:, 0]).min() >= -1e-9
