@@ -42,31 +42,32 @@ TOP = 8.0
 # The first of these columns that there is tells what is resampled.
 UNITS = ("motion", "subject", "recording")
 ALL, CELL = "all", ["label", "site"]
-MEASURES = {
-    "distance": "log-spectral distance (dB)",
-    "shape": "… that no gain removes (dB)",
-    "level": "power, as a ratio to real (dB)",
-}
+MEASURES = ("distance", "shape", "level")  # of `spectral_errors`
+
+
+def window_spectra(
+    x: Float[np.ndarray, "n T 3"], rate: float
+) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "n F"]]:
+    """Power spectral density of accelerations (m/s²), summed over their axes.
+
+    Welch's method (1967) with Hann windows of `SEGMENT` frames, their means taken off. What is
+    shorter is one window, zero-padded, so that all share one frequency grid. Returns Hz and
+    (m/s²)²/Hz; the integral is the variance of the vector.
+    """
+    from scipy.signal import welch  # slow to import
+
+    x = np.asarray(x, dtype=np.float64)
+    size = min(SEGMENT, x.shape[1])
+    frequency, density = welch(x, rate, nperseg=size, nfft=SEGMENT, detrend="constant", axis=1)
+    return frequency, density.sum(-1)
 
 
 def joint_spectra(
     joints: Float[np.ndarray, "T J 3"],
 ) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "J F"]]:
-    """Power spectral density of each joint's acceleration at 20 fps, summed over axes.
-
-    Welch's method with Hann windows of `SEGMENT` frames; a motion shorter than that is one window,
-    zero-padded, so that all motions share one frequency grid.
-
-    Returns:
-        Frequencies (Hz) and density ((m/s²)²/Hz); its integral is the variance of the acceleration
-        vector.
-    """
-    from scipy.signal import welch  # slow to import
-
-    signal = np.diff(np.asarray(joints, dtype=np.float64), n=2, axis=0) * FPS**2
-    size = min(SEGMENT, len(signal))
-    frequency, density = welch(signal, FPS, nperseg=size, nfft=SEGMENT, detrend="constant", axis=0)
-    return frequency, density.sum(-1).T
+    """`window_spectra` of the acceleration of each joint (m), at 20 fps."""
+    acc = np.diff(np.asarray(joints, dtype=np.float64), n=2, axis=0) * FPS**2
+    return window_spectra(acc.swapaxes(0, 1), FPS)
 
 
 def power_spectrum(
@@ -90,21 +91,6 @@ def spectral_distance(
 
 
 # ---------------------------------------------------------------- accelerometers
-def window_spectra(
-    x: Float[np.ndarray, "n T 3"], rate: float
-) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "n F"]]:
-    """Power spectral density of each window (m/s²) of an accelerometer, summed over its axes.
-
-    Hann window, mean taken off. Averaged over half overlapping windows of one signal this is the
-    estimate of Welch (1967). Returns Hz and (m/s²)²/Hz; the integral is the vector's variance.
-    """
-    from scipy.signal import welch
-
-    x = np.asarray(x, dtype=np.float64)
-    frequency, density = welch(x, fs=rate, nperseg=x.shape[1], detrend="constant", axis=1)
-    return frequency, density.sum(-1)
-
-
 def typical_windows(
     clips: Clips, section: RecordingsSection, site: str, frames: int = 60
 ) -> dict[str, Float[np.ndarray, "T"]]:
