@@ -26,8 +26,7 @@ from tqdm.auto import tqdm
 
 from t2imu_utils import data, runs
 from t2imu_utils.analysis.motions import best, score_motions
-from t2imu_utils.analysis.stats import summary_of
-from t2imu_utils.analysis.windows import (
+from t2imu_utils.analysis.signals import (
     FRAMES,
     RAW,
     Frame,
@@ -36,6 +35,7 @@ from t2imu_utils.analysis.windows import (
     labelled_windows,
     labels_of,
 )
+from t2imu_utils.analysis.stats import summary_of
 from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
@@ -340,7 +340,7 @@ class RecognitionVariant:
 
     Attributes:
         on: which of the track's `more_recordings` it is tested on; "" are its `recordings`.
-        axes: of the sensors (`windows.axes`), for training and for test.
+        axes: of the sensors (`signals.axes`), for training and for test.
         keep: share of the motions of each activity that are trained on, the best by
             `motions.score_motions`; of two decimals.
         sensor_model: whose errors the virtual sensors get (`imu.phone`), such as "phone"; None

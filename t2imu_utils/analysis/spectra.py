@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from t2imu_utils.analysis.signals import labels_of
 from t2imu_utils.analysis.stats import (
     FEWEST,
     SPLITS,
@@ -26,7 +27,6 @@ from t2imu_utils.analysis.stats import (
     stream,
     written,
 )
-from t2imu_utils.analysis.windows import labels_of
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.windows import windows
 from t2imu_utils.runs import REAL
