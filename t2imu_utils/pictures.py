@@ -10,15 +10,14 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import CHAINS
-from t2imu_utils.style import AXES, INK, PAGE, QUIET, SMALL, colour, is_known, label, legend_above
+from t2imu_utils.style import AXES, INK, PAGE, QUIET, SMALL, legend_above
 
 # Right leg, left leg, spine and head, right arm, left arm: the order of CHAINS.
 LIMBS = ("#d55e00", "#0072b2", INK, "#d55e00", "#0072b2")
 SKIN = "#c9ced5"
-STEP = 1.0  # m between the figures of a strip
-LIGHT = np.array([0.35, 0.55, 0.75])
+STEP, BELOW = 1.0, 0.5  # m between the figures of a strip, and for what is written below
+LIGHT = np.array([0.35, 0.55, 0.75]) / np.linalg.norm([0.35, 0.55, 0.75])
 
 
 def _view(points: Float[np.ndarray, "... 3"], azimuth: float, elevation: float = 10.0):
@@ -44,15 +43,13 @@ def film_strip(
     Figures are set side by side and not where the motion has carried them; heights are true. Left
     limbs are blue, right ones red; the line is the floor (y = 0); times are in seconds.
 
-    Args:
-        motions: by title; metres, Y up, starting with the face to +Z.
+    motions: by title; metres, Y up, starting with the face to +Z.
     """
-    tops = [_top(name, joints) for name, joints in motions.items()]
-    ratios = [top + 0.5 for top in tops]
+    ratios = [_height(joints) for joints in motions.values()]
     size = (PAGE, _inches(sum(ratios), frames))
     figure, axes = plt.subplots(len(motions), 1, figsize=size, height_ratios=ratios, squeeze=False)
-    for ax, top, (name, joints) in zip(axes.flat, tops, motions.items(), strict=True):
-        _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth, top)
+    for ax, (name, joints) in zip(axes.flat, motions.items(), strict=True):
+        _strip(ax, name, np.asarray(joints, dtype=float), frames, fps, azimuth)
     return figure
 
 
@@ -61,17 +58,13 @@ def _inches(height: float, frames: int) -> float:
     return PAGE * height / (STEP * (frames - 1) + 1.5) + 0.15
 
 
-def _top(name: str, joints: Float[np.ndarray, "T 22 3"]) -> float:
-    """Height in metres of the row of a motion."""
-    if np.ndim(joints) != 3 or np.shape(joints)[1:] != (22, 3):
-        raise InputError(
-            f"motions: {name}", f"shape {np.shape(joints)}", "(T, 22, 3)", "Give joints."
-        )
-    return max(1.0, min(3.2, float(np.max(joints[..., 1])) + 0.1))
+def _height(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """Metres from the times below a motion's row to its top."""
+    return max(1.0, min(3.2, float(np.max(joints[..., 1])) + 0.1)) + BELOW
 
 
 def _strip(
-    ax: Axes, name: str, joints: np.ndarray, frames: int, fps: float, azimuth: float, top: float
+    ax: Axes, name: str, joints: np.ndarray, frames: int, fps: float, azimuth: float
 ) -> None:
     moments = np.unique(np.linspace(0, len(joints) - 1, frames).round().astype(int))
     for place, moment in enumerate(moments):
@@ -80,18 +73,15 @@ def _strip(
         plane[:, 0] += STEP * place
         order = np.argsort([depth[list(chain)].mean() for chain in CHAINS])
         segments = [plane[list(CHAINS[i])] for i in order]
-        ax.add_collection(
-            LineCollection(
-                segments, colors=[LIMBS[i] for i in order], linewidths=1.5, capstyle="round",
-                joinstyle="round",
-            )
-        )  # fmt: skip
+        style = {"linewidths": 1.5, "capstyle": "round", "joinstyle": "round"}
+        ax.add_collection(LineCollection(segments, colors=[LIMBS[i] for i in order], **style))
         ax.plot(*plane[15], "o", color=INK, markersize=3.5)
-        ax.text(STEP * place, -0.08, f"{moment / fps:.1f} s", ha="center", va="top", fontsize=SMALL,
-                color=QUIET)  # fmt: skip
+        style = {"ha": "center", "va": "top", "fontsize": SMALL, "color": QUIET}
+        ax.text(STEP * place, -0.08, f"{moment / fps:.1f} s", **style)
     ax.axhline(0, color=QUIET, linewidth=0.6, zorder=0)
     ax.set_title(name, pad=2)
-    ax.set(xlim=(-0.75, STEP * (frames - 1) + 0.75), ylim=(-0.4, top))
+    bottom = 0.1 - BELOW
+    ax.set(xlim=(-0.75, STEP * (frames - 1) + 0.75), ylim=(bottom, _height(joints) - BELOW))
     ax.set_aspect("equal")
     ax.axis("off")
 
@@ -101,8 +91,7 @@ def mesh(
     vertices: Float[np.ndarray, "V 3"],
     faces: Int[np.ndarray, "F 3"],
     azimuth: float = 20.0,
-    skin: str = SKIN,
-) -> Axes:
+) -> None:
     """A shaded body on `ax`: faces that look at the viewer, farthest first."""
     plane, depth = _view(vertices, azimuth)
     corners = vertices[faces]
@@ -111,9 +100,8 @@ def mesh(
     facing, towards = _view(normal, azimuth)
     seen = np.flatnonzero(towards > 0)
     seen = seen[np.argsort(depth[faces[seen]].mean(1))]
-    light = LIGHT / np.linalg.norm(LIGHT)
-    shade = np.concatenate([facing[seen], towards[seen, None]], 1) @ light
-    colours = np.array(to_rgb(skin)) * (0.62 + 0.45 * shade.clip(0, 1))[:, None]
+    shade = np.concatenate([facing[seen], towards[seen, None]], 1) @ LIGHT
+    colours = np.array(to_rgb(SKIN)) * (0.62 + 0.45 * shade.clip(0, 1))[:, None]
     polygons = PolyCollection(plane[faces[seen]], facecolors=colours.clip(0, 1), rasterized=True)
     # Edges in the faces' own colour hide the seams between them.
     polygons.set_edgecolor("face")
@@ -122,7 +110,6 @@ def mesh(
     ax.autoscale_view()
     ax.set_aspect("equal")
     ax.axis("off")
-    return ax
 
 
 def bodies(
@@ -158,13 +145,11 @@ def sensor_sites(
     vertices: Float[np.ndarray, "V 3"],
     faces: Int[np.ndarray, "F 3"],
     sites: Mapping[str, Float[np.ndarray, "3"]],
-    normals: Mapping[str, Float[np.ndarray, "3"]] | None = None,
+    normals: Mapping[str, Float[np.ndarray, "3"]],
 ) -> Figure:
     """Sensor sites on a body, from the front and from behind; a site shows where it is in sight.
 
-    Args:
-        sites: positions by name, in the frame of the vertices.
-        normals: outward directions of the sites; without them all are shown on both sides.
+    sites: positions by name, in the frame of the vertices. normals: their outward directions.
     """
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 3.0))
     for ax, azimuth, title in zip(axes, (0.0, 180.0), ("front", "back"), strict=True):
@@ -172,7 +157,7 @@ def sensor_sites(
         seen = {
             name: _view(np.asarray(point, dtype=float), azimuth)[0]
             for name, point in sites.items()
-            if normals is None or _view(np.asarray(normals[name]), azimuth)[1] > -0.05
+            if _view(np.asarray(normals[name]), azimuth)[1] > -0.05
         }
         left, right = ax.get_xlim()
         for side, edge in ((-1, left), (1, right)):
@@ -197,13 +182,12 @@ def _name_points(ax: Axes, points: Mapping[str, np.ndarray], edge: float, side: 
 def imu_traces(
     signals: Mapping[str, Float[np.ndarray, "F 3"]], rate: float, unit: str = "m/s²"
 ) -> Figure:
-    """The three axes of one sensor side by side, one line for each body or model."""
+    """The three axes of one sensor side by side, one line for each body."""
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.0), sharey=True)
     hues = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(signals)))
     for (name, values), hue in zip(signals.items(), hues, strict=True):
         for ax, axis in zip(axes, np.asarray(values).T, strict=True):
-            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=0.9,
-                    color=colour(name) if is_known(name) else hue, label=label(name))  # fmt: skip
+            ax.plot(np.arange(len(axis)) / rate, axis, linewidth=0.9, color=hue, label=name)
     for ax, axis in zip(axes, "xyz", strict=True):
         ax.set(title=axis, xlabel="time (s)")
         ax.margins(x=0)
@@ -222,14 +206,12 @@ def motion_with_signals(
 ) -> Figure:
     """A film strip over the signals of all sensors: a row for each site, a column for each kind.
 
-    Args:
-        signals: by title, such as ``"acceleration (m/s²)"``.
+    signals: by title, such as ``"acceleration (m/s²)"``.
     """
-    top = _top(title, joints)
-    heights = [_inches(top + 0.5, frames), 0.5 * len(sites) + 0.6]
+    heights = [_inches(_height(joints), frames), 0.5 * len(sites) + 0.6]
     figure = plt.figure(figsize=(PAGE, sum(heights)))
     above, below = figure.subfigures(2, 1, height_ratios=heights)
-    _strip(above.subplots(), title, np.asarray(joints, dtype=float), frames, fps, 55.0, top)
+    _strip(above.subplots(), title, np.asarray(joints, dtype=float), frames, fps, 55.0)
     axes = below.subplots(len(sites), len(signals), sharex=True, sharey="col", squeeze=False)
     times = np.arange(len(joints)) / fps
     for column, (name, values) in zip(axes.T, signals.items(), strict=True):

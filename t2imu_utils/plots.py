@@ -45,13 +45,13 @@ CSS_DPI = 100  # pixels per inch of the page that a figure takes in a notebook
 # Terms of trainings that are no equation of the paper.
 TERMS = {"reconstruction": "reconstruction", "accuracy": "tokens predicted (share)"}
 SPLITS = {"train": "#8d97a5", "val": "#e69f00", "test": "#0072b2"}
-SPLIT_NAMES = {"test": "unseen subjects"}
 # What trivial changes of the reference's x̂_0 reach: names and dashes.
 TRIVIAL = {"gaussian": "Gaussian over x̂₀, σ = 1 frame", "constant": "x̂₀ frozen"}
 DASHES = {"gaussian": (0, (4, 2)), "constant": (0, (1, 1.5))}
-REAL, ALL, POOLED = "real", "all", ("high-dynamic", "low-dynamic", "all")
+REAL, POOLED = "real", ("high-dynamic", "low-dynamic", "all")
 CONTRAST = "high-dynamic minus low-dynamic"
 TOP = 8.0  # Hz up to which spectra of sensors are compared
+BEYOND = 60.0  # %: a trivial change that reaches more would flatten all others
 FAR = 8  # multiples of recorded motion, up or down, that a figure shows in their place
 POWER = "power ((m/s²)²/Hz)"
 CHANGE = "Δ $L_\\mathrm{acc}$"
@@ -67,8 +67,7 @@ SENSORS = {"acc": ("acceleration", "m/s²"), "gyro": ("angular velocity", "rad/s
 # ---------------------------------------------------------------- showing and saving
 def caption(figure: Figure, title: str, text: str = "") -> Figure:
     """Write under a figure which data it shows (`Track.title`), then what n and bands are."""
-    whole = f"{title}. {text}".strip() if text else title
-    lines = textwrap.wrap(whole, int(figure.get_figwidth() * 18))
+    lines = textwrap.wrap(f"{title}. {text}" if text else title, int(figure.get_figwidth() * 18))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=SMALL, color=QUIET)
     return figure
 
@@ -81,22 +80,17 @@ def show(figure: Figure, title: str, text: str = "", path: Path | None = None) -
         text: what n is and what bands show.
         path: also write it there.
     """
-    width = round(CSS_DPI * figure.get_figwidth())
-    data = _encode(caption(figure, title, text), LIMIT, path or title)
-    if path:
-        _write(data, path)
+    width = round(CSS_DPI * caption(figure, title, text).get_figwidth())
+    data = save(figure, path).read_bytes() if path else _encode(figure, LIMIT, title)
     return DisplayedImage(data=data, format="png", width=width)
 
 
 def save(figure: Figure, path: Path, limit: int = LIMIT) -> Path:
     """Write a PNG of at most `limit` bytes, the same bytes for the same figure, and close it."""
-    return _write(_encode(figure, limit, path), path)
-
-
-def _write(data: bytes, path: Path) -> Path:
-    with atomic_write(Path(path)) as temporary:
+    data = _encode(figure, limit, path)
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-    return Path(path)
+    return path
 
 
 def _encode(figure: Figure, limit: int, where: Path | str) -> bytes:
@@ -117,7 +111,9 @@ def _encode(figure: Figure, limit: int, where: Path | str) -> bytes:
 
 
 # ---------------------------------------------------------------- what several figures draw
-def _panels(count: int, columns: int, height: float, width: float = PAGE, **shared):
+def _panels(
+    count: int, columns: int, height: float, width: float = PAGE, xlabel: str = "", **shared
+):
     """A figure and its `count` axes, so many in a row, each row so high (inches)."""
     rows = -(-count // columns)
     size = (width, height * rows)
@@ -126,12 +122,8 @@ def _panels(count: int, columns: int, height: float, width: float = PAGE, **shar
         ax.remove()
     for ax in axes.flat[max(0, count - columns) : count]:
         ax.tick_params(labelbottom=True)
+        ax.set_xlabel(xlabel)
     return figure, list(axes.flat[:count])
-
-
-def _name_x(axes: Sequence[Axes], columns: int, text: str) -> None:
-    for ax in axes[-columns:]:
-        ax.set_xlabel(text)
 
 
 def _handles(names: Sequence[str], **style) -> list[plt.Line2D]:
@@ -174,18 +166,10 @@ def _folded(name: str) -> str:
 
 
 def _plain_log(axes: Axes) -> None:
+    axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _shade_high_dynamic(axes: Axes, names: Sequence[str]) -> None:
-    """A band behind the high-dynamic groups, which stand together at the left."""
-    count = sum(category_of(name) in HIGH_DYNAMIC for name in names)
-    if count:
-        axes.axvspan(-0.6, count - 0.5, color="#f4f1e8", zorder=0)
-        place = {"transform": axes.get_xaxis_transform(), "va": "top"}
-        axes.text(-0.52, 0.985, "high-dynamic", fontsize=SMALL, color=QUIET, **place)
 
 
 def refined_arms(arms: Sequence[str], generator: str) -> list[str]:
@@ -203,14 +187,12 @@ def _plain(arms: Sequence[str], generator: str) -> list[str]:
 # ---------------------------------------------------------------- 00 to 02: data and training
 def minutes_by_category(minutes: pd.DataFrame) -> Figure:
     """Minutes of motion: a bar for each category (rows), stacked by split (columns)."""
-    table = minutes.loc[ordered(list(minutes.index))].fillna(0)
+    names = ordered(list(minutes.index))
+    table = minutes.loc[names, [split for split in SPLITS if split in minutes]]
     figure, ax = plt.subplots(figsize=(PAGE, 2.2))
-    bottom = np.zeros(len(table))
-    for split in [name for name in SPLITS if name in table]:
-        ax.bar(range(len(table)), table[split], 0.7, bottom, color=SPLITS[split], label=split)
-        bottom += table[split].to_numpy()
-    ax.set_xticks(range(len(table)), [_folded(name) for name in table.index])
-    ax.set_ylabel("motion (min)")
+    table.plot.bar(ax=ax, stacked=True, width=0.7, rot=0, color=SPLITS, legend=False)
+    ax.set_xticks(range(len(names)), [_folded(name) for name in names])
+    ax.set(xlabel="", ylabel="motion (min)")
     legend_above(figure, ax)
     return figure
 
@@ -220,17 +202,17 @@ def recording_examples(
 ) -> Figure:
     """Accelerometer of one position during the first recording of each activity."""
     rate, at = recordings.meta["rate"], recordings.meta["sites"].index(site)
-    figure, axes = _panels(len(activities), 3, 1.4, sharex=True, sharey=True)
+    shared = {"xlabel": "time (s)", "sharex": True, "sharey": True}
+    figure, axes = _panels(len(activities), 3, 1.4, **shared)
     for ax, activity in zip(axes, activities, strict=True):
         ax.set_title(activity, pad=2)
         for index in np.flatnonzero(recordings.table["activity"] == activity):
             acc = recordings[index]["acc"][:, at]
             whole = acc[np.isfinite(acc).all(1)][: round(seconds * rate)]
             if len(whole) > rate:
-                for axis, values in zip(AXES, whole.T, strict=True):
-                    ax.plot(np.arange(len(values)) / rate, values, color=AXES[axis], linewidth=0.9)
+                for hue, values in zip(AXES.values(), whole.T, strict=True):
+                    ax.plot(np.arange(len(values)) / rate, values, color=hue, linewidth=0.9)
                 break
-    _name_x(axes, 3, "time (s)")
     for ax in axes[::3]:
         ax.set_ylabel("acc (m/s²)")
     legend_above(figure, [plt.Line2D([], [], color=hue, label=axis) for axis, hue in AXES.items()])
@@ -267,9 +249,8 @@ def noise_schedule(alphas_cumprod: Float[np.ndarray, "T"]) -> Figure:
 def loss_curves(curves: pd.DataFrame, model: str, terms: Sequence[str]) -> Figure:
     """Losses of one training: on its batches as a running median, on held-out clips as dots.
 
-    Args:
-        curves: columns ``step``, ``split`` ("train" or "validation"), the terms and perhaps
-            ``stage``: networks that are trained one after the other.
+    curves: columns ``step``, ``split`` ("train" or "validation"), the terms and perhaps ``stage``:
+    networks that are trained one after the other.
     """
     figure, axes = _panels(len(terms), len(terms), 2.2, PAGE if len(terms) > 1 else COLUMN)
     for ax, term in zip(axes, terms, strict=True):
@@ -282,9 +263,8 @@ def loss_curves(curves: pd.DataFrame, model: str, terms: Sequence[str]) -> Figur
             ax.plot(held["step"], held[term], "o", color=colour(model), ms=3)
         ax.set(title=TERMS.get(term, rf"$L_\mathrm{{{term}}}$"), xlabel="step")
         if term == "accuracy":
-            ax.set(ylim=(0, 1))
+            ax.set_ylim(0, 1)
         else:
-            ax.set(yscale="log")
             _plain_log(ax)
     axes[0].set_ylabel("loss")
     return figure
@@ -293,8 +273,7 @@ def loss_curves(curves: pd.DataFrame, model: str, terms: Sequence[str]) -> Figur
 def held_out_change(curves: Mapping[str, pd.DataFrame], base: str) -> Figure:
     """What fine-tuning did to L_simple and L_acc of held-out clips, in percent of the base's.
 
-    Args:
-        curves: of the base and of the models that began with it, columns as of `loss_curves`.
+    curves: of the base and of the models that began with it, columns as of `loss_curves`.
     """
     held = {m: t[t["split"] == "validation"].set_index("step") for m, t in curves.items()}
     figure, axes = _panels(2, 2, 2.2, sharey=True)
@@ -316,8 +295,7 @@ def held_out_change(curves: Mapping[str, pd.DataFrame], base: str) -> Figure:
 def scheme_gains(gains: pd.DataFrame) -> Figure:
     """Share of a sinusoidal movement that each scheme gives, against its frequency.
 
-    Args:
-        gains: `imu.sensors.gain_table`.
+    gains: `imu.sensors.gain_table`.
     """
     figure, axes = _panels(2, 2, 2.3, sharey=True)
     for ax, (sensor, (title, _)) in zip(axes, SENSORS.items(), strict=True):
@@ -366,8 +344,8 @@ def recorded_and_sampled(
     for ax in axes[:, -1]:
         ax.set_ylim(max(min(low for low, _ in ends), 1e-4), max(high for _, high in ends))
     axes[0, -1].set_title(POWER)
-    _name_x(list(axes[-1, :-1]), len(sources), "time (s)")
-    axes[-1, -1].set_xlabel("frequency (Hz)")
+    for ax, text in zip(axes[-1], [*["time (s)"] * len(sources), "frequency (Hz)"], strict=True):
+        ax.set_xlabel(text)
     figure.supylabel("|acceleration| (m/s²)", fontsize=SMALL)
     return figure
 
@@ -377,8 +355,7 @@ def against_recorded(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
     What lies beyond `FAR` is drawn as an arrow at the edge, so that no model flattens the others.
 
-    Args:
-        panels: by title; rows activities, columns `REAL` and models.
+    panels: by title; rows activities, columns `REAL` and models.
     """
     names = ordered([name for table in panels.values() for name in table.index])
     models = [name for name in next(iter(panels.values())) if name != REAL]
@@ -413,33 +390,40 @@ def against_recorded(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 # ---------------------------------------------------------------- 05: L_acc
+def _by_group(groups: Sequence[str], height: float):
+    """A figure, its axes for categories and for groups of them, and what stands on each; a band
+    lies behind the high-dynamic categories, which come first."""
+    pooled = [name for name in POOLED if name in groups]
+    single = ordered([name for name in groups if name not in (*POOLED, CONTRAST)])
+    ratios = [max(2, len(single)), len(pooled) + 0.5]
+    figure, axes = _panels(2, 2, height, sharey=True, width_ratios=ratios)
+    for ax, title, names in zip(axes, ("by category", "together"), (single, pooled), strict=True):
+        ax.set(title=title, xlim=(-0.6, len(names) - 0.4))
+        ax.axhline(0, color=INK, linewidth=0.7)
+    if count := sum(category_of(name) in HIGH_DYNAMIC for name in single):
+        axes[0].axvspan(-0.6, count - 0.5, color="#f4f1e8", zorder=0)
+        place = {"transform": axes[0].get_xaxis_transform(), "va": "top"}
+        axes[0].text(-0.52, 0.985, "high-dynamic", fontsize=SMALL, color=QUIET, **place)
+    return figure, axes, (single, pooled)
+
+
 def fig1_lacc(differences: Mapping[str, pd.DataFrame]) -> Figure:
     """Fig. 1: change of L_acc against the base per category, and for high, low and all together.
 
-    Args:
-        differences: by model, what `lacc.paired_difference(base, model, ...)` returned.
+    differences: by model, what `lacc.paired_difference(base, model, ...)` returned.
     """
     tables = {model: table.set_index("group") for model, table in differences.items()}
     first = next(iter(tables.values()))
-    pooled = [name for name in POOLED if name in first.index]
-    single = ordered([name for name in first.index if name not in (*pooled, CONTRAST)])
-    ratios = [max(2, len(single)), len(pooled) + 0.5]
-    figure, axes = _panels(2, 2, 2.8, sharey=True, width_ratios=ratios)
+    figure, axes, groups = _by_group(first.index, 2.8)
     width = 0.8 / len(tables)
-    for ax, names in zip(axes, (single, pooled), strict=True):
-        for (model, table), shift in zip(
-            tables.items(), _shifts(len(tables), 0.4 - width / 2), strict=True
-        ):
+    shifts = _shifts(len(tables), 0.4 - width / 2)
+    for ax, names in zip(axes, groups, strict=True):
+        for (model, table), shift in zip(tables.items(), shifts, strict=True):
             own, x = table.loc[names], np.arange(len(names)) + shift
             ax.bar(x, own["delta"], 0.92 * width, color=colour(model), label=label(model))
             ax.vlines(x, own["delta_low"], own["delta_high"], color=INK, linewidth=0.8)
         texts = [f"{_folded(name)}\nn = {first.loc[name, 'clips']}" for name in names]
         ax.set_xticks(range(len(names)), texts)
-        ax.set_xlim(-0.6, len(names) - 0.4)
-        ax.axhline(0, color=INK, linewidth=0.7)
-    _shade_high_dynamic(axes[0], single)
-    axes[0].set_title("by category")
-    axes[1].set_title("together")
     axes[0].set_ylabel(f"{CHANGE} (model − base)")
     legend_above(figure, axes[0])
     return figure
@@ -447,14 +431,10 @@ def fig1_lacc(differences: Mapping[str, pd.DataFrame]) -> Figure:
 
 def by_timestep(table: pd.DataFrame, generator: str) -> Figure:
     """L_acc at each noise level, and by how much it differs from the control's: means over seeds,
-    bands of one standard deviation.
-
-    Args:
-        table: `sweep.by_timestep`.
-    """
+    bands of one standard deviation. table: `sweep.by_timestep`."""
     own = table[table["generator"] == generator]
     shown = _plain(own["arm"].unique(), generator)
-    figure, axes = _panels(2, 2, 2.4)
+    figure, axes = _panels(2, 2, 2.4, xlabel="timestep t (noise grows to the right)")
     for arm in [*shown, *(name for name in TRIVIAL if name in set(own["arm"]))]:
         part = own[own["arm"] == arm]
         line = {"linestyle": DASHES.get(arm, "-"), "marker": "o" if len(part) < 15 else ""}
@@ -464,10 +444,9 @@ def by_timestep(table: pd.DataFrame, generator: str) -> Figure:
             if y.notna().any():
                 ax.plot(part["timestep"], y, **line)
                 ax.fill_between(part["timestep"], y - sd, y + sd, color=line["color"], alpha=0.18)
-    axes[0].set(yscale="log", ylabel="$L_\\mathrm{acc}$", title="loss")
+    axes[0].set(ylabel="$L_\\mathrm{acc}$", title="loss")
     axes[1].set(ylabel=f"{CHANGE} (%)", title="against the control of the same seed")
     axes[1].axhline(0, color=colour(control_of(generator)))
-    _name_x(axes, 2, "timestep t (noise grows to the right)")
     _plain_log(axes[0])
     legend_above(figure, _handles(shown) + _references())
     return figure
@@ -480,8 +459,7 @@ def fig2_tsne(
     """Fig. 2: real and synthetic windows in one plane, lettered panels, two in a row. A class has
     its colour; real windows are rings, synthetic ones crosses.
 
-    Args:
-        panels: title, model, points (n, 2), which of them are real (n,), and classes (n,).
+    panels: title, model, points (n, 2), which of them are real (n,), and classes (n,).
     """
     figure, axes = _panels(len(panels), 2, 2.9)
     for letter, ax, (title, model, points, real, classes) in zip(
@@ -489,12 +467,10 @@ def fig2_tsne(
     ):
         order = np.random.default_rng(0).permutation(len(points))
         hues, size = np.array([CLASSES.get(name, QUIET) for name in classes]), len(points)
-        for marker, chosen in (("o", real), ("x", ~real)):
-            own = order[chosen[order]]
-            face = {"facecolors": "none"} if marker == "o" else {}
-            style = {"edgecolors": hues[own]} | face if face else {"c": hues[own]}
-            dots = {"s": 12 if size < 1500 else 7, "linewidths": 0.8, "alpha": 0.8}
-            ax.scatter(*points[own].T, marker=marker, rasterized=True, **dots, **style)
+        dots = {"s": 12 if size < 1500 else 7, "linewidths": 0.8, "alpha": 0.8, "rasterized": True}
+        rings, crosses = order[real[order]], order[~real[order]]
+        ax.scatter(*points[rings].T, facecolors="none", edgecolors=hues[rings], **dots)
+        ax.scatter(*points[crosses].T, c=hues[crosses], marker="x", **dots)
         ax.set(title=f"{letter}  {title}", xticks=[], yticks=[])
         counts = f"{real.sum()} real, {(~real).sum()} of {label(model)}"
         ax.set_xlabel(counts, fontsize=SMALL, color=QUIET)
@@ -514,9 +490,8 @@ def fig2_tsne(
 def intervals(numbers: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
     """Estimates with 95 % intervals, a row for each model, a panel for each measure.
 
-    Args:
-        numbers: columns ``model``, ``measure``, ``value``, ``low``, ``high``.
-        panels: axis label by measure.
+    numbers: columns ``model``, ``measure``, ``value``, ``low``, ``high``. panels: axis label by
+    measure.
     """
     models = list(dict.fromkeys(numbers["model"]))[::-1]
     figure, axes = _panels(len(panels), len(panels), 0.2 * len(models) + 0.8, sharey=True)
@@ -536,20 +511,19 @@ def spectra_by_class(
 ) -> Figure:
     """Spectra with their bands, a panel for each class, all models together.
 
-    Args:
-        tables: by model or `REAL`; columns ``label``, ``frequency`` (Hz), that of `y`, ``low``,
-            ``high``, as `analysis.spectra` gives them: `mean_spectra` of one site, or `gains`.
+    tables: by model or `REAL`; columns ``label``, ``frequency`` (Hz), that of `y`, ``low``,
+    ``high``, as `analysis.spectra` gives them: `mean_spectra` of one site, or `gains`.
     """
     classes = ordered([kind for table in tables.values() for kind in table["label"].unique()])
     columns = len(classes) if len(classes) <= 6 else 5
-    figure, axes = _panels(len(classes), columns, 1.9, sharex=True, sharey=True)
+    shared = {"xlabel": "frequency (Hz)", "sharex": True, "sharey": True}
+    figure, axes = _panels(len(classes), columns, 1.9, **shared)
     for ax, kind in zip(axes, classes, strict=True):
         _spectra(ax, tables, kind, y)
         ax.set_title(kind)
         if y != "density":
             ax.axhline(0, color=QUIET, linewidth=0.7)
     axes[0].set(xlim=(0, top))
-    _name_x(axes, columns, "frequency (Hz)")
     figure.supylabel(name, fontsize=SMALL)
     legend_above(figure, _handles(sorted(tables, key=lambda model: model != REAL)))
     return figure
@@ -559,23 +533,16 @@ def joint_spectra(table: pd.DataFrame, generator: str | None = None) -> Figure:
     """Power of the acceleration of joints by category: means over seeds, bands of one standard
     deviation.
 
-    Args:
-        table: `sweep.spectra_over_seeds`.
-        generator: whose plain models are shown; None shows all that there are.
+    table: `sweep.spectra_over_seeds`. generator: whose plain models are shown; None shows all.
     """
-    table = table.rename(columns={"category": "label"})
-    shown = list(dict.fromkeys(table["arm"]))
-    shown = (
-        [REAL, *_plain([arm for arm in shown if arm != REAL], generator)] if generator else shown
-    )
+    table, shown = table.rename(columns={"category": "label"}), list(table["arm"].unique())
+    shown = [REAL, *_plain(shown, generator)] if generator else shown
     return spectra_by_class({arm: table[table["arm"] == arm] for arm in shown}, top=10)
 
 
 # ---------------------------------------------------------------- 07: recognition
 def fig3_har(
-    accuracy: Mapping[str, Sequence[float]],
-    real: Sequence[float] | None = None,
-    chance: float | None = None,
+    accuracy: Mapping[str, Sequence[float]], real: Sequence[float], chance: float
 ) -> Figure:
     """Fig. 3: balanced accuracy (%) of the classifier trained on each model, its mean at the edge.
 
@@ -591,17 +558,15 @@ def fig3_har(
         _dots(ax, points, at + _shifts(len(points), 0.2), s=9)
         place = {"xycoords": ("axes fraction", "data"), "va": "center"}
         ax.annotate(f"{points.mean():.1f}", (1.01, at), weight="bold", **place)
-    if real is not None:
-        line = 100 * np.asarray(real, dtype=float)
-        text = f"trained on real recordings: {line.mean():.1f}"
-        ax.axvline(line.mean(), color=colour(REAL), label=text)
-        ax.axvspan(line.min(), line.max(), color=colour(REAL), alpha=0.1, linewidth=0)
-    if chance is not None:
-        ax.axvline(100 * chance, color=INK, linestyle=":", label=f"chance: {100 * chance:.1f}")
+    line = 100 * np.asarray(real, dtype=float)
+    text = f"trained on real recordings: {line.mean():.1f}"
+    ax.axvline(line.mean(), color=colour(REAL), label=text)
+    ax.axvspan(line.min(), line.max(), color=colour(REAL), alpha=0.1, linewidth=0)
+    ax.axvline(100 * chance, color=INK, linestyle=":", label=f"chance: {100 * chance:.1f}")
     ax.set_yticks(range(len(accuracy)), [label(model) for model in accuracy])
     ax.set(xlabel="balanced accuracy (%)", xlim=(0, 100), ylim=(len(accuracy) - 0.5, -0.5))
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", visible=True)
+    ax.grid(False, axis="y")
+    ax.grid(True, axis="x")
     legend_above(figure, ax)
     return figure
 
@@ -612,15 +577,14 @@ def confusions(shares: Mapping[str, pd.DataFrame]) -> Figure:
 
     columns = min(3, len(shares))
     figure, axes = _panels(len(shares), columns, 2.3)
+    style = {"cmap": "Blues", "vmin": 0, "vmax": 100, "cbar": False, "square": True}
     for place, (ax, (model, table)) in enumerate(zip(axes, shares.items(), strict=True)):
         names = ordered(list(table.index))
         percent = 100 * table.loc[names, names]
         written = percent.map(lambda value: f"{value:.0f}" if value >= 0.5 else "")
         edges = {"yticklabels": place % columns == 0, "xticklabels": place + columns >= len(shares)}
-        sns.heatmap(
-            percent, ax=ax, annot=written, fmt="", cmap="Blues", vmin=0, vmax=100, cbar=False,
-            square=True, annot_kws={"size": SMALL}, **edges,
-        )  # fmt: skip
+        text = {"annot": written, "fmt": "", "annot_kws": {"size": SMALL}}
+        sns.heatmap(percent, ax=ax, **style, **text, **edges)
         ax.set(xlabel="", ylabel="", title=label(model))
         plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     figure.supxlabel("recognised as (%)", fontsize=SMALL)
@@ -634,14 +598,13 @@ def against_weight(table: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
     differ: means as lines, bars of ± one standard deviation over seeds, and every seed as a dot.
     λ = 0 is the control, the dashed line the generator as it was.
 
-    Args:
-        table: `sweep.finished_cells`; models with options of their own are left out.
-        measures: text of the axis by column.
+    table: `sweep.finished_cells`; models with options of their own are left out. measures: text of
+    the axis by column.
     """
     arms = table[table["lambda_acc"].notna() & (table["options"] == "")]
     generators = list(dict.fromkeys(arms["generator"]))
     count, columns = len(measures) * len(generators), len(generators)
-    figure, axes = _panels(count, columns, 1.3, sharex="col")
+    figure, axes = _panels(count, columns, 1.3, xlabel="λ_acc", sharex="col")
     places = [(measure, name) for measure in measures for name in generators]
     for ax, (measure, generator) in zip(axes, places, strict=True):
         own, hue = arms[arms["generator"] == generator], colour(generator)
@@ -658,68 +621,50 @@ def against_weight(table: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
         ax.margins(y=0.15)
         if generator == generators[0]:
             ax.set_title(measures[measure])
-    _name_x(axes, columns, "λ_acc")
     legend_above(figure, _handles(generators))
     return figure
 
 
-BEYOND = 60.0  # %, of what trivial changes reach
-
-
-def change_by_category(
-    change: pd.DataFrame, by_seed: pd.DataFrame, generator: str, reference: str = "control"
-) -> Figure:
-    """Fig. 1 over seeds: relative change of L_acc by category, for high and low, and by test split.
+def change_by_category(change: pd.DataFrame, by_seed: pd.DataFrame, generator: str) -> Figure:
+    """Fig. 1 over seeds: change of L_acc from the control, by category, for high, low and all.
 
     Dashes are means over seeds with their 95 % intervals, dots single seeds, lines across a group
-    what trivial changes of the reference's x̂_0 reach, with an arrow where that is beyond the scale.
+    what trivial changes of the control's x̂_0 reach, with an arrow where that is beyond the scale.
     Below: clips / trials.
 
-    Args:
-        change: `sweep.change_over_seeds`. by_seed: `sweep.changes_by_seed`.
+    change: `sweep.change_over_seeds`. by_seed: `sweep.changes_by_seed`.
     """
     own, seeds = (
-        t[(t["generator"] == generator) & (t["reference"] == reference)] for t in (change, by_seed)
+        t[(t["generator"] == generator) & (t["reference"] == "control")] for t in (change, by_seed)
     )
     arms = refined_arms(own["arm"].unique(), generator)
     if not arms:
         raise InputError(
-            "change", f"no arm of {generator} against its {reference}", "at least one",
+            "change", f"no fine-tuned {generator} with its control", "at least one",
             "Train some: `make sweep LAMBDA_ACC=\"0.1 1\"`.",
         )  # fmt: skip
-    there = [name for name in own.loc[own["split"] == ALL, "group"].unique() if name != CONTRAST]
-    pooled = [(ALL, name) for name in POOLED if name in there]
-    pooled += [(split, ALL) for split in dict.fromkeys(own["split"]) if split != ALL]
-    single = [(ALL, name) for name in ordered([name for name in there if name not in POOLED])]
-    ratios, keys = [max(2, len(single)), len(pooled)], ["arm", "split", "group"]
-    rows, each = own.set_index(keys).sort_index(), seeds.set_index(keys).sort_index()
-    figure, axes = _panels(2, 2, 3.0, sharey=True, width_ratios=ratios)
-    for ax, places in zip(axes, (single, pooled), strict=True):
-        names = []
-        for at, (split, group) in enumerate(places):
+    rows, each = (t.set_index(["arm", "group"]).sort_index() for t in (own, seeds))
+    figure, axes, groups = _by_group(own["group"].unique(), 3.0)
+    for ax, names in zip(axes, groups, strict=True):
+        for at, group in enumerate(names):
             for shift, arm in zip(_shifts(len(arms)), arms, strict=True):
-                row, hue, x = rows.loc[(arm, split, group)], colour(arm), at + shift
+                row, hue, x = rows.loc[(arm, group)], colour(arm), at + shift
                 low, mean, high = (100 * row[name] for name in ("low", "relative", "high"))
                 ax.plot([x, x], [low, high], color=hue, linewidth=1.4, alpha=0.7)
                 ax.plot(x, mean, "_", color=hue, markersize=6, markeredgewidth=2, zorder=3)
-                dots = 100 * each.loc[[(arm, split, group)], "relative"]
+                dots = 100 * each.loc[[(arm, group)], "relative"]
                 if len(dots) > 1:
                     _dots(ax, x + _shifts(len(dots), 0.15 / len(arms)), dots, edgecolor=hue)
-            for name in (n for n in TRIVIAL if (n, split, group) in rows.index):
-                height = 100 * rows.loc[(name, split, group), "relative"]
-                if height > BEYOND:  # would flatten all others
+            for name in (n for n in TRIVIAL if (n, group) in rows.index):
+                height = 100 * rows.loc[(name, group), "relative"]
+                if height > BEYOND:
                     ax.plot(at, BEYOND, "^", color=INK, markersize=4)
                     height = BEYOND
                 ax.hlines(height, at - 0.42, at + 0.42, color=INK, lw=0.9, linestyle=DASHES[name])
-            text = _folded(SPLIT_NAMES.get(split, split) if split != ALL else group)
-            names.append(f"{text}\n{row['clips']} / {row['units']}")
-        ax.set_xticks(range(len(places)), names)
-        ax.set_xlim(-0.6, len(places) - 0.4)
-        ax.axhline(0, color=INK, linewidth=0.7)
-    _shade_high_dynamic(axes[0], [name for _, name in single])
-    axes[0].set_title("by category")
-    axes[1].set_title("together")
-    axes[0].set_ylabel(f"{CHANGE} against the {reference} (%)")
+        counts = rows.loc[arms[0]].loc[names]
+        texts = [f"{_folded(n)}\n{row['clips']} / {row['units']}" for n, row in counts.iterrows()]
+        ax.set_xticks(range(len(names)), texts)
+    axes[0].set_ylabel(f"{CHANGE} against the control (%)")
     handles = _handles(arms) + _references()
     if seeds["seed"].nunique() > 1:
         dot = {"marker": "o", "markersize": 3, "markerfacecolor": "white", "linewidth": 0}
@@ -732,8 +677,7 @@ def cost_trade_off(costs: pd.DataFrame, generator: str, measures: Mapping[str, s
     """What a lower L_acc buys in sampled motion: a dot a seed, a diamond their mean, a panel a
     measure, real motion as a line.
 
-    Args:
-        costs: `sweep.costs`. measures: some of `sweep.COSTS`; one that no model has gets no panel.
+    costs: `sweep.costs`. measures: some of `sweep.COSTS`; one that no model has gets no panel.
     """
     shown = _plain(costs["arm"].unique(), generator)
     models, real = costs[costs["arm"].isin(shown)], costs[costs["model"] == REAL].iloc[0]

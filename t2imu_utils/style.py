@@ -28,8 +28,6 @@ COLOURS = {
 }
 CONTROL = "#e69f00"
 REFINED = LinearSegmentedColormap.from_list("refined", ["#9ecbe8", "#0072b2", "#08264d"])
-# Weights of L_acc that the lightest and the darkest blue stand for.
-LIGHTEST, DARKEST = 1e-2, 1e1
 OTHER_MODELS = ("#d55e00", "#7b61a8", "#56b4e9", "#a6761d")
 AXES = {"x": "#d55e00", "y": "#009e73", "z": "#0072b2"}  # of a sensor
 LABELS = {
@@ -62,43 +60,20 @@ CLASSES = {
 
 def use() -> None:
     """Set matplotlib's defaults; call it once at the top of a notebook."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": DPI,
-            "figure.constrained_layout.use": True,
-            "font.family": "DejaVu Sans",
-            "font.size": TEXT,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": QUIET,
-            "axes.linewidth": 0.6,
-            "axes.titlesize": TEXT,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "axes.axisbelow": True,
-            "grid.color": FAINT,
-            "grid.linewidth": 0.6,
-            "xtick.labelsize": SMALL,
-            "ytick.labelsize": SMALL,
-            "xtick.color": QUIET,
-            "ytick.color": QUIET,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "xtick.major.size": 0,
-            "ytick.major.size": 0,
-            "xtick.minor.size": 0,
-            "ytick.minor.size": 0,
-            "legend.fontsize": SMALL,
-            "legend.frameon": False,
-            "legend.handlelength": 1.4,
-            "legend.columnspacing": 1.2,
-            "lines.linewidth": 1.2,
-        }
-    )
+    plt.rc("figure", dpi=DPI)
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("font", family="DejaVu Sans", size=TEXT)
+    plt.rc("text", color=INK)
+    plt.rc("axes", labelcolor=INK, edgecolor=QUIET, linewidth=0.6, axisbelow=True, grid=True)
+    plt.rc("axes", titlesize=TEXT, titleweight="bold", titlelocation="left")
+    plt.rc("axes.grid", axis="y")
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("grid", color=FAINT, linewidth=0.6)
+    for axis in ("xtick", "ytick"):
+        plt.rc(axis, labelsize=SMALL, color=QUIET, labelcolor=INK)
+        plt.rc((f"{axis}.major", f"{axis}.minor"), size=0)
+    plt.rc("legend", fontsize=SMALL, frameon=False, handlelength=1.4, columnspacing=1.2)
+    plt.rc("lines", linewidth=1.2)
 
 
 def colour(model: str) -> str:
@@ -109,9 +84,8 @@ def colour(model: str) -> str:
     colour. One of another name gets one of a few spare colours, the same in every figure.
     """
     one = arm(model)
-    own = COLOURS.get(one.generator)
-    if own is None:
-        own = OTHER_MODELS[sum(one.generator.encode()) % len(OTHER_MODELS)]
+    spare = OTHER_MODELS[sum(one.generator.encode()) % len(OTHER_MODELS)]
+    own = COLOURS.get(one.generator, spare)
     if one.lambda_acc is None:
         return own
     if one.generator == BASE:
@@ -120,14 +94,9 @@ def colour(model: str) -> str:
     return to_hex(shades(0.55 + 0.4 * _darkness(one.lambda_acc) if one.refined else 0.28))
 
 
-def is_known(name: str) -> bool:
-    """Whether it is a model of a known generator, or another name that has a colour."""
-    return arm(name).generator in COLOURS
-
-
 def _darkness(weight: float) -> float:
-    span = log10(DARKEST) - log10(LIGHTEST)
-    return min(max((log10(max(weight, 1e-12)) - log10(LIGHTEST)) / span, 0.0), 1.0)
+    """From 0 for a weight of 0.01 to 1 for one of 10."""
+    return min(max((log10(weight) + 2) / 3, 0.0), 1.0)
 
 
 def label(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures hold the numbers that they are given; names, legends and captions stay readable."""
+"""Figures and pictures hold the numbers that they are given; each model has its colour."""
 
 import io
 
@@ -12,9 +12,10 @@ from matplotlib.colors import to_hex
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from t2imu_utils import plots, style
-from t2imu_utils.clips import Clips
+from t2imu_utils import pictures, plots, style
 from t2imu_utils.errors import InputError
+from t2imu_utils.motion.skeleton import CHAINS
+from t2imu_utils.tracks import TRACKS, load_track
 
 matplotlib.use("Agg")
 
@@ -35,68 +36,26 @@ def ticks(labels):
     return [text.get_text() for text in labels]
 
 
-def title(ax):
-    return ax.get_title("left") or ax.get_title()
-
-
 def drawn_in(ax, model):
     return [line for line in ax.lines if to_hex(line.get_color()) == style.colour(model)]
 
 
-def noisy():
-    figure, ax = plt.subplots(figsize=(4, 3))
-    ax.imshow(np.random.default_rng(0).random((300, 300, 3)))
-    return figure
-
-
 def test_a_figure_repeats_stays_small_and_has_its_caption(tmp_path):
+    def noisy():
+        figure, ax = plt.subplots(figsize=(4, 3))
+        ax.imshow(np.random.default_rng(0).random((300, 300, 3)))
+        return figure
+
     first = plots.save(noisy(), tmp_path / "a.png", limit=140_000).read_bytes()
     assert plots.save(noisy(), tmp_path / "b.png", limit=140_000).read_bytes() == first
     assert len(first) <= 140_000 and "Software" not in Image.open(io.BytesIO(first)).info
     with pytest.raises(InputError, match="at most 1000"):
         plots.save(noisy(), tmp_path / "c.png", limit=1000)
-    figure = noisy()
-    shown = plots.show(figure, "demo corpus", "n = 3 seeds.")
-    assert "demo corpus. n = 3 seeds." in texts(figure) and not plt.get_fignums()
     # The file holds what the notebook shows.
-    path = tmp_path / "figures" / "a.png"
-    assert plots.show(noisy(), "demo corpus", "n = 3 seeds.", path).data == path.read_bytes()
+    figure, path = noisy(), tmp_path / "figures" / "a.png"
+    shown = plots.show(figure, "demo corpus", "n = 3 seeds.", path)
+    assert "demo corpus. n = 3 seeds." in texts(figure) and not plt.get_fignums()
     assert shown.data == path.read_bytes() and len(shown.data) <= plots.LIMIT
-
-
-def test_minutes_are_stacked_by_split_and_category():
-    minutes = pd.DataFrame(
-        {"test": [1.0, 2.0], "train": [10.0, 20.0], "val": [np.nan, 4.0]},
-        index=pd.CategoricalIndex(["stair climbing", "dancing"]),
-    )
-    ax = plots.minutes_by_category(minutes).axes[0]
-    assert ticks(ax.get_xticklabels()) == ["dancing", "stair\nclimbing"]
-    stacked = {c.get_label(): [(b.get_y(), b.get_height()) for b in c] for c in ax.containers}
-    assert stacked["val"] == [(20, 4), (10, 0)] and stacked["test"] == [(24, 2), (10, 1)]
-
-
-def test_examples_are_of_one_position_in_the_first_recording_that_has_it():
-    rows = [("walking", 200), ("sitting", 50), ("walking", 300), ("sitting", 200)]
-    acc = [np.tile(100.0 * i + np.arange(2)[:, None], (n, 1, 3)) for i, (_, n) in enumerate(rows)]
-    clips = Clips.from_list([{"activity": a} for a, _ in rows], {"acc": acc},
-                            {"rate": 20.0, "sites": ["head", "waist"]})  # fmt: skip
-    clips[0]["acc"][:, 1] = np.nan
-    clips[1]["acc"][:31, 1] = np.nan
-    figure = plots.recording_examples(clips, ["sitting", "walking", "lying"], "waist", 5.0)
-    values = [[(line.get_ydata()[0], len(line.get_ydata())) for line in ax.lines]
-              for ax in figure.axes]  # fmt: skip
-    assert values == [[(301, 100)] * 3, [(201, 100)] * 3, []]
-    assert [ax.get_xlabel() for ax in figure.axes] == ["time (s)"] * 3
-
-
-def spectra(level, kinds=("walking", "running"), **columns):
-    frequency = np.arange(1, 21) / 2
-    parts = [
-        pd.DataFrame({"frequency": frequency, "density": float(level), "low": level / 2,
-                      "high": 2.0 * level, "label": kind})
-        for kind in kinds
-    ]  # fmt: skip
-    return pd.concat(parts).assign(**columns)
 
 
 def test_values_are_multiples_of_the_recorded_ones():
@@ -110,108 +69,44 @@ def test_values_are_multiples_of_the_recorded_ones():
     assert [x for line in drawn_in(ax, "mdm") for x in line.get_xdata()] == [1, 2]
 
 
-def test_recorded_and_sampled_signals_share_their_scale():
-    traces = {"real": {"walking": np.full(60, 9.0), "running": np.full(60, 20.0)}}
-    traces |= {"mdm-ft": traces["real"], "mdm-acc1": {"running": np.full(60, 30.0)}}
-    means = {name: spectra(level) for level, name in enumerate(traces, 1)}
-    figure = plots.recorded_and_sampled(traces, means, 20.0)
-    axes = np.array(figure.axes).reshape(2, 4)
-    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["running", "walking"]
-    assert title(axes[0, 0]) == "recorded" and title(axes[0, 2]) == "MDM, λ = 1"
-    assert len({ax.get_ylim() for ax in axes[:, :3].flat}) == 1
-    assert len({ax.get_ylim() for ax in axes[:, 3]}) == 1
-    assert axes[0, 2].lines[0].get_ydata()[0] == 30 and not axes[1, 2].lines
-    assert [line.get_ydata()[0] for line in axes[0, 3].lines] == [2, 3, 1]  # real on top
-
-
-def test_figure_1_shows_every_model_and_count():
-    groups = ["walking", "running", "high-dynamic", "low-dynamic", "all", plots.CONTRAST]
-    table = pd.DataFrame({"group": groups, "clips": [7, 5, 5, 7, 12, 12]})
-    table = table.assign(
-        delta=[-0.01, -0.03, -0.03, -0.01, -0.02, np.nan], delta_low=-0.1, delta_high=0.1
-    )
-    figure = plots.fig1_lacc({"mdm-ft": table, "mdm-acc0.1": table})
-    left, right = figure.axes
-    assert [bar.get_height() for bar in left.containers[0]] == [-0.03, -0.01]
-    assert ticks(left.get_xticklabels()) == ["running\nn = 5", "walking\nn = 7"]
-    assert len(right.get_xticklabels()) == 3 and "MDM, λ = 0.1" in texts(figure)
-
-
-def test_recognition():
-    figure = plots.fig3_har({"mdm": [0.5, 0.6], "mdm-acc1": [0.7]}, real=[0.9], chance=0.125)
-    ax = figure.axes[0]
-    assert [bar.get_width() for c in ax.containers for bar in c] == pytest.approx([55, 70])
-    points = np.concatenate([c.get_offsets()[:, 0] for c in ax.collections if len(c.get_offsets())])
-    assert {50.0, 60.0, 70.0} <= set(np.round(points, 6))
-    for text in ("55.0", "70.0", "chance: 12.5", "recordings: 90.0"):
-        assert text in texts(figure)
-
-    names = ["walking", "running"]
-    shares = pd.DataFrame([[0.75, 0.25], [0.004, 0.996]], index=names, columns=names)
-    first, second = plots.confusions({"real": shares, "mdm": shares}).axes
-    assert ticks(first.get_yticklabels()) == ["running", "walking"]
-    assert ticks(second.get_yticklabels()) == []
-    # Less than half a percent is left blank.
-    assert ticks(first.texts) == ["100", "", "25", "75"]
-
-
 ARMS = {"mdm-acc0.1": -0.1, "mdm-acc1": -0.4}
 
 
-@pytest.fixture
-def change():
-    places = [("all", g) for g in ("jumping", "walking", "high-dynamic", "low-dynamic", "all")]
-    places += [("test", "all"), ("test_trials", "all"), ("all", "high-dynamic minus low-dynamic")]
-    arms = ARMS | {"gaussian": -0.6, "constant": -0.7, "mdm-acc1-joints": -0.5}
+def test_changes_stand_by_category():
+    groups = ["jumping", "walking", "high-dynamic", "low-dynamic", "all", plots.CONTRAST]
+    changes = ARMS | {"gaussian": -0.6, "constant": -0.7, "mdm-acc1-joints": -0.5}
     rows = [
-        {"generator": "mdm", "reference": "control", "arm": arm, "split": split, "group": group,
-         "clips": 9, "units": 5, "relative": value, "low": value - 0.02, "high": value + 0.03}
-        for arm, value in arms.items() for split, group in places
+        {"generator": "mdm", "reference": "control", "arm": arm, "group": group, "clips": 9,
+         "units": 5, "relative": value, "low": value - 0.02, "high": value + 0.03}
+        for arm, value in changes.items() for group in groups
     ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-@pytest.fixture
-def by_seed(change):
-    parts = [change.assign(seed=s, relative=change["relative"] + 0.01 * (s - 1)) for s in range(3)]
-    control = change[change["arm"] == "mdm-acc1"].assign(arm="mdm-ft", reference="base")
-    parts += [control.assign(seed=s, relative=0.25) for s in range(3)]
-    return pd.concat(parts, ignore_index=True)
-
-
-def test_changes_stand_by_category_and_split(change, by_seed):
-    figure = plots.change_by_category(change, by_seed, "mdm")
+    change = pd.DataFrame(rows)
+    by_seed = [change.assign(seed=s, relative=change["relative"] + (s - 1) / 100) for s in range(3)]
+    figure = plots.change_by_category(change, pd.concat(by_seed), "mdm")
     left, right = figure.axes
     names = [name.replace("\n", " ") for name in ticks(left.get_xticklabels())]
-    assert names == ["jumping 9 / 5", "walking 9 / 5"] and len(right.get_xticklabels()) == 5
+    assert names == ["jumping 9 / 5", "walking 9 / 5"] and len(right.get_xticklabels()) == 3
     for arm, value in ARMS.items():
         bar, mean = drawn_in(left, arm)[:2]
         assert_allclose(bar.get_ydata(), [100 * value - 2, 100 * value + 3])
         assert_allclose(mean.get_ydata(), 100 * value)
-    # A dot for each seed of each plain arm, and the trivial references across each group.
+    # A dot for each seed of each plain model, and the trivial references across each group.
     dots = [c for c in left.collections if isinstance(c, PathCollection)]
-    assert len(dots) == 4
     assert_allclose(dots[0].get_offsets()[:, 1], [-11, -10, -9])
     heights = {round(path.vertices[0, 1]) for c in left.collections if c not in dots
                for path in c.get_paths()}  # fmt: skip
-    assert {-60, -70} <= heights and "joints" not in texts(figure)
-    with pytest.raises(InputError, match="no arm of momask"):
-        plots.change_by_category(change, by_seed, "momask")
+    assert len(dots) == 4 and {-60, -70} <= heights and "joints" not in texts(figure)
+    with pytest.raises(InputError):
+        plots.change_by_category(change, change, "momask")
 
 
-def test_the_grid():
+def test_costs_and_weights_over_seeds():
     rows = [("real", "real", 0, 4.0), ("mdm", "mdm", 0, 8.0)]
-    rows += [
-        (f"{arm}{f'-s{s}' * (s > 0)}", arm, s, level + 0.1 * s)
-        for arm, level in (("mdm-ft", 6.0), ("mdm-acc0.1", 5.0), ("mdm-acc1", 3.0))
-        for s in range(3)
-    ]
+    rows += [(f"mdm-acc1{f'-s{s}' * (s > 0)}", "mdm-acc1", s, 3.0 + 0.1 * s) for s in range(3)]
     costs = pd.DataFrame(rows, columns=["model", "arm", "seed", "a"])
-    costs = costs.assign(b=np.nan, distance=1, acc=costs["a"] / 10)
-    measures = {"a": "acceleration (m/s²)", "b": "of none (dB)", "distance": "far (dB)"}
-    figure = plots.cost_trade_off(costs, "mdm", measures)
-    assert [ax.get_ylabel() for ax in figure.axes] == ["m/s²", "dB"]
-    ax = figure.axes[0]
+    costs = costs.assign(b=np.nan, acc=costs["a"] / 10)
+    measures = {"a": "acceleration (m/s²)", "b": "of none (dB)"}
+    (ax,) = plots.cost_trade_off(costs, "mdm", measures).axes
     dots = {to_hex(c.get_facecolor()[0]): c.get_offsets() for c in ax.collections}
     assert_allclose(dots[style.colour("mdm-acc1")], [[0.3, 3], [0.31, 3.1], [0.32, 3.2]])
     assert any(np.allclose(line.get_ydata(), 4.0) for line in drawn_in(ax, "real"))
@@ -223,5 +118,45 @@ def test_the_grid():
     ax = plots.against_weight(cells, {"acc": "L_acc"}).axes[0]
     line, _, _ = ax.containers[0].lines
     assert_allclose(line.get_xydata(), [[0, 6], [1, 3]])
-    assert ticks(ax.get_xticklabels()) == ["0", "1"]
     assert any(np.allclose(line.get_ydata(), 9.0) for line in ax.lines)
+
+
+def test_every_model_has_a_colour_and_a_name():
+    names = {name for path in TRACKS.glob("*.yaml") for name in load_track(path.stem).generators}
+    assert names <= set(style.COLOURS) and names <= set(style.LABELS)
+    models = ["real", "gaussian", "constant"]
+    models += [
+        name + ending
+        for name in ("mdm", "momask", "remodiffuse", "t2mgpt")
+        for ending in ("", "-ft", "-acc0.1", "-acc1")
+    ]
+    assert len({style.colour(model) for model in models}) == len(models)
+    # Options and seeds change no colour.
+    assert style.colour("mdm-acc0.1-vel0.5-joints-s2") == style.colour("mdm-acc0.1")
+    assert style.colour("momask-ft-s1") == style.colour("momask-ft") != style.colour("momask")
+    assert style.label("mdm-ft-s1") == "MDM, control, seed 1"
+    assert style.label("mdm-acc1e-05-joints") == "MDM, λ = 1e-05, joints"
+
+
+def test_a_film_strip_keeps_heights_and_drops_travel():
+    joints = np.random.default_rng(0).random((41, 22, 3))
+    joints[..., 0] += np.linspace(0, 50, 41)[:, None]
+    figure = pictures.film_strip({"one": joints, "two": joints[:2]}, frames=5)
+    first, second = figure.axes
+    assert (len(first.collections), len(second.collections)) == (5, 2)
+    assert ticks(first.texts) == ["0.0 s", "0.5 s", "1.0 s", "1.5 s", "2.0 s"]
+    drawn = np.concatenate(first.collections[-1].get_segments())
+    own = joints[-1][[i for chain in CHAINS for i in chain]]
+    assert_allclose(sorted(drawn[:, 1]), sorted(own[:, 1]))
+    assert drawn[:, 0].max() < 8
+
+
+@pytest.mark.parametrize(("azimuth", "sign"), [(0.0, 1), (180.0, -1)])
+def test_only_faces_towards_the_viewer_are_drawn(azimuth, sign):
+    cube = np.array([[x, y, z] for x in (0, 1.0) for y in (0, 1.0) for z in (0, 1.0)])
+    # The side that looks to +Z and the one that looks to -Z, both wound outwards.
+    sides = np.array([[1, 5, 7], [1, 7, 3], [0, 2, 6], [0, 6, 4]])
+    _, ax = plt.subplots()
+    pictures.mesh(ax, cube, sides, azimuth)
+    paths = ax.collections[0].get_paths()
+    assert len(paths) == 2 and (sign * paths[0].vertices[:, 0]).min() >= -1e-9

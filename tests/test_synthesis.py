@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from pandas.testing import assert_frame_equal
 
 from t2imu_utils import synthesis
-from t2imu_utils.analysis.windows import labelled_windows
+from t2imu_utils.analysis.signals import labelled_windows
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import read_json, sha256

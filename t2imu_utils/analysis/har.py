@@ -6,7 +6,8 @@ motions, and balanced epochs (see `HarConfig`); the real recordings that a model
 never take part in any choice.
 
 Every training leaves a *count table*: how many windows of each subject and true class were taken
-for which class. Balanced accuracy, recalls and confusion all follow from it.
+for which class. Balanced accuracy, recalls and confusion all follow from it, and what stands
+beside the numbers of the paper.
 """
 
 import copy
@@ -25,8 +26,7 @@ from tqdm.auto import tqdm
 
 from t2imu_utils import data, runs
 from t2imu_utils.analysis.motions import best, score_motions
-from t2imu_utils.analysis.stats import summary_of
-from t2imu_utils.analysis.windows import (
+from t2imu_utils.analysis.signals import (
     FRAMES,
     RAW,
     Frame,
@@ -35,13 +35,20 @@ from t2imu_utils.analysis.windows import (
     labelled_windows,
     labels_of,
 )
+from t2imu_utils.analysis.stats import summary_of
+from t2imu_utils.arms import BASE, model_order
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import read_json
 from t2imu_utils.imu.phone import FOLDER, SUFFIX, measured, read_sensor_model, sensor_parameters
-from t2imu_utils.tracks import HarSection, RecordingsSection, Track
+from t2imu_utils.style import label
+from t2imu_utils.tracks import PAPER_VALUES, SHIPPED, HarSection, RecordingsSection, Track
 
 STAGE, SENSORS = "07_har", "04_imu_synthesis"
 COLUMNS = ["seed", "subject", "truth", "found"]
+OTHERS = ("remodiffuse", "momask")  # generators that the paper compares with
+# What `results.json` takes over from a record.
+KEPT = ("params", "metrics", "git", "versions", "device", "wall_seconds", "finished")
 
 
 # ---------------------------------------------------------------- the classifier
@@ -93,12 +100,6 @@ class HarConfig:
     patience: int = 5
 
 
-def har_config(section: HarSection, seed: int) -> HarConfig:
-    """The track's classifier with one seed."""
-    names = set(HarConfig.__dataclass_fields__) & set(HarSection.model_fields)
-    return HarConfig(**section.model_dump(include=names), seed=seed)
-
-
 @dataclass(frozen=True)
 class Classifier:
     """A trained network with the mean and deviation of its training windows by channel.
@@ -121,8 +122,8 @@ def balanced_rows(
     A class with fewer windows goes round: every window is drawn before any is drawn again.
     """
     chosen = []
-    for label in np.unique(target):
-        rows = np.flatnonzero(target == label)
+    for code in np.unique(target):
+        rows = np.flatnonzero(target == code)
         rounds = -(-per_class // len(rows))
         chosen.append(np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:per_class])
     return rng.permutation(np.concatenate(chosen))
@@ -212,16 +213,15 @@ def _hold_out(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The least populated class", UserWarning)
             splits = list(splitter.split(target, target, groups))
-    kept = [np.isin(target[held], target[fit]) for fit, held in splits]
-    best = max(range(len(splits)), key=lambda i: kept[i].mean(), default=None)
-    if best is None or not kept[best].any():
+    kept = [(np.isin(target[held], target[fit]), fit, held) for fit, held in splits]
+    known, fit, held = max(kept, key=lambda split: split[0].mean(), default=3 * [np.empty(0, bool)])
+    if not known.any():
         raise InputError(
             "groups", "no group without which training still has its classes",
             "at least two groups of a class",
             "Give more motions (or recordings), or check that a group is one of them.",
         )  # fmt: skip
-    fit, held = splits[best]
-    return np.concatenate([fit, held[~kept[best]]]), held[kept[best]]
+    return np.concatenate([fit, held[~known]]), held[known]
 
 
 def predict(classifier: Classifier, x: Windows) -> np.ndarray:
@@ -274,9 +274,10 @@ def repeat(
 
     train: synthetic windows; None trains on real windows of other subjects (`train_on_real`).
     """
-    rows = []
+    names = set(HarConfig.__dataclass_fields__) & set(HarSection.model_fields)
+    config, rows = HarConfig(**section.model_dump(include=names)), []
     for seed in tqdm(seeds, "trainings", mininterval=2, disable=not progress):
-        config = har_config(section, seed)
+        config = replace(config, seed=seed)
         if train is None:
             found = train_on_real(test, classes, config, section.folds, device, network)
         else:
@@ -335,35 +336,27 @@ def metrics(counts: pd.DataFrame) -> dict:
 class RecognitionVariant:
     """What is done otherwise than in the paper; the default is as there.
 
-    Its name, such as "gravity-keep0.5", is what its results are kept under; `parse_variant` checks
-    and reads it.
+    Its name, such as "gravity-keep0.5", is what its results are kept under.
 
     Attributes:
         on: which of the track's `more_recordings` it is tested on; "" are its `recordings`.
-        axes: of the sensors (`windows.axes`), for training and for test.
+        axes: of the sensors (`signals.axes`), for training and for test.
         keep: share of the motions of each activity that are trained on, the best by
             `motions.score_motions`; of two decimals.
-        sensor_model: whose errors the virtual sensors get (`imu.sensor_model`), such as "phone";
-            None leaves them ideal.
-        without: classes that are left out of training and of test, in order of the alphabet.
-        placement: whether virtual sensors are worn at random (`windows.random_placement`).
+        sensor_model: whose errors the virtual sensors get (`imu.phone`), such as "phone"; None
+            leaves them ideal.
     """
 
     on: str = ""
     axes: Frame = RAW
     keep: float = 1.0
     sensor_model: str | None = None
-    without: tuple[str, ...] = ()
-    placement: bool = False
 
     @property
     def slug(self) -> str:
         """Its name: "" of the default, else words with dashes between."""
-        words = [self.on] * bool(self.on) + [self.axes] * (self.axes != RAW)
-        words += [f"keep{self.keep:g}"] * (self.keep < 1)
-        words += [self.sensor_model] if self.sensor_model else []
-        words += ["placement"] * self.placement
-        return "-".join(words + ["without_" + name.replace(" ", "_") for name in self.without])
+        words = [self.on, self.axes * (self.axes != RAW), f"keep{self.keep:g}" * (self.keep < 1)]
+        return "-".join(word for word in (*words, self.sensor_model) if word)
 
     @property
     def stage(self) -> str:
@@ -372,18 +365,13 @@ class RecognitionVariant:
 
     def of(self, model: str) -> "RecognitionVariant":
         """What of it applies to a model: real recordings are taken as they are."""
-        plain = {"keep": 1.0, "sensor_model": None, "placement": False}
-        return replace(self, **plain) if model == runs.REAL else self
+        return replace(self, keep=1.0, sensor_model=None) if model == runs.REAL else self
 
     def params(self) -> dict[str, Any]:
         """What `run.json` says of it, with the sensor model's numbers; nothing of the default."""
-        if not self.slug:
-            return {}
-        found = {**asdict(self), "without": list(self.without)}
-        if self.sensor_model:
-            numbers = sensor_parameters(self.sensor_model)
-            found["sensor_model"] = {name: number.value for name, number in numbers.items()}
-        return {"variant": found}
+        numbers = sensor_parameters(self.sensor_model) if self.sensor_model else {}
+        found = {"sensor_model": {name: x.value for name, x in numbers.items()} or None}
+        return {"variant": asdict(self) | found} if self.slug else {}
 
 
 PAPER = RecognitionVariant()
@@ -391,7 +379,7 @@ PAPER = RecognitionVariant()
 
 def parse_variant(slug: str, track: Track) -> RecognitionVariant:
     """The variant of a name: the reverse of `RecognitionVariant.slug`."""
-    found: dict[str, Any] = {"without": ()}
+    found: dict[str, Any] = {}
     for word in slug.split("-"):
         if word in track.more_recordings:
             found["on"] = word
@@ -401,47 +389,30 @@ def parse_variant(slug: str, track: Track) -> RecognitionVariant:
             found["keep"] = float(share[1])
         elif (FOLDER / f"{word}{SUFFIX}").is_file():
             found["sensor_model"] = word
-        elif word == "placement":
-            found["placement"] = True
-        elif word.startswith("without_"):
-            name = word.removeprefix("without_").replace("_", " ")
-            found["without"] = tuple(sorted({*found["without"], name}))
     variant = RecognitionVariant(**found)
     if variant.slug != slug or variant.keep == 0:
         raise InputError(
             f"variant {slug!r}", "unknown words, or another order", repr(variant.slug),
-            "Such as gravity, person, keep0.5, phone, placement, without_stair_climbing, or "
-            "several in this order.",
+            "Such as gravity, person, keep0.5, phone, or several in this order.",
         )  # fmt: skip
     return variant
 
 
 # ---------------------------------------------------------------- windows of a track
 def recordings_section(track: Track, variant: RecognitionVariant = PAPER) -> RecordingsSection:
-    """The track's classes, channels and sites, without what the variant leaves out."""
-    section = track.more_recordings[variant.on] if variant.on else track.recordings
-    every = section.classes
-    classes = [name for name in every if name not in variant.without]
-    if len(classes) != len(every) - len(variant.without) or len(classes) < 2:
-        raise InputError(
-            "variant: without", ", ".join(variant.without),
-            f"some of {', '.join(every)}, so that two are left", "Check their spelling.",
-        )  # fmt: skip
-    return section.model_copy(update={"classes": classes})
+    """The recordings that a variant is tested on: their classes, channels and sites."""
+    return track.more_recordings[variant.on] if variant.on else track.recordings
 
 
 def real_windows(track: Track, variant: RecognitionVariant = PAPER) -> WindowSet:
     """The windows of the real recordings that classifiers are tested on."""
+    recordings, most = data.load_recordings(track, variant.on), track.har.test_windows_per_class
     section = recordings_section(track, variant)
-    recordings = data.load_recordings(track, variant.on)
-    most = track.har.test_windows_per_class
     return labelled_windows(recordings, section, most, seed=0, frame=variant.axes)
 
 
-def synthetic_windows(
-    track: Track, model: str, variant: RecognitionVariant = PAPER, seed: int = 0
-) -> WindowSet:
-    """All windows of a model's virtual sensors. seed: of their placement, where it is random.
+def synthetic_windows(track: Track, model: str, variant: RecognitionVariant = PAPER) -> WindowSet:
+    """All windows of a model's virtual sensors.
 
     Raises:
         InputError: the variant adds a sensor's errors to sensors that have some already.
@@ -459,8 +430,7 @@ def synthetic_windows(
                 "Run notebook 04 again with sensor_model = None.",
             )  # fmt: skip
         clips = measured(clips, read_sensor_model(variant.sensor_model))
-    placement = seed if variant.placement else None
-    return labelled_windows(clips, section, None, 0, variant.axes, placement)
+    return labelled_windows(clips, section, None, 0, variant.axes)
 
 
 def scored_motions(track: Track, model: str, variant: RecognitionVariant = PAPER) -> pd.DataFrame:
@@ -469,7 +439,7 @@ def scored_motions(track: Track, model: str, variant: RecognitionVariant = PAPER
     # Numbered before some are left out, as the virtual sensors are.
     number = motions.table.get("motion", pd.Series(range(len(motions))))
     motions = Clips(motions.table.assign(motion=number), motions.arrays, motions.meta)
-    wanted = labels_of(motions.table["activity"], section).isin(section.classes)
+    wanted = labels_of(motions, section).isin(section.classes)
     training = data.load_motions(track, track.corpus.train)
     return score_motions(motions.select(wanted), training, data.load_categories(track))
 
@@ -480,10 +450,86 @@ def what_was_used(track: Track, models: Sequence[str]) -> pd.DataFrame:
     section, parts = track.recordings, {}
     for model in models:
         clips = data.load_imu(track, model)
-        by_class = clips.table.groupby(labels_of(clips.table["activity"], section).to_numpy())
+        by_class = clips.table.groupby(labels_of(clips, section).to_numpy())
         counts = by_class[["prompt", "motion", "body"]].nunique()
         counts.columns = ["prompts", "motions", "bodies"]
         windows = labelled_windows(clips, section, None, 0).counts()
         parts[model] = counts.loc[section.classes].assign(windows=windows)
     table = pd.concat(parts, names=["model", "class"]).swaplevel()
     return table.loc[[(name, model) for name in section.classes for model in models]]
+
+
+# ---------------------------------------------------------------- beside the paper's numbers
+def measured_values(
+    lacc: Mapping[str, float], accuracy: Mapping[str, Sequence[float]], refined: str
+) -> dict[str, list[float]]:
+    """What this run has for each quantity of the paper, by its id; percentages as the paper's.
+
+    lacc: mean L_acc by model. accuracy: balanced accuracies (0..1) by model, one for each seed.
+    refined: the model that stands for the paper's refined one.
+    """
+    found: dict[str, list[float]] = {}
+    if BASE in lacc and refined in lacc:
+        found["lacc_mdm"], found["lacc_refined"] = [lacc[BASE]], [lacc[refined]]
+        found["lacc_change"] = [100 * (lacc[refined] / lacc[BASE] - 1)]
+    mean = {model: float(np.mean(values)) for model, values in accuracy.items()}
+    for model, name in [*((m, m) for m in (BASE, *OTHERS)), (refined, "refined")]:
+        if model in accuracy:
+            found[f"har_{name}"] = [100 * v for v in accuracy[model]]
+    # "The best other model" is among those of other people, as in the paper.
+    others = [mean[model] for model in OTHERS if model in mean]
+    for name, values in (("mdm", [mean[BASE]] if BASE in mean else []), ("best", others)):
+        if values and refined in mean:
+            found[f"gain_{name}"] = [100 * (mean[refined] / max(values) - 1)]
+    return found
+
+
+def what_differs(track: Track, refined: str) -> dict[str, str]:
+    """How this run differs from the paper's, for each kind of quantity.
+
+    refined: the model that stands for the paper's refined one.
+    """
+    base, har, real = track.generators[BASE], track.har, track.recordings
+    lacc = [f"held-out clips ({', '.join(track.corpus.test)}) instead of the training clips"]
+    if base.checkpoint in (SHIPPED, None):
+        lacc.append("a prior of this project's own instead of the official checkpoint")
+    lacc.append(f"L_acc of z-scored features; refined: {label(refined)}, where no λ is printed")
+    recognition = [f"{len(real.classes)} classes, {'+'.join(real.channels)} at {len(real.sites)} "
+                   f"sites of {real.reader}", f"{len(har.seeds)} seeds (10 in the paper)",
+                   f"{har.filters} filters, {har.units} units, {har.epochs} epochs"]  # fmt: skip
+    return {
+        "lacc": f"{track.title}: {'; '.join(lacc)}",
+        "har": f"{track.title}: {'; '.join(recognition)}",
+        "gain": "ratio of the mean accuracies above",
+    }
+
+
+def comparison_table(
+    measured: Mapping[str, Sequence[float]], differs: Mapping[str, str]
+) -> pd.DataFrame:
+    """One row for each quantity of the paper: *paper | reproduced mean ± sd (n) | what differs*.
+
+    measured: `measured_values`; a quantity that is missing is shown as not run. differs: text by
+    the part of the id before its underscore (`what_differs`).
+    """
+    rows = []
+    for row in read_json(PAPER_VALUES)["quantities"]:
+        values, unit = measured.get(row["id"]), f" {row['unit']}".rstrip()
+        number, text, difference = f"{{:.{row['digits']}f}}".format, "not run", ""
+        if values:
+            found = summary_of(values)
+            spread = "" if found["sd"] is None else f" ± {number(found['sd'])}"
+            text = f"{number(found['mean'])}{spread}{unit} (n = {found['n']})"
+            difference = differs.get(row["id"].split("_")[0], "")
+        rows.append((row["label"], f"{number(row['value'])}{unit}", text, difference))
+    return pd.DataFrame(rows, columns=["quantity", "paper", "reproduced", "what differs"])
+
+
+def collect_results(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge `run.json` records of one track into what `results.json` holds: ``track``, and in
+    ``models`` by model and stage the parameters, metrics and provenance."""
+    models: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda r: (model_order(r["model"]), r["stage"])):
+        stages = models.setdefault(record["model"], {})
+        stages[record["stage"]] = {name: record[name] for name in KEPT}
+    return {"track": records[0]["track"], "models": models}

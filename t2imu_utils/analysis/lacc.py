@@ -5,7 +5,7 @@ the timestep and the seed alone, so differences between models are paired.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,16 +20,14 @@ from t2imu_utils.analysis.stats import FEWEST, bootstrap_means, over_seeds, stre
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.generator import Denoiser
 from t2imu_utils.models.losses import LossWeights, motion_losses
-from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.corpus import MotionClip
 
 MODEL, GAUSSIAN, CONSTANT = "model", "gaussian", "constant"
 ESTIMATES = (MODEL, GAUSSIAN, CONSTANT)
 TERMS = ("simple", "pos", "foot", "vel", "acc", "acc_joints")
 HIGH, LOW, ALL = "high-dynamic", "low-dynamic", "all"
 CONTRAST = f"{HIGH} minus {LOW}"
-SHOWN = ["simple", "acc", "acc_joints"]
 RELATIVE = ("relative", "sd", "low", "high")
-REFERENCES = {GAUSSIAN: "x̂₀ of {} through a Gaussian, σ = 1 frame", CONSTANT: "x̂₀ of {}, frozen"}
 
 
 def common_noise(
@@ -92,27 +90,30 @@ def clip_losses(
         ``frames`` and the losses. ``simple``, ``vel`` and ``acc`` are of
         normalised features, ``pos`` and ``foot`` in m², ``acc_joints`` in (m/s²)².
     """
-    names = [clip.name for clip in clips]
-    if len(set(names)) < len(names):
-        raise InputError("clips", "two of one name", "names of their own", "Noise goes by name.")
     pairs = [(clip, t) for clip in sorted(clips, key=lambda c: len(c.features)) for t in timesteps]
     batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
-    rows = []
+    joints, rows = LossWeights(acc=1.0, acc_variant="joints"), []
     with torch.inference_mode():
         for batch in tqdm(batches, desc="losses", mininterval=2, disable=not progress):
             x0, noise, mask = (x.to(device) for x in _pad(denoise, batch, seed))
             t = torch.tensor([timestep for _, timestep in batch], device=device)
             x0_hat = denoise([clip for clip, _ in batch], x0, mask, t, noise)
-            for estimate, guess in _estimates(x0_hat, mask, references):
-                losses = _losses(x0, guess, mask, denoise.normaliser)
+            guesses = {MODEL: x0_hat}
+            if references:
+                smooth, frozen = smooth_in_time(x0_hat, mask), freeze_in_time(x0_hat, mask)
+                guesses |= {GAUSSIAN: smooth, CONSTANT: frozen}
+            for estimate, guess in guesses.items():
+                given = x0, guess, mask
+                terms = motion_losses(*given, LossWeights(), denoise.normaliser, all_terms=True)
+                terms["acc_joints"] = motion_losses(*given, joints, denoise.normaliser)["acc"]
+                losses = torch.stack([terms[name] for name in TERMS], 1).double().tolist()
                 rows += [
-                    {"clip": clip.name, "timestep": timestep, "estimate": estimate,
-                     "frames": int(frames), **dict(zip(TERMS, values, strict=True))}
+                    (clip.name, timestep, estimate, int(frames), *values)
                     for (clip, timestep), frames, values in zip(
                         batch, mask.sum(1).tolist(), losses, strict=True
                     )
-                ]  # fmt: skip
-    table = pd.DataFrame(rows)
+                ]
+    table = pd.DataFrame(rows, columns=["clip", "timestep", "estimate", "frames", *TERMS])
     table["estimate"] = pd.Categorical(table["estimate"], ESTIMATES)
     return table.sort_values(["clip", "timestep", "estimate"], ignore_index=True)
 
@@ -122,55 +123,23 @@ def _pad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     ends = [min(len(clip.features), denoise.max_frames) for clip, _ in batch]
     ends = [end // denoise.stride * denoise.stride for end in ends]
-    x0 = [
-        torch.as_tensor(clip.features[:end], dtype=torch.float32)
-        for (clip, _), end in zip(batch, ends, strict=True)
-    ]
-    noise = [
-        torch.from_numpy(common_noise(clip.name, t, seed, len(x)))
-        for (clip, t), x in zip(batch, x0, strict=True)
-    ]
-    lengths = torch.tensor([len(x) for x in x0])
-    normal = [denoise.normaliser.normalise(x) for x in x0]
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return pad_sequence(normal, batch_first=True), pad_sequence(noise, batch_first=True), mask
-
-
-def _estimates(
-    x0_hat: Tensor, mask: Tensor, references: bool
-) -> Iterator[tuple[str, Float[Tensor, "B T C"]]]:
-    yield MODEL, x0_hat
-    if references:
-        yield GAUSSIAN, smooth_in_time(x0_hat, mask)
-        yield CONSTANT, freeze_in_time(x0_hat, mask)
-
-
-def _losses(
-    x0: Tensor, x0_hat: Tensor, mask: Tensor, normaliser: Normaliser
-) -> Float[np.ndarray, "B L"]:
-    terms = motion_losses(x0, x0_hat, mask, LossWeights(), normaliser, all_terms=True)
-    joints = LossWeights(acc=1.0, acc_variant="joints")
-    terms["acc_joints"] = motion_losses(x0, x0_hat, mask, joints, normaliser)["acc"]
-    return torch.stack([terms[name] for name in TERMS], 1).double().cpu().numpy()
-
-
-def groups_of(category: pd.Series) -> dict[str, np.ndarray]:
-    """Masks of the categories that there are, then of high-dynamic, low-dynamic and all clips."""
-    high = category.isin(HIGH_DYNAMIC).to_numpy()
-    found = {name: (category == name).to_numpy() for name in CATEGORIES}
-    found |= {HIGH: high, LOW: ~high, ALL: np.ones(len(category), bool)}
-    return {name: rows for name, rows in found.items() if rows.any()}
+    x0, noise = [], []
+    for (clip, t), end in zip(batch, ends, strict=True):
+        features = torch.as_tensor(clip.features[:end], dtype=torch.float32)
+        x0.append(denoise.normaliser.normalise(features))
+        noise.append(torch.from_numpy(common_noise(clip.name, t, seed, end)))
+    mask = torch.arange(max(ends)) < torch.tensor(ends)[:, None]
+    return pad_sequence(x0, batch_first=True), pad_sequence(noise, batch_first=True), mask
 
 
 def paired_difference(
     before: pd.DataFrame | Sequence[pd.DataFrame],
     after: pd.DataFrame | Sequence[pd.DataFrame],
     groups: pd.DataFrame,
-    value: str = "acc",
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Change of a loss from one model to another, per category, with 95 % intervals.
+    """Change of L_acc from one model to another, per category, with 95 % intervals.
 
     A clip's loss is its mean over timesteps; a group's is the mean over its clips. Intervals are of
     a paired bootstrap over units and, where there are several, over seeds (`stats.over_seeds`).
@@ -180,11 +149,11 @@ def paired_difference(
             one such table for each seed, in the same order.
         groups: ``clip``, ``category`` and ``unit`` (the trial that a clip was cut from); only the
             clips in it count.
-        value: the column to compare.
 
     Returns:
-        Rows: `groups_of`, and `CONTRAST`: how much more, in shares, the loss changed in high- than
-        in low-dynamic clips. Columns: ``group``; numbers of ``clips``, ``units`` and ``seeds``;
+        Rows: the categories that there are, then high-dynamic, low-dynamic and all clips, and
+        `CONTRAST`: how much more, in shares, the loss changed in high- than in low-dynamic clips.
+        Columns: ``group``; numbers of ``clips``, ``units`` and ``seeds``;
         ``before``, ``after`` and ``delta``, means over seeds, with ``delta_low``, ``delta_high``;
         ``relative`` (delta / before), its ``sd`` over seeds, ``low`` and ``high``; ``median``, over
         units, of a unit's own relative change, which one wild trial cannot sway as it does the
@@ -193,7 +162,7 @@ def paired_difference(
         effect size.
     """
     tables = [[x] if isinstance(x, pd.DataFrame) else list(x) for x in (before, after)]
-    means = [t.groupby("clip")[value].mean() for t in [*tables[0], *tables[1]]]
+    means = [t.groupby("clip")["acc"].mean() for t in [*tables[0], *tables[1]]]
     if not all(mean.index.equals(means[0].index) for mean in means):
         raise InputError(
             "before, after", "other clips in one than in the other", "the same clips",
@@ -202,7 +171,10 @@ def paired_difference(
     table = groups[groups["clip"].isin(means[0].index)]
     values = pd.concat(means, axis=1).loc[table["clip"]].to_numpy()
     count, rows, shares = len(tables[0]), [], {}
-    for name, chosen in groups_of(table["category"]).items():
+    high = table["category"].isin(HIGH_DYNAMIC).to_numpy()
+    masks = {name: (table["category"] == name).to_numpy() for name in CATEGORIES}
+    masks |= {HIGH: high, LOW: ~high, ALL: np.ones(len(table), bool)}
+    for name, chosen in ((name, mask) for name, mask in masks.items() if mask.any()):
         own, unit = values[chosen], table["unit"].to_numpy()[chosen]
         of_units = pd.DataFrame(own).groupby(unit).mean().to_numpy()
         enough = len(of_units) >= FEWEST
@@ -230,16 +202,13 @@ def paired_difference(
 def with_references(losses: Mapping[str, pd.DataFrame], base: str) -> pd.DataFrame:
     """Mean losses of each model, and of what a filter and a frozen pose make of the base's x̂₀.
 
-    Args:
-        losses: tables of `clip_losses` with references, by model.
-        base: the model whose predictions the references are made of.
+    losses: tables of `clip_losses` with references, by model. base: the model whose predictions the
+    references are made of.
     """
-    chosen = {model: (table, MODEL) for model, table in losses.items()}
-    chosen |= {name.format(base): (losses[base], kind) for kind, name in REFERENCES.items()}
-    rows = {
-        name: table.loc[table["estimate"] == estimate, SHOWN].mean()
-        for name, (table, estimate) in chosen.items()
-    }
+    shown, chosen = ["simple", "acc", "acc_joints"], {m: (x, MODEL) for m, x in losses.items()}
+    chosen[f"x̂₀ of {base} through a Gaussian, σ = 1 frame"] = losses[base], GAUSSIAN
+    chosen[f"x̂₀ of {base}, frozen"] = losses[base], CONSTANT
+    rows = {n: x.loc[x["estimate"] == kind, shown].mean() for n, (x, kind) in chosen.items()}
     table = pd.DataFrame(rows).T
     return table.assign(acc_against_base=table["acc"] / table.loc[base, "acc"] - 1)
 
@@ -252,20 +221,17 @@ def as_metrics(
 ) -> dict:
     """What `run.json` and `results.json` keep: changes from base and control, sampled motion.
 
-    Args:
-        losses: `with_references`.
-        changes: from the base to each other model (`paired_difference`).
-        against: from the control to each refined model.
-        moving: `motions.compare`.
+    losses: `with_references`. changes: from the base to each other model (`paired_difference`).
+    against: from the control to each refined model. moving: `motions.compare`.
     """
-    everything = moving[moving["category"] == ALL].set_index("model").drop(columns="category")
+
+    def numbers(table: pd.DataFrame, key: str) -> dict:
+        return table.set_index(key).astype(float).to_dict("index")
+
+    everything = moving[moving["category"] == ALL].drop(columns="category")
     return {
         "losses": losses.astype(float).to_dict("index"),
-        "from_base": {model: _records(table) for model, table in changes.items()},
-        "from_control": {model: _records(table) for model, table in against.items()},
-        "sampled": everything.astype(float).to_dict("index"),
+        "from_base": {model: numbers(table, "group") for model, table in changes.items()},
+        "from_control": {model: numbers(table, "group") for model, table in against.items()},
+        "sampled": numbers(everything, "model"),
     }
-
-
-def _records(table: pd.DataFrame) -> dict:
-    return table.set_index("group").astype(float).to_dict("index")

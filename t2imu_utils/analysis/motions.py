@@ -1,20 +1,22 @@
-"""Do sampled motions move like real ones? Categories, kinematics, variety, quality.
+"""Do sampled motions move like real ones? Categories, kinematics, variety, quality, solvers.
 
 Joints are (T, 22, 3) in metres, Y up, 20 fps. Differences are over single frames, so the second
 passes ``sinc(f / fps)**2`` of a sine's true acceleration: compare only motions of one frame rate.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float
 
-from t2imu_utils.activities import CATEGORIES, CATEGORY_THRESHOLD, HIGH_DYNAMIC, category_of
+from t2imu_utils.activities import CATEGORIES, CATEGORY_THRESHOLD, category_of
 from t2imu_utils.analysis.spectra import ALL, FPS, joint_spectra, power_spectrum, spectral_distance
-from t2imu_utils.analysis.stats import FEWEST, SPLITS, codes, halves
+from t2imu_utils.analysis.stats import FEWEST, SPLITS, codes, energy_distance, halves, interval
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
+from t2imu_utils.models.diffusion import ANCESTRAL, Solver
+from t2imu_utils.models.mdm import Prior, generate
 from t2imu_utils.models.text import sentence_embeddings
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import features_to_joints
@@ -61,27 +63,16 @@ def categorise(
 
     Returns:
         One row a clip: ``category``, ``score`` (of the best named category, also where the clip
-        became "other"), ``nearest`` (that category) and ``high_dynamic``.
-
-    Raises:
-        InputError: a clip without text.
+        became "other") and ``nearest`` (that category).
     """
-    captions = [[text for text in texts if text.strip()] for texts in captions]
-    if empty := [index for index, texts in enumerate(captions) if not texts]:
-        raise InputError(
-            f"captions: clip {empty[0]}", "no sentence", "at least one",
-            "Give every clip its text, or leave the clip out.",
-        )  # fmt: skip
     sentences = sorted({text for texts in captions for text in texts})
     row = {text: index for index, text in enumerate(sentences)}
     similarity = category_similarity(sentences, embed).to_numpy()
-    scores = np.array([similarity[[row[t] for t in texts]].mean(0) for texts in captions])
+    scores = np.array([similarity[[row[text] for text in texts]].mean(0) for texts in captions])
     scores = scores.reshape(-1, len(NAMED))
     nearest, score = np.array(NAMED)[scores.argmax(1)], scores.max(1)
     category = np.where(score > threshold, nearest, OTHER)
-    high = np.isin(category, HIGH_DYNAMIC)
-    columns = {"category": category, "score": score, "nearest": nearest, "high_dynamic": high}
-    return pd.DataFrame(columns)
+    return pd.DataFrame({"category": category, "score": score, "nearest": nearest})
 
 
 # ---------------------------------------------------------------- kinematics
@@ -180,8 +171,7 @@ def compare(motions: pd.DataFrame) -> pd.DataFrame:
     In "all" each category counts the same, since prompts and corpus weigh them differently; NaN
     for a model that lacks some: its mean would tell which categories it has, not how it moves.
 
-    Args:
-        motions: of `measure`, "real" among them, as `shared` leaves them.
+    motions: of `measure`, "real" among them, as `shared` leaves them.
 
     Returns:
         Columns ``model``, ``category``, ``n``, those of `MEASURES` and ``spectral_distance`` (dB,
@@ -316,18 +306,17 @@ def score_motions(
     """
     from sklearn.covariance import LedoitWolf  # slow to import
 
+    def pieces(features: np.ndarray) -> list[np.ndarray]:
+        joints = features_to_joints(features)
+        return np.array_split(joints, max(1, round(len(joints) / PIECE)))
+
     found: dict[str, list[np.ndarray]] = {}
     for index in np.random.default_rng(seed).permutation(len(clips)):
         found.setdefault(category[clips[index].name], []).append(clips[index].features)
     described = {
-        name: np.stack([quality_features(piece) for x in own[:MOST] for piece in _pieces(x)])
+        name: np.stack([quality_features(piece) for x in own[:MOST] for piece in pieces(x)])
         for name, own in sorted(found.items())
     }
-    if sum(map(len, described.values())) < FEWEST:
-        raise InputError(
-            "quality: training clips", f"{len(clips)} clips", f"at least {FEWEST} pieces of motion",
-            "Give the training split of the track's corpus.",
-        )  # fmt: skip
     centre = {name: np.nanmedian(rows, axis=0) for name, rows in described.items()}
     apart = np.concatenate([rows - centre[name] for name, rows in described.items()])
     scale = TO_SD * np.nanmedian(np.abs(apart), axis=0)
@@ -344,21 +333,114 @@ def score_motions(
     return table.assign(score=scores)
 
 
-def _pieces(features: Float[np.ndarray, "T 263"]) -> list[Float[np.ndarray, "t 22 3"]]:
-    joints = features_to_joints(features)
-    return np.array_split(joints, max(1, round(len(joints) / PIECE)))
-
-
 def best(scores: pd.DataFrame, share: float) -> Bool[np.ndarray, "n"]:
     """Which motions are the best share of their activity, so that classes keep their balance.
 
     A smaller share is part of a larger one. Of equal scores the lower number of a motion is kept.
 
-    Args:
-        scores: of `score_motions`. share: more than 0, at most 1; rounded up to whole motions.
+    scores: of `score_motions`. share: more than 0, at most 1; rounded up to whole motions.
     """
     order = scores.reset_index(drop=True).sort_values(["score", "motion"], kind="stable")
     place = order.groupby("activity").cumcount().sort_index().to_numpy()
     count = scores.groupby("activity")["score"].transform("size").to_numpy()
     # 0.1 of 30 is 3, whatever the binary fraction says.
     return place < np.ceil(share * count - 1e-9)
+
+
+# ---------------------------------------------------------------- solvers
+# All solvers get the same prompts, lengths and seeds, so differences between them are paired by
+# prompt. The reference is a second full sample with other seeds: no solver can be expected to be
+# nearer to full sampling.
+OTHER_SEEDS = 1_000_003  # added for the second full sample; requests number theirs from 0
+
+# By solver, evaluations of the network, and seeds ("same" or "other"): raw features.
+Samples = Mapping[tuple[str, int, str], Features]
+
+
+def sample_solvers(
+    prior: Prior,
+    requests: pd.DataFrame,
+    solvers: Sequence[Solver],
+    guidance: float,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Samples:
+    """Every request (columns ``prompt``, ``frames``, ``seed``) twice by full sampling, then by each
+    solver."""
+    prompts, frames, seeds = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
+    steps = prior.config.diffusion_steps
+    wanted = {(ANCESTRAL, steps, "same"): (None, 0), (ANCESTRAL, steps, "other"): (None, 1)}
+    wanted |= {(solver.name, solver.count(steps), "same"): (solver, 0) for solver in solvers}
+    return {
+        key: generate(
+            prior, prompts, frames, [seed + other * OTHER_SEEDS for seed in seeds],
+            guidance, batch_size, device, progress, solver,
+        )
+        for key, (solver, other) in wanted.items()
+    }  # fmt: skip
+
+
+def trade_off(
+    sampled: Samples,
+    prompts: Sequence[str],
+    real: Features,
+    real_units: Sequence,
+    normaliser: Normaliser,
+    seed: int = 0,
+    draws: int = 400,
+) -> pd.DataFrame:
+    """How far each solver's motions are from real ones, and how much farther than full sampling's.
+
+    Three measures: "features", energy distance of `statistics`; "kinetics", energy distance of the
+    logarithms of `kinetics`, in standard deviations of real motions, both per root number of
+    dimensions; and "spectrum", log-spectral distance of the mean acceleration spectra, dB, which is
+    what sensors measure.
+
+    Args:
+        sampled: of `sample_solvers`, full sampling first. prompts: of the requests.
+        real: raw features of held-out motions. real_units: trials that they were cut from.
+        normaliser: of the prior. draws: random halves of prompts and trials, the same for all
+            solvers, whose spread gives the intervals (`stats.halves`).
+
+    Returns:
+        A row for each sample and measure: ``solver``, ``evaluations``, ``seeds``, ``measure``,
+        ``value``; ``excess``, the value less that of full sampling, with ``low`` and ``high``
+        (95 %); ``no_worse``, whether that interval reaches down to 0.
+    """
+    rng, code, real_code = np.random.default_rng(seed), codes(prompts), codes(real_units)
+    rows, real_rows = halves(rng, draws, code), halves(rng, draws, real_code)
+    truth = _views(real, normaliser)
+    spread = truth["kinetics"].std(0)
+    size = {
+        "features": np.sqrt(truth["features"].shape[1]),
+        "kinetics": np.where(spread > 0, spread, 1.0) * np.sqrt(len(spread)),
+    }
+    values = {}
+    for key, motions in sampled.items():
+        own = _views(motions, normaliser)
+        for measure, unit in size.items():
+            pair = own[measure] / unit, truth[measure] / unit, code, real_code
+            values[*key, measure] = energy_distance(*pair, rows, real_rows)
+        means = ((r @ x["spectrum"]) / (r @ x["frames"])[:, None]
+                 for x, r in ((own, rows), (truth, real_rows)))  # fmt: skip
+        values[*key, "spectrum"] = spectral_distance(*means)
+    full, table = next(iter(sampled)), []
+    for (*key, measure), value in values.items():
+        excess = value - values[*full, measure]
+        low, high = interval(excess, centred=True)
+        table.append((*key, measure, value[0], excess[0], low, high, bool(low <= 0)))
+    names = ["solver", "evaluations", "seeds", "measure", "value", "excess", "low", "high"]
+    return pd.DataFrame(table, columns=[*names, "no_worse"])
+
+
+def _views(motions: Features, normaliser: Normaliser) -> dict[str, np.ndarray]:
+    """What each measure compares; spectra weighted by the frames behind them."""
+    joints = [features_to_joints(x).astype(np.float64) for x in motions]
+    frames = np.array([len(x) for x in motions])
+    return {
+        "features": statistics(motions, normaliser),
+        "kinetics": np.log(np.maximum([kinetics(x) for x in joints], STILL)),
+        "spectrum": np.array([power_spectrum(x)[1] for x in joints]) * frames[:, None],
+        "frames": frames,
+    }

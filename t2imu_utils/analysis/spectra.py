@@ -11,16 +11,23 @@ decibels: motions for one prompt may differ by 40 dB, and a mean of powers is th
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from t2imu_utils.activities import category_of
-from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, halves, interval, resampled, stream
+from t2imu_utils.analysis.signals import labels_of
+from t2imu_utils.analysis.stats import (
+    FEWEST,
+    SPLITS,
+    TAILS,
+    halves,
+    interval,
+    resampled,
+    stream,
+    written,
+)
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
 from t2imu_utils.imu.windows import windows
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
@@ -35,31 +42,32 @@ TOP = 8.0
 # The first of these columns that there is tells what is resampled.
 UNITS = ("motion", "subject", "recording")
 ALL, CELL = "all", ["label", "site"]
-MEASURES = {
-    "distance": "log-spectral distance (dB)",
-    "shape": "… that no gain removes (dB)",
-    "level": "power, as a ratio to real (dB)",
-}
+MEASURES = ("distance", "shape", "level")  # of `spectral_errors`
+
+
+def window_spectra(
+    x: Float[np.ndarray, "n T 3"], rate: float
+) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "n F"]]:
+    """Power spectral density of accelerations (m/s²), summed over their axes.
+
+    Welch's method (1967) with Hann windows of `SEGMENT` frames, their means taken off. What is
+    shorter is one window, zero-padded, so that all share one frequency grid. Returns Hz and
+    (m/s²)²/Hz; the integral is the variance of the vector.
+    """
+    from scipy.signal import welch  # slow to import
+
+    x = np.asarray(x, dtype=np.float64)
+    size = min(SEGMENT, x.shape[1])
+    frequency, density = welch(x, rate, nperseg=size, nfft=SEGMENT, detrend="constant", axis=1)
+    return frequency, density.sum(-1)
 
 
 def joint_spectra(
     joints: Float[np.ndarray, "T J 3"],
 ) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "J F"]]:
-    """Power spectral density of each joint's acceleration at 20 fps, summed over axes.
-
-    Welch's method with Hann windows of `SEGMENT` frames; a motion shorter than that is one window,
-    zero-padded, so that all motions share one frequency grid.
-
-    Returns:
-        Frequencies (Hz) and density ((m/s²)²/Hz); its integral is the variance of the acceleration
-        vector.
-    """
-    from scipy.signal import welch  # slow to import
-
-    signal = np.diff(np.asarray(joints, dtype=np.float64), n=2, axis=0) * FPS**2
-    size = min(SEGMENT, len(signal))
-    frequency, density = welch(signal, FPS, nperseg=size, nfft=SEGMENT, detrend="constant", axis=0)
-    return frequency, density.sum(-1).T
+    """`window_spectra` of the acceleration of each joint (m), at 20 fps."""
+    acc = np.diff(np.asarray(joints, dtype=np.float64), n=2, axis=0) * FPS**2
+    return window_spectra(acc.swapaxes(0, 1), FPS)
 
 
 def power_spectrum(
@@ -83,32 +91,12 @@ def spectral_distance(
 
 
 # ---------------------------------------------------------------- accelerometers
-def window_spectra(
-    x: Float[np.ndarray, "n T 3"], rate: float
-) -> tuple[Float[np.ndarray, "F"], Float[np.ndarray, "n F"]]:
-    """Power spectral density of each window (m/s²) of an accelerometer, summed over its axes.
-
-    Hann window, mean taken off. Averaged over half overlapping windows of one signal this is the
-    estimate of Welch (1967). Returns Hz and (m/s²)²/Hz; the integral is the vector's variance.
-    """
-    from scipy.signal import welch
-
-    x = np.asarray(x, dtype=np.float64)
-    frequency, density = welch(x, fs=rate, nperseg=x.shape[1], detrend="constant", axis=1)
-    return frequency, density.sum(-1)
-
-
-def _classes(clips: Clips, section: RecordingsSection) -> pd.Series:
-    labels = clips.table["activity"]
-    return labels.map(category_of) if section.labels == "categories" else labels
-
-
 def typical_windows(
     clips: Clips, section: RecordingsSection, site: str, frames: int = 60
 ) -> dict[str, Float[np.ndarray, "T"]]:
     """Of each class the length of the acceleration (m/s²) in one window of a site: the one that
     varies as much as the median window does, so that nobody chose it."""
-    labels, found = _classes(clips, section), {}
+    labels, found = labels_of(clips, section), {}
     at = list(clips.meta["sites"]).index(site)
     for label in section.classes:
         own = clips.select((labels == label).to_numpy())
@@ -129,11 +117,8 @@ def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFr
     Returns:
         Power spectral density in dB of 1 (m/s²)²/Hz. Rows: ``label``, ``site``, ``unit``; columns:
         frequency (Hz), from 0 to half the rate.
-
-    Raises:
-        InputError: nothing at all to make a spectrum of.
     """
-    labels, have, found = _classes(clips, section), list(clips.meta["sites"]), {}
+    labels, have, found = labels_of(clips, section), list(clips.meta["sites"]), {}
     for label in section.classes:
         own = clips.select((labels == label).to_numpy())
         for site in (name for name in section.sites if name in have):
@@ -143,33 +128,22 @@ def accelerometer_spectra(clips: Clips, section: RecordingsSection) -> pd.DataFr
                 frequency, power = window_spectra(x, clips.meta["rate"])
                 mean = pd.DataFrame(power, columns=frequency).groupby(unit).mean()
                 found[label, site] = 10 * np.log10(mean + DECIBEL_FLOOR)
-    if not any(map(len, found.values())):
-        raise InputError(
-            "clips: acc", f"no window of {SEGMENT} frames of {', '.join(section.classes)}",
-            "some with the sensor", "Check activities, sites and the lengths of the clips.",
-        )  # fmt: skip
     return pd.concat(found, names=["label", "site", "unit"])
 
 
-def _samples(
-    spectra: pd.DataFrame, keys: list[str], seed: int, draws: int
-) -> dict[Any, Float[np.ndarray, "1+D F"]]:
-    """Mean spectrum of each group of units, dB: of all, then of bootstrap samples of its units.
+def _means(own: pd.DataFrame, label: str, seed: int, draws: int) -> Float[np.ndarray, "1+D F"]:
+    """Mean spectrum of units, dB: of all, then of bootstrap samples.
 
-    Groups of one class with as many units have the same samples, so that sites are drawn together
-    and models, which were all asked for the same motions, are compared motion by motion.
+    As many units of one class have the same samples, so that sites are drawn together and models,
+    which were all asked for the same motions, are compared motion by motion.
     """
-    found = {}
-    for key, own in spectra.groupby(keys, sort=False):
-        times = resampled(len(own), draws, stream(seed, key[0]))
-        found[key if len(keys) > 1 else key[0]] = times @ own.to_numpy() / len(own)
-    return found
+    return resampled(len(own), draws, stream(seed, label)) @ own.to_numpy() / len(own)
 
 
-def _bands(samples: np.ndarray, spectra: pd.DataFrame, units: int, name: str) -> pd.DataFrame:
-    low, high = interval(samples) if units >= FEWEST else np.full((2, samples.shape[1]), np.nan)
-    columns = {"frequency": spectra.columns.to_numpy(float), name: samples[0]}
-    return pd.DataFrame(columns | {"low": low, "high": high}).assign(units=units)
+def _bands(samples: np.ndarray, own: pd.DataFrame, name: str) -> pd.DataFrame:
+    ends = interval(samples) if len(own) >= FEWEST else np.full((2, samples.shape[1]), np.nan)
+    columns = {"frequency": own.columns.to_numpy(float), name: samples[0]}
+    return pd.DataFrame(columns | {"low": ends[0], "high": ends[1]}).assign(units=len(own))
 
 
 def mean_spectra(spectra: pd.DataFrame, seed: int, draws: int = 1000) -> pd.DataFrame:
@@ -178,9 +152,9 @@ def mean_spectra(spectra: pd.DataFrame, seed: int, draws: int = 1000) -> pd.Data
     Columns ``label``, ``site``, ``frequency`` (Hz), ``density``, ``low``, ``high`` ((m/s²)²/Hz)
     and ``units``, motions or people: fewer than `FEWEST` have no interval.
     """
-    sizes, parts = spectra.groupby(CELL).size(), []
-    for (label, site), found in _samples(spectra, CELL, seed, draws).items():
-        part = _bands(10 ** (found / 10), spectra, sizes[label, site], "density")
+    parts = []
+    for (label, site), own in spectra.groupby(CELL, sort=False):
+        part = _bands(10 ** (_means(own, label, seed, draws) / 10), own, "density")
         parts.append(part.assign(label=label, site=site))
     return pd.concat(parts, ignore_index=True)
 
@@ -197,14 +171,11 @@ def gains(before: pd.DataFrame, after: pd.DataFrame, seed: int, draws: int = 100
     """
     change = (after - before).dropna().groupby(["label", "unit"], sort=False).mean()
     both = pd.concat([change, pd.concat({ALL: change.droplevel("label")}, names=["label"])])
-    sizes = both.groupby("label").size()
-    return pd.concat(
-        [
-            _bands(found, both, sizes[label], "value").assign(label=label)
-            for label, found in _samples(both, ["label"], seed, draws).items()
-        ],
-        ignore_index=True,
-    )
+    parts = [
+        _bands(_means(own, label, seed, draws), own, "value").assign(label=label)
+        for label, own in both.groupby("label", sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def spectral_errors(
@@ -225,9 +196,13 @@ def _errors(
     real: pd.DataFrame, synthetic: pd.DataFrame, seed: int, draws: int
 ) -> dict[tuple[str, str], Float[np.ndarray, "1+D 3"]]:
     """`spectral_errors` of the cells (class and site) that both have, in bootstrap samples."""
-    true, made = _samples(real, CELL, seed + 1, draws), _samples(synthetic, CELL, seed, draws)
-    frequency = real.columns.to_numpy(float)
-    return {c: spectral_errors(made[c], true[c], frequency) for c in true if c in made}
+    made, found = dict(iter(synthetic.groupby(CELL, sort=False))), {}
+    for cell, own in real.groupby(CELL, sort=False):
+        if cell in made:
+            pair = (made[cell], seed), (own, seed + 1)
+            means = (_means(x, cell[0], s, draws) for x, s in pair)
+            found[cell] = spectral_errors(*means, real.columns.to_numpy(float))
+    return found
 
 
 def _between_halves(
@@ -307,22 +282,9 @@ def changes(
     return _table(change, real, after, _estimate)
 
 
-def table(numbers: pd.DataFrame, measure: str = "distance") -> pd.DataFrame:
-    """`compare` for reading: a row for each site and class, models beside each other.
-
-    Without an interval, for which there were too few people, a value stands alone.
-    """
-    own = numbers[numbers["measure"] == measure]
-    ends = own["low"].map(" [{:.1f}, ".format) + own["high"].map("{:.1f}]".format)
-    text = own["value"].map("{:.1f}".format) + ends.where(own["low"].notna(), "")
-    wide = own.assign(text=text).pivot(index=["site", "label"], columns="model", values="text")
-    return wide[list(dict.fromkeys(own["model"]))].fillna("–")
-
-
-def as_metrics(numbers: pd.DataFrame) -> dict:
-    """What is pooled over classes, nested by model, site and measure, for `run.json`."""
-    found: dict = {}
-    for row in numbers[numbers["label"] == ALL].itertuples(index=False):
-        at = found.setdefault(row.model, {}).setdefault(row.site, {})
-        at[row.measure] = {"value": row.value, "low": row.low, "high": row.high}
-    return found
+def table(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Distances of `compare` for reading: rows are sites and classes, columns models."""
+    own = numbers[numbers["measure"] == "distance"]
+    own = own.assign(text=written(own, 1))
+    wide = own.pivot(index=["site", "label"], columns="model", values="text")
+    return wide[own["model"].unique()].fillna("–")

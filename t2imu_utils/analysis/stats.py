@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 from scipy.special import ndtri, stdtrit
 
@@ -149,6 +150,26 @@ def two_sample_distance(
     samples = energy_distance(x, y, first, second, *rows)
     low, high = interval(samples, centred=True)
     return float(samples[0]), float(low), float(high)
+
+
+def written(numbers: pd.DataFrame, digits: int) -> pd.Series:
+    """``value [low, high]`` of each row; without an interval a value stands alone."""
+    value, low, high = (
+        numbers[name].map(f"{{:.{digits}f}}".format) for name in ("value", "low", "high")
+    )
+    whole = (value + " [" + low + ", " + high + "]").where(numbers["low"].notna(), value)
+    return whole.where(numbers["value"].notna(), "–")
+
+
+def nested(numbers: pd.DataFrame, *keys: str) -> dict:
+    """``value``, ``low`` and ``high`` of each row under its `keys`, for `run.json`."""
+    found: dict = {}
+    for row in numbers.to_dict("records"):
+        at = found
+        for key in keys:
+            at = at.setdefault(row[key], {})
+        at |= {name: row[name] for name in ("value", "low", "high")}
+    return found
 
 
 def summary_of(values: Sequence[float]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A grid of weights and seeds: what was finished, what L_acc changes, what it costs (notebook 08).
 
-Every arm is held against its control, clip by clip: the same seed and the same other losses
-without L_acc. So what training on does without L_acc is not counted as the doing of L_acc. Arms are
-named as models are (`arms`), without the seed. "gaussian" and "constant" are no arms: they are
-what a filter of one line and a frozen pose make of the reference's own x̂_0.
+Every fine-tuned model is compared with its control, clip by clip: the same seed and the same other
+losses without L_acc. So the effect of longer training is not counted. An ``arm`` is a model without
+its seed (`arms`). "gaussian" and "constant" are no models: they are what a simple filter and a
+frozen pose make of the reference's own x̂_0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,15 @@ from t2imu_utils.analysis.lacc import ALL, CONSTANT, CONTRAST, GAUSSIAN, MODEL, 
 from t2imu_utils.analysis.motions import PARTS
 from t2imu_utils.analysis.stats import FEWEST, resampled
 from t2imu_utils.analysis.stats import over_seeds as over_trained
-from t2imu_utils.arms import Arm, base_of, control_of, finished_models, is_base, model_order
+from t2imu_utils.arms import (
+    Arm,
+    base_of,
+    control_of,
+    finished_models,
+    is_base,
+    is_refined,
+    model_order,
+)
 from t2imu_utils.arms import arm as model_of
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.corpus import Normaliser, statistics
@@ -31,9 +39,9 @@ from t2imu_utils.tracks import BASE as MDM
 from t2imu_utils.tracks import Track
 
 LOSSES = "05_lacc_analysis"
-CONTROL, BASE = "control", "base"  # what a model may be held against
+CONTROL, BASE = "control", "base"  # what a model may be compared with
 TRIVIAL = (GAUSSIAN, CONSTANT)
-KEYS = ["generator", "reference", "arm", "split", "group"]
+KEYS = ["generator", "reference", "arm", "group"]
 # Columns of numbers, and what they are called. Only the first two may be chosen by.
 MEASURES = {
     "validation_acc": "L_acc, validation subjects",
@@ -76,14 +84,13 @@ def finished_cells(track: Track) -> pd.DataFrame:
         control), ``seed``, ``options`` and those of `MEASURES`; NaN where a stage has not been run.
     """
 
-    def metrics(model: str, stage: str) -> dict | None:
+    def metrics(model: str, stage: str) -> dict:
         record = runs.read_run(runs.runs_root() / track.name / model / stage)
-        return record and record["metrics"]
+        return record["metrics"] if record else {}
 
-    category, losses = data.load_categories(track), load_losses(track)
-    moved = (metrics(runs.COMPARE, LOSSES) or {}).get("sampled", {})
-    signals = (metrics(runs.COMPARE, "06_tsne") or {}).get("similarity", {})
-    rows = []
+    category, losses, rows = data.load_categories(track), load_losses(track), []
+    moved = metrics(runs.COMPARE, LOSSES).get("sampled", {})
+    signals = metrics(runs.COMPARE, "06_tsne").get("similarity", {})
     for model in finished_models(track.name, "02_finetuning"):
         name = model_of(model)
         row = {"model": model, "generator": name.generator, "lambda_acc": name.lambda_acc}
@@ -95,8 +102,8 @@ def finished_cells(track: Track) -> pd.DataFrame:
         if model in losses:
             clips = _clip_losses(losses[model])["acc"]
             high = clips.index.map(category).isin(HIGH_DYNAMIC)
-            row |= {"acc": clips.mean(), "acc_high": clips[high].mean()}
-            row["acc_low"] = clips[~high].mean()
+            parts = {"acc": clips, "acc_high": clips[high], "acc_low": clips[~high]}
+            row |= {name: part.mean() for name, part in parts.items()}
         if model in moved:
             row["sampled_acceleration"] = moved[model]["mean_abs_acceleration"]
         if model in signals:
@@ -122,7 +129,7 @@ def load_losses(track: Track) -> dict[str, pd.DataFrame]:
 
 def _clip_losses(table: pd.DataFrame) -> pd.DataFrame:
     own = table[table["estimate"] == MODEL]
-    return own.groupby("clip")[[c for c in ("simple", "acc") if c in own]].mean()
+    return own.groupby("clip")[["simple", "acc"]].mean()
 
 
 def plain_arms(table: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +154,7 @@ def best_weight(table: pd.DataFrame, generator: str, by: str = "validation_acc")
     return float(arms.groupby("lambda_acc")[by].mean().idxmin())
 
 
-# ---------------------------------------------------------------- changes of a loss over seeds
+# ---------------------------------------------------------------- changes of L_acc over seeds
 def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]:
     """By generator, reference and arm: for each seed the losses of the reference and of the arm."""
     found: dict[tuple[str, str, str], dict[int, tuple]] = {}
@@ -157,13 +164,10 @@ def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]
         for estimate, part in table.groupby("estimate", observed=True)
     }
     for model in sorted(losses, key=model_order):
-        base, control, seed = base_of(model), control_of(model), model_of(model).seed
-        compared = []
+        base, seed, compared = base_of(model), model_of(model).seed, []
         if not is_base(model):
-            compared = [
-                (BASE, base, arm_of(model), MODEL),
-                (CONTROL, control, arm_of(model), MODEL),
-            ]
+            references = {BASE: base, CONTROL: control_of(model)}
+            compared = [(kind, x, arm_of(model), MODEL) for kind, x in references.items()]
         # The base and the plain control are references, of which trivial estimates are made.
         if model in (base, Arm(base, 0.0, seed=seed).name):
             kind = BASE if is_base(model) else CONTROL
@@ -176,9 +180,9 @@ def _comparisons(losses: Losses) -> dict[tuple[str, str, str], dict[int, tuple]]
 
 
 def change_over_seeds(
-    losses: Losses, groups: pd.DataFrame, draws: int = 2000, seed: int = 0, value: str = "acc"
+    losses: Losses, groups: pd.DataFrame, draws: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Relative change of a loss from a reference to each arm: mean over seeds, interval, size.
+    """Relative change of L_acc from a reference to each arm: mean over seeds, interval, size.
 
     The reference "control" is the one of the same seed; "base" is the generator before it was
     trained on, the same for all seeds. An arm without a control of its seed is not compared with
@@ -186,37 +190,30 @@ def change_over_seeds(
 
     Args:
         losses: tables of `lacc.clip_losses` by model, at least base or control of each generator.
-        groups: ``clip``, ``split``, ``category``, ``unit`` (`data.test_clips`).
-        value: the loss.
+        groups: ``clip``, ``category``, ``unit`` (`data.test_clips`).
 
     Returns:
-        Columns `KEYS`, with ``split`` "all" or one of several test splits, and those of
-        `lacc.paired_difference`.
+        Columns `KEYS` and those of `lacc.paired_difference`.
     """
-    by_split = dict(iter(groups.groupby("split", sort=False)))
-    splits = {ALL: groups} | (by_split if len(by_split) > 1 else {})
     parts = []
     for (generator, reference, arm), pairs in _comparisons(losses).items():
-        before, after = zip(*pairs.values(), strict=True)
-        for split, own in splits.items():
-            part = paired_difference(before, after, own, value, draws, seed)
-            names = {"generator": generator, "reference": reference, "arm": arm, "split": split}
-            parts.append(part.assign(**names))
+        part = paired_difference(*zip(*pairs.values(), strict=True), groups, draws, seed)
+        parts.append(part.assign(generator=generator, reference=reference, arm=arm))
     table = pd.concat(parts, ignore_index=True)
     return table[[*KEYS, *table.columns.drop(KEYS)]]
 
 
-def changes_by_seed(losses: Losses, groups: pd.DataFrame, value: str = "acc") -> pd.DataFrame:
+def changes_by_seed(losses: Losses, groups: pd.DataFrame) -> pd.DataFrame:
     """`change_over_seeds` in each seed by itself: columns `KEYS`, ``seed`` and ``relative``."""
     parts = []
     for seed in sorted({model_of(model).seed for model in losses}):
         own = {m: x for m, x in losses.items() if is_base(m) or model_of(m).seed == seed}
-        parts.append(change_over_seeds(own, groups, draws=1, value=value).assign(seed=seed))
+        parts.append(change_over_seeds(own, groups, draws=1).assign(seed=seed))
     return pd.concat(parts, ignore_index=True)[[*KEYS, "seed", "relative"]]
 
 
-def by_timestep(losses: Losses, value: str = "acc") -> pd.DataFrame:
-    """A loss at each noise level, and its relative change from the control of the same seed.
+def by_timestep(losses: Losses) -> pd.DataFrame:
+    """L_acc at each noise level, and its relative change from the control of the same seed.
 
     Returns:
         Columns ``generator``, ``arm`` (models without their seed, and "gaussian", "constant" of the
@@ -224,7 +221,7 @@ def by_timestep(losses: Losses, value: str = "acc") -> pd.DataFrame:
         ``relative``, ``relative_sd`` (NaN for base and control).
     """
     keys, parts = ["estimate", "timestep"], []
-    means = {m: x.groupby(keys, observed=True)[value].mean() for m, x in losses.items()}
+    means = {m: x.groupby(keys, observed=True)["acc"].mean() for m, x in losses.items()}
     for model, mean in means.items():
         control = control_of(model)
         of_control = means.get(control) if not is_base(model) and model != control else None
@@ -266,10 +263,9 @@ def gains(accuracy: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFr
         seeds, ``low`` and ``high``.
     """
     differences: dict[str, list[pd.Series]] = {}
-    for model in accuracy.index.drop(REAL, errors="ignore"):
-        control = control_of(model)
-        if model_of(model).refined and control in accuracy.index:
-            found = accuracy.loc[model] - accuracy.loc[control]
+    for model in accuracy.index:
+        if is_refined(model) and control_of(model) in accuracy.index:
+            found = accuracy.loc[model] - accuracy.loc[control_of(model)]
             differences.setdefault(arm_of(model), []).append(found)
     rows = {}
     for arm, by_seed in differences.items():
@@ -291,19 +287,17 @@ def claims(change: pd.DataFrame, accuracy: Mapping[str, pd.DataFrame]) -> pd.Dat
         Columns ``claim``, ``arm``, ``seeds``, ``change`` (percent of L_acc, or points of balanced
         accuracy), ``low``, ``high`` (95 %) and ``verdict``.
     """
-    own = change[(change[["generator", "reference", "split"]] == [MDM, CONTROL, ALL]).all(axis=1)]
-    own = own[~own["arm"].isin(TRIVIAL)]
-    rows = []
+    own = change[(change["generator"] == MDM) & (change["reference"] == CONTROL)]
+    own, rows = own[~own["arm"].isin(TRIVIAL)], []
     # A loss is claimed to fall, and to fall more where motion is highly dynamic.
     for claim, group in (("L_acc, held-out clips", ALL), ("L_acc, high minus low", CONTRAST)):
         for _, row in own[own["group"] == group].iterrows():
             change, low, high = 100 * row[["relative", "low", "high"]].astype(float)
             rows.append((claim, row["arm"], row["seeds"], change, low, high, _verdict(-high, -low)))
     for slug, table in accuracy.items():
-        for arm, row in gains(table).iterrows():
-            low, high = row["low"], row["high"]
+        for arm, (seeds, _, gain, _, low, high) in gains(table).iterrows():
             claim = f"accuracy, {slug or 'raw axes'}"
-            rows.append((claim, arm, row["seeds"], row["gain"], low, high, _verdict(low, high)))
+            rows.append((claim, arm, seeds, gain, low, high, _verdict(low, high)))
     columns = ["claim", "arm", "seeds", "change", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns).astype({"seeds": int})
 
@@ -334,17 +328,16 @@ def read_motions(track: Track, models: Sequence[str]) -> pd.DataFrame:
     train = data.recorded(data.load_motions(track, track.corpus.train))
     tested = [c for split in track.corpus.test for c in data.load_motions(track, split)]
     clips = train + data.recorded(tested)
-    normaliser = Normaliser(*statistics([clip.features for clip in train]))
     features = [clip.features for clip in clips]
+    normaliser = Normaliser(*statistics(features[: len(train)]))
     kinds, trials = zip(*((category[c.name], c.source or c.name) for c in clips), strict=True)
     joints = (features_to_joints(x) for x in features)
     parts = [moving.measure(REAL, joints, kinds, trials, features, normaliser)]
     for model in models:
         made = data.load_sampled(track, model)
         kinds, prompts = made.table["activity"].map(category_of), made.table["prompt"]
-        features = list(made.each("features")) if "features" in made.arrays else None
-        own = model, made.each("joints"), kinds, prompts, features, normaliser
-        parts.append(moving.measure(*own))
+        own = list(made.each("features")) if "features" in made.arrays else None
+        parts.append(moving.measure(model, made.each("joints"), kinds, prompts, own, normaliser))
     return moving.shared(pd.concat(parts, ignore_index=True))
 
 

@@ -3,11 +3,12 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from t2imu_utils.activities import CATEGORIES
 from t2imu_utils.analysis import motions
-from t2imu_utils.analysis.motions import NAMED, categorise, foot_skate, kinetics
+from t2imu_utils.analysis.motions import NAMED, categorise, foot_skate, kinetics, trade_off
+from t2imu_utils.analysis.spectra import power_spectrum, spectral_distance
+from t2imu_utils.analysis.stats import two_sample_distance
 from t2imu_utils.clips import Clips
-from t2imu_utils.errors import InputError
+from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.motion.features import features_to_joints
 from tests.gait import gait_corpus
 
@@ -28,8 +29,6 @@ PLAIN = {
 def test_plain_sentences_get_their_own_category():
     table = categorise([[text] for text in PLAIN])
     assert dict(zip(PLAIN, table["category"], strict=True)) == PLAIN
-    assert set(table["category"]) == set(CATEGORIES)
-    assert table["high_dynamic"].tolist() == [True] * 3 + [False] * 6
     # "Lying" alone also means telling lies; whoever changes model or threshold should know.
     table = categorise([["a person is lying on the floor."], ["a person lies down on the bed."]])
     assert set(table["nearest"]) == {"lying"} and set(table["category"]) == {"other"}
@@ -43,7 +42,7 @@ def test_captions_of_a_clip_are_averaged_and_must_exceed_the_threshold():
         at = np.array([angle[text] for text in texts])
         return np.stack([np.cos(at), np.sin(at)], 1)
 
-    both = categorise([["at dancing", "near", "near", " "]], embed=embed)
+    both = categorise([["at dancing", "near", "near"]], embed=embed)
     assert both["score"][0] == pytest.approx((1 + 2 * np.cos(0.2)) / 3)
     # Two opposite texts cancel, however near each is to some category.
     assert categorise([["at dancing", "opposite"]], embed=embed)["category"][0] == "other"
@@ -51,8 +50,6 @@ def test_captions_of_a_clip_are_averaged_and_must_exceed_the_threshold():
     assert categorise([["near"]], threshold=at, embed=embed)["category"][0] == "other"
     below = categorise([["near"]], threshold=np.nextafter(at, 0), embed=embed)
     assert below["category"][0] == "dancing"
-    with pytest.raises(InputError, match="captions: clip 1"):
-        categorise([["near"], [" "]], embed=embed)
 
 
 def moving(path):
@@ -60,12 +57,18 @@ def moving(path):
     return path[:, None] + np.random.default_rng(0).normal(size=(22, 3))
 
 
-def test_constant_acceleration_and_jerk_are_recovered():
-    path = np.outer(TIME**2 / 2, [1.0, 2.0, -2.0])
-    assert motions.mean_abs_acceleration(moving(path)) == pytest.approx(3.0)
-    assert motions.mean_abs_jerk(moving(path)) == pytest.approx(0.0, abs=1e-6)
-    path = np.outer(TIME**3 / 6, [0.0, 3.0, 4.0])
-    assert motions.mean_abs_jerk(moving(path)) == pytest.approx(5.0)
+def test_kinetics_of_a_body_that_speeds_up():
+    time = np.arange(41)[:, None, None] / 20
+    joints = np.zeros((41, 22, 3)) + [0, 1, 0]
+    joints[:, list(motions.PARTS["legs"])] += 0.5 * time**2 * [3, 0, 4]  # 5 m/s² along one line
+    joints[:, list(motions.PARTS["arms"])] += time**3 * [0, 0, 2]  # jerk of 12 m/s³
+    speed, acceleration, jerk = kinetics(joints).reshape(3, 3)
+    assert_allclose(speed[:2], [5, 0], atol=1e-9)
+    assert_allclose(acceleration, [5, 0, 12], atol=1e-9)
+    assert_allclose(jerk, [0, 0, 12], atol=1e-6)
+    # Eight joints of 22 are legs, six are arms.
+    assert motions.mean_abs_acceleration(joints) == pytest.approx((8 * 5 + 6 * 12) / 22)
+    assert motions.mean_abs_jerk(joints) == pytest.approx(6 * 12 / 22)
 
 
 def test_skate_counts_only_grounded_feet():
@@ -80,18 +83,6 @@ def test_skate_counts_only_grounded_feet():
     assert foot_skate(joints) == pytest.approx(10 * 0.6 / 19)
     assert foot_skate(moving(np.outer(0.01 * np.sin(20 * TIME), [0, 1, 0]))) == pytest.approx(0)
     assert np.isnan(foot_skate(moving(np.outer(TIME, [0, 2.0, 0]))))
-
-
-def test_kinetics_of_a_body_that_speeds_up():
-    time = np.arange(41)[:, None, None] / 20
-    joints = np.zeros((41, 22, 3)) + [0, 1, 0]
-    joints[:, list(motions.PARTS["legs"])] += 0.5 * time**2 * [3, 0, 4]  # 5 m/s² along one line
-    joints[:, list(motions.PARTS["arms"])] += time**3 * [0, 0, 2]  # jerk of 12 m/s³
-    speed, acceleration, jerk = kinetics(joints).reshape(3, 3)
-    assert_allclose(speed[:2], [5, 0], atol=1e-9)
-    assert_allclose(acceleration, [5, 0, 12], atol=1e-9)
-    assert_allclose(jerk, [0, 0, 12], atol=1e-6)
-    assert sorted(sum(motions.PARTS.values(), ())) == list(range(22))
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +196,42 @@ def test_the_best_share_of_each_activity_is_kept():
     # Equal scores by number, and shares are whole.
     equal = motions.best(scores([1.0] * 30, "walking"), 0.1).tolist()
     assert equal == [True] * 3 + [False] * 27
+
+
+NORMALISER = Normaliser(np.full(263, 0.1, np.float32), np.full(263, 0.7, np.float32))
+FULL, AGAIN = ("ancestral", 50, "same"), ("ancestral", 50, "other")
+GOOD, SHAKY = ("sde-dpm++2m", 10, "same"), ("ddim", 6, "same")
+
+
+def waving(seed, prompts, shake=0.01):
+    """Features of smooth motions, of the prompt's own frequency and size, shaken by white noise."""
+    rng, made = np.random.default_rng(seed), []
+    for i in prompts:
+        frames = int(rng.integers(30, 50))
+        time = np.arange(frames)[:, None] / 20
+        phases = 2 * np.pi * np.linspace(0, 1, 263)
+        wave = np.sin(2 * np.pi * (0.5 + 0.05 * i) * time + phases + rng.random())
+        made.append(0.3 * wave + shake * rng.normal(size=(frames, 263)))
+    return made
+
+
+def test_a_solver_that_shakes_is_told_from_one_that_does_not():
+    real, prompts = waving(9, np.linspace(0, 9, 24)), [i // 2 for i in range(20)]
+    sampled = {key: waving(seed, prompts) for key, seed in ((FULL, 1), (AGAIN, 2), (GOOD, 3))}
+    sampled[SHAKY] = waving(4, prompts, shake=0.05)
+    table = trade_off(sampled, prompts, real, range(24), NORMALISER, draws=100)
+    table = table.set_index(["solver", "evaluations", "seeds", "measure"]).sort_index()
+    assert len(table) == 4 * 3 and (table["low"] <= table["high"]).all()
+    assert (table.loc[FULL, "excess"] == 0).all()
+    assert table.loc[GOOD, "no_worse"].all() and table.loc[AGAIN, "no_worse"].all()
+    assert not table.loc[SHAKY, "no_worse"][["kinetics", "spectrum"]].any()
+    # Distances are those of their definition.
+    views = [motions.statistics(x, NORMALISER) for x in (sampled[GOOD], real)]
+    expected = two_sample_distance(*views, prompts, range(24), 0)[0] / np.sqrt(526)
+    assert_allclose(table.loc[(*GOOD, "features"), "value"], expected, rtol=1e-6)
+    means = []
+    for own in (sampled[SHAKY], real):
+        power = [power_spectrum(features_to_joints(x))[1] for x in own]
+        means.append(np.average(power, axis=0, weights=[len(x) for x in own]))
+    found = table.loc[(*SHAKY, "spectrum"), "value"]
+    assert_allclose(found, spectral_distance(*means), rtol=1e-9)

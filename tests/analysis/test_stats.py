@@ -9,19 +9,12 @@ def rng():
     return np.random.default_rng(3)
 
 
-def test_bootstrap_means_have_the_standard_error(rng):
-    values = rng.normal(5, 2, (100, 1))
-    drawn = stats.bootstrap_means(values, np.arange(100), 4000, 0)[:, 0]
-    assert drawn[0] == pytest.approx(values.mean())
-    assert drawn[1:].std() == pytest.approx(values.std() / 10, rel=0.05)
-
-
-def test_units_are_resampled_whole_and_rows_count_once(rng):
-    # Rows of a unit are copies: as if there were ten values, not fifty.
-    unit = np.repeat(np.arange(10), 5)
-    value = rng.normal(size=10)
-    drawn = stats.bootstrap_means(value[unit][:, None], unit, 4000, 0)[1:, 0]
-    assert drawn.std() == pytest.approx(value.std() / np.sqrt(10), rel=0.06)
+def test_bootstrap_means_have_the_standard_error_of_units(rng):
+    # Rows of a unit are copies: as if there were fifty values, not 250.
+    value, unit = rng.normal(5, 2, 50), np.repeat(np.arange(50), 5)
+    drawn = stats.bootstrap_means(value[unit][:, None], unit, 4000, 0)[:, 0]
+    assert drawn[0] == pytest.approx(value.mean())
+    assert drawn[1:].std() == pytest.approx(value.std() / np.sqrt(50), rel=0.06)
     uneven = stats.bootstrap_means(np.array([[1.0], [4.0], [4.0]]), ["a", "b", "b"], 500, 0)
     assert set(uneven[:, 0].round(9)) == {1.0, 3.0, 4.0}
 
@@ -39,11 +32,8 @@ def distance(x, y, **given):
     return stats.two_sample_distance(x, y, **groups)
 
 
-def test_energy_distance_of_two_points_apart():
+def test_intervals_of_the_energy_distance_cover_its_true_value():
     assert distance(np.zeros((20, 1)), np.full((20, 1), 3.0), draws=20)[0] == pytest.approx(6.0)
-
-
-def test_intervals_of_the_distance_cover_its_true_value():
     # |x - y| of two normals with unit variance and means 1 apart, by a large sample.
     big = np.random.default_rng(0)
     a, b, c, d = (big.normal(m, 1, 400_000) for m in (0, 0, 1, 1))
