@@ -345,18 +345,21 @@ class RecognitionVariant:
             `motions.score_motions`; of two decimals.
         sensor_model: whose errors the virtual sensors get (`imu.phone`), such as "phone"; None
             leaves them ideal.
+        placement: whether virtual sensors are worn at random (`signals.random_placement`).
     """
 
     on: str = ""
     axes: Frame = RAW
     keep: float = 1.0
     sensor_model: str | None = None
+    placement: bool = False
 
     @property
     def slug(self) -> str:
         """Its name: "" of the default, else words with dashes between."""
         words = [self.on, self.axes * (self.axes != RAW), f"keep{self.keep:g}" * (self.keep < 1)]
-        return "-".join(word for word in (*words, self.sensor_model) if word)
+        words += [self.sensor_model, "placement" * self.placement]
+        return "-".join(word for word in words if word)
 
     @property
     def stage(self) -> str:
@@ -365,7 +368,8 @@ class RecognitionVariant:
 
     def of(self, model: str) -> "RecognitionVariant":
         """What of it applies to a model: real recordings are taken as they are."""
-        return replace(self, keep=1.0, sensor_model=None) if model == runs.REAL else self
+        plain = {"keep": 1.0, "sensor_model": None, "placement": False}
+        return replace(self, **plain) if model == runs.REAL else self
 
     def params(self) -> dict[str, Any]:
         """What `run.json` says of it, with the sensor model's numbers; nothing of the default."""
@@ -389,11 +393,13 @@ def parse_variant(slug: str, track: Track) -> RecognitionVariant:
             found["keep"] = float(share[1])
         elif (FOLDER / f"{word}{SUFFIX}").is_file():
             found["sensor_model"] = word
+        elif word == "placement":
+            found["placement"] = True
     variant = RecognitionVariant(**found)
     if variant.slug != slug or variant.keep == 0:
         raise InputError(
             f"variant {slug!r}", "unknown words, or another order", repr(variant.slug),
-            "Such as gravity, person, keep0.5, phone, or several in this order.",
+            "Such as gravity, person, keep0.5, phone, placement, or several in this order.",
         )  # fmt: skip
     return variant
 
@@ -430,7 +436,8 @@ def synthetic_windows(track: Track, model: str, variant: RecognitionVariant = PA
                 "Run notebook 04 again with sensor_model = None.",
             )  # fmt: skip
         clips = measured(clips, read_sensor_model(variant.sensor_model))
-    return labelled_windows(clips, section, None, 0, variant.axes)
+    placement = 0 if variant.placement else None
+    return labelled_windows(clips, section, None, 0, variant.axes, placement)
 
 
 def scored_motions(track: Track, model: str, variant: RecognitionVariant = PAPER) -> pd.DataFrame:

@@ -59,6 +59,11 @@ IQR_PER_SD = 1.35  # interquartile range of a normal distribution in standard de
 
 
 # ---------------------------------------------------------------- windows, in whichever axes
+def _by_sensor(x: Windows, channels: Sequence[str]) -> Float[np.ndarray, "n T S K 3"]:
+    """Sites in order, for each site the sensors in the order of `channels`, for each x, y and z."""
+    return np.asarray(x, dtype=np.float64).reshape(*x.shape[:2], -1, len(channels), 3)
+
+
 def axes(
     x: Windows,
     frame: Frame = RAW,
@@ -91,8 +96,7 @@ def axes(
     """
     if frame == RAW:
         return x
-    # Sites in order, for each site the sensors in the order of `channels`, for each x, y and z.
-    parts = np.asarray(x, dtype=np.float64).reshape(*x.shape[:2], -1, len(channels), 3)
+    parts = _by_sensor(x, channels)
     acc = parts[..., list(channels).index("acc"), :]
     up = acc.mean(axis=1)
     if frame == PERSON:
@@ -109,6 +113,36 @@ def axes(
     horizontal = np.linalg.norm(parts - vertical[..., None] * up, axis=-1)
     out = np.stack([vertical, horizontal], axis=-1)
     return out.reshape(*out.shape[:2], -1).astype(np.float32)
+
+
+def random_placement(
+    x: Windows,
+    wearings: Sequence,
+    seed: int,
+    channels: Sequence[str] = ("acc",),
+    about: float = 180.0,
+    tilt: float = 20.0,
+) -> Float[np.ndarray, "n T C"]:
+    """Windows of virtual sensors as if each sensor had been strapped on in another way.
+
+    Each wearing of a sensor at a site is turned about its segment (the sensor's y axis, along the
+    bone) by up to `about` and then tilted about any axis by up to `tilt` degrees, both uniform.
+
+    Args:
+        wearings: during which wearing each window was recorded, such as a motion on a body: its
+            windows are turned alike.
+    """
+    from scipy.spatial.transform import Rotation  # slow to import
+
+    parts, code = _by_sensor(x, channels), codes(wearings)
+    rng, shape = np.random.default_rng(seed), (code.max() + 1, parts.shape[2])
+    count = np.prod(shape)
+    turn = Rotation.from_euler("y", rng.uniform(-about, about, (count, 1)), degrees=True)
+    axis = rng.standard_normal((count, 3))
+    axis *= rng.uniform(0, np.radians(tilt), (count, 1)) / np.linalg.norm(axis, axis=1)[:, None]
+    matrices = (Rotation.from_rotvec(axis) * turn).as_matrix().reshape(*shape, 3, 3)
+    out = np.einsum("nsij,ntskj->ntski", matrices[code], parts)
+    return out.reshape(x.shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -149,6 +183,7 @@ def labelled_windows(
     per_class: int | None,
     seed: int,
     frame: Frame = RAW,
+    placement: int | None = None,
 ) -> WindowSet:
     """Cut clips into windows of the track's classes: the same rule for real and synthetic clips.
 
@@ -156,7 +191,8 @@ def labelled_windows(
         clips: virtual sensors or recordings, with a column ``activity``.
         section: classes, channels and sites of the track.
         per_class: a class with more windows is thinned at random, by `seed`; None keeps all.
-        frame: see `axes`.
+        frame: see `axes`. placement: seed of `random_placement`; None leaves sensors where they
+            are.
 
     Raises:
         InputError: a class of the track has no clip, or no window with all sensors.
@@ -172,6 +208,8 @@ def labelled_windows(
             "Ask for fewer sites, or leave the class out (section recordings of the track).",
         )  # fmt: skip
     who = table["body" if "body" in table else "subject"].to_numpy()
+    if placement is not None:
+        x = random_placement(x, table["clip"], placement, section.channels)
     x = axes(x, frame, section.channels, who)
     rng = np.random.default_rng(seed)
     keep = [rng.permutation(np.flatnonzero(label == name))[:per_class] for name in section.classes]

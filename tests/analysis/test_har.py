@@ -162,7 +162,7 @@ OPEN = load_track("open")
 VARIANTS = {
     "": RecognitionVariant(),
     "hapt-person": RecognitionVariant(on="hapt", axes="person"),
-    "gravity-keep0.75-phone": RecognitionVariant("", "gravity", 0.75, "phone"),
+    "gravity-keep0.75-phone-placement": RecognitionVariant("", "gravity", 0.75, "phone", True),
 }
 
 
@@ -173,7 +173,8 @@ def test_a_name_and_its_variant_are_the_same(slug):
     assert variant.stage == (f"07_har-{slug}" if slug else "07_har")
     # Real recordings are taken as they are.
     assert variant.of("mdm") == variant
-    assert variant.of(runs.REAL) == dataclasses.replace(variant, keep=1.0, sensor_model=None)
+    plain = {"keep": 1.0, "sensor_model": None, "placement": False}
+    assert variant.of(runs.REAL) == dataclasses.replace(variant, **plain)
 
 
 @pytest.mark.parametrize("slug", ["sideways", "keep0.0", "keep1.5", "keep0.50", "phone-gravity"])

@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.analysis import signals, stats
-from t2imu_utils.analysis.signals import SHAPE, axes, catch24, labelled_windows
+from t2imu_utils.analysis.signals import SHAPE, axes, catch24, labelled_windows, random_placement
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.tracks import RecordingsSection, load_track
@@ -70,6 +70,30 @@ def test_posture_is_kept_in_the_persons_frame():
     assert_allclose(found[:3], axes(x, "person", persons=persons)[:3])
     # Of somebody who never moves all windows count.
     assert_allclose(axes(x[1:2], "person", persons=["a"])[0].mean(0), [G, 0], atol=1e-4)
+
+
+def test_sensors_are_worn_at_random_and_alike_during_a_wearing():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 5, 12)).astype(np.float32)
+    wearing = np.arange(400) // 2
+    found = random_placement(x, wearing, 3, BOTH)
+    assert found.dtype == np.float32
+    parts, before = (v.reshape(400, 5, 2, 2, 3) for v in (found, x))
+    assert_allclose(np.linalg.norm(parts, axis=-1), np.linalg.norm(before, axis=-1), rtol=1e-4)
+    # The rotation of each wearing and site, from all of its samples, acc and gyro alike.
+    turns = np.empty((200, 2, 3, 3))
+    for at, site in np.ndindex(200, 2):
+        rows = [v[wearing == at][:, :, site].reshape(-1, 3) for v in (parts, before)]
+        turns[at, site], left = Rotation.align_vectors(*rows)[0].as_matrix(), rows
+        assert_allclose(left[0], left[1] @ turns[at, site].T, atol=1e-4)
+    # The segment's axis, y, is tilted by 20° at most; about it, every angle occurs.
+    tilt = np.degrees(np.arccos(turns[..., 1, 1].clip(-1, 1)))
+    assert 15 < tilt.max() <= 20.01
+    about = np.degrees(np.arctan2(turns[..., 0, 2], turns[..., 2, 2])).ravel()
+    assert (np.histogram(about, 6, (-180, 180))[0] > 30).all()
+    assert (random_placement(x, wearing, 3, BOTH) == found).all()
+    assert (random_placement(x, wearing, 4, BOTH) != found).any()
+    assert_allclose(random_placement(x, wearing, 0, BOTH, about=0, tilt=0), x, rtol=1e-6)
 
 
 def section(classes, labels="activities", sites=("waist",), channels=("acc",)):
