@@ -19,9 +19,8 @@ from jaxtyping import Float
 
 from t2imu_utils.activities import category_of
 from t2imu_utils.analysis.stats import FEWEST, SPLITS, TAILS, halves, interval, resampled, stream
-from t2imu_utils.clips import Clips
+from t2imu_utils.clips import Clips, windows
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.windows import windows
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
 

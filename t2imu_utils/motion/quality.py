@@ -18,15 +18,8 @@ from jaxtyping import Bool, Float
 from t2imu_utils.motion.skeleton import FEET, RATE, bone_lengths, check_joints
 
 ACTIVITIES = (
-    "walking",
-    "running",
-    "jumping",
-    "standing",
-    "sitting",
-    "lying",
-    "climbing up",
-    "climbing down",
-)
+    "walking", "running", "jumping", "standing", "sitting", "lying", "climbing up", "climbing down",
+)  # fmt: skip
 MIN_FRAMES = 10
 
 _HIPS, _KNEES, _ANKLES, _NECK = [1, 2], [4, 5], [7, 8], 12

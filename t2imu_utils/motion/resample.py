@@ -5,13 +5,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
-from t2imu_utils.errors import InputError
-
 CUTOFF = 0.9  # of the lower of the two Nyquist frequencies
 LOBES = 10  # half length of the filter, in samples of the lower rate: 121 taps for 120 -> 20 Hz
 KAISER = 5.65  # ripple and stop band of -60 dB
 MAX_DENOMINATOR = 2000
-RATE_TOLERANCE = 0.005  # relative: rates are written rounded, such as 33.33
 
 
 def resample(
@@ -27,69 +24,29 @@ def resample(
     away from the ends, sines up to 0.7 of the lower of the two Nyquist frequencies are kept to 1e-3
     and those from 1.06 on are 40 dB down. Float64, or float32 if given.
 
-    The ratio of the rates is taken as the nearest fraction of whole numbers up to 2000, which is
-    off by less than 3e-4 where neither rate is 500 times the other.
-
-    Raises:
-        InputError: fewer than 2 samples, NaN, rates not positive, or so far apart that no such
-            fraction lies within 0.5 % of their ratio.
+    At least 2 finite samples. The ratio of the rates is taken as the nearest fraction of whole
+    numbers up to 2000 (rates are written rounded, such as 33.33), which is off by less than 3e-4
+    where neither rate is 500 times the other.
     """
-    from scipy.signal import resample_poly  # slow to import, and few need it
+    from scipy.signal import firwin, resample_poly  # slow to import, and few need it
 
-    x = _check(x)
-    ratio = _ratio(rate_in, rate_out)
+    x = np.asarray(x)
+    x = x if x.dtype == np.float32 else x.astype(np.float64)
+    ratio = Fraction(rate_out / rate_in).limit_denominator(MAX_DENOMINATOR)
     up, down = ratio.numerator, ratio.denominator
     if up == down:
         return x.copy()
     count = (len(x) - 1) * up // down + 1
+    factor = max(up, down)
+    taps = firwin(2 * LOBES * factor + 1, CUTOFF / factor, window=("kaiser", KAISER))
     # The phases of the filter do not each sum to one, so a line stays exact only where it is taken
     # out. Point reflection continues the line through both ends.
-    rest, taps = x - _line(x, np.arange(len(x))), _lowpass(max(up, down))
+    rest = x - _line(x, np.arange(len(x)))
     smooth = resample_poly(rest, up, down, axis=0, window=taps, padtype="antireflect")[:count]
     return (smooth + _line(x, np.arange(count) * (down / up))).astype(x.dtype)
-
-
-def _lowpass(factor: int) -> Float[np.ndarray, "taps"]:
-    from scipy.signal import firwin
-
-    return firwin(2 * LOBES * factor + 1, CUTOFF / factor, window=("kaiser", KAISER))
 
 
 def _line(x: Float[np.ndarray, "T ..."], at: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N ..."]:
     """The line through the first and the last sample, at sample positions `at`."""
     at = (at / (len(x) - 1)).reshape(-1, *[1] * (x.ndim - 1))
     return x[0] + at * (x[-1] - x[0])
-
-
-def _ratio(rate_in: float, rate_out: float) -> Fraction:
-    for name, rate in (("rate_in", rate_in), ("rate_out", rate_out)):
-        if not (np.isfinite(rate) and rate > 0):
-            raise InputError(
-                f"resample: {name}", repr(rate), "a positive rate in Hz", "Pass the sampling rate."
-            )
-    exact = rate_out / rate_in
-    ratio = Fraction(exact).limit_denominator(MAX_DENOMINATOR)
-    if ratio == 0 or abs(float(ratio) / exact - 1.0) > RATE_TOLERANCE:
-        raise InputError(
-            "resample: rate_in, rate_out",
-            f"{rate_in} Hz to {rate_out} Hz",
-            f"a ratio of whole numbers up to {MAX_DENOMINATOR}",
-            "Pass the rates in Hz.",
-        )
-    return ratio
-
-
-def _check(x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x)
-    if x.ndim < 1 or len(x) < 2:
-        raise InputError(
-            "resample: x", f"shape {x.shape}", "at least 2 samples along the first axis",
-            "Leave this stream out or take more of it.",
-        )  # fmt: skip
-    x = x if x.dtype == np.float32 else x.astype(np.float64)
-    if not np.isfinite(x).all():
-        raise InputError(
-            "resample: x", f"{int((~np.isfinite(x)).sum())} values that are NaN or infinite",
-            "finite samples", "Cut or fill the gaps first: a filter would spread them.",
-        )  # fmt: skip
-    return x

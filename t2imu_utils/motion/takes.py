@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.ndimage import find_objects, label
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
@@ -39,8 +40,6 @@ _MIDDLE = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "spine3", "ne
 _ARMS = [
     JOINTS.index(f"{side}_{name}") for name in ("elbow", "wrist") for side in ("left", "right")
 ]
-
-
 _LIMBS = [*_KNEES, *_ANKLES, *_ARMS[:2]]
 
 
@@ -319,6 +318,13 @@ def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[n
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-9)
 
 
+def turned_left(joints: Float[np.ndarray, "T 22 3"]) -> float:
+    """By how many degrees the hips turn to the left from the first to the last frame."""
+    across = joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
+    heading = np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
+    return float(np.degrees(heading[-1] - heading[0]))
+
+
 def body_height(joints: Float[np.ndarray, "T 22 3"]) -> float:
     """Height in the joints' unit, metres, from the sole to the top of the head along the bones."""
     # Ankles are 8 cm up and heads 18 cm high where the bones between them are 1.45 m long.
@@ -374,14 +380,15 @@ def clean(
         InputError: `joints` are not finite or not (T, 22, 3).
     """
     check_joints(joints, "clean")
-    settled = _leading(t_poses(joints))
-    ended = len(joints) - _leading(t_poses(joints)[::-1])
+    moving = np.flatnonzero(~t_poses(joints))
+    settled, ended = (moving[0], moving[-1] + 1) if len(moving) else (len(joints), 0)
     lead = settled + round(LEAD_IN * rate)
     kept = np.ones(len(joints), dtype=bool)
     # The blend out of a T-pose is all jumps: what the lead-in holds must not cut what follows it.
     kept[lead:] = ~glitches(joints[lead:], rate)
     kept[:lead] = kept[ended:] = False
-    return [(a, b) for a, b in _runs(kept) if (b - a - 1) / rate >= min_seconds]
+    kept_runs = ((run.start, run.stop) for run in runs(kept))
+    return [(a, b) for a, b in kept_runs if (b - a - 1) / rate >= min_seconds]
 
 
 def t_poses(joints: Float[np.ndarray, "T 22 3"]) -> Bool[np.ndarray, " T"]:
@@ -406,7 +413,7 @@ def glitches(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarra
 
 
 def _direction(
-    joints: Float[np.ndarray, "T 22 3"], bones: tuple[tuple[int, int], ...] | list[tuple[int, int]]
+    joints: Float[np.ndarray, "T 22 3"], bones: Sequence[tuple[int, int]]
 ) -> Float[np.ndarray, "T N 3"]:
     """Unit vectors from the first to the second joint of each pair; zero where they coincide."""
     first, second = np.transpose(bones)
@@ -414,12 +421,7 @@ def _direction(
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def _leading(marked: Bool[np.ndarray, " T"]) -> int:
-    """Number of marked frames before the first that is not."""
-    return len(marked) if marked.all() else int(marked.argmin())
-
-
-def _runs(kept: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """Ranges [start, end) of consecutive True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], kept, [False]]).astype(int)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+def runs(mask: Bool[np.ndarray, " T"], least: float = 1) -> list[slice]:
+    """Ranges of at least `least` consecutive frames that are True."""
+    found = (run for (run,) in find_objects(label(mask)[0]))
+    return [run for run in found if run.stop - run.start >= least]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from t2imu_utils.activities import ACTIVITIES, SITES
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.skeleton import RATE
 from t2imu_utils.recordings.streams import (
     ACC_UNITS,
     GYRO_UNITS,
@@ -110,15 +111,12 @@ class Layout(Section):
         return self
 
 
-def read_csv(
-    layout: Layout, root: Path, rate: float = 20.0, progress: bool = True
-) -> tuple[Clips, list[Skipped]]:
+def read_csv(layout: Layout, root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
     """Read CSV files by a layout.
 
     Args:
         layout: how.
         root: the folder (`layout.folder`), or a zip.
-        rate: of the clips, frames per second.
         progress: show a bar.
 
     Returns:
@@ -146,7 +144,7 @@ def read_csv(
         for entry, facts in named:
             groups[tuple(v for k, v in facts.items() if k != "site")].append((entry, facts))
         for group in tqdm(groups.values(), "CSV", mininterval=2, disable=not progress):
-            parts += _recordings(group, layout, rate, skipped)
+            parts += _recordings(group, layout, skipped)
     clips = joined(parts, root, skipped)
     seen = np.isfinite(clips.arrays["acc"]).any((0, 2))
     meta = {**clips.meta, "sites": [site for site, has in zip(SITES, seen, strict=True) if has]}
@@ -188,7 +186,7 @@ class _Stream(NamedTuple):
 
 
 def _recordings(
-    group: list[tuple[Entry, dict[str, str]]], layout: Layout, rate: float, skipped: list[Skipped]
+    group: list[tuple[Entry, dict[str, str]]], layout: Layout, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of the files that were recorded together, by subject."""
     streams: dict[str, dict[str, _Stream]] = defaultdict(dict)
@@ -208,7 +206,7 @@ def _recordings(
         label = next(iter(sites.values())).file
         with listed(skipped, label):
             row = {"subject": subject, **facts, "recording": label}
-            clips += _recording(sites, row, layout, rate, skipped)
+            clips += _recording(sites, row, layout, skipped)
     return clips
 
 
@@ -272,7 +270,7 @@ def _known(name: object, mapping: dict[Key, str], names: tuple[str, ...]) -> str
 
 
 def _recording(
-    sites: dict[str, _Stream], row: dict, layout: Layout, rate: float, skipped: list[Skipped]
+    sites: dict[str, _Stream], row: dict, layout: Layout, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of one recording: all sites on one grid, cut where the activity changes."""
     fitted: dict[tuple[str, str], list[Piece]] = {}
@@ -297,10 +295,10 @@ def _recording(
         return []
     spans = {key: (pieces[0].start, pieces[-1].stop) for key, pieces in fitted.items()}
     sensors = ("acc", "gyro") if layout.columns.gyro else ("acc",)
-    first, arrays = lay_on_grid(fitted, spans, sensors, SITES, rate)
-    times = (first + np.arange(len(arrays["acc"]))) / rate
+    first, arrays = lay_on_grid(fitted, spans, sensors, SITES, RATE)
+    times = (first + np.arange(len(arrays["acc"]))) / RATE
     activity = _activity(sites, layout, times, skipped)
-    meta = {"rate": float(rate), "sites": list(SITES), "source": "CSV"}
+    meta = {"rate": RATE, "sites": list(SITES), "source": "CSV"}
     return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
 
 
@@ -313,9 +311,9 @@ def _in_si(
     within = np.ones(len(stream.time), bool)
     for sensor, values in stream.sensors.items():
         unit = getattr(layout.units, sensor)
-        check, sizes = (
-            (check_gravity, ACC_UNITS) if sensor == "acc" else (check_turns, GYRO_UNITS)
-        )  # fmt: skip
+        check, sizes = check_gravity, ACC_UNITS
+        if sensor == "gyro":
+            check, sizes = check_turns, GYRO_UNITS
         within &= check(values, unit, where, f"Write that as layout.units.{sensor}.")
         if sensor in layout.range:
             ends = (np.abs(values) >= 0.999 * layout.range[sensor]).any(1)

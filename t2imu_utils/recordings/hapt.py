@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.skeleton import RATE
 from t2imu_utils.recordings.streams import (
     GRAVITY,
     ZIPS,
@@ -29,7 +30,7 @@ from t2imu_utils.recordings.streams import (
     read_columns,
 )
 
-RATE = 50.0  # Hz
+SAMPLING = 50.0  # Hz
 SITE = "waist"
 SHORTEST = 2.0  # seconds of a clip
 FILE = re.compile(r"(?:^|/)(acc|gyro)_exp(\d+)_user(\d+)\.txt$")
@@ -43,12 +44,11 @@ TO_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 REMEDY = "Get the data set again."
 
 
-def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Clips, list[Skipped]]:
+def read_hapt(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
     """Read the six activities of HAPT; transitions between postures are left out.
 
     Args:
         root: the data set's zip, or a folder with the zip or with ``RawData``.
-        rate: of the clips, frames per second.
         progress: show a bar.
 
     Returns:
@@ -63,9 +63,8 @@ def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Cl
     skipped: list[Skipped] = []
     parts: list[Clips] = []
     with open_tree(root, ZIPS, skipped) as entries:
-        found = {
-            (m[1], int(m[2]), int(m[3])): e for e in entries if (m := FILE.search(e.name))
-        }  # fmt: skip
+        named = ((m, e) for e in entries if (m := FILE.search(e.name)))
+        found = {(m[1], int(m[2]), int(m[3])): entry for m, entry in named}
         labels = next((e for e in entries if LABELS.search(e.name)), None)
         if not found or labels is None:
             raise InputError(
@@ -91,7 +90,7 @@ def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Cl
                         "recording": f"{name} {ACTIVITY[label]} from {first}",
                     }  # fmt: skip
                     with listed(skipped, facts["recording"]):
-                        parts += _stretch(signals, facts, first - 1, last, rate, skipped)
+                        parts += _stretch(signals, facts, first - 1, last, skipped)
     return joined(parts, root, skipped), skipped
 
 
@@ -118,16 +117,15 @@ def _stretch(
     facts: dict,
     first: int,
     stop: int,
-    rate: float,
     skipped: list[Skipped],
 ) -> list[Clips]:
     pieces = {
-        (sensor, SITE): [Piece(first / RATE, 1 / RATE, signal[first:stop])]
+        (sensor, SITE): [Piece(first / SAMPLING, 1 / SAMPLING, signal[first:stop])]
         for sensor, signal in signals.items()
     }
     if any(not len(piece.values) for (piece,) in pieces.values()):
         raise Refused("its file ends before")
     spans = {key: (piece.start, piece.stop) for key, (piece,) in pieces.items()}
-    begin, arrays = lay_on_grid(pieces, spans, tuple(signals), (SITE,), rate)
-    meta = {"rate": float(rate), "sites": [SITE], "source": "HAPT"}
+    begin, arrays = lay_on_grid(pieces, spans, tuple(signals), (SITE,), RATE)
+    meta = {"rate": RATE, "sites": [SITE], "source": "HAPT"}
     return cut_clips(begin, arrays, facts, meta, SHORTEST, skipped)

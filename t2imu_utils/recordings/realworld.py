@@ -17,6 +17,7 @@ from tqdm import tqdm
 from t2imu_utils.activities import ACTIVITIES, POSITIONS, REALWORLD_ACTIVITY
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.skeleton import RATE
 from t2imu_utils.recordings.streams import (
     Entry,
     Piece,
@@ -53,9 +54,7 @@ MINUTES = {activity: 1.7 if activity == "jumping" else 10.0 for activity in ACTI
 
 def read_realworld(
     root: Path,
-    subjects: Collection[int] | None = None,
-    activities: Collection[str] | None = None,
-    rate: float = 20.0,
+    activities: Collection[str] = ACTIVITIES,
     trim: tuple[float, float] = (6.0, 7.0),
     progress: bool = True,
 ) -> tuple[Clips, list[Skipped]]:
@@ -63,14 +62,12 @@ def read_realworld(
 
     Every stream is put on its fitted clock (`streams.uniform_pieces`), trimmed at its own ends,
     low-passed and sampled on one grid for all positions of a session: frames lie at multiples of
-    1 / `rate` of Unix time.
+    1 / 20 s of Unix time.
 
     Args:
         root: the outer zip, a folder that holds it, or an unpacked tree down to any level with
             folders ``proband<n>`` (with or without ``data/``; zips or loose CSV files).
-        subjects: numbers to read; None takes all.
-        activities: names as in `ACTIVITIES`; None takes all.
-        rate: of the clips, frames per second.
+        activities: to read, of `ACTIVITIES`.
         trim: seconds to leave out at the start and the end of each stream, where the phones are
             still in the hands.
         progress: show a bar.
@@ -83,14 +80,9 @@ def read_realworld(
         session's streams); meta ``rate`` and ``sites``. And everything that was left out.
 
     Raises:
-        InputError: the root holds no RealWorld, a wanted subject is not in it, an activity is
-            unknown, nothing in it can be used, or accelerations are in another unit.
+        InputError: the root holds no RealWorld, nothing in it can be used, or accelerations are in
+            another unit.
     """
-    unknown = sorted(set(activities or ()) - set(ACTIVITIES))
-    if unknown:
-        expected = f"some of {', '.join(ACTIVITIES)}"
-        raise InputError("activities", ", ".join(unknown), expected, "Check the names.")
-    wanted = [a for a in ACTIVITIES if activities is None or a in activities]
     skipped: list[Skipped] = []
     parts: list[Clips] = []
     with open_tree(root, OUTER, skipped) as entries:
@@ -101,21 +93,14 @@ def read_realworld(
                 "the RealWorld2016 archive or its unpacked tree",
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
             )  # fmt: skip
-        if lacking := sorted(set(subjects or ()) - found):
-            raise InputError(
-                root, f"subjects {', '.join(map(str, sorted(found)))}",
-                f"subject {', '.join(map(str, lacking))} among them",
-                "Ask for subjects that are there, or complete the archive.",
-            )  # fmt: skip
-        chosen = sorted(found if subjects is None else found & set(subjects))
-        pairs = [(subject, activity) for subject in chosen for activity in wanted]
+        pairs = [(s, a) for s in sorted(found) for a in ACTIVITIES if a in activities]
         for subject, activity in tqdm(pairs, "RealWorld", mininterval=2, disable=not progress):
             members = groups.get((subject, activity), [])
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
             for session, streams in sorted(_sessions(members, activity, skipped).items()):
                 facts = {"subject": subject, "activity": activity, "session": session}
-                parts += _session(streams, facts, rate, trim, skipped)
+                parts += _session(streams, facts, trim, skipped)
     skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
     return joined(parts, root, skipped), skipped
 
@@ -189,11 +174,7 @@ def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, st
 
 
 def _session(
-    streams: Streams,
-    facts: dict,
-    rate: float,
-    trim: tuple[float, float],
-    skipped: list[Skipped],
+    streams: Streams, facts: dict, trim: tuple[float, float], skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of one session: all positions on one grid, cut where none was recorded."""
     label = f"proband{facts['subject']} {facts['activity']} session {facts['session']}"
@@ -218,22 +199,18 @@ def _session(
             skipped.append(Skipped(f"{label} {position}", f"no usable {' and no '.join(missing)}"))
     spans = {}
     for (sensor, position), pieces in fitted.items():
-        start, stop = (
-            min(p.start for p in pieces) + trim[0],
-            max(p.stop for p in pieces) - trim[1],
-        )
+        start, stop = min(p.start for p in pieces) + trim[0], max(p.stop for p in pieces) - trim[1]
         if stop - start >= SHORTEST:
             spans[sensor, position] = start, stop
         else:
-            skipped.append(
-                Skipped(f"{label} {position} {sensor}", "nothing is left after trimming")
-            )
+            name = f"{label} {position} {sensor}"
+            skipped.append(Skipped(name, "nothing is left after trimming"))
     if spans:
         row = {**facts, "recording": label, "clipped": max(clipped)}
         row |= {n: sum(getattr(t, n) for t in timings) for n in ("late", "bridged", "lost")}
-        meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
+        meta = {"rate": RATE, "sites": list(POSITIONS), "source": "RealWorld2016"}
         with listed(skipped, label):
-            first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
+            first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, RATE)
             return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
     return []
 

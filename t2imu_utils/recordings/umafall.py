@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
+from t2imu_utils.motion.skeleton import RATE
 from t2imu_utils.recordings.streams import (
     GRAVITY,
     ZIPS,
@@ -37,16 +38,12 @@ POSITION_SITE = {
     "RIGHTPOCKET": "thigh", "LEFTPOCKET": "thigh", "POCKET": "thigh",
     "CHEST": "chest", "WAIST": "waist", "WRIST": "forearm", "ANKLE": "shin",
 }  # fmt: skip
-ACTIVITY = {
-    "Walking": ("walking", "walking"),
-    "Jogging": ("running", "running"),
-    "Hopping": ("jumping", "jumping"),
-    "GoUpstairs": ("stair climbing", "climbing up"),
-    "GoDownstairs": ("stair climbing", "climbing down"),
-    "Aplausing": ("standing", "standing"),
-    "HandsUp": ("standing", "standing"),
-    "MakingACall": ("standing", "standing"),
-}
+ACTIVITY = {  # with the direction on stairs
+    "Walking": ("walking", "walking"), "Jogging": ("running", "running"),
+    "Hopping": ("jumping", "jumping"), "GoUpstairs": ("stair climbing", "climbing up"),
+    "GoDownstairs": ("stair climbing", "climbing down"), "HandsUp": ("standing", "standing"),
+    "Aplausing": ("standing", "standing"), "MakingACall": ("standing", "standing"),
+}  # fmt: skip
 NAME = re.compile(
     r"(?:^|/)UMAFall_Subject_(\d+)_(ADL|Fall)_(.+?)_(\d+)_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)\.csv$",
     re.IGNORECASE,
@@ -68,9 +65,7 @@ FINE_COUNTS = 16384
 CLIP_COUNTS = (32511, 32767, 32768)  # readings at the end of the range, not on the coarse grid
 
 
-def read_umafall(
-    root: Path, rate: float = 20.0, active: bool = True, progress: bool = True
-) -> tuple[Clips, list[Skipped]]:
+def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
     """Read every usable recording of a folder or zip of UMAFall.
 
     Positions come from each file's header; all streams of a file are put on one grid. SensorTag
@@ -78,15 +73,13 @@ def read_umafall(
     Tags' axes are turned so that y points up as in `imu.sites`; the phone lay in the pocket either
     way up and keeps its own.
 
-    Recordings last 15 s whatever happens: on stairs half of one is standing. With `active` the
-    rest before and after the movement is cut off (activities other than standing): frames before
-    the first and after the last second in which the magnitude of acceleration, at the median
-    position, deviates by more than `MOVES`.
+    Recordings last 15 s whatever happens: on stairs half of one is standing. The rest before and
+    after the movement is cut off (activities other than standing): frames before the first and
+    after the last second in which the magnitude of acceleration, at the median position, deviates
+    by more than `MOVES`.
 
     Args:
         root: the folder or `UMAFall_Dataset.zip`.
-        rate: of the clips, frames per second.
-        active: cut off rest at the ends.
         progress: show a bar.
 
     Returns:
@@ -102,7 +95,7 @@ def read_umafall(
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
-    meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
+    meta = {"rate": RATE, "sites": list(SITES), "source": "UMAFall"}
     with open_tree(root, ZIPS, skipped) as entries:
         named = [(entry, NAME.search(entry.name)) for entry in entries]
         if not any(match for _, match in named):
@@ -113,25 +106,21 @@ def read_umafall(
             )  # fmt: skip
         for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
             with listed(skipped, entry.name):
-                _wanted(match)
-                row, frames = _recording(entry, match, rate, active, skipped)
+                if match is None:
+                    raise Refused("not named like a recording of UMAFall")
+                if match[2].upper() == "FALL":
+                    raise Refused("a fall: none of this project's activities")
+                if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
+                    raise Refused("a transition between postures, not one activity")
+                if match[3] not in ACTIVITY:
+                    raise Refused(f"the movement {match[3]} is none of this project's activities")
+                row, frames = _recording(entry, match, skipped)
                 parts.append(Clips.from_list([row], {"acc": [frames]}, meta))
     return joined(parts, root, skipped), skipped
 
 
-def _wanted(match: re.Match | None) -> None:
-    if match is None:
-        raise Refused("not named like a recording of UMAFall")
-    if match[2].upper() == "FALL":
-        raise Refused("a fall: none of this project's activities")
-    if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
-        raise Refused("a transition between postures, not one activity")
-    if match[3] not in ACTIVITY:
-        raise Refused(f"the movement {match[3]} is none of this project's activities")
-
-
 def _recording(
-    entry: Entry, match: re.Match, rate: float, active: bool, skipped: list[Skipped]
+    entry: Entry, match: re.Match, skipped: list[Skipped]
 ) -> tuple[dict, Float[np.ndarray, "F 5 3"]]:
     """A row of the table, and frames in m/s^2."""
     name, content = entry.name, entry.read()
@@ -150,18 +139,18 @@ def _recording(
     stop = max(piece.stop for pieces in streams.values() for piece in pieces)
     # From 0: what a phone delivers first was measured before the recording began.
     spans = dict.fromkeys(streams, (0.0, stop))
-    frames = lay_on_grid(streams, spans, ("acc",), SITES, rate)[1]["acc"] * np.float32(GRAVITY)
+    frames = lay_on_grid(streams, spans, ("acc",), SITES, RATE)[1]["acc"] * np.float32(GRAVITY)
     activity, detail = ACTIVITY[match[3]]
     there = np.flatnonzero(np.isfinite(frames).any((1, 2)))
     whole = first, last = int(there[0]), int(there[-1]) + 1
-    if active and activity != "standing":
-        first, last = _moving(frames, rate, first, last)
-    if (last - first) / rate < SHORTEST:
-        raise Refused(f"{(last - first) / rate:.1f} s of movement, under {SHORTEST:g}")
+    if activity != "standing":
+        first, last = _moving(frames, first, last)
+    if (last - first) / RATE < SHORTEST:
+        raise Refused(f"{(last - first) / RATE:.1f} s of movement, under {SHORTEST:g}")
     row = {
         "subject": int(match[1]), "activity": activity, "detail": detail, "movement": match[3],
         "trial": int(match[4]), "recorded": match[5], **facts,
-        "rest": (whole[1] - whole[0] - (last - first)) / rate,
+        "rest": (whole[1] - whole[0] - (last - first)) / RATE,
         "recording": PurePosixPath(name).stem,
     }  # fmt: skip
     return row, frames[first:last]
@@ -202,12 +191,12 @@ def _clipped(signal: np.ndarray) -> float:
     return float((size > size.max() - 0.02).mean())
 
 
-def _moving(frames: np.ndarray, rate: float, first: int, last: int) -> tuple[int, int]:
+def _moving(frames: np.ndarray, first: int, last: int) -> tuple[int, int]:
     """The span from the first to the last second in which most positions are shaken."""
     size = np.linalg.norm(frames[first:last], axis=2)
     size = size[:, np.isfinite(size).mean(0) > 0.5]
     size = np.where(np.isfinite(size), size, np.nanmean(size, 0))
-    second = max(2, round(rate))
+    second = round(RATE)
     mean = uniform_filter1d(size, second, axis=0)
     spread = np.maximum(uniform_filter1d(size**2, second, axis=0) - mean**2, 0) ** 0.5
     shaken = np.flatnonzero(np.median(spread, axis=1) > MOVES)

@@ -17,7 +17,6 @@ from t2imu_utils.body.smpl import (
     load_bodies,
     load_body,
     read_model,
-    write_smpl_pickle,
 )
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS
@@ -123,17 +122,6 @@ def test_joints_stay_inside_the_skin_of_every_shape(body):
             near = skin[(skin - joints[joint]).norm(dim=-1) < 0.09]
             assert (near.min(0).values < joints[joint]).all()
             assert (near.max(0).values > joints[joint]).all()
-
-
-def test_smplx_opens_the_exported_pickle(body, pose, tmp_path):
-    write_smpl_pickle(body, tmp_path / "SMPL_NEUTRAL.pkl")
-    plain = smplx.create(str(tmp_path / "SMPL_NEUTRAL.pkl"), model_type="smpl", batch_size=7)
-    betas, *motion = pose
-    expected = forward(body.model, pose).vertices
-    got = forward(plain, (betas.expand(7, -1), *motion)).vertices
-    torch.testing.assert_close(got, expected)
-    again = load_body(tmp_path / "SMPL_NEUTRAL.pkl")
-    torch.testing.assert_close(again.joints(*pose), body.joints(*pose))
 
 
 @pytest.mark.parametrize("gender", ORIGINAL)

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from t2imu_utils.clips import Clips
+from t2imu_utils.clips import Clips, windows
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.windows import windows
 
 
 def clips(*lengths):

@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion import asfamc
-from t2imu_utils.motion.asfamc import parse_amc, parse_asf
+from t2imu_utils.motion import cmu
+from t2imu_utils.motion.cmu import parse_amc, parse_asf
 
 ASF = """# a comment
 :version 1.10
@@ -77,7 +77,7 @@ INCH = 0.0254 / 0.5
 
 
 def bone_positions(skeleton, motion) -> np.ndarray:
-    return np.stack(list(asfamc.bone_positions(skeleton, motion).values()), axis=1)
+    return np.stack(list(cmu.bone_positions(skeleton, motion).values()), axis=1)
 
 
 def asf(old: str, new: str = "") -> str:

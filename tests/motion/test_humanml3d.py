@@ -155,7 +155,7 @@ def test_an_unreadable_index_is_refused(tmp_path, content, word):
     if content is not None:
         (tmp_path / "index.csv").write_bytes(content)
     with pytest.raises(InputError, match=word) as caught:
-        integrity(tmp_path, tmp_path / "index.csv")
+        read_index(tmp_path / "index.csv", [])
     assert "HumanML3D's repository" in str(caught.value)
 
 
@@ -195,11 +195,11 @@ def test_the_genuine_index_of_cmu(real_data):
 
 
 def test_a_genuine_part_of_the_folder(real_data, tmp_path):
-    index = real_data / "cmu" / "humanml3d_cmu_index.csv"
-    counted = integrity(real_data / "humanml3d", index).set_index("source")
+    (tmp_path / "index.csv").symlink_to(real_data / "cmu" / "humanml3d_cmu_index.csv")
+    (tmp_path / "new_joint_vecs").symlink_to(real_data / "humanml3d" / "new_joint_vecs")
+    counted = integrity(tmp_path).set_index("source")
     assert counted.loc["CMU", ["clips", "features", "missing"]].tolist() == [2913, 0, 2913]
     assert counted.loc["not in the index", "features"] == 1
-    (tmp_path / "new_joint_vecs").symlink_to(real_data / "humanml3d" / "new_joint_vecs")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "012314.txt").write_text(SENTENCE)
     (tmp_path / "train.txt").symlink_to(real_data / "humanml3d" / "splits" / "train.txt")

@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.recordings.broad import read_broad, read_broad_folder
+from t2imu_utils.imu.rigid_body import read_broad, read_broad_folder
 
 RATE = 100.0
 

