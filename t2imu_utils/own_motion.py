@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from t2imu_utils.activities import SITES
 from t2imu_utils.body.exports import read_poses
@@ -23,12 +22,14 @@ from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import CHANNELS, DEFAULT, GRAVITY, UNITS, synthesise
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.motion.exports import Up, read_exports, read_npz
-from t2imu_utils.motion.skeleton import bone_lengths
+from t2imu_utils.motion.skeleton import Joints, bone_lengths
+from t2imu_utils.motion.takes import implausible
 from t2imu_utils.runs import provenance
 
 OWN = "own"
 LIMBS = [4, 5, 7, 8, 18, 19, 20, 21]  # knees, ankles, elbows, wrists
 MOST = 2.0  # of a limb's median length, in any frame
+BONE_CHANGE = 0.08  # as `takes.BONE_CHANGE`
 
 
 def read_motion(
@@ -68,9 +69,12 @@ def read_motion(
     joints = motion.arrays["joints"]
     lengths = bone_lengths(joints)[:, LIMBS]
     longest = (lengths / np.median(lengths, axis=0)).max(axis=1)
+    fault = implausible(joints, BONE_CHANGE)
     if longest.max() > MOST:
-        found = f"a limb {longest.max():.3g} times its length in frame {longest.argmax()}"
-        raise InputError(f"{path}: bones", found, "one length", "Cut the jumps out.")
+        fault = f"a limb {longest.max():.3g} times its length in frame {longest.argmax()}"
+    if fault:
+        remedy = "Check joints and axes, or cut the jumps out."
+        raise InputError(f"{path}: bones", fault, "those of one body", remedy)
     trunk = np.abs((joints[:, 12] - joints[:, 0]).mean(0))
     if up is None and trunk[2] > 3 * trunk[1]:
         raise InputError(
@@ -79,7 +83,7 @@ def read_motion(
     return fit(motion, body, foreign=True, progress=False), _height(joints, body)
 
 
-def _height(joints: Float[np.ndarray, "T 22 3"], body: Body) -> float:
+def _height(joints: Joints, body: Body) -> float:
     """The height (m) of a body with such bones: both legs, and twice the trunk up to the head."""
     upright = [4, 5, 7, 8, *2 * (3, 6, 9, 12, 15)]
     mean = bone_lengths(body.rest_joints(torch.zeros(BETAS))[:22].numpy())[upright].sum()

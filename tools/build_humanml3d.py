@@ -319,10 +319,7 @@ def _read_joints(path: Path) -> Float[np.ndarray, "F 22 3"]:
 
 
 def _check_arrays(
-    path: Path,
-    stored: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
-    remedy: str,
+    path: Path, stored: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], remedy: str
 ) -> None:
     for key, shape in shapes.items():
         found = stored[key]

@@ -145,11 +145,7 @@ def _read(
     quats = quats / np.linalg.norm(quats, axis=-1, keepdims=True)
     rotations = np.zeros((len(both), BONES, 3), np.float32)
     rotations[:, :N] = without_jumps(quat_to_axis_angle(torch.from_numpy(quats)).numpy())
-    row = {
-        "native_rate": native,
-        "resampled": native != (to or native),
-        "smoothed": NOT_KNOWN,
-    }
+    row = {"native_rate": native, "resampled": native != (to or native), "smoothed": NOT_KNOWN}
     row |= {"shape": shape, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
     return row, {
         "global_orient": rotations[:, 0],

@@ -27,7 +27,14 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.bvh import joint_positions, parse_bvh
-from t2imu_utils.motion.skeleton import JOINTS, PARENTS, RAW_OFFSETS, joint_weights, weighted_joints
+from t2imu_utils.motion.skeleton import (
+    JOINTS,
+    PARENTS,
+    RAW_OFFSETS,
+    Joints,
+    joint_weights,
+    weighted_joints,
+)
 from t2imu_utils.motion.takes import Source, Take, files_below, read_files
 
 AMC_RATE = 120.0  # Hz; AMC files do not tell
@@ -382,7 +389,7 @@ def read_deepmimic(folder: Path) -> tuple[list[Take], list[Skipped]]:
     return sorted(trials, key=lambda take: trial_order(take.trial)) + getups, skipped
 
 
-def parse_deepmimic(text: str, where: str) -> tuple[Float[np.ndarray, "T 22 3"], float]:
+def parse_deepmimic(text: str, where: str) -> tuple[Joints, float]:
     """Joints in metres, Y up, +Z ahead where the humanoid has +X, and frames a second.
 
     Raises:

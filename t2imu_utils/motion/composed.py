@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.ndimage import gaussian_filter1d, minimum_filter1d
 
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import RATE, bone_lengths
+from t2imu_utils.motion.skeleton import RATE, Joints, bone_lengths
 from t2imu_utils.motion.takes import Take, runs
 
 FINE = 60  # Hz at which motion is cut and composed
@@ -76,7 +76,7 @@ def make_postures(
     ]
 
 
-def _lows(joints: Float[np.ndarray, "T 22 3"]) -> list[_Low]:
+def _lows(joints: Joints) -> list[_Low]:
     """The times spent low, told by the height of the pelvis between its lowest and highest."""
     height = gaussian_filter1d(joints[:, 0, 1], 0.1 * FINE)
     share = (height - height.min()) / np.ptp(height)
@@ -98,7 +98,7 @@ def _lows(joints: Float[np.ndarray, "T 22 3"]) -> list[_Low]:
     return lows
 
 
-def _posture(joints: Float[np.ndarray, "T 22 3"]) -> str:
+def _posture(joints: Joints) -> str:
     """ "sitting", or "lying on the back", "front" or "side" by where the chest faces."""
     trunk = (joints[:, 12] - joints[:, 0]).mean(axis=0)
     across = (joints[:, 16] - joints[:, 17] + joints[:, 1] - joints[:, 2]).mean(axis=0)
@@ -163,9 +163,7 @@ def _wander(window: slice, start: float, seconds: float, period: float = PERIOD)
     return lo + (hi - lo) * (1 - np.cos(2 * np.pi * k / (period * length))) / 2
 
 
-def _played(
-    joints: Float[np.ndarray, "T 22 3"], path: Float[np.ndarray, "N"]
-) -> Float[np.ndarray, "N 22 3"]:
+def _played(joints: Joints, path: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N 22 3"]:
     """The frames at fractional indices."""
     first = np.minimum(path.astype(int), len(joints) - 2)
     part = (path - first)[:, None, None]
@@ -258,18 +256,14 @@ def make_runs(takes: Sequence[Take], minutes: float, seed: int) -> list[Take]:
     return made
 
 
-def _state(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 44 3"]:
+def _state(joints: Joints) -> Float[np.ndarray, "T 44 3"]:
     """Posture wherever it stands, m, and what joints move in 0.1 s, m."""
     posed = joints - joints[:, :1] * _LEVEL
     return np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
 
 
 def _repeated(
-    joints: Float[np.ndarray, "T 22 3"],
-    first: int,
-    last: int,
-    share: Float[np.ndarray, "C"],
-    times: int,
+    joints: Joints, first: int, last: int, share: Float[np.ndarray, "C"], times: int
 ) -> Float[np.ndarray, "T2 22 3"]:
     """The frames from `first` to `last` so many times more, onwards; `share`, from 0 to 1, spreads
     what their ends differ by."""
@@ -350,7 +344,7 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
     return made
 
 
-def _plants(joints: Float[np.ndarray, "T 22 3"]) -> list[_Plant]:
+def _plants(joints: Joints) -> list[_Plant]:
     """Stands of both feet in turn; none where steps are irregular or do not alternate."""
     plants = []
     for leg, (_, _, ankle, ball) in enumerate(_LEGS):
@@ -370,17 +364,13 @@ def _plants(joints: Float[np.ndarray, "T 22 3"]) -> list[_Plant]:
     return plants if regular and ways.min() > 0.3 and 80 < cadence < 140 else []
 
 
-def _place(joints: Float[np.ndarray, "T 22 3"], plant: _Plant) -> float:
+def _place(joints: Joints, plant: _Plant) -> float:
     """How far on (Z) the ball of the foot stands."""
     return float(np.median(joints[plant.start : plant.stop, _LEGS[plant.leg][3], 2]))
 
 
 def climb(
-    joints: Float[np.ndarray, "T 22 3"],
-    plants: Sequence[_Plant],
-    rise: float,
-    depth: float,
-    lean: float,
+    joints: Joints, plants: Sequence[_Plant], rise: float, depth: float, lean: float
 ) -> Float[np.ndarray, "N 22 3"]:
     """Walk up (rise > 0, m) or down (rise < 0) stairs of a depth (m), leaning by radians."""
     up = rise > 0
@@ -449,9 +439,7 @@ def _smooth(u: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     return u**3 * (10 - 15 * u + 6 * u**2)
 
 
-def _pitched(
-    joints: Float[np.ndarray, "T 22 3"], ankle: int, ball: int, up: bool
-) -> Float[np.ndarray, "T 2 3"]:
+def _pitched(joints: Joints, ankle: int, ball: int, up: bool) -> Float[np.ndarray, "T 2 3"]:
     """Ankle and ball of a foot that lands flat (up) or toes first (down) instead of on the heel.
 
     On stairs the heel rises less behind the body, and the foot swings half as high.
@@ -507,10 +495,10 @@ def _bent(
     return hip + along * line + np.sqrt(np.maximum(thigh**2 - along**2, 0)) * out
 
 
-def _acceleration(joints: Float[np.ndarray, "T 22 3"]) -> float:
+def _acceleration(joints: Joints) -> float:
     """Mean over joints and frames of 20 Hz, m/s²."""
     return float(np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean()) * RATE**2
 
 
-def _speed(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 22"]:
+def _speed(joints: Joints) -> Float[np.ndarray, "T 22"]:
     return np.linalg.norm(np.gradient(joints, axis=0), axis=-1) * FINE

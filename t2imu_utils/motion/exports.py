@@ -43,12 +43,7 @@ from t2imu_utils.motion.bvh import (
 from t2imu_utils.motion.cmu import JOINTS_FROM_BVH
 from t2imu_utils.motion.features import MIN_FRAMES
 from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import (
-    RATE,
-    check_joints,
-    joint_weights,
-    weighted_joints,
-)
+from t2imu_utils.motion.skeleton import RATE, check_joints, joint_weights, weighted_joints
 from t2imu_utils.motion.takes import HEIGHT, implausible
 from t2imu_utils.pickles import Inert, decode_array, read_pickle
 

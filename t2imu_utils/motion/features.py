@@ -46,6 +46,7 @@ from t2imu_utils.motion.skeleton import (
     MIRROR,
     PARENTS,
     RAW_OFFSETS,
+    Joints,
     bone_lengths,
     check_joints,
 )
@@ -87,10 +88,8 @@ def mirror_joints(joints: Array) -> Array:
 
 
 def uniform_skeleton(
-    joints: Float[np.ndarray, "T 22 3"],
-    target_offsets: Float[np.ndarray, "22 3"],
-    convention: Convention = "reference",
-) -> Float[np.ndarray, "T 22 3"]:
+    joints: Joints, target_offsets: Float[np.ndarray, "22 3"], convention: Convention = "reference"
+) -> Joints:
     """Retarget onto another body: every bone keeps its direction and takes the target's length.
 
     The path of the root is scaled by the ratio of leg lengths (thigh and shank of frame 0), so that
@@ -111,10 +110,10 @@ def uniform_skeleton(
 
 
 def process_joints(
-    joints: Float[np.ndarray, "T 22 3"],
+    joints: Joints,
     target_offsets: Float[np.ndarray, "22 3"] | None = None,
     convention: Convention = "reference",
-) -> Float[np.ndarray, "T 22 3"]:
+) -> Joints:
     """Bring a motion into HumanML3D's frame: metres, float64.
 
     Retargeted (unless `target_offsets` is None: then the body stays its own), lowest point of the
@@ -273,7 +272,7 @@ def velocity_weights(
     return position / steps.mean(1)
 
 
-def _forward(joints: Float[np.ndarray, "T 22 3"], hips: float) -> Float[np.ndarray, "T 3"]:
+def _forward(joints: Joints, hips: float) -> Float[np.ndarray, "T 3"]:
     """Level direction in front of the body, not normalised; `hips` weighs the hip axis by +-1."""
     across = hips * (joints[:, _RIGHT_HIP] - joints[:, _LEFT_HIP])
     across = across + joints[:, _RIGHT_SHOULDER] - joints[:, _LEFT_SHOULDER]
@@ -281,7 +280,7 @@ def _forward(joints: Float[np.ndarray, "T 22 3"], hips: float) -> Float[np.ndarr
     return np.cross(_UP, across / np.maximum(length, 1e-12))
 
 
-def _heading(joints: Float[np.ndarray, "T 22 3"], convention: Convention) -> Float[Tensor, "T 4"]:
+def _heading(joints: Joints, convention: Convention) -> Float[Tensor, "T 4"]:
     """Turn of each frame that brings the smoothed heading to +Z."""
     from scipy.ndimage import gaussian_filter1d  # slow to import; sampling needs no headings
 
@@ -301,9 +300,7 @@ def _heading(joints: Float[np.ndarray, "T 22 3"], convention: Convention) -> Flo
     return heading
 
 
-def _bone_rotations(
-    joints: Float[np.ndarray, "T 22 3"], convention: Convention
-) -> Float[Tensor, "T 21 4"]:
+def _bone_rotations(joints: Joints, convention: Convention) -> Float[Tensor, "T 21 4"]:
     """Shortest turn of every bone from its rest direction, in the world's frame."""
     bones = joints[:, 1:] - joints[:, list(PARENTS[1:])]
     lengths = np.linalg.norm(bones, axis=-1, keepdims=True)

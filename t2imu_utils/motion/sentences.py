@@ -17,7 +17,7 @@ import yaml
 from jaxtyping import Float
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.skeleton import JOINTS
+from t2imu_utils.motion.skeleton import JOINTS, Joints
 from t2imu_utils.motion.takes import Take, turned_left
 
 PROMPTS = Path(__file__).parents[2] / "data" / "prompts"
@@ -238,7 +238,7 @@ def _pace(grammar: dict[str, Any], speeds: Float[np.ndarray, "N"]) -> str:
     return "slow" if speed < slow else "fast" if speed > fast else "steady"
 
 
-def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarray, "N"]:
+def _speeds(joints: Joints, rate: float) -> Float[np.ndarray, "N"]:
     """Speeds of the pelvis over one second, or the whole of a shorter take, m/s."""
     pelvis = joints[:, JOINTS.index("pelvis")]
     window = max(1, min(round(rate), len(pelvis) - 1))

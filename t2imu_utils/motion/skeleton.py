@@ -16,6 +16,8 @@ JOINTS = (
 
 RATE = 20.0  # frames a second of every motion in this project
 
+Joints = Float[np.ndarray, "T 22 3"]  # metres, Y up
+
 CHAINS = (
     (0, 2, 5, 8, 11), (0, 1, 4, 7, 10), (0, 3, 6, 9, 12, 15), (9, 14, 17, 19, 21),
     (9, 13, 16, 18, 20),
@@ -42,7 +44,7 @@ MIRROR = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 
 FEET = (7, 10, 8, 11)
 
 
-def check_joints(joints: Float[np.ndarray, "T 22 3"], where: str, min_frames: int = 1) -> None:
+def check_joints(joints: Joints, where: str, min_frames: int = 1) -> None:
     """Raise InputError unless `joints` is a finite (T >= min_frames, 22, 3) array."""
     if not isinstance(joints, np.ndarray) or joints.ndim != 3 or joints.shape[1:] != (22, 3):
         raise InputError(
@@ -98,7 +100,7 @@ def joint_weights(letters: Sequence[str], **sums: str) -> dict[str, dict[str, fl
 
 def weighted_joints(
     mapping: Mapping[str, Mapping[str, float]], positions: Mapping[str, Float[np.ndarray, "T 3"]]
-) -> Float[np.ndarray, "T 22 3"]:
+) -> Joints:
     """The 22 joints as weighted means of the source's own.
 
     Raises:

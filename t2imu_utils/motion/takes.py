@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.skeleton import JOINTS, MIRROR, bone_lengths, check_joints
+from t2imu_utils.motion.skeleton import JOINTS, MIRROR, Joints, bone_lengths, check_joints
 
 # How a motion came about: as recorded, or made from recordings.
 MADE = ("recorded", "mirrored", "reversed", "held", "composed")
@@ -65,7 +65,7 @@ class Take:
     trial: str
     content: str
     style: str
-    joints: Float[np.ndarray, "T 22 3"]
+    joints: Joints
     rate: float
     made: str = "recorded"
     texts: tuple[str, ...] = ()
@@ -122,10 +122,7 @@ def files_below(folder: Path) -> list[Source]:
 
 
 def read_files(
-    folder: Path,
-    name: re.Pattern[str],
-    parse: Callable[[str, str], Any],
-    skipped: list[Skipped],
+    folder: Path, name: re.Pattern[str], parse: Callable[[str, str], Any], skipped: list[Skipped]
 ) -> Iterator[tuple[re.Match[str], Any]]:
     """Match and content of every file below a folder or in its zips whose path `name` finds.
 
@@ -193,7 +190,7 @@ def upright(takes: Sequence[Take]) -> list[Take]:
     return [replace(take, joints=_placed(take.joints, placements[take.source])) for take in takes]
 
 
-def standing(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+def standing(joints: Joints, rate: float) -> Bool[np.ndarray, " T"]:
     """Frames of quiet upright standing on straight legs."""
     still = _speeds(joints, rate)[:, [*_MIDDLE, *_HIPS, *_KNEES, *_ANKLES]].max(axis=1)
     bones = [(_HIPS, _KNEES), (_KNEES, _ANKLES), (_SHOULDERS, _HIPS)]
@@ -201,7 +198,7 @@ def standing(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarra
     return (still < STILL_SPEED) & (steep > UPRIGHT)
 
 
-def straight_walking(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+def straight_walking(joints: Joints, rate: float) -> Bool[np.ndarray, " T"]:
     """Frames in the middle of a second of walking straight ahead, about a cycle."""
     half = round(rate / 2)
     ahead = _steepness(joints, _SHOULDERS, _HIPS) > UPRIGHT
@@ -264,9 +261,7 @@ def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Place
     return _Placement(tilt, shift, float(_pitch(rest[None]).mean() - flat))
 
 
-def _placed(
-    joints: Float[np.ndarray, "T 22 3"], placement: _Placement
-) -> Float[np.ndarray, "T 22 3"]:
+def _placed(joints: Joints, placement: _Placement) -> Joints:
     _, frame, length = _trunk(joints)
     placed = joints + length * (placement.shift @ (frame @ placement.tilt).swapaxes(1, 2))
     feet = joints[:, _TOES] - joints[:, _ANKLES]
@@ -277,9 +272,7 @@ def _placed(
     return placed
 
 
-def _trunk(
-    joints: Float[np.ndarray, "T 22 3"],
-) -> tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3 3"], float]:
+def _trunk(joints: Joints) -> tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3 3"], float]:
     """Mid-hip; axes across, up and forward as columns; the length of the trunk in metres."""
     middle = joints[:, _HIPS].mean(axis=1)
     up = joints[:, _SHOULDERS].mean(axis=1) - middle
@@ -290,7 +283,7 @@ def _trunk(
     return middle, np.stack([np.cross(up, forward), up, forward], axis=2), float(np.median(lengths))
 
 
-def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarray, "T 22"]:
+def _speeds(joints: Joints, rate: float) -> Float[np.ndarray, "T 22"]:
     """Speed of each joint in m/s over 0.2 s, which the trembling of a tracker does not reach."""
     frames = np.arange(len(joints))
     first = np.maximum(frames - round(0.1 * rate), 0)
@@ -299,15 +292,13 @@ def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarra
     return np.linalg.norm(joints[last] - joints[first], axis=-1) / seconds[:, None]
 
 
-def _pitch(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 2"]:
+def _pitch(joints: Joints) -> Float[np.ndarray, "T 2"]:
     """Angle of both feet, ankle to toe, above the horizontal, in radians."""
     feet = joints[:, _TOES] - joints[:, _ANKLES]
     return np.arcsin(feet[..., 1] / np.linalg.norm(feet, axis=-1))
 
 
-def _steepness(
-    joints: Float[np.ndarray, "T 22 3"], upper: list[int], lower: list[int]
-) -> Float[np.ndarray, " T"]:
+def _steepness(joints: Joints, upper: list[int], lower: list[int]) -> Float[np.ndarray, " T"]:
     """Cosine to the vertical of the bone of either side that is further from it."""
     bones = joints[:, upper] - joints[:, lower]
     return (bones[..., 1] / np.linalg.norm(bones, axis=-1)).min(axis=1)
@@ -318,21 +309,21 @@ def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[n
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-9)
 
 
-def turned_left(joints: Float[np.ndarray, "T 22 3"]) -> float:
+def turned_left(joints: Joints) -> float:
     """By how many degrees the hips turn to the left from the first to the last frame."""
     across = joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
     heading = np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
     return float(np.degrees(heading[-1] - heading[0]))
 
 
-def body_height(joints: Float[np.ndarray, "T 22 3"]) -> float:
+def body_height(joints: Joints) -> float:
     """Height in the joints' unit, metres, from the sole to the top of the head along the bones."""
     # Ankles are 8 cm up and heads 18 cm high where the bones between them are 1.45 m long.
     along = bone_lengths(joints).mean(axis=0)[[4, 7, 3, 6, 9, 12, 15]].sum()
     return float(along + 0.08 + 0.18)
 
 
-def implausible(joints: Float[np.ndarray, "T 22 3"], most: float = BONE_CHANGE) -> str:
+def implausible(joints: Joints, most: float = BONE_CHANGE) -> str:
     """Why joints in metres are no person's: their height, or bones that change; "" if they may be.
 
     most: standard deviation of a limb's length, as a share of it.
@@ -364,9 +355,7 @@ _LEG_BONES = ((4, 1), (7, 4), (5, 2), (8, 5))  # upwards
 _ACROSS = (17, 16)
 
 
-def clean(
-    joints: Float[np.ndarray, "T 22 3"], rate: float, min_seconds: float
-) -> list[tuple[int, int]]:
+def clean(joints: Joints, rate: float, min_seconds: float) -> list[tuple[int, int]]:
     """Ranges [start, end) of a trial's frames that are worth keeping.
 
     Left out are a T-pose at either end, the blend out of it, and jumps of the tracking.
@@ -391,7 +380,7 @@ def clean(
     return [(a, b) for a, b in kept_runs if (b - a - 1) / rate >= min_seconds]
 
 
-def t_poses(joints: Float[np.ndarray, "T 22 3"]) -> Bool[np.ndarray, " T"]:
+def t_poses(joints: Joints) -> Bool[np.ndarray, " T"]:
     """Frames with both arms stretched out along the line of the shoulders and upright legs."""
     shoulders = _direction(joints, [_ACROSS])
     arms = (_direction(joints, _ARM_BONES) * shoulders).sum(-1).min(axis=1)
@@ -399,7 +388,7 @@ def t_poses(joints: Float[np.ndarray, "T 22 3"]) -> Bool[np.ndarray, " T"]:
     return (arms > ARMS_LEVEL) & (legs > LEGS_UPRIGHT)
 
 
-def glitches(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+def glitches(joints: Joints, rate: float) -> Bool[np.ndarray, " T"]:
     """Frames around a step of any joint that is faster than `GLITCH_SPEED`.
 
     Both frames of such a step are marked, and `GLITCH_MARGIN` before and after it.
@@ -412,9 +401,7 @@ def glitches(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarra
     return marked
 
 
-def _direction(
-    joints: Float[np.ndarray, "T 22 3"], bones: Sequence[tuple[int, int]]
-) -> Float[np.ndarray, "T N 3"]:
+def _direction(joints: Joints, bones: Sequence[tuple[int, int]]) -> Float[np.ndarray, "T N 3"]:
     """Unit vectors from the first to the second joint of each pair; zero where they coincide."""
     first, second = np.transpose(bones)
     vectors = joints[:, second] - joints[:, first]

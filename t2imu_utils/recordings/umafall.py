@@ -15,20 +15,7 @@ from tqdm import tqdm
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.skeleton import RATE
-from t2imu_utils.recordings.streams import (
-    GRAVITY,
-    ZIPS,
-    Entry,
-    Piece,
-    Refused,
-    check_gravity,
-    joined,
-    lay_on_grid,
-    listed,
-    open_tree,
-    read_columns,
-    uniform_pieces,
-)
+from t2imu_utils.recordings import streams
 
 RANGES = (2, 4, 8, 16)  # g
 REMEDY = "UMAFall's are in g: convert the file, or get the data set again."
@@ -96,7 +83,7 @@ def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped
     skipped: list[Skipped] = []
     parts: list[Clips] = []
     meta = {"rate": RATE, "sites": list(SITES), "source": "UMAFall"}
-    with open_tree(root, ZIPS, skipped) as entries:
+    with streams.open_tree(root, streams.ZIPS, skipped) as entries:
         named = [(entry, NAME.search(entry.name)) for entry in entries]
         if not any(match for _, match in named):
             raise InputError(
@@ -105,48 +92,52 @@ def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped
                 "Point to the folder of UMAFall or to its zip.",
             )  # fmt: skip
         for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
-            with listed(skipped, entry.name):
+            with streams.listed(skipped, entry.name):
                 if match is None:
-                    raise Refused("not named like a recording of UMAFall")
+                    raise streams.Refused("not named like a recording of UMAFall")
                 if match[2].upper() == "FALL":
-                    raise Refused("a fall: none of this project's activities")
+                    raise streams.Refused("a fall: none of this project's activities")
                 if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
-                    raise Refused("a transition between postures, not one activity")
+                    raise streams.Refused("a transition between postures, not one activity")
                 if match[3] not in ACTIVITY:
-                    raise Refused(f"the movement {match[3]} is none of this project's activities")
+                    raise streams.Refused(
+                        f"the movement {match[3]} is none of this project's activities"
+                    )
                 row, frames = _recording(entry, match, skipped)
                 parts.append(Clips.from_list([row], {"acc": [frames]}, meta))
-    return joined(parts, root, skipped), skipped
+    return streams.joined(parts, root, skipped), skipped
 
 
 def _recording(
-    entry: Entry, match: re.Match, skipped: list[Skipped]
+    entry: streams.Entry, match: re.Match, skipped: list[Skipped]
 ) -> tuple[dict, Float[np.ndarray, "F 5 3"]]:
     """A row of the table, and frames in m/s^2."""
     name, content = entry.name, entry.read()
     head, sensors = _header(content)
-    values, _, told = read_columns(content[head:], list(range(7)), sep=";")
+    values, _, told = streams.read_columns(content[head:], list(range(7)), sep=";")
     acc = values[values[:, KIND] == ACCELEROMETER]
     if not len(acc):
-        raise Refused("no line of an accelerometer")
-    sane = check_gravity(acc[:, X : Z + 1], "g", name, REMEDY, LARGEST)
+        raise streams.Refused("no line of an accelerometer")
+    sane = streams.check_gravity(acc[:, X : Z + 1], "g", name, REMEDY, LARGEST)
     over = "" if sane.all() else f"{(~sane).sum()} accelerations over {LARGEST} g"
     if told or over:
         skipped.append(Skipped(f"{name}: lines", "; ".join(filter(None, (told, over)))))
-    streams, facts = _streams(acc[sane], sensors, name, skipped)
-    if not streams:
-        raise Refused("no position has enough samples")
-    stop = max(piece.stop for pieces in streams.values() for piece in pieces)
+    fitted, facts = _streams(acc[sane], sensors, name, skipped)
+    if not fitted:
+        raise streams.Refused("no position has enough samples")
+    stop = max(piece.stop for pieces in fitted.values() for piece in pieces)
     # From 0: what a phone delivers first was measured before the recording began.
-    spans = dict.fromkeys(streams, (0.0, stop))
-    frames = lay_on_grid(streams, spans, ("acc",), SITES, RATE)[1]["acc"] * np.float32(GRAVITY)
+    spans = dict.fromkeys(fitted, (0.0, stop))
+    frames = streams.lay_on_grid(fitted, spans, ("acc",), SITES, RATE)[1]["acc"] * np.float32(
+        streams.GRAVITY
+    )
     activity, detail = ACTIVITY[match[3]]
     there = np.flatnonzero(np.isfinite(frames).any((1, 2)))
     whole = first, last = int(there[0]), int(there[-1]) + 1
     if activity != "standing":
         first, last = _moving(frames, first, last)
     if (last - first) / RATE < SHORTEST:
-        raise Refused(f"{(last - first) / RATE:.1f} s of movement, under {SHORTEST:g}")
+        raise streams.Refused(f"{(last - first) / RATE:.1f} s of movement, under {SHORTEST:g}")
     row = {
         "subject": int(match[1]), "activity": activity, "detail": detail, "movement": match[3],
         "trial": int(match[4]), "recorded": match[5], **facts,
@@ -158,9 +149,9 @@ def _recording(
 
 def _streams(
     acc: Float[np.ndarray, "n 7"], sensors: dict[int, str], name: str, skipped: list[Skipped]
-) -> tuple[dict[tuple[str, str], list[Piece]], dict[str, float]]:
+) -> tuple[dict[tuple[str, str], list[streams.Piece]], dict[str, float]]:
     """Pieces of every position in g, and what the table tells of them."""
-    streams: dict[tuple[str, str], list[Piece]] = {}
+    fitted: dict[tuple[str, str], list[streams.Piece]] = {}
     facts = {"rescaled": 0.0, "clipped": 0.0, "bridged": 0, "lost": 0.0}
     for sensor, site in sensors.items():
         rows, phone = acc[acc[:, SENSOR] == sensor], site == "thigh"
@@ -170,17 +161,17 @@ def _streams(
         signal, scaled = repair_scale(rows[:, X : Z + 1])
         facts["rescaled"] = max(facts["rescaled"], scaled / len(rows))
         facts["clipped"] = max(facts["clipped"], _clipped(signal))
-        pieces, timing = uniform_pieces(
+        pieces, timing = streams.uniform_pieces(
             rows[:, TIME] / 1000, signal if phone else signal @ TAG_TO_SITE.T,
             rows[:, NUMBER].astype(int), None if phone else TAG_RATE,
         )  # fmt: skip
         facts["bridged"] += timing.bridged
         facts["lost"] += timing.lost
         if pieces:
-            streams["acc", site] = pieces
+            fitted["acc", site] = pieces
     absent = [site for site in SITES if site not in sensors.values()]
     skipped += [Skipped(f"{name}: {site}", "its header names no such sensor") for site in absent]
-    return streams, facts
+    return fitted, facts
 
 
 def _clipped(signal: np.ndarray) -> float:
@@ -208,7 +199,7 @@ def _header(content: bytes) -> tuple[int, dict[int, str]]:
     mark = content.find(b"% TimeStamp")
     head = content.find(b"\n", mark) + 1
     if mark < 0 or head < 1:
-        raise Refused("no header line that names the columns (% TimeStamp; …)")
+        raise streams.Refused("no header line that names the columns (% TimeStamp; …)")
     named = SENSOR_LINE.findall(content[:head].decode("latin-1"))
     sensors = {
         int(sensor): POSITION_SITE[position.upper()]
@@ -217,7 +208,7 @@ def _header(content: bytes) -> tuple[int, dict[int, str]]:
     }
     if not sensors:
         found = ", ".join(position for _, position in named) or "none"
-        raise Refused(f"its header names no known position (found {found})")
+        raise streams.Refused(f"its header names no known position (found {found})")
     return head, sensors
 
 
