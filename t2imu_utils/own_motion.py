@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from t2imu_utils.activities import SITES
-from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import BETAS, Body, Shape, load_body
 from t2imu_utils.body.table1 import PEOPLE, betas_of, measure, shape_of
@@ -21,7 +20,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import CHANNELS, DEFAULT, GRAVITY, UNITS, synthesise
 from t2imu_utils.imu.sites import sensor_sites
-from t2imu_utils.motion.exports import Up, read_exports, read_npz
+from t2imu_utils.motion.exports import Up, read_exports, read_npz, read_poses
 from t2imu_utils.motion.skeleton import Joints, bone_lengths
 from t2imu_utils.motion.takes import implausible
 from t2imu_utils.runs import provenance
@@ -44,7 +43,7 @@ def read_motion(
     """One motion of a file, fitted to a body, and the height in metres of who moves.
 
     Args:
-        path: what `motion.exports` or `body.exports` reads.
+        path: what `motion.exports` reads.
         rate: frames a second of files that state none.
         resample: frames a second of the result; None keeps the rate of the file.
         up: up axis; by default Y for joints and Z for pose parameters.

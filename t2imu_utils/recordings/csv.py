@@ -175,11 +175,10 @@ def _recordings(
         with streams.listed(skipped, entry.name):
             for subject, site, stream in _streams(entry, facts, layout, skipped):
                 if site in recorded[subject]:
-                    raise InputError(
-                        entry.name, f"the subject, site and other parts of "
-                        f"{recorded[subject][site].file}", "names whose parts tell recordings apart",
-                        "Put a part such as {trial} into layout.files.",
-                    )  # fmt: skip
+                    found = f"the subject, site and other parts of {recorded[subject][site].file}"
+                    expected = "names whose parts tell recordings apart"
+                    remedy = "Put a part such as {trial} into layout.files."
+                    raise InputError(entry.name, found, expected, remedy)
                 recorded[subject][site] = stream
     facts = {k: v for k, v in group[0][1].items() if k not in FACTS}
     clips: list[Clips] = []

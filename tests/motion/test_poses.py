@@ -5,12 +5,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.body.table1 import betas_of
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.exports import read_exports
+from t2imu_utils.motion.exports import read_exports, read_poses
 
 # Y up, looking along +Z, as Kimodo turns it into AMASS's Z up, looking along +Y.
 Z_UP = np.array([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
