@@ -580,13 +580,8 @@ def read_poses(
         was left out. `fitting.fitted_joints` gives its joints.
 
     Raises:
-        InputError: a folder or file that does not exist, an unknown `up` or `shape`, or nothing
-            that can be used.
+        InputError: a folder or file that does not exist, or nothing that can be used.
     """
-    if up not in ("y", "z"):
-        raise InputError("up", repr(up), '"y" or "z"', "Pass the up axis of the files.")
-    if shape not in ("mean", "file"):
-        raise InputError("shape", repr(shape), '"mean" or "file"', "Pass one of these.")
     rows, parts, skipped = [], [], []
     for path, file in export_files(source):
         try:

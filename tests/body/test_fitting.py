@@ -10,7 +10,6 @@ from t2imu_utils.body.fitting import (
     RIGID,
     added_acceleration,
     fit,
-    fit_summary,
     fitted_joints,
     pose_bodies,
     pose_body,
@@ -19,7 +18,7 @@ from t2imu_utils.body.fitting import (
     without_jumps,
 )
 from t2imu_utils.body.smpl import Shape, load_body
-from t2imu_utils.body.table1 import betas_of, measure, solve_betas
+from t2imu_utils.body.table1 import betas_of, solve_betas
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import sensor_sites
@@ -243,40 +242,6 @@ def fits_of(body, *poses, betas=None, **arrays):
         "transl": [np.asarray(t, np.float32) for _, t in poses],
     }
     return Clips.from_list(rows, {**parts, **arrays}, {"rate": RATE, "body": body.path.name})
-
-
-def test_summary_of_a_fit_by_hand(body):
-    still = [(np.zeros((n, 24, 3)), np.tile([0.0, 1.0, 0.0], (n, 1))) for n in (2, 4, 5)]
-    errors = [np.array(e) / 1000 for e in ([10, 30], [1, 1, 1, 1], [0, 0, 0, 0, 5])]
-    fitted = fits_of(body, *still, joint_error=errors)
-    joints = [posed(body, vectors, transl=transl) for vectors, transl in still]
-    # The second clip is given with an acceleration of 3 m/s² to which the fit stands still.
-    joints[1] = joints[1] + 1.5 * (np.arange(4)[:, None, None] / RATE) ** 2 * [1, 0, 0]
-    summary = fit_summary(fitted, clips_of(*joints), body)
-    assert summary == {
-        "motions": 3,
-        "frames": 11,
-        "joint error (mm)": pytest.approx((40 + 4 + 5) / 11),
-        "worst motion (mm)": pytest.approx(20),
-        # The first clip is too short to have an acceleration and does not count.
-        "added acceleration (m/s²)": pytest.approx((3 + 0) / 2, abs=2e-3),
-    }
-    assert all(type(value) in (int, float) for value in summary.values())
-
-
-def test_the_skin_of_another_shape_stands_on_the_same_floor(body):
-    fitted = fits_of(body, (np.zeros((3, 24, 3)), np.zeros((3, 3))))
-    floor = fitted_joints(fitted, body)[0, list(FEET), 1].min()
-    fitted.arrays["transl"][:, 1] -= floor
-    tall, short = (solve_betas(body, "male", h, m) for h, m in ((2.0, 100.0), (1.6, 60.0)))
-    skins = {h: posed_skin(fitted, body, Shape(body, b), 1) for h, b in ((2.0, tall), (1.6, short))}
-    for (height, skin), betas in zip(skins.items(), (tall, short), strict=True):
-        assert np.ptp(skin[:, 1]) == pytest.approx(measure(body, betas)[0], abs=1e-4)
-        assert np.ptp(skin[:, 1]) == pytest.approx(height, abs=0.01)
-        # Soles lie a few centimetres below the lowest foot joint, which is on the floor.
-        assert -0.08 < skin[:, 1].min() < 0
-    shift = skins[2.0] - body.rest_vertices(torch.tensor(tall)).numpy()
-    np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=1e-5)
 
 
 def test_the_pose_goes_to_the_model_of_another_gender(body, licensed):

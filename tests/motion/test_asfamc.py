@@ -159,17 +159,11 @@ def test_units_of_angles_in_either_file(unit, line):
     [
         (ASF[: ASF.index(":hierarchy")], "hierarchy.*not below the root"),
         (asf("   order TX TY TZ RX RY RZ\n"), "root: found no 'order'"),
-        (asf("TX TY TZ", "TX TY TW"), "root.*tw"),
         (asf("length 0.5", "length none"), "units.*none"),
         (asf("length 20", "length long"), "bone of line 16.*long"),
-        (asf("direction 0 -1 0", "direction 0 -1"), "bone of line 16.*'0 -1'"),
         (asf("axis 0 0 30 XYZ", "axis 0 0 30 XXZ"), "bone of line 16.*xxz"),
-        (asf("dof rx\n", "dof rx l\n"), "bone of line 16.*rx l"),
-        (asf("     length 20\n"), "bone of line 16: found no 'length'"),
         (asf("name shin", "name thigh"), "bone of line 25: found two bones"),
-        (asf("hip thigh", "hip leg"), "hierarchy.*leg"),
         (asf("hip thigh", "hip thigh shin"), "line 47.*second parent of shin"),
-        (asf("    root hip\n"), "hierarchy.*not below the root"),
     ],
 )
 def test_damaged_skeletons_are_named(text, word):
@@ -181,16 +175,12 @@ def test_damaged_skeletons_are_named(text, word):
     ("text", "word"),
     [
         (AMC[: AMC.index("thigh 40")], "line 14: found no line for thigh, shin"),
-        (AMC[:-3], "line 15: found '', not 1"),
         (amc("shin 0\n"), "line 7: found no line for shin"),
         (amc("shin 0\n", "shin 0\nshin 0\n"), "line 8.*a second line of shin"),
-        (amc("thigh 90 0 0", "thigh 90 0"), "line 10.*'90 0'"),
         (amc("thigh 90 0 0", "thigh 90 0 0 0"), "line 10.*4 values"),
-        (amc("thigh 90 0 0", "thigh 90 0 O"), "line 10.*'O'"),
         (amc("thigh 90 0 0", "thigh 90 0 nan"), "line 10.*nan"),
         (amc("thigh 90", "femur 90"), "line 10: found no 'femur'"),
         (amc("\n8\n", "\n9\n"), "line 8: found frame 9 after 7"),
-        (amc("7\n"), "line 4.*root"),
         (":DEGREES\n", "line 2: found no frame"),
     ],
 )

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.cmu import (
-    WIDTH,
-    find_sources,
-    parse_deepmimic,
-    read_deepmimic,
-    read_trial,
-)
+from t2imu_utils.motion.cmu import WIDTH, find_sources, parse_deepmimic, read_deepmimic, read_trial
 from t2imu_utils.motion.skeleton import JOINTS, PARENTS, bone_lengths
 
 

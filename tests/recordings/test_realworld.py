@@ -273,17 +273,14 @@ def joined(header, lines, sep=","):
 
 def in_g(content):
     header, lines = lines_of(content)
-    return joined(
-        header, [[*row[:2], *(str(float(v) / GRAVITY) for v in row[2:])] for row in lines]
-    )
+    return joined(header, [r[:2] + [str(float(v) / GRAVITY) for v in r[2:]] for r in lines])
 
 
 def boot_clock(content):
     """The first half counts milliseconds from the phone's start, the rest in Unix time."""
     header, lines = lines_of(content)
-    return joined(header, [
-        [row[0], str(20 * i) if i < 300 else row[1], *row[2:]] for i, row in enumerate(lines)
-    ])  # fmt: skip
+    lines = [[r[0], str(20 * i) if i < 300 else r[1], *r[2:]] for i, r in enumerate(lines)]
+    return joined(header, lines)
 
 
 def in_seconds(content):
