@@ -38,11 +38,10 @@ class Clips:
         for name, array in self.arrays.items():
             if len(array) != total:
                 raise InputError(
-                    f"clips: {name}",
-                    f"{len(array)} frames",
+                    f"clips: {name}", f"{len(array)} frames",
                     f"{total}, the sum of the table's lengths",
                     "Table and arrays belong to different sets of clips.",
-                )
+                )  # fmt: skip
 
     @classmethod
     def from_list(
@@ -132,12 +131,10 @@ def windows(
         sites: sites to use, in this order; None takes all.
 
     Returns:
-        float32 windows, and a table with one row for each: the clip's own columns,
-        ``clip`` (row in `clips`) and ``start_frame`` (in the clip). ``table.attrs`` tells the rest:
-        ``channels``, the names of the C columns (``"acc head x"``, sites in order, for each site
-        the sensors, for each sensor its axes); ``dropped``, the number of windows left out because
-        a value is missing; ``short``, the number of clips under `size` frames; ``without``, the
-        rows of `clips` that gave no window, for either reason.
+        float32 windows (the C columns: sites in order, for each site the sensors, for each sensor
+        its axes), and a table with one row for each: the clip's own columns, ``clip`` (row in
+        `clips`) and ``start_frame`` (in the clip). Its ``attrs["dropped"]`` is the number of
+        windows left out because a value is missing.
 
     Raises:
         InputError: unknown channel or site, a channel that no clip recorded at a site (every
@@ -162,10 +159,10 @@ def windows(
     signal = np.concatenate([clips.arrays[name][:, at] for name in channels], axis=-1)
     signal = np.ascontiguousarray(signal.reshape(len(signal), -1), dtype=np.float32)
     present = np.isfinite(signal)
-    names = [f"{c} {site} {axis}" for site in sites for c in channels for axis in "xyz"]
-    never = [name for name, seen in zip(names, present.any(0), strict=True) if not seen]
-    if len(signal) and never:
-        streams = dict.fromkeys(name.rsplit(" ", 1)[0] for name in never)
+    recorded = present.any(0).reshape(len(sites), len(channels), 3).all(2)
+    never = np.argwhere(~recorded)
+    if len(signal) and len(never):
+        streams = [f"{channels[channel]} {sites[site]}" for site, channel in never]
         raise InputError(
             "windows: channels", f"no value of {', '.join(streams)} in any clip",
             "sensors that were recorded", "Leave out their sites or their channels.",
@@ -180,10 +177,5 @@ def windows(
     x = signal[start[:, None] + np.arange(size)]
     table = clips.table.drop(columns="frames").iloc[clip].reset_index(drop=True)
     table = table.assign(clip=clip, start_frame=start - clips.bounds[clip])
-    table.attrs = {
-        "channels": names,
-        "dropped": int((~whole).sum()),
-        "short": sum(len(s) == 0 for s in starts),
-        "without": np.setdiff1d(np.arange(len(clips)), clip).tolist(),
-    }
+    table.attrs = {"dropped": int((~whole).sum())}
     return x, table

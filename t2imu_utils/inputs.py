@@ -286,11 +286,7 @@ def plan(entry: Input, root: Path) -> list[tuple[str, Path]]:
 
 
 def fetch(entry: Input, root: Path, progress: bool = True) -> None:
-    """Download the files of an input that are not there, and unpack them; nothing is written over.
-
-    Raises:
-        InputError: no answer, or a file that is not what it should be; with what to do.
-    """
+    """Download the files of an input that are not there, and unpack them; never write over any."""
     pooch.get_logger().setLevel("WARNING")
     for file in entry.files:
         url, path = entry.url(file), entry.target(file, root)

@@ -191,10 +191,6 @@ def build_humanml3d(
             a frame of any published clip in ``new_joints``); from the first frame of clip 000021
             when None.
         convention: of the features; the default equals the published files.
-
-    Raises:
-        InputError: no folder of AMASS, a model or the index that cannot be read, or no body to
-            take: clip 000021 cannot be built and `target_offsets` are not given.
     """
     root, out, build = Path(root), Path(root) / "humanml3d", Build()
     if not (root / "amass").is_dir():

@@ -129,9 +129,6 @@ def fit(
         The clips' table with ``beta_0`` to ``beta_9``, and arrays ``global_orient`` (F, 3),
         ``body_pose`` (F, 69), ``transl`` (F, 3), ``joint_error`` (F,) in metres, the mean over the
         22 joints. Rotation vectors follow each other without jumps of a whole turn.
-
-    Raises:
-        InputError: joints of a wrong shape or that are not finite, or a clip without frames.
     """
     names = clips.table["name"] if "name" in clips.table else range(len(clips))
     for name, own in zip(names, clips.each("joints"), strict=True):

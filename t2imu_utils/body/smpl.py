@@ -299,9 +299,6 @@ def read_model(path: Path) -> dict[str, np.ndarray]:
         float32 ``v_template`` (V, 3), ``shapedirs`` (V, 3, 10), ``posedirs`` (V, 3, 207),
         ``J_regressor`` (24, V), ``weights`` (V, 24); int64 ``kintree_table`` (2, 24) with -1 as
         the root's parent, ``f`` (N, 3); ``betas_*`` as they stand in the file.
-
-    Raises:
-        InputError: no such model: nothing, damaged, a field that is missing or of a wrong shape.
     """
     path = Path(path)
     if not path.is_file():

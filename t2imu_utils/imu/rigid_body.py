@@ -69,11 +69,7 @@ class Trial:
 
 
 def read_broad(path: Path) -> Trial:
-    """Read a trial (hdf5). A sample without pose or reading ends a piece: nothing is interpolated.
-
-    Raises:
-        InputError: no such hdf5 file, accelerations in another unit, or no run of a second.
-    """
+    """Read a trial (hdf5). A sample without pose or reading ends a piece, uninterpolated."""
     path = Path(path)
     try:
         with h5py.File(path) as file:
@@ -128,9 +124,6 @@ def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
 
     a and w being what the virtual sensor reads at the tracked point, and the gyroscope w - d dw/dt.
     Both are fitted by least squares to the readings in movement, all filtered to `BAND`.
-
-    Raises:
-        InputError: fewer than two trials.
     """
     if len(trials) < 2:
         raise InputError(

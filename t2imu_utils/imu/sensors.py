@@ -281,9 +281,6 @@ def virtual_imu(
 
     Returns:
         acc in m/s^2 and gyro in rad/s, both in the sensor frame.
-
-    Raises:
-        InputError: unknown scheme.
     """
     if scheme not in SCHEMES:
         raise InputError(
@@ -327,9 +324,6 @@ def synthesise(
         the table is that of `fits` with the columns ``body`` and, unless `fits` has one,
         ``motion`` (row in `fits`); arrays ``acc`` and ``gyro`` (F, S, 3) float32; meta ``rate``
         and ``sites``.
-
-    Raises:
-        InputError: as in `virtual_imu`.
     """
     rate, people, vertices_of = fits.meta["rate"], list(shapes.values()), site_vertices(sites)
     paths = pose_bodies(fits, body, people)

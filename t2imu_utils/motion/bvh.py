@@ -62,10 +62,6 @@ def parse_bvh(text: str, where: str | Path) -> Bvh:
     Args:
         text: the whole file.
         where: what to call it in errors.
-
-    Raises:
-        InputError: missing section, bad hierarchy, truncated file, wrong number of values, a
-            value that is no finite number, or a rate out of bounds; names the line.
     """
     numbered = enumerate(text.removeprefix("\ufeff").split("\n"), 1)
     lines = [(n, line) for n, line in numbered if line.strip() and line.strip()[0] != "#"]

@@ -97,11 +97,7 @@ def find_sources(folder: Path) -> Sources:
 
 
 def read_trial(sources: Sources, trial: str, form: str) -> Take:
-    """One trial in one form, which is the take's style, on the 22 joints.
-
-    Raises:
-        InputError: the file, or for AMC the subject's skeleton, is missing or damaged.
-    """
+    """One trial in one form, which is the take's style, on the 22 joints."""
     subject = subject_of(trial)
     source = sources.trials.get(trial, {}).get(form)
     if source is None:
@@ -160,11 +156,7 @@ class Asf:
 
 
 def parse_asf(text: str, where: str | Path) -> Asf:
-    """Parse the text of an ASF file; angles are degrees unless ``:units`` says ``angle rad``.
-
-    Raises:
-        InputError: missing section or field, unknown bone, bad number; names the line or section.
-    """
+    """Parse the text of an ASF file; angles are degrees unless ``:units`` says ``angle rad``."""
     section, here, block = "", "sections", None
     fields: dict[str, dict[str, list[str]]] = {"units": {}, "root": {}}
     blocks: list[dict[str, Any]] = []
@@ -254,10 +246,6 @@ def parse_amc(text: str, skeleton: Asf, where: str | Path) -> dict[str, Float[np
 
     Lengths are in the skeleton's unit, angles in degrees whatever the file uses: without a line
     ``:RADIANS`` its own are degrees, whatever the unit of the skeleton file.
-
-    Raises:
-        InputError: a bone that the skeleton does not have, a frame that misses one (a truncated
-            file), a wrong number of values or a value that is no finite number; names the line.
     """
     order = {name: o for name, o in zip(skeleton.bones, skeleton.order, strict=True) if o}
     rows: dict[str, list[list[float]]] = {name: [] for name in order}
@@ -390,11 +378,7 @@ def read_deepmimic(folder: Path) -> tuple[list[Take], list[Skipped]]:
 
 
 def parse_deepmimic(text: str, where: str) -> tuple[Joints, float]:
-    """Joints in metres, Y up, +Z ahead where the humanoid has +X, and frames a second.
-
-    Raises:
-        InputError: no JSON of at least two rows of 44 finite numbers, or an uneven rate.
-    """
+    """Joints in metres, Y up, +Z ahead where the humanoid has +X, and frames a second."""
     try:
         rows = np.array(json.loads(text)["Frames"], np.float64)
         if rows.ndim != 2 or rows.shape[1] != WIDTH or len(rows) < 2 or not np.isfinite(rows).all():
@@ -619,9 +603,6 @@ def read_texts(folder: Path) -> Texts:
 
     Lines of the index ``cmu-mocap-index-text.txt`` are a trial and its description, such as
     ``05_02<tab>dance - expressive arms``; the other lines are headings.
-
-    Raises:
-        InputError: the table is missing, or one of the two has other columns or is damaged.
     """
     path, index = folder / "descriptions.csv", folder / "cmu-mocap-index-text.txt"
     try:

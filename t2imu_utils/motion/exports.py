@@ -156,9 +156,6 @@ def read_exports(
         ``name``; ``project``; ``file``; ``prompt``, empty where the format carries none; ``sample``
         and ``repetition``, the project's own numbers; ``native_rate`` (Hz); ``resampled``;
         ``smoothed``, what the authors' code did to the joints.
-
-    Raises:
-        InputError: a folder or file that does not exist, or nothing that can be used.
     """
     rows, arrays, skipped = [], [], []
     for path, file in export_files(source):
@@ -206,9 +203,6 @@ def as_sampled(clips: Clips, requests: pd.DataFrame) -> tuple[Clips, list[Skippe
         The answered requests in order, without ``seed`` and with each motion's own length, a
         column ``motion`` (row number) and the columns of the export; and the requests without a
         motion and motions without a request.
-
-    Raises:
-        InputError: no motion answers any request.
     """
     waiting = defaultdict(deque)
     for i, prompt in enumerate(clips.table["prompt"]):
@@ -274,11 +268,9 @@ def native_rate(
     """
     if known is not None and stated not in (None, known):
         raise InputError(
-            f"{where}: rate",
-            f"{known:g} frames a second",
-            f"{stated:g}, as stated",
+            f"{where}: rate", f"{known:g} frames a second", f"{stated:g}, as stated",
             "Leave out rate=: this file needs none.",
-        )
+        )  # fmt: skip
     found = next((r for r in (known, stated, usual) if r is not None), None)
     if found is None:
         raise InputError(
@@ -290,20 +282,12 @@ def native_rate(
 def at_rate(
     x: Float[np.ndarray, "T ..."], native: float, where: str, to: float | None = RATE
 ) -> Float[np.ndarray, "N ..."]:
-    """`x` at `to` fps, resampled without aliasing; None leaves it.
-
-    Raises:
-        InputError: a rate below 20 fps or above `MAX_RATE`, or a higher one is asked for.
-    """
+    """`x` at `to` fps, resampled without aliasing; None leaves it."""
     to = to or native
     if not RATE <= native <= MAX_RATE:
-        raise InputError(
-            f"{where}: rate",
-            f"{native:g} frames a second"
-            + f", so nothing above {native / 2:g} Hz" * (native < RATE),
-            f"{RATE:g} to {MAX_RATE:g}",
-            "Left out, not stretched: the missing band would pass for smooth motion.",
-        )
+        remedy = "Left out, not stretched: the missing band would pass for smooth motion."
+        found = f"{native:g} frames a second"
+        raise InputError(f"{where}: rate", found, f"{RATE:g} to {MAX_RATE:g}", remedy)
     if not RATE <= to <= native:
         expected = f"{RATE:g} to the {native:g} of the motion"
         raise InputError(f"{where}: rate asked for", f"{to:g}", expected, "Ask for another.")
@@ -335,11 +319,10 @@ def _checked(motion: _Motion, up: Up | None, scale: float, where: str) -> np.nda
         sound = (u for u, size in UNITS.items() if not implausible(joints * size, BONE_CHANGE))
         unit = next(sound, None)
         raise InputError(
-            f"{where}: joints",
-            fault + (f", as in {unit}" if unit else ""),
+            f"{where}: joints", fault + (f", as in {unit}" if unit else ""),
             f"one person, {HEIGHT[0]:g} to {HEIGHT[1]:g} m tall, of rigid bones",
             f"Pass scale={UNITS[unit]:g}." if unit else "Check the order of joints and the unit.",
-        )
+        )  # fmt: skip
     joints = joints * scale
     return joints @ Z_UP_TO_Y_UP.T if axis == "z" else joints
 
@@ -415,11 +398,10 @@ def _read_momask(
     sample, repetition, length, locked = match.groups()
     if bool(locked) != foot_locked:
         raise InputError(
-            path,
-            "the twin with locked feet" if locked else "the twin with free feet",
+            path, "the twin with locked feet" if locked else "the twin with free feet",
             f"one file a motion, that with {'locked' if foot_locked else 'free'} feet",
             f"Pass foot_locked={not foot_locked} to take this one instead.",
-        )
+        )  # fmt: skip
     # Its decoder makes four frames at a time, so the last motion of a batch may lack some.
     if not 0 <= int(length) - len(joints) < 4:
         raise InputError(path, f"{len(joints)} frames", f"{length}, as its name says", _AGAIN)
@@ -463,11 +445,7 @@ def _read_mdm(path: Path, content: list[Any]) -> list[_Motion]:
 def read_npz(
     path: Path, keys: Collection[str], remedy: str = _AGAIN, whole: bool = False
 ) -> dict[str, np.ndarray]:
-    """Those of some arrays that an archive has, as far as they are plain ones of a sane size.
-
-    Raises:
-        InputError: no file, a damaged one, or with `whole` one that lacks some of the arrays.
-    """
+    """Those of some arrays that an archive has, as far as they are plain ones of a sane size."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
@@ -578,9 +556,6 @@ def read_poses(
         ``rate``, ``smoothed`` and ``body``, and in the table the columns of
         `read_exports`, ``shape`` and ``beta_0`` to ``beta_9``; and what
         was left out. `fitting.fitted_joints` gives its joints.
-
-    Raises:
-        InputError: a folder or file that does not exist, or nothing that can be used.
     """
     rows, parts, skipped = [], [], []
     for path, file in export_files(source):

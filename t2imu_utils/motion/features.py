@@ -132,11 +132,10 @@ def process_joints(
     forward = _forward(joints[:1], hips=1.0)
     if np.linalg.norm(forward) < 1e-6:
         raise InputError(
-            "process_joints: joints",
-            "hips and shoulders one above the other at frame 0",
+            "process_joints: joints", "hips and shoulders one above the other at frame 0",
             "a body whose facing direction is defined at frame 0",
             "Start the clip a few frames earlier or later.",
-        )
+        )  # fmt: skip
     turn = _shortest_arc(torch.from_numpy(forward), _AHEAD, convention)
     return quat_rotate(turn[:, None], torch.from_numpy(joints)).numpy()
 
@@ -309,9 +308,8 @@ def _bone_rotations(joints: Joints, convention: Convention) -> Float[Tensor, "T 
         raise InputError(
             "joints_to_features: joints",
             f"{JOINTS[bone + 1]} in the place of {JOINTS[PARENTS[bone + 1]]} at frame {frame}",
-            "bones of some length",
-            "Check the map from the recording's skeleton to the 22 joints.",
-        )
+            "bones of some length", "Check the map from the recording's skeleton to the 22 joints.",
+        )  # fmt: skip
     return _shortest_arc(
         torch.tensor(RAW_OFFSETS[1:]), torch.from_numpy(bones / lengths), convention
     )
@@ -345,11 +343,10 @@ class Normaliser:
             good = np.shape(values) == (WIDTH,) and np.isfinite(values).all()
             if not good or (name == "std" and (np.asarray(values) < 0).any()):
                 raise InputError(
-                    f"normaliser: {name}",
-                    f"shape {np.shape(values)}, or values out of range",
+                    f"normaliser: {name}", f"shape {np.shape(values)}, or values out of range",
                     f"{WIDTH} finite numbers, none negative in std",
                     "Take both from `statistics` or from the files beside the weights.",
-                )
+                )  # fmt: skip
 
     def normalise(self, x: Array) -> Array:
         """(..., 263) raw features to z-scores, of the same kind, type and device."""
@@ -384,11 +381,9 @@ def check_features(
     if not np.isfinite(features).all():
         frame, channel = np.argwhere(~np.isfinite(features))[0]
         raise InputError(
-            f"{where}: features",
-            f"NaN or infinity at frame {frame}, channel {channel}",
-            "finite numbers",
-            remedy,
-        )
+            f"{where}: features", f"NaN or infinity at frame {frame}, channel {channel}",
+            "finite numbers", remedy,
+        )  # fmt: skip
 
 
 def statistics(

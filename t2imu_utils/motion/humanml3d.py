@@ -47,9 +47,6 @@ def read_humanml3d(root: Path, split: str, skipped: list[Skipped]) -> list[Motio
     Args:
         root: the official folder, or one that `tools.build_humanml3d` built.
         skipped: clips and sentences that are left out are appended here, with the reason.
-
-    Raises:
-        InputError: no such split, or an index of another form.
     """
     root = Path(root)
     facts: dict[str, tuple[str, str, str]] = {}
@@ -69,9 +66,6 @@ def read_index(path: Path, skipped: list[Skipped]) -> pd.DataFrame:
 
     `path` is the recording's below ``pose_data``, checked to stay there; `subset` its first folder;
     `start` and `end` are frames at 20 a second. Rows at fault are left out and told.
-
-    Raises:
-        InputError: no such file, no UTF-8 table, or a column is missing.
     """
     path = Path(path)
     remedy = "Take index.csv from HumanML3D's repository."
@@ -122,9 +116,6 @@ def integrity(root: Path) -> pd.DataFrame:
     (clips without one of the two), and the same for the twins. Files are counted, not read:
     `read_humanml3d` tells which of them cannot be used. Without an index there is one row, for the
     14,616 clips of the whole set.
-
-    Raises:
-        InputError: the index has another form. The folder may be empty or absent.
     """
     path = root / "index.csv"
     texts, features = _names(root / "texts", ".txt"), _names(root / "new_joint_vecs", ".npy")

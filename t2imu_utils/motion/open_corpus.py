@@ -91,7 +91,7 @@ class OpenCorpus:
     skipped: list[Skipped]
 
 
-def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
+def build_open(root: Path, seed: int = 0) -> OpenCorpus:
     """Build the corpus from the data root that holds ``cmu/``, ``bandai/``, ``deepmimic/``,
     ``reactidle/`` and ``uiprmd/``. Deterministic by `seed`."""
     takes, skipped = open_takes(root, seed)
@@ -107,7 +107,7 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
     ]
     pieces = _capped([piece for piece in pieces if piece[1].texts], rng)
     copies = _copies(pieces)
-    for split, take in tqdm(pieces, "clips", mininterval=5, disable=not progress):
+    for split, take in tqdm(pieces, "clips", mininterval=5):
         activity = activity_of(take)
         for speed in SPEEDS[: copies[activity] if split == "train" else 1]:
             try:

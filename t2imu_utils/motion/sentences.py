@@ -39,9 +39,6 @@ def sentences(take: Take, count: int = 12, seed: int = 0) -> tuple[str, ...]:
     """`count` different sentences that hold for the whole take, the same for a trial and a seed.
 
     A mirrored take keeps the content of its original: left and right are swapped here.
-
-    Raises:
-        InputError: no grammar for the take's content.
     """
     content = _content(take)
     if content is None:

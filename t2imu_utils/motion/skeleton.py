@@ -48,22 +48,19 @@ def check_joints(joints: Joints, where: str, min_frames: int = 1) -> None:
     """Raise InputError unless `joints` is a finite (T >= min_frames, 22, 3) array."""
     if not isinstance(joints, np.ndarray) or joints.ndim != 3 or joints.shape[1:] != (22, 3):
         raise InputError(
-            f"{where}: joints",
-            f"{getattr(joints, 'shape', type(joints).__name__)}",
+            f"{where}: joints", f"{getattr(joints, 'shape', type(joints).__name__)}",
             "a NumPy array of shape (frames, 22, 3), metres, Y up",
             "Map the recording onto the 22 joints of motion.skeleton.JOINTS first.",
-        )
+        )  # fmt: skip
     if len(joints) < min_frames:
         found, expected = f"{len(joints)} frame(s)", f"at least {min_frames} frames"
         raise InputError(f"{where}: joints", found, expected, "Leave it out or cut it longer.")
     if not np.isfinite(joints).all():
         bad = np.argwhere(~np.isfinite(joints))[0]
         raise InputError(
-            f"{where}: joints",
-            f"NaN or infinity at frame {bad[0]}, joint {JOINTS[bad[1]]}",
-            "finite coordinates",
-            "Clean the recording (cut or fill the gap) first.",
-        )
+            f"{where}: joints", f"NaN or infinity at frame {bad[0]}, joint {JOINTS[bad[1]]}",
+            "finite coordinates", "Clean the recording (cut or fill the gap) first.",
+        )  # fmt: skip
 
 
 def bone_lengths(joints: Float[np.ndarray, "*batch 22 3"]) -> Float[np.ndarray, "*batch 22"]:

@@ -19,9 +19,6 @@ from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.skeleton import JOINTS, MIRROR, Joints, bone_lengths, check_joints
 
-# How a motion came about: as recorded, or made from recordings.
-MADE = ("recorded", "mirrored", "reversed", "held", "composed")
-
 # Who stands quietly: nothing but the arms moves faster, legs and trunk lie this close to the
 # vertical (cosine), which leaves out acted stoops.
 STILL_SPEED = 0.3  # m/s
@@ -55,7 +52,7 @@ class Take:
         content, style: the source's own words for what is done and how; "" where it has none.
         joints: (T, 22, 3) metres, Y up, in the order of `skeleton.JOINTS`, at `rate`.
         rate: frames a second.
-        made: one of `MADE`.
+        made: how it came about: "recorded", or "mirrored", "reversed", "held" or "composed".
         texts: sentences that hold for the whole take; may be empty until `sentences` writes them.
     """
 
@@ -130,9 +127,6 @@ def read_files(
         name: its first group is the recording; of one that is there twice the first is taken.
         parse: makes the content of a file's text and of its path, which errors name.
         skipped: files that cannot be parsed are added here.
-
-    Raises:
-        InputError: no file can be read.
     """
     read = set()
     for source in files_below(folder):
@@ -176,9 +170,6 @@ def upright(takes: Sequence[Take]) -> list[Take]:
 
     A source with less than 20 s of quiet standing is judged by its straight walking too; where two
     forms of one source have other skeletons (AMC and BVH), call this for each.
-
-    Raises:
-        InputError: a source with neither quiet standing nor straight walking.
     """
     rest = load_body().rest_joints(np.zeros(10)).double().numpy()[: len(JOINTS)]
     rest = rest - rest[_HIPS].mean(axis=0)
@@ -236,11 +227,10 @@ def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Place
             pitch.append(_pitch(take.joints)[planted & mask[:, None]])
     if not local:
         raise InputError(
-            f"takes of {takes[0].source}",
-            "neither quiet standing nor straight walking",
+            f"takes of {takes[0].source}", "neither quiet standing nor straight walking",
             "some of either, to tell how its people stand",
             "Add takes of it, or leave the source out.",
-        )
+        )  # fmt: skip
     mean, up = (
         np.mean([np.concatenate(parts).mean(axis=0) for parts in subjects.values()], axis=0)
         for subjects in (local, vertical)
@@ -364,9 +354,6 @@ def clean(joints: Joints, rate: float, min_seconds: float) -> list[tuple[int, in
         joints: metres, Y up, as recorded.
         rate: frames a second.
         min_seconds: remnants that take less, from first to last frame, are left out.
-
-    Raises:
-        InputError: `joints` are not finite or not (T, 22, 3).
     """
     check_joints(joints, "clean")
     moving = np.flatnonzero(~t_poses(joints))

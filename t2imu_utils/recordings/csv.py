@@ -92,13 +92,12 @@ class Layout(Section):
         return self
 
 
-def read_csv(layout: Layout, root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
+def read_csv(layout: Layout, root: Path) -> tuple[Clips, list[Skipped]]:
     """Read CSV files by a layout.
 
     Args:
         layout: how.
         root: the folder (`layout.folder`), or a zip.
-        progress: show a bar.
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and, if the layout has one, ``gyro`` (rad/s), (F, S, 3)
@@ -124,7 +123,7 @@ def read_csv(layout: Layout, root: Path, progress: bool = True) -> tuple[Clips, 
         groups: dict[tuple, list[tuple[streams.Entry, dict[str, str]]]] = defaultdict(list)
         for entry, facts in named:
             groups[tuple(v for k, v in facts.items() if k != "site")].append((entry, facts))
-        for group in tqdm(groups.values(), "CSV", mininterval=2, disable=not progress):
+        for group in tqdm(groups.values(), "CSV", mininterval=2):
             parts += _recordings(group, layout, skipped)
     clips = streams.joined(parts, root, skipped)
     seen = np.isfinite(clips.arrays["acc"]).any((0, 2))

@@ -30,21 +30,17 @@ TO_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 REMEDY = "Get the data set again."
 
 
-def read_hapt(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
+def read_hapt(root: Path) -> tuple[Clips, list[Skipped]]:
     """Read the six activities of HAPT; transitions between postures are left out.
 
     Args:
         root: the data set's zip, or a folder with the zip or with ``RawData``.
-        progress: show a bar.
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 1, 3) float32, turned so that y
         points up and z away from the body as in `imu.sites`; table ``subject``, ``activity``,
         ``session`` (the experiment), ``recording``, ``part``, ``start`` (s), ``positions``; meta
         ``rate``, ``sites``, ``source``. And what was left out.
-
-    Raises:
-        InputError: the root holds no HAPT, none of it can be used, or accelerations are not in g.
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
@@ -62,7 +58,7 @@ def read_hapt(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
         except streams.Refused as error:
             raise InputError(labels.name, str(error), "the list of labels", REMEDY) from error
         people = np.unique(table[:, :2], axis=0)
-        for experiment, user in tqdm(people, "HAPT", mininterval=2, disable=not progress):
+        for experiment, user in tqdm(people, "HAPT", mininterval=2):
             rows = table[(table[:, :2] == (experiment, user)).all(1)]
             name = f"experiment {experiment} user {user}"
             with streams.listed(skipped, name):

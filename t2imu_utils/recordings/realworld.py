@@ -40,7 +40,6 @@ def read_realworld(
     root: Path,
     activities: Collection[str] = ACTIVITIES,
     trim: tuple[float, float] = (6.0, 7.0),
-    progress: bool = True,
 ) -> tuple[Clips, list[Skipped]]:
     """Read accelerometers and gyroscopes of RealWorld.
 
@@ -54,7 +53,6 @@ def read_realworld(
         activities: to read, of `ACTIVITIES`.
         trim: seconds to leave out at the start and the end of each stream, where the phones are
             still in the hands.
-        progress: show a bar.
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 7, 3) float32 in the phones' axes,
@@ -62,10 +60,6 @@ def read_realworld(
         of `streams.cut_clips`, ``clipped`` (share of raw accelerations at the end of the range,
         worst position), ``late``, ``bridged`` and ``lost`` (`streams.Timing`, summed over the
         session's streams); meta ``rate`` and ``sites``. And everything that was left out.
-
-    Raises:
-        InputError: the root holds no RealWorld, nothing in it can be used, or accelerations are in
-            another unit.
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
@@ -78,7 +72,7 @@ def read_realworld(
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
             )  # fmt: skip
         pairs = [(s, a) for s in sorted(found) for a in ACTIVITIES if a in activities]
-        for subject, activity in tqdm(pairs, "RealWorld", mininterval=2, disable=not progress):
+        for subject, activity in tqdm(pairs, "RealWorld", mininterval=2):
             members = groups.get((subject, activity), [])
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))

@@ -52,7 +52,7 @@ FINE_COUNTS = 16384
 CLIP_COUNTS = (32511, 32767, 32768)  # readings at the end of the range, not on the coarse grid
 
 
-def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped]]:
+def read_umafall(root: Path) -> tuple[Clips, list[Skipped]]:
     """Read every usable recording of a folder or zip of UMAFall.
 
     Positions come from each file's header; all streams of a file are put on one grid. SensorTag
@@ -67,7 +67,6 @@ def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped
 
     Args:
         root: the folder or `UMAFall_Dataset.zip`.
-        progress: show a bar.
 
     Returns:
         Clips: array ``acc`` (F, 5, 3) float32 in m/s^2, NaN where a position is missing; table
@@ -76,9 +75,6 @@ def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped
         ``clipped`` (share at the end of the range), both of the worst position, ``bridged`` and
         ``lost`` (`streams.Timing`), ``rest`` (seconds cut off), ``recording`` (the file's name);
         meta ``rate`` and ``sites``. And what was left out: files, positions of files, lines.
-
-    Raises:
-        InputError: the root holds no recording of UMAFall, or one in another unit.
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
@@ -91,7 +87,7 @@ def read_umafall(root: Path, progress: bool = True) -> tuple[Clips, list[Skipped
                 "UMAFall_Subject_01_ADL_Walking_1_<date>.csv and others",
                 "Point to the folder of UMAFall or to its zip.",
             )  # fmt: skip
-        for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
+        for entry, match in tqdm(named, "UMAFall", mininterval=2):
             with streams.listed(skipped, entry.name):
                 if match is None:
                     raise streams.Refused("not named like a recording of UMAFall")

@@ -263,6 +263,5 @@ def test_the_pose_goes_to_the_model_of_another_gender(body, licensed):
         np.testing.assert_allclose(got, expected.numpy(), atol=2e-5)
         assert np.abs(got[:, :22] - fitted_joints(own, body)).max() > 0.05
     skin = posed_skin(theirs, licensed.neutral, man, frame=9)
-    assert skin.shape == (6890, 3)
     ends = skin[:, 1].min(), skin[:, 1].max()
     assert ends[0] < got[9, :, 1].min() < got[9, :, 1].max() < ends[1]

@@ -197,17 +197,6 @@ def test_parabolas_and_constant_spins_are_exact_up_to_the_ends(scheme):
     torch.testing.assert_close(acc, expected, atol=1e-6, rtol=0)
 
 
-def test_central_differences_are_the_papers_number_by_number():
-    path, attitude = random_motion(30, dtype=torch.float32)
-    acc, gyro = SCHEMES["central"](path, attitude, SLOW)
-    second = (path[2:] - path[1:-1]) - (path[1:-1] - path[:-2])
-    assert torch.equal(acc[1:-1], second * SLOW**2)
-    assert torch.equal(acc[0], acc[1]) and torch.equal(acc[-1], acc[-2])
-    steps = sensors._steps(attitude) * SLOW
-    assert torch.equal(gyro[1:-1], (steps[1:] + steps[:-1]) / 2)
-    assert torch.equal(gyro[0], steps[0]) and torch.equal(gyro[-1], steps[-1])
-
-
 def test_turned_angle_holds_the_coning_term():
     """A cone: the axis of rotation itself turns, so that the steps' vectors fall short."""
     path, attitude, _, gyro = known_motion(200.0)

@@ -160,7 +160,7 @@ def test_betas_as_they_stand(tmp_path, body):
         ({"poses": np.full((121, 156), np.nan)}, "poses: found NaN or infinity in frame 0"),
         ({"trans": np.zeros((120, 3))}, "trans: found shape (120, 3) of float64"),
         ({"mocap_framerate": None}, "rate: found none in the file"),
-        ({"mocap_framerate": np.array(15.0)}, "15 frames a second, so nothing above 7.5 Hz"),
+        ({"mocap_framerate": np.array(15.0)}, "15 frames a second"),
         ({"trans": np.zeros((2, 3)), "poses": np.zeros((2, 156))}, "found 2 frame(s); expected"),
         ({"poses": np.zeros((121, 156)).astype(object)}, "no readable arrays"),
     ],

@@ -27,7 +27,7 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
         for name, content in files.items():
             archive.writestr(f"RawData/{name}", content)
     (tmp_path / "HAPT.zip").write_bytes(buffer.getvalue())
-    clips, skipped = read_hapt(tmp_path, progress=False)
+    clips, skipped = read_hapt(tmp_path)
     assert clips.table[
         ["subject", "session", "activity", "frames", "start"]
     ].to_numpy().tolist() == [[2, 4, "standing", 120, 2.0], [2, 4, "climbing up", 160, 10.0]]
@@ -41,14 +41,14 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
     path = tmp_path / "si" / "RawData" / "acc_exp04_user02.txt"
     path.write_text(lines(acc * 9.80665))
     with pytest.raises(InputError, match="exp04_user02.*likely in m/s"):
-        read_hapt(tmp_path / "si", progress=False)
+        read_hapt(tmp_path / "si")
     (tmp_path / "si" / "RawData" / "labels.txt").write_text("")
     with pytest.raises(InputError, match="RawData/labels.txt: found it is empty"):
-        read_hapt(tmp_path / "si", progress=False)
+        read_hapt(tmp_path / "si")
 
 
 def test_the_real_dataset(real_data):
-    clips, skipped = read_hapt(real_data / "hapt", progress=False)
+    clips, skipped = read_hapt(real_data / "hapt")
     minutes = clips.table.groupby("activity")["frames"].sum() / 20 / 60
     assert minutes.round().to_dict() == {
         "climbing down": 30, "climbing up": 33, "lying": 38, "sitting": 35, "standing": 38,

@@ -175,7 +175,7 @@ def expected():
 
 @pytest.fixture(scope="module")
 def read(archive):
-    return read_realworld(archive, trim=(1.0, 1.0), progress=False)
+    return read_realworld(archive, trim=(1.0, 1.0))
 
 
 def counted(clips):
@@ -199,7 +199,7 @@ def test_an_unpacked_archive_gives_the_same(archive, read, tmp_path):
     with zipfile.ZipFile(archive) as outer:
         names = [n for n in outer.namelist() if re.match("proband[27]/", n)]
         outer.extractall(tmp_path / "some folder", names)
-    clips, _ = read_realworld(tmp_path, trim=(1.0, 1.0), progress=False)
+    clips, _ = read_realworld(tmp_path, trim=(1.0, 1.0))
     same = read[0].select(read[0].table["subject"].isin([2, 7]))
     assert len(clips) == 8 and clips.table.equals(same.table)
     for name in ("acc", "gyro"):
@@ -248,7 +248,7 @@ def test_everything_that_was_left_out_is_told_and_nothing_else(read):
     assert told == lacking
 
 
-TRIM = {"trim": (1.0, 1.0), "progress": False}
+TRIM = {"trim": (1.0, 1.0)}
 UPRIGHT = (0.5, 9.7, 1.2)
 
 
@@ -340,7 +340,7 @@ def test_a_byte_order_mark_and_single_bad_or_repeated_lines_do_not_matter(tmp_pa
 
 
 def test_the_genuine_stream_is_whole_and_unstretched(real_data):
-    clips, skipped = read_realworld(real_data / "realworld", progress=False)
+    clips, skipped = read_realworld(real_data / "realworld")
     assert clips.table[["subject", "activity", "positions"]].to_numpy().tolist() == [
         [1, "walking", 1]
     ]
