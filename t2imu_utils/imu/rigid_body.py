@@ -21,9 +21,8 @@ from jaxtyping import Bool, Float
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.sensors import DEFAULT, SCHEMES, virtual_imu
-from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.rotations import quat_to_matrix
-from t2imu_utils.motion.skeleton import RATE
+from t2imu_utils.motion.skeleton import RATE, resample
 from t2imu_utils.recordings.streams import check_gravity
 
 COLUMNS = {"imu_acc": 3, "imu_gyr": 3, "opt_pos": 3, "opt_quat": 4}
@@ -132,10 +131,12 @@ def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
         )  # fmt: skip
     terms = [_normal_equations(trial) for trial in trials]
     total = [sum(part) for part in zip(*terms, strict=True)]
-    return {
-        trial.name: _solve(*(whole - own for whole, own in zip(total, term, strict=True)))
-        for trial, term in zip(trials, terms, strict=True)
-    }
+    found = {}
+    for trial, term in zip(trials, terms, strict=True):
+        acc, gyro = (whole - own for whole, own in zip(total, term, strict=True))
+        *lever, delay = np.linalg.solve(acc[:4, :4], acc[:4, 4]).tolist()
+        found[trial.name] = Alignment(tuple(lever), delay, float(gyro[0, 1] / gyro[0, 0]))
+    return found
 
 
 def _normal_equations(trial: Trial) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
@@ -156,11 +157,6 @@ def _normal_equations(trial: Trial) -> tuple[Float[np.ndarray, "5 5"], Float[np.
             found = (found - found.mean(0)).reshape(-1, found.shape[-1])
             total += found.T @ found
     return acc_sum, gyro_sum
-
-
-def _solve(acc: Float[np.ndarray, "5 5"], gyro: Float[np.ndarray, "2 2"]) -> Alignment:
-    x, y, z, delay = np.linalg.solve(acc[:4, :4], acc[:4, 4])
-    return Alignment((float(x), float(y), float(z)), float(delay), float(gyro[0, 1] / gyro[0, 0]))
 
 
 def native_table(trials: Sequence[Trial], alignments: Mapping[str, Alignment]) -> pd.DataFrame:
@@ -206,8 +202,8 @@ def scheme_table(trials: Sequence[Trial], alignments: Mapping[str, Alignment]) -
     """What each scheme makes of a pose at 20 Hz, against the real readings at 20 Hz.
 
     The pose is read at the frames' times without any filter, as motion data sets keep every n-th
-    frame, and cut into clips of `CLIP`; the real readings pass the filter of `motion.resample`. The
-    rows `NATIVE` differentiate the pose at its own rate and then resample like the real readings:
+    frame, and cut into clips of `CLIP`; the real readings are resampled. The rows
+    `NATIVE` differentiate the pose at its own rate and then resample like the real readings:
     the rest that no scheme at 20 Hz could mend.
 
     Args:

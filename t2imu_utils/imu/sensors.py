@@ -41,7 +41,7 @@ CHANNELS = (
 UNITS = ("acc: m/s²", "gyro: rad/s")
 POSE = ("global_orient", "body_pose")
 CUTOFF = 20.0  # Hz
-FADE = 0.7  # of where the spectral scheme ends it begins to take away, as `motion.resample` does
+FADE = 0.7  # of where the spectral scheme ends it begins to take away, as resampling does
 # Seconds and frames after which a sample has no influence any more. (In long clips the slowest to
 # vanish, that of the spectral scheme on a random walk, is under a thousandth of what it gives.)
 REACH, REACH_FRAMES = 1.0, 64

@@ -86,7 +86,7 @@ def find_sources(folder: Path) -> Sources:
         else:
             place, key = sources.trials[match["trial"]], match["form"]
         if key in place:
-            sources.skipped.append(Skipped(str(source), f"already read from {place[key]}"))
+            sources.skipped.append(Skipped(source.where, f"already read from {place[key].where}"))
         else:
             place[key] = source
     if not sources.trials:
@@ -103,17 +103,17 @@ def read_trial(sources: Sources, trial: str, form: str) -> Take:
     if source is None:
         raise InputError(f"CMU trial {trial}", f"no {form} file", "one", "Check the archives.")
     if form == "bvh":
-        bvh = parse_bvh(source.read(), str(source))
+        bvh = parse_bvh(source.read(), source.where)
         joints = METRES_PER_BVH_UNIT * weighted_joints(JOINTS_FROM_BVH, joint_positions(bvh))
         rate = bvh.rate
     elif subject in sources.skeletons:
         asf = sources.skeletons[subject]
-        skeleton = parse_asf(asf.read(), str(asf))
-        motion = parse_amc(source.read(), skeleton, str(source))
+        skeleton = parse_asf(asf.read(), asf.where)
+        motion = parse_amc(source.read(), skeleton, source.where)
         joints = weighted_joints(JOINTS_FROM_ASF, bone_positions(skeleton, motion))
         rate = AMC_RATE
     else:
-        raise InputError(str(source), f"no {subject}.asf", "the subject's skeleton", "Fetch it.")
+        raise InputError(source.where, f"no {subject}.asf", "the subject's skeleton", "Fetch it.")
     return Take("cmu", "CMU (free)", subject, trial, "", form, joints, rate)
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter1d, minimum_filter1d
 
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import RATE, Joints, bone_lengths
+from t2imu_utils.motion.skeleton import RATE, Joints, bone_lengths, resample
 from t2imu_utils.motion.takes import Take, runs
 
 FINE = 60  # Hz at which motion is cut and composed
@@ -80,7 +79,8 @@ def _lows(joints: Joints) -> list[_Low]:
     """The times spent low, told by the height of the pelvis between its lowest and highest."""
     height = gaussian_filter1d(joints[:, 0, 1], 0.1 * FINE)
     share = (height - height.min()) / np.ptp(height)
-    speed = gaussian_filter1d(_speed(joints), 0.1 * FINE, axis=0)
+    speed = np.linalg.norm(np.gradient(joints, axis=0), axis=-1) * FINE
+    speed = gaussian_filter1d(speed, 0.1 * FINE, axis=0)
     still = (speed[:, 0] < 0.15) & (speed.mean(axis=1) < 0.4)
     highs = runs(share > 0.85, 1)
     edges = [slice(0, 0), *highs, slice(len(joints), len(joints))]
@@ -498,7 +498,3 @@ def _bent(
 def _acceleration(joints: Joints) -> float:
     """Mean over joints and frames of 20 Hz, m/s²."""
     return float(np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean()) * RATE**2
-
-
-def _speed(joints: Joints) -> Float[np.ndarray, "T 22"]:
-    return np.linalg.norm(np.gradient(joints, axis=0), axis=-1) * FINE

@@ -108,7 +108,11 @@ def write_corpus(
             features = clip.features.astype(np.float32)
             np.save(building / "new_joint_vecs" / f"{clip.name}.npy", features)
             np.save(building / "new_joints" / f"{clip.name}.npy", features_to_joints(features))
-            lines = [f"{caption}#{_tagged(caption)}#0.0#0.0\n" for caption in clip.captions]
+            lines = []
+            for caption in clip.captions:
+                # HumanML3D's readers know the tag OTHER, so no tagger is needed for them.
+                tagged = " ".join(f"{w}/OTHER" for w in re.findall(r"\w+", caption.lower()))
+                lines.append(f"{caption}#{tagged}#0.0#0.0\n")
             (building / "texts" / f"{clip.name}.txt").write_text("".join(lines), encoding="utf-8")
         for split, names in splits.items():
             (building / f"{split}.txt").write_text("".join(f"{n}\n" for n in names), "utf-8")
@@ -124,11 +128,6 @@ def write_corpus(
         if root.exists():
             shutil.rmtree(old, ignore_errors=True)
     return Normaliser(mean, std)
-
-
-def _tagged(caption: str) -> str:
-    # OTHER is a tag that HumanML3D's readers know, so no tagger is needed to be readable by them.
-    return " ".join(f"{word}/OTHER" for word in re.findall(r"\w+", caption.lower()))
 
 
 def read_corpus(

@@ -49,14 +49,13 @@ from t2imu_utils.motion.bvh import (
 )
 from t2imu_utils.motion.cmu import JOINTS_FROM_BVH
 from t2imu_utils.motion.features import MIN_FRAMES
-from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.rotations import (
     axis_angle_to_quat,
     matrix_to_quat,
     quat_multiply,
     quat_to_axis_angle,
 )
-from t2imu_utils.motion.skeleton import RATE, check_joints, joint_weights, weighted_joints
+from t2imu_utils.motion.skeleton import RATE, check_joints, joint_weights, resample, weighted_joints
 from t2imu_utils.motion.takes import HEIGHT, implausible
 from t2imu_utils.pickles import Inert, decode_array, read_pickle
 
@@ -135,7 +134,7 @@ def read_exports(
 ) -> tuple[Clips, list[Skipped]]:
     """Read motions that other projects wrote as joints; the module names the formats.
 
-    Motions at a higher rate than `to` are resampled without aliasing (`motion.resample`). Those
+    Motions at a higher rate than `to` are resampled without aliasing (`resample`). Those
     below 20 fps are left out: what they lack above half their rate is what accelerations are
     made of, so they cannot be compared. Left out, too, is who is not 1.4 to 2.1 m tall or has limbs
     that change their length. No motion is smoothed, cut or set on the floor.
@@ -249,7 +248,11 @@ def export_files(source: Path | Sequence[Path]) -> list[tuple[Path, str]]:
     if not found:
         raise InputError(source, "no .npy and no .npz", "exported motions", "Check the path.")
     named = [(path, path.relative_to(source).as_posix()) for path in found]
-    return sorted(named, key=lambda pair: _in_order(pair[1]))
+
+    def in_order(pair: tuple[Path, str]) -> list[str | int]:
+        return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", pair[1])]
+
+    return sorted(named, key=in_order)
 
 
 def nothing_usable(source: Path | Sequence[Path], skipped: Sequence[Skipped]) -> InputError:
@@ -292,10 +295,6 @@ def at_rate(
         expected = f"{RATE:g} to the {native:g} of the motion"
         raise InputError(f"{where}: rate asked for", f"{to:g}", expected, "Ask for another.")
     return resample(x, native, to)
-
-
-def _in_order(name: str) -> list[str | int]:
-    return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)]
 
 
 def _plain_text(prompt: str) -> str:

@@ -40,8 +40,8 @@ from t2imu_utils.motion.features import (
     process_joints,
     processed_to_features,
 )
-from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.sentences import activity_of, allowed, cmu_sentences, sentences
+from t2imu_utils.motion.skeleton import resample
 from t2imu_utils.motion.takes import Take, clean, implausible, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 

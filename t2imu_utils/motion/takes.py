@@ -6,9 +6,9 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -68,54 +68,42 @@ class Take:
     texts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file: `member` of the archive `path`, or `path` itself."""
+class Source(NamedTuple):
+    """A file: its path, or its name inside an archive; what errors call it; how to get its text,
+    which of a member of an archive is never written to disk."""
 
-    path: Path
-    member: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What it is called inside the archive, or in the file system."""
-        return self.member or self.path.as_posix()
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
-
-    def read(self) -> str:
-        """The text of the file, never written to disk."""
-        if self.member is None:
-            return self.path.read_text(encoding="utf-8", errors="replace")
-        try:
-            archive = _opened(self.path, self.path.stat().st_mtime_ns)
-            if archive.getinfo(self.member).file_size > MAX_BYTES:
-                raise InputError(self, "more than 256 MB", "a motion capture file", "Leave it out.")
-            return archive.read(self.member).decode("utf-8", errors="replace")
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise InputError(
-                self, f"a damaged archive ({error})", "a whole zip", "Fetch it again."
-            ) from error
-
-
-@lru_cache(maxsize=4)
-def _opened(path: Path, changed: int) -> zipfile.ZipFile:
-    """An archive whose list of thousands of members is read once."""
-    return zipfile.ZipFile(path)
+    name: str
+    where: str
+    read: Callable[[], str]
 
 
 def files_below(folder: Path) -> list[Source]:
     """The files below a folder, and the members of the zip archives that lie in it."""
-    found = [Source(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = [
+        Source(path.as_posix(), str(path), partial(path.read_text, "utf-8", "replace"))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     for path in sorted(folder.glob("*.zip")):
         try:
-            with zipfile.ZipFile(path) as archive:
-                found += [Source(path, name) for name in sorted(archive.namelist())]
+            archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise InputError(
-                path, f"no zip archive ({error})", "a zip", "Fetch it again."
-            ) from error
+            told = f"no zip archive ({error})"
+            raise InputError(path, told, "a zip", "Fetch it again.") from error
+        for name in sorted(archive.namelist()):
+            where = f"{path}:{name}"
+            found.append(Source(name, where, partial(_unpacked, archive, name, where)))
     return found
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str, where: str) -> str:
+    try:
+        if archive.getinfo(name).file_size > MAX_BYTES:
+            raise InputError(where, "more than 256 MB", "a motion capture file", "Leave it out.")
+        return archive.read(name).decode("utf-8", errors="replace")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        told = f"a damaged archive ({error})"
+        raise InputError(where, told, "a whole zip", "Fetch it again.") from error
 
 
 def read_files(
@@ -134,7 +122,7 @@ def read_files(
         if match is None or match[1] in read:
             continue
         try:
-            content = parse(source.read(), str(source))
+            content = parse(source.read(), source.where)
         except InputError as error:
             skipped.append(Skipped(match[1], str(error)))
             continue

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from scipy.signal import butter, sosfiltfilt
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import JOINTS, Joints, bone_lengths
+from t2imu_utils.motion.skeleton import JOINTS, Joints, bone_lengths, resample
 from t2imu_utils.motion.takes import Take, read_files
 
 RATE = 100.0

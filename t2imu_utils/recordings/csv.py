@@ -210,8 +210,8 @@ def _streams(
     skipped += [Skipped(f"{entry.name}: lines", told)] if told else []
     # Some programs write the number 1 of a label as 1.0.
     text = text.apply(lambda column: column.str.strip().str.removesuffix(".0"))
-    lines = text.index.to_numpy()
-    time = lines / layout.rate if columns.time is None else values[:, -1] * _second(layout)
+    lines, second = text.index.to_numpy(), TIME_UNITS[layout.units.time]
+    time = lines / layout.rate if columns.time is None else values[:, -1] * second
     facts = pd.DataFrame({**layout.fixed, **named}, index=text.index)
     facts[list(told_by)] = text[list(told_by.values())]
     wanted = [text[column] == str(value) for column, value in layout.where.items()]
@@ -236,10 +236,6 @@ def _streams(
             stream = _Stream(entry.name, lines[i], time[i], rows["activity"].astype(str), cut)
             found.append((str(subject), site, stream))
     return found
-
-
-def _second(layout: Layout) -> float:
-    return TIME_UNITS[layout.units.time]
 
 
 def _known(name: object, mapping: dict[Key, str], names: tuple[str, ...]) -> str | None:
@@ -321,7 +317,7 @@ def _clocked(
     if not low <= rate <= high:
         found = f"{rate:.4g} samples a second, taken as {layout.units.time}"
         for other, size in TIME_UNITS.items():
-            if low <= rate * _second(layout) / size <= high:
+            if low <= rate * TIME_UNITS[layout.units.time] / size <= high:
                 raise InputError(
                     f"{stream.file}: time", found, f"{low:g} to {high:g}",
                     f"It is likely in {other}. Write that as layout.units.time.",

@@ -18,8 +18,7 @@ from t2imu_utils.motion.cmu import (
 )
 from t2imu_utils.motion.features import process_joints
 from t2imu_utils.motion.open_corpus import read_cmu
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import bone_lengths
+from t2imu_utils.motion.skeleton import bone_lengths, resample
 from t2imu_utils.motion.takes import clean, glitches
 
 # Offsets in cm of a body with hanging arms: name, parent, offset.

@@ -19,7 +19,7 @@ from t2imu_utils.motion.exports import (
     read_npz,
     read_number,
 )
-from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
+from t2imu_utils.motion.skeleton import JOINTS
 
 # SOMA's joints as Kimodo's skeleton of 77 lists them; that of 30 leaves out what it does not move.
 FINGERS = [
@@ -265,18 +265,6 @@ def test_files_and_folders_that_are_not_there(tmp_path):
     (tmp_path / "sample00.mp4").touch()
     assert "found a file .mp4" in refusal([tmp_path / "sample00.mp4"])
     assert "no file was given" in refusal([])
-
-
-def test_a_list_of_files(tmp_path, body, turning_motion):
-    np.save(tmp_path / "x.npy", turning_motion)
-    write_mdm(tmp_path / "a" / "results.npy", [turning_motion], ["a"], 1)
-    write_kimodo(tmp_path / "y.npz", wave(body, 30, 1.0))
-    files = [tmp_path / "y.npz", tmp_path / "a" / "results.npy", tmp_path / "x.npy"]
-    clips, skipped = read_exports(files)
-    assert clips.table["project"].tolist() == ["kimodo", "mdm"]
-    assert clips.table["file"].tolist() == [p.as_posix() for p in files[:2]]
-    assert [s.name for s in skipped] == [files[2].as_posix()]
-    np.testing.assert_allclose(bone_lengths(clips[0]["joints"]).mean(0), body[0], atol=1e-5)
 
 
 def test_as_sampled(tmp_path, turning_motion):

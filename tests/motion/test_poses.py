@@ -9,7 +9,7 @@ from t2imu_utils.body.fitting import fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.body.table1 import betas_of
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.exports import read_exports, read_poses
+from t2imu_utils.motion.exports import read_poses
 
 # Y up, looking along +Z, as Kimodo turns it into AMASS's Z up, looking along +Y.
 Z_UP = np.array([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
@@ -101,20 +101,6 @@ def test_poses_of_all_kinds_come_back(tmp_path, body, kind, rate):
     assert row["native_rate"] == rate and row["resampled"] == (rate != 20)
     assert (row["shape"], row["smoothed"], row["prompt"]) == ("mean", "not known", "")
     assert clips.meta["rate"] == 20.0 and clips.meta["body"] == body.path.name
-
-
-def test_what_kimodo_writes_twice_is_read_alike(tmp_path, body):
-    # Its SMPL-X model leaves joints and an AMASS file of the same motion.
-    motion = moving(30)
-    np.savez(tmp_path / "test_amass.npz", **amass(motion, 30, rest_pelvis(body), "kimodo"))
-    np.savez(tmp_path / "test.npz", posed_joints=joints_of(body, motion))
-    poses, told = read_poses(tmp_path, body, made_by="kimodo")
-    assert [s.name for s in told] == ["test.npz"]
-    assert "Joints are read with motion.exports.read_exports." in told[0].reason
-    joints, told = read_exports(tmp_path)
-    assert [s.name for s in told] == ["test_amass.npz"]
-    difference = fitted_joints(poses, body) - joints.arrays["joints"]
-    assert np.linalg.norm(difference, axis=-1).max() < 1e-3
 
 
 def test_y_up_stays(tmp_path, body):

@@ -110,29 +110,6 @@ def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
     assert np.isnan(clips[1]["acc"][:, SITES.index("chest")]).all()
 
 
-def unix_clock(content, sensors="0123"):
-    """Stamps in Unix milliseconds, of some sensors or of all."""
-    head, lines = content[: len(HEADER)], content[len(HEADER) :].splitlines()
-    return head + "\n".join(
-        f"{int(line.split(';')[0]) + 1_465_225_904_000};{line.split(';', 1)[1]}"
-        if line[-1] in sensors
-        else line
-        for line in lines
-    )
-
-
-@pytest.mark.parametrize("sensors", ["0123", "0"])
-def test_a_recording_on_another_clock_is_listed_and_the_rest_is_read(tmp_path, sensors):
-    files = {
-        NAME.format(1, "Walking"): unix_clock(recording(), sensors),
-        NAME.format(2, "Walking"): recording(),
-    }
-    clips, skipped = read_umafall(write(tmp_path, files))
-    assert clips.table.subject.tolist() == [2]
-    reasons = {s.name: s.reason for s in skipped}
-    assert reasons[NAME.format(1, "Walking")].startswith("its clock runs from 0.000 to 14652259")
-
-
 def test_a_recording_in_si_units_is_an_error_that_names_it_and_its_unit(tmp_path):
     files = {NAME.format(2, "Walking"): recording(spoil=lambda sensor, values: values * GRAVITY)}
     with pytest.raises(InputError, match=r"Subject_02.*likely in m/s\^2\."):

@@ -14,7 +14,7 @@ from t2imu_utils.motion.features import features_to_joints, joints_to_features
 from t2imu_utils.motion.skeleton import PARENTS, RAW_OFFSETS, bone_lengths, bone_offsets
 from tests.motion.conftest import LENGTHS, posed
 from tools import build_humanml3d as tool
-from tools.build_humanml3d import amass_joints, build_humanml3d, clip_joints, load_smplh
+from tools.build_humanml3d import amass_joints, build_humanml3d, load_smplh
 
 # Three joints a finger, five fingers a hand, left before right.
 FINGERS = [
@@ -176,23 +176,6 @@ def plain_joints(root: Path, name: str) -> np.ndarray:
         rows.append(np.array(placed) + trans[frame])
     axes = np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
     return np.array(rows)[:, :22] @ axes
-
-
-@pytest.mark.parametrize("name", [KIT, CMU, TOTAL, HDM])  # HDM: bytes
-def test_joints_equal_a_plain_computation(inputs, name):
-    joints = amass_joints(
-        inputs / "amass" / f"{name.replace('MPI_HDM05', 'HDM05')}.npz", load_models(inputs)
-    )
-    np.testing.assert_allclose(joints, plain_joints(inputs, name), atol=1e-9)
-    assert joints[0, 15, 1] > joints[0, 7, 1] + 0.7  # Y is up
-
-
-@pytest.mark.parametrize(("subset", "lead"), [("MPI_HDM05", 60), ("MPI_Limits", 20), ("CMU", 0)])
-def test_lead_in_cut_and_mirror_of_each_source(subset, lead):
-    recording = np.arange(100.0)[:, None, None] + np.zeros((100, 22, 3))
-    clip = clip_joints(recording, subset, 5, 15)
-    np.testing.assert_array_equal(clip[:, 7], np.arange(lead + 5, lead + 15)[:, None] * [-1, 1, 1])
-    assert np.array_equal(clip_joints(recording, "humanact12", 0, -1), recording)
 
 
 def test_every_clip_and_twin_equals_a_plain_computation(inputs, built):
