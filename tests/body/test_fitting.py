@@ -17,7 +17,7 @@ from t2imu_utils.body.fitting import (
     solve_shape,
     without_jumps,
 )
-from t2imu_utils.body.smpl import Shape, load_body
+from t2imu_utils.body.smpl import Shape
 from t2imu_utils.body.table1 import betas_of, solve_betas
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu.sensors import synthesise
@@ -26,11 +26,6 @@ from t2imu_utils.motion.skeleton import FEET, PARENTS
 
 RATE = 20.0
 LEFT_HIP, LEFT_KNEE, LEFT_SHOULDER, RIGHT_SHOULDER = 1, 4, 16, 17
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body()
 
 
 def clips_of(*joints):

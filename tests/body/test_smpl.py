@@ -18,11 +18,6 @@ from tests.body.layouts import ORIGINAL, official, python2_pickle, smpl_arrays
 LEFT_ELBOW, LEFT_WRIST = JOINTS.index("left_elbow"), JOINTS.index("left_wrist")
 
 
-@pytest.fixture(scope="module")
-def body():
-    return load_body()
-
-
 @pytest.fixture
 def pose():
     generator = torch.Generator().manual_seed(0)

@@ -17,11 +17,6 @@ from t2imu_utils.motion.skeleton import PARENTS
 
 
 @pytest.fixture(scope="module")
-def body():
-    return load_body()
-
-
-@pytest.fixture(scope="module")
 def table(body):
     return solve_table(Bodies(body, body, body))
 

@@ -1,4 +1,3 @@
-import io
 import zipfile
 from collections import Counter
 
@@ -7,6 +6,7 @@ import pytest
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.recordings.hapt import read_hapt
+from tests.recordings.test_streams import packed
 
 
 def lines(values):
@@ -22,11 +22,8 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
         "acc_exp05_user03.txt": lines(acc),
         "labels.txt": "4 2 5 101 400\n4 2 8 401 500\n4 2 2 501 900\n5 3 1 1 300",
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(f"RawData/{name}", content)
-    (tmp_path / "HAPT.zip").write_bytes(buffer.getvalue())
+    files = {f"RawData/{name}": content for name, content in files.items()}
+    (tmp_path / "HAPT.zip").write_bytes(packed(files))
     clips, skipped = read_hapt(tmp_path)
     assert clips.table[
         ["subject", "session", "activity", "frames", "start"]

@@ -13,6 +13,7 @@ from t2imu_utils.clips import windows
 from t2imu_utils.errors import InputError
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.recordings.streams import GRAVITY
+from tests.recordings.test_streams import packed
 
 EPOCH = 1_435_993_000.0
 PERIOD = 0.02
@@ -24,14 +25,6 @@ def signature(subject, activity, session, position):
     """What a stream reads throughout: gravity (m/s^2) in a direction of its own; negated, rad/s."""
     x, y = POSITIONS.index(position) + session / 10, (subject + activity / 10) / 3
     return x, y, (GRAVITY**2 - x**2 - y**2) ** 0.5
-
-
-def packed(members, compression=zipfile.ZIP_DEFLATED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def csv(values, seconds=12.0, start=EPOCH, keep=slice(None), deliver=None, clipped=0):
