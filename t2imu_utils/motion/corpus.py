@@ -92,11 +92,8 @@ def write_corpus(
     splits = {"all": [clip.name for clip in clips], **splits}
     _check(splits)
     if root.exists() and not (root / "clips.csv").exists() and any(root.iterdir()):
-        expected, remedy = (
-            "no folder, or a corpus written by this project",
-            "Choose another folder.",
-        )
-        raise InputError(root, "a folder with other content", expected, remedy)
+        expected = "no folder, or a corpus written by this project"
+        raise InputError(root, "a folder with other content", expected, "Choose another folder.")
     train = set(splits["train"])
     mean, std = statistics([clip.features for clip in clips if clip.name in train])
     root.parent.mkdir(parents=True, exist_ok=True)
