@@ -81,8 +81,8 @@ def test_sites_of_the_licensed_topology_lie_where_the_open_body_s_do(body, sites
     assert [site.name for site in found] == list(SITES)
     _, (theirs, turned) = rest(licensed, found)
     away = (theirs - licensed.rest_joints(torch.zeros(10))[0] - positions).norm(dim=-1)
-    # Other vertices: here there is one more in the middle of each triangle of the limbs.
-    assert (away > 0.005).sum() >= 3 and away.max() < 0.025
+    # Other vertices: edges are 3 cm at most here, up to 5 cm on the open body's limbs.
+    assert (away > 0.005).sum() >= 5 and away.max() < 0.025
     assert angles(rotations, turned).max() < 15 and angles(rotations, turned).median() < 5
 
 
