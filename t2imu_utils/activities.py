@@ -6,27 +6,13 @@ plus "other", used to group the acceleration loss.
 """
 
 ACTIVITIES = (
-    "climbing down",
-    "climbing up",
-    "jumping",
-    "lying",
-    "running",
-    "sitting",
-    "standing",
-    "walking",
-)
+    "climbing down", "climbing up", "jumping", "lying", "running", "sitting", "standing", "walking",
+)  # fmt: skip
 
 CATEGORIES = (
-    "dancing",
-    "jumping",
-    "running",
-    "lying",
-    "sitting",
-    "stair climbing",
-    "standing",
-    "walking",
+    "dancing", "jumping", "running", "lying", "sitting", "stair climbing", "standing", "walking",
     "other",
-)
+)  # fmt: skip
 HIGH_DYNAMIC = ("dancing", "jumping", "running")
 
 # Section III-D: a text whose best cosine similarity does not exceed this is "other".

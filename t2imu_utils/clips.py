@@ -1,4 +1,5 @@
-"""One container for every ragged set of time series: motions, fits, virtual and real recordings."""
+"""One container for every ragged set of time series: motions, fits, virtual and real recordings;
+and the windows of recordings that the classifier and the features see (Section III-D)."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, write_table
@@ -36,11 +38,10 @@ class Clips:
         for name, array in self.arrays.items():
             if len(array) != total:
                 raise InputError(
-                    f"clips: {name}",
-                    f"{len(array)} frames",
+                    f"clips: {name}", f"{len(array)} frames",
                     f"{total}, the sum of the table's lengths",
                     "Table and arrays belong to different sets of clips.",
-                )
+                )  # fmt: skip
 
     @classmethod
     def from_list(
@@ -111,3 +112,70 @@ class Clips:
             raise InputError(path, f"a damaged file ({error})", "whole clips", REBUILD) from error
         meta = json.loads(arrays.pop(META_KEY).tobytes().decode())
         return cls(table, arrays, meta)
+
+
+def windows(
+    clips: Clips,
+    size: int = 40,
+    overlap: float = 0.5,
+    channels: Sequence[str] = ("acc", "gyro"),
+    sites: Sequence[str] | None = None,
+) -> tuple[Float[np.ndarray, "n size C"], pd.DataFrame]:
+    """Cut every clip into windows, from its first frame on; the rest at its end is left out.
+
+    Args:
+        clips: arrays named in `channels`, each (F, S, 3); meta ``sites``.
+        size: frames a window.
+        overlap: share of a window that the next one repeats.
+        channels: arrays to use, in this order.
+        sites: sites to use, in this order; None takes all.
+
+    Returns:
+        float32 windows (the C columns: sites in order, for each site the sensors, for each sensor
+        its axes), and a table with one row for each: the clip's own columns, ``clip`` (row in
+        `clips`) and ``start_frame`` (in the clip). Its ``attrs["dropped"]`` is the number of
+        windows left out because a value is missing.
+
+    Raises:
+        InputError: unknown channel or site, a channel that no clip recorded at a site (every
+            window would be left out), or a size or overlap that makes no window.
+    """
+    have = list(clips.meta["sites"])
+    sites = have if sites is None else list(sites)
+    for what, asked, known in (("channels", channels, clips.arrays), ("sites", sites, have)):
+        unknown = [name for name in asked if name not in known]
+        if unknown or not asked:
+            raise InputError(
+                f"windows: {what}", f"{', '.join(unknown) or 'none'}",
+                f"some of {', '.join(known)}", "Ask for what the recordings hold.",
+            )  # fmt: skip
+    step = round(size * (1 - overlap))
+    if size < 1 or not 1 <= step <= size:
+        raise InputError(
+            "windows: size, overlap", f"{size} and {overlap}",
+            "at least one frame, and an overlap from 0 to less than 1", "Change them.",
+        )  # fmt: skip
+    at = [have.index(name) for name in sites]
+    signal = np.concatenate([clips.arrays[name][:, at] for name in channels], axis=-1)
+    signal = np.ascontiguousarray(signal.reshape(len(signal), -1), dtype=np.float32)
+    present = np.isfinite(signal)
+    recorded = present.any(0).reshape(len(sites), len(channels), 3).all(2)
+    never = np.argwhere(~recorded)
+    if len(signal) and len(never):
+        streams = [f"{channels[channel]} {sites[site]}" for site, channel in never]
+        raise InputError(
+            "windows: channels", f"no value of {', '.join(streams)} in any clip",
+            "sensors that were recorded", "Leave out their sites or their channels.",
+        )  # fmt: skip
+    starts = [np.arange(first, last - size + 1, step) for first, last in pairwise(clips.bounds)]
+    clip = np.repeat(np.arange(len(clips)), [len(s) for s in starts])
+    start = np.concatenate([np.empty(0, int), *starts])
+    # Counting missing frames once, cumulatively, spares looking into every window.
+    gaps = np.concatenate([[0], np.cumsum(~present.all(1))])
+    whole = gaps[start + size] == gaps[start]
+    clip, start = clip[whole], start[whole]
+    x = signal[start[:, None] + np.arange(size)]
+    table = clips.table.drop(columns="frames").iloc[clip].reset_index(drop=True)
+    table = table.assign(clip=clip, start_frame=start - clips.bounds[clip])
+    table.attrs = {"dropped": int((~whole).sum())}
+    return x, table

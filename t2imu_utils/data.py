@@ -20,14 +20,7 @@ from t2imu_utils.motion.humanml3d import integrity, read_humanml3d
 from t2imu_utils.recordings import folder_of, read_recordings
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import SHARED, Run, finished_dir, record
-from t2imu_utils.tracks import (
-    OPEN_BODY,
-    OPEN_PRIOR,
-    RecordingsSection,
-    Track,
-    data_root,
-    data_set,
-)
+from t2imu_utils.tracks import OPEN_BODY, OPEN_PRIOR, Track, data_root, data_set
 
 STAGE = "00_data"
 OPEN_SOURCES = ("bandai", "cmu", "deepmimic", "reactidle", "uiprmd")  # folders of the reader open
@@ -50,7 +43,10 @@ def prepare(track: Track) -> Run:
         raw |= {name: data_set(name) for name in sources}
     if track.recordings.made_up is None:
         raw[track.recordings.reader] = folder_of(track)
-    others = {name: _with(track, section) for name, section in track.more_recordings.items()}
+    others = {
+        name: track.model_copy(update={"recordings": section})
+        for name, section in track.more_recordings.items()
+    }
     raw |= {name: folder_of(other) for name, other in others.items()}
     params = {
         "corpus": [track.corpus.reader, track.corpus.made_up],
@@ -97,13 +93,16 @@ def _categories(motions: Sequence[MotionClip]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _with(track: Track, section: RecordingsSection) -> Track:
-    return track.model_copy(update={"recordings": section})
-
-
 def _motions(track: Track) -> Corpus:
     if track.corpus.reader == "humanml3d":
-        return _humanml3d(track, data_set("humanml3d"))
+        root, section, skipped = data_set("humanml3d"), track.corpus, []
+        names, motions = {}, []
+        for split in (section.train, section.validation, *section.test):
+            clips = read_humanml3d(root, split, skipped)
+            names[split] = [clip.name for clip in clips]
+            # Read again where they are needed: gigabytes of features need not pass on.
+            motions += [replace(clip, features=clip.features[:0]) for clip in clips]
+        return motions, names, integrity(root), skipped
     if track.corpus.reader == "demo":
         # Only the made-up corpus needs the generator, so only it loads one.
         from t2imu_utils.demo import build_corpus
@@ -114,17 +113,6 @@ def _motions(track: Track) -> Corpus:
 
     built = build_open(data_root())
     return built.clips, built.splits, built.census, built.skipped
-
-
-def _humanml3d(track: Track, root: Path) -> Corpus:
-    section, skipped = track.corpus, []
-    names, motions = {}, []
-    for split in (section.train, section.validation, *section.test):
-        clips = read_humanml3d(root, split, skipped)
-        names[split] = [clip.name for clip in clips]
-        # Read again where they are needed: gigabytes of features need not pass between processes.
-        motions += [replace(clip, features=clip.features[:0]) for clip in clips]
-    return motions, names, integrity(root), skipped
 
 
 def _recordings(track: Track, archive: Path) -> tuple[Clips, list[Skipped]]:

@@ -36,7 +36,7 @@ from t2imu_utils.models.prompts import draw_requests
 from t2imu_utils.motion import quality
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import process_joints, processed_to_features
-from t2imu_utils.motion.resample import resample
+from t2imu_utils.motion.skeleton import resample
 from t2imu_utils.runs import ROOT, one_thread
 from t2imu_utils.tracks import OPEN_PRIOR
 

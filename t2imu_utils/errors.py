@@ -7,6 +7,9 @@ from pathlib import Path
 class InputError(ValueError):
     """An input that cannot be used, told so that the reader knows what to do next.
 
+    Whatever reads an input raises it where that is missing, damaged or of another form, unit or
+    rate than its docstring says.
+
     Args:
         where: the file, and the field in it (``"clips/0001.npy: frames"``).
         found: what was there.

@@ -104,19 +104,12 @@ class Registry(Section):
     text_encoders: dict[str, str] = {}  # whose files are not an input of the encoder's name
 
 
-def load_registry(path: Path = INPUTS) -> Registry:
-    """Read the registry.
-
-    Raises:
-        InputError: no valid YAML, or a field that is unknown, missing or of another type.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        for name, entry in content["inputs"].items():
-            entry["name"] = name
-        return Registry.model_validate(content)
-    except (*UNREADABLE, yaml.YAMLError) as error:
-        raise InputError(path, str(error), "the list of inputs", "Restore it from git.") from error
+def load_registry() -> Registry:
+    """All inputs of ``data/inputs.yaml``."""
+    content = yaml.safe_load(INPUTS.read_text(encoding="utf-8"))
+    for name, entry in content["inputs"].items():
+        entry["name"] = name
+    return Registry.model_validate(content)
 
 
 def find_input(registry: Registry, name: str) -> Input:
@@ -164,7 +157,13 @@ def examine(entry: Input, root: Path) -> tuple[str, str]:
         for path in [*found, *(p for _, p in files if p.exists()), *sorted(folder.glob("*.zip"))]:
             if fault := fault_of(path, entry, folder):
                 return "wrong", f"{path.name} {fault}"
-        names = _names_below(folder) if entry.members else []
+        names = []
+        if entry.members:  # of the files below, and of the members of the zips there
+            below = sorted(path for path in folder.rglob("*") if path.is_file())
+            names = [path.relative_to(folder).as_posix() for path in below]
+            for path in sorted(folder.glob("*.zip")):
+                with zipfile.ZipFile(path) as archive:
+                    names += [f"{path.name}/{name}" for name in archive.namelist()]
     except UNREADABLE as error:
         return "wrong", f"unreadable: {error}"
     for wanted in entry.members:
@@ -212,24 +211,15 @@ def fault_of(path: Path, entry: Input, folder: Path) -> str:
     return ""
 
 
-def _names_below(folder: Path) -> list[str]:
-    """Names of the files below a folder, and of the members of the zips that lie in it."""
-    names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
-    for path in sorted(folder.glob("*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            names += [f"{path.name}/{name}" for name in archive.namelist()]
-    return names
-
-
-def status(track: str, root: Path | None = None, registry: Registry | None = None) -> pd.DataFrame:
+def status(track: str, root: Path | None = None) -> pd.DataFrame:
     """Every input of a track: is it there and right, under which terms, and how to get it.
 
-    track: its name, or the path of a YAML file. root: the data folder, or that of `tracks`.
-    registry: or the repository's. A row an input: needed is "required", "either, choice 1" and so
-    on, or "optional"; get is a command, or steps by hand, one a line.
+    track: its name, or the path of a YAML file. root: the data folder, or that of `tracks`. A row
+    an input: needed is "required", "either, choice 1" and so on, or "optional"; get is a command,
+    or steps by hand, one a line.
     """
     root = data_root() if root is None else Path(root)
-    registry = registry or load_registry()
+    registry = load_registry()
     needs = needs_of(load_track(track), registry)
     listed = [(name, "required") for name in needs.required]
     listed += [(n, f"either, choice {i}") for i, names in enumerate(needs.either, 1) for n in names]
@@ -296,11 +286,7 @@ def plan(entry: Input, root: Path) -> list[tuple[str, Path]]:
 
 
 def fetch(entry: Input, root: Path, progress: bool = True) -> None:
-    """Download the files of an input that are not there, and unpack them; nothing is written over.
-
-    Raises:
-        InputError: no answer, or a file that is not what it should be; with what to do.
-    """
+    """Download the files of an input that are not there, and unpack them; never write over any."""
     pooch.get_logger().setLevel("WARNING")
     for file in entry.files:
         url, path = entry.url(file), entry.target(file, root)

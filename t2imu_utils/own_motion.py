@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from t2imu_utils.body.exports import read_poses
+from t2imu_utils.activities import SITES
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import BETAS, Body, Shape, load_body
 from t2imu_utils.body.table1 import PEOPLE, betas_of, measure, shape_of
@@ -21,15 +20,15 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.imu.sensors import CHANNELS, DEFAULT, GRAVITY, UNITS, synthesise
 from t2imu_utils.imu.sites import sensor_sites
-from t2imu_utils.motion.exports import Up, read_exports, read_npz
-from t2imu_utils.motion.skeleton import bone_lengths
+from t2imu_utils.motion.exports import Up, read_exports, read_npz, read_poses
+from t2imu_utils.motion.skeleton import Joints, bone_lengths
+from t2imu_utils.motion.takes import implausible
 from t2imu_utils.runs import provenance
 
 OWN = "own"
-HEIGHTS = (1.4, 2.1)  # m
 LIMBS = [4, 5, 7, 8, 18, 19, 20, 21]  # knees, ankles, elbows, wrists
-MOST_CHANGE = 0.25  # of a limb's length, between the 5th and the 95th percentile of the frames
 MOST = 2.0  # of a limb's median length, in any frame
+BONE_CHANGE = 0.08  # as `takes.BONE_CHANGE`
 
 
 def read_motion(
@@ -44,7 +43,7 @@ def read_motion(
     """One motion of a file, fitted to a body, and the height in metres of who moves.
 
     Args:
-        path: what `motion.exports` or `body.exports` reads.
+        path: what `motion.exports` reads.
         rate: frames a second of files that state none.
         resample: frames a second of the result; None keeps the rate of the file.
         up: up axis; by default Y for joints and Z for pose parameters.
@@ -67,42 +66,28 @@ def read_motion(
         raise InputError(f"{path}: number", f"{number}", f"0 to {len(motions) - 1}", remedy)
     motion = motions.select([number])
     joints = motion.arrays["joints"]
-    height = _checked(joints, body, path)
+    lengths = bone_lengths(joints)[:, LIMBS]
+    longest = (lengths / np.median(lengths, axis=0)).max(axis=1)
+    fault = implausible(joints, BONE_CHANGE)
+    if longest.max() > MOST:
+        fault = f"a limb {longest.max():.3g} times its length in frame {longest.argmax()}"
+    if fault:
+        remedy = "Check joints and axes, or cut the jumps out."
+        raise InputError(f"{path}: bones", fault, "those of one body", remedy)
     trunk = np.abs((joints[:, 12] - joints[:, 0]).mean(0))
     if up is None and trunk[2] > 3 * trunk[1]:
         raise InputError(
             f"{path}: up axis", "trunks along Z", "Y up", "Pass --up z, or --up y if they lie."
         )
-    return fit(motion, body, foreign=True, progress=False), height
+    return fit(motion, body, foreign=True, progress=False), _height(joints, body)
 
 
-def _checked(joints: Float[np.ndarray, "T 22 3"], body: Body, path: Path) -> float:
-    """The height (m) of a body with such bones, after it was compared with that of people."""
-    lengths = bone_lengths(joints)
-    low, middle, high = np.percentile(lengths, (5, 50, 95), axis=0)
-    change = (high - low)[LIMBS] / middle[LIMBS]
-    longest = (lengths[:, LIMBS] / middle[LIMBS]).max(1)
-    if change.max() > MOST_CHANGE or longest.max() > MOST:
-        found = f"a limb that changes its length by {change.max():.0%}"
-        if change.max() <= MOST_CHANGE:
-            found = f"a limb {longest.max():.3g} times its length in frame {longest.argmax()}"
-        raise InputError(
-            f"{path}: bones", found, f"less than {MOST_CHANGE:.0%} of change",
-            "These are no joints of one body: check joints and axes, or cut the jumps out.",
-        )  # fmt: skip
-    mean = bone_lengths(body.rest_joints(torch.zeros(BETAS))[:22].numpy())
-    # Both legs and twice the trunk up to the head.
+def _height(joints: Joints, body: Body) -> float:
+    """The height (m) of a body with such bones: both legs, and twice the trunk up to the head."""
     upright = [4, 5, 7, 8, *2 * (3, 6, 9, 12, 15)]
-    size = middle[upright].sum() / mean[upright].sum()
-    height = float(size * measure(body, np.zeros(BETAS))[0])
-    if not HEIGHTS[0] <= height <= HEIGHTS[1]:
-        raise InputError(
-            f"{path}: joints",
-            f"a body of {height:.2f} m",
-            f"{HEIGHTS[0]} to {HEIGHTS[1]} m",
-            "Pass --scale, metres a unit.",
-        )
-    return height
+    mean = bone_lengths(body.rest_joints(torch.zeros(BETAS))[:22].numpy())[upright].sum()
+    size = np.median(bone_lengths(joints), axis=0)[upright].sum() / mean
+    return float(size * measure(body, np.zeros(BETAS))[0])
 
 
 def sense_motion(
@@ -131,15 +116,12 @@ def sense_motion(
         expected = f"one of {', '.join((OWN, *PEOPLE))}"
         raise InputError("person", repr(person), expected, "Choose one.")
     body = load_body()
-    every = {site.name: site for site in sensor_sites(body)}
-    names = list(every if sites is None else dict.fromkeys(name.strip() for name in sites))
-    if unknown := [name for name in names if name not in every]:
-        found = ", ".join(unknown) or "no name"
-        raise InputError("sites", found, ", ".join(every), "Choose among these.")
+    names = list(SITES if sites is None else dict.fromkeys(name.strip() for name in sites))
+    worn = sensor_sites(body, names)
     fits, height = read_motion(path, body, rate, resample, up, scale, number)
     own = Shape(body, betas_of(fits.table)[0])
     shape = own if person == OWN else shape_of(person, body)
-    virtual = synthesise(fits, body, {person: shape}, [every[n] for n in names], progress=False)
+    virtual = synthesise(fits, body, {person: shape}, worn, progress=False)
     facts = fits.table.iloc[0]
     meta = {
         "file": Path(path).name,

@@ -41,13 +41,12 @@ from t2imu_utils.arms import TRAINING, base_of
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Bodies, Body, Shape
 from t2imu_utils.body.table1 import shapes_of, solve_table
-from t2imu_utils.clips import Clips
+from t2imu_utils.clips import Clips, windows
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, plain, read_json, sha256, write_json
 from t2imu_utils.finetuning import load_model
 from t2imu_utils.imu.sensors import synthesise
 from t2imu_utils.imu.sites import Site, sensor_sites
-from t2imu_utils.imu.windows import windows
 from t2imu_utils.models.generator import Generator, check_requests, generator_of, section_of
 from t2imu_utils.models.prompts import draw_requests, load_prompts
 from t2imu_utils.motion.features import RATE

@@ -145,6 +145,24 @@ def tiny() -> Track:
 
 
 @pytest.fixture(scope="session")
+def smpl_folder(tmp_path_factory) -> Path:
+    """Stand-ins for the licensed SMPL_NEUTRAL.pkl, SMPL_MALE.pkl and SMPL_FEMALE.pkl."""
+    from tests.body.layouts import write_fake_smpl
+
+    folder = tmp_path_factory.mktemp("licensed") / "smpl"
+    write_fake_smpl(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def licensed(smpl_folder):
+    """The three models of that folder."""
+    from t2imu_utils.body.smpl import load_bodies
+
+    return load_bodies(smpl_folder)
+
+
+@pytest.fixture(scope="session")
 def windows_tools():
     """What shards of windows are made with: a prior without training, and two of the bodies."""
     from t2imu_utils.body.smpl import load_bodies

@@ -86,7 +86,7 @@ def archive(gaits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read(archive):
-    return read_realworld(archive[0], progress=False)
+    return read_realworld(archive[0])
 
 
 def test_layout_is_realworlds(archive):

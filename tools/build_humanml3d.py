@@ -47,23 +47,15 @@ GENDERS = ("male", "female")
 TARGET_CLIP = "000021"  # the first frame of this clip gives the body of all others
 # Seconds at the start that HumanML3D leaves out before its frames count: T-poses.
 LEAD_IN = {
-    "Eyes_Japan_Dataset": 3.0,
-    "MPI_HDM05": 3.0,
-    "MPI_Limits": 1.0,
-    "TotalCapture": 1.0,
+    "Eyes_Japan_Dataset": 3.0, "MPI_HDM05": 3.0, "MPI_Limits": 1.0, "TotalCapture": 1.0,
     "Transitions_mocap": 0.5,
-}
+}  # fmt: skip
 # What AMASS calls some of its parts today.
 RENAMED = {
-    "BioMotionLab_NTroje": "BMLrub",
-    "DFaust_67": "DFaust",
-    "MPI_HDM05": "HDM05",
-    "MPI_Limits": "PosePrior",
-    "MPI_mosh": "MoSh",
-    "SSM_synced": "SSM",
-    "TCD_handMocap": "TCDHands",
-    "Transitions_mocap": "Transitions",
-}
+    "BioMotionLab_NTroje": "BMLrub", "DFaust_67": "DFaust", "MPI_HDM05": "HDM05",
+    "MPI_Limits": "PosePrior", "MPI_mosh": "MoSh", "SSM_synced": "SSM",
+    "TCD_handMocap": "TCDHands", "Transitions_mocap": "Transitions",
+}  # fmt: skip
 
 _FIELDS = ("poses", "trans", "betas", "gender", "mocap_framerate")
 _MODEL = ("v_template", "shapedirs", "J_regressor", "kintree_table")
@@ -114,9 +106,8 @@ def load_smplh(path: Path) -> SmplH:
         raise InputError(path, "NaN or infinity", "finite numbers", _SMPLH)
     parents = stored["kintree_table"][0, 1:BODY].tolist()
     if parents != list(PARENTS[1:]):
-        raise InputError(
-            f"{path}: kintree_table", f"parents {parents}", f"parents {list(PARENTS[1:])}", _SMPLH
-        )
+        expected = f"parents {list(PARENTS[1:])}"
+        raise InputError(f"{path}: kintree_table", f"parents {parents}", expected, _SMPLH)
     regressor = stored["J_regressor"].astype(np.float64)
     directions = stored["shapedirs"][..., :BETAS].astype(np.float64)
     return SmplH(
@@ -152,18 +143,16 @@ def amass_joints(path: Path, models: Mapping[str, SmplH]) -> Float[np.ndarray, "
     rate = float(stored["mocap_framerate"])
     if not RATE <= rate < np.inf or not np.isfinite(betas).all():
         found = f"{rate:g} frames a second, betas {betas[:3].round(2)} …"
-        raise InputError(
-            f"{path}: mocap_framerate, betas", found, f"at least {RATE:g}, finite betas", _AMASS
-        )
+        expected = f"at least {RATE:g}, finite betas"
+        raise InputError(f"{path}: mocap_framerate, betas", found, expected, _AMASS)
     step = int(rate / RATE)
     poses, trans = (stored[key][::step].astype(np.float64) for key in ("poses", "trans"))
     male = gender.dtype.kind == "U" and gender.size == 1 and gender.item() == "male"
     model = models["male" if male else "female"]
     rest = (model.template + model.directions @ betas[:BETAS])[:BODY]
     local = axis_angle_to_matrix(torch.from_numpy(poses[:, : 3 * BODY]).unflatten(1, (BODY, 3)))
-    _, joints = forward_kinematics(
-        local, torch.from_numpy(rest).expand(len(local), -1, -1), PARENTS
-    )
+    rest = torch.from_numpy(rest).expand(len(local), -1, -1)
+    _, joints = forward_kinematics(local, rest, PARENTS)
     return (joints.numpy() + trans[:, None])[..., [0, 2, 1]]
 
 
@@ -202,10 +191,6 @@ def build_humanml3d(
             a frame of any published clip in ``new_joints``); from the first frame of clip 000021
             when None.
         convention: of the features; the default equals the published files.
-
-    Raises:
-        InputError: no folder of AMASS, a model or the index that cannot be read, or no body to
-            take: clip 000021 cannot be built and `target_offsets` are not given.
     """
     root, out, build = Path(root), Path(root) / "humanml3d", Build()
     if not (root / "amass").is_dir():
@@ -271,12 +256,11 @@ def _target_offsets(
         return bone_offsets(joints[0].astype(np.float32).astype(np.float64))
     except InputError as error:
         raise InputError(
-            f"clip {TARGET_CLIP}",
-            f"{error.found} ({error.where})",
+            f"clip {TARGET_CLIP}", f"{error.found} ({error.where})",
             "the clip whose first frame gives the body of all others",
             "Add its recording (KIT of AMASS), or pass --target-clip: any published clip of "
             "new_joints.",
-        ) from error
+        ) from error  # fmt: skip
 
 
 def _read_recording(
@@ -331,10 +315,7 @@ def _read_joints(path: Path) -> Float[np.ndarray, "F 22 3"]:
 
 
 def _check_arrays(
-    path: Path,
-    stored: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
-    remedy: str,
+    path: Path, stored: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], remedy: str
 ) -> None:
     for key, shape in shapes.items():
         found = stored[key]

@@ -16,56 +16,31 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import nnls
 
+from t2imu_utils.body.smpl import BETAS
+from t2imu_utils.body.smpl import TREE as PARENTS
 from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.tracks import OPEN_BODY
 
-PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
-PELVIS, BETAS = 0, 10
+PELVIS = 0
 WEIGHT_STEPS = 1024  # skinning weights in 1/1024: exact in half precision and exact in their sum
 CANDIDATES = 160  # vertices around a joint that its regressor may use
 
 # Which of the 24 bones moves the skin of an anny bone (left side; the right one is the next bone).
 SIDED = {
-    "pelvis": 0,
-    "upperleg01": 1,
-    "upperleg02": 1,
-    "lowerleg01": 4,
-    "lowerleg02": 4,
-    "foot": 7,
-    "toe": 10,
-    "clavicle": 13,
-    "shoulder01": 13,
-    "upperarm01": 16,
-    "upperarm02": 16,
-    "lowerarm01": 18,
-    "lowerarm02": 18,
-    "wrist": 20,
-    "metacarpal": 20,
-    "finger": 22,
-    "eye": 15,
-}
+    "pelvis": 0, "upperleg01": 1, "upperleg02": 1, "lowerleg01": 4, "lowerleg02": 4, "foot": 7,
+    "toe": 10, "clavicle": 13, "shoulder01": 13, "upperarm01": 16, "upperarm02": 16,
+    "lowerarm01": 18, "lowerarm02": 18, "wrist": 20, "metacarpal": 20, "finger": 22, "eye": 15,
+}  # fmt: skip
 MIDDLE = {
-    "root": 0,
-    "spine05": 0,
-    "spine04": 0,
-    "spine03": 3,
-    "spine02": 6,
-    "spine01": 9,
-    "neck01": 12,
-    "neck02": 12,
-    "neck03": 15,
-    "head": 15,
-}
+    "root": 0, "spine05": 0, "spine04": 0, "spine03": 3, "spine02": 6, "spine01": 9,
+    "neck01": 12, "neck02": 12, "neck03": 15, "head": 15,
+}  # fmt: skip
 # Limb lengths and widths that anny's phenotypes do not vary by themselves; both sides alike.
 LOCAL = (
-    "upperlegs-height-incr",
-    "lowerlegs-height-incr",
-    "measure-upperarm-length-incr",
-    "measure-lowerarm-length-incr",
-    "measure-shoulder-dist-incr",
-    "torso-scale-vert-incr",
+    "upperlegs-height-incr", "lowerlegs-height-incr", "measure-upperarm-length-incr",
+    "measure-lowerarm-length-incr", "measure-shoulder-dist-incr", "torso-scale-vert-incr",
     "hip-scale-horiz-incr",
-)
+)  # fmt: skip
 
 
 def sample_rest(

@@ -26,9 +26,8 @@ from t2imu_utils.analysis.stats import (
     two_sample_distance,
     written,
 )
-from t2imu_utils.clips import Clips
+from t2imu_utils.clips import Clips, windows
 from t2imu_utils.errors import InputError
-from t2imu_utils.imu.windows import windows
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
 
@@ -85,7 +84,7 @@ def axes(
     people are mostly upright; no label is needed. Of somebody who never moves, over all windows.
 
     Args:
-        x: as `imu.windows.windows` cuts them, m/s² and rad/s.
+        x: as `clips.windows` cuts them, m/s² and rad/s.
         channels: sensors of a site, "acc" among them, from which gravity is estimated; of "gyro"
             there result the rate about the vertical and the length of the rest.
         persons: whose each window is: a person, or a body that virtual sensors were worn by.

@@ -27,8 +27,7 @@ from t2imu_utils.analysis.stats import (
     stream,
     written,
 )
-from t2imu_utils.clips import Clips
-from t2imu_utils.imu.windows import windows
+from t2imu_utils.clips import Clips, windows
 from t2imu_utils.runs import REAL
 from t2imu_utils.tracks import RecordingsSection
 

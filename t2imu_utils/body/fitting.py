@@ -12,9 +12,9 @@ turns, as biomechanics does for markers (Reinbolt et al. 2005, doi:10.1016/j.jbi
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from t2imu_utils.motion.rotations import (
     quat_to_matrix,
 )
 from t2imu_utils.motion.skeleton import FEET, JOINTS, PARENTS, RATE, check_joints
+from t2imu_utils.runs import one_thread
 
 N = len(JOINTS)
 # Distances that a skeleton keeps although no bone spans them: pelvis and chest are rigid.
@@ -65,6 +66,7 @@ STANDING_SPREAD = 0.15  # rad around rest of trunk, neck and legs in a person wh
 LOOSE = 2.0  # times their spread: what others may be while the skeleton is not known
 CONVERGED = 0.003  # of the cost: a step that lowers it by less is the last
 DOUBTFUL = 3.0  # times the median error of its clip: a frame that is tried again
+CHUNK = 2048  # frames that a thread works on; they bound the memory (some 10 kB a frame)
 BLOCK = 256  # frames solved together: some 30 MB
 # Prior spread (rad) of each rotation vector's x, y, z around rest; axes are SMPL's, X to the left.
 SPREAD = {
@@ -108,40 +110,32 @@ BELOW[ACTIVE, range(len(ACTIVE))] = 0
 def fit(
     clips: Clips,
     body: Body,
-    skeleton: str | None = None,
     foreign: bool = False,
     iterations: int = 4,
-    chunk_frames: int = 2048,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Clips:
-    """Fit shape, pose and translation to the joints of all clips.
+    """Fit shape, pose and translation to the joints of all clips; each has bones of its own.
 
     Args:
         clips: array ``joints`` (F, 22, 3) in metres, Y up.
         body: the body whose bones are to follow; its mesh is not used.
-        skeleton: column of the table that says which clips show the same skeleton and share one
-            shape; None gives every clip its own, as a generated motion has its own bone lengths.
         foreign: whether joints may be centimetres off the body's own, as other projects' are; their
             constant offsets are then estimated. Those of sampled motion are not: bones that stretch
             would be taken for offsets, and the posture lost.
         iterations: Levenberg-Marquardt steps at most.
-        chunk_frames: frames that a thread works on; they bound the memory (some 10 kB a frame).
 
     Returns:
         The clips' table with ``beta_0`` to ``beta_9``, and arrays ``global_orient`` (F, 3),
         ``body_pose`` (F, 69), ``transl`` (F, 3), ``joint_error`` (F,) in metres, the mean over the
         22 joints. Rotation vectors follow each other without jumps of a whole turn.
-
-    Raises:
-        InputError: joints of a wrong shape or that are not finite, or a clip without frames.
     """
     names = clips.table["name"] if "name" in clips.table else range(len(clips))
     for name, own in zip(names, clips.each("joints"), strict=True):
         check_joints(own, f"clip {name}", min_frames=1)
     joints = clips.arrays["joints"].astype(np.float32, copy=False)
     bounds = clips.bounds
-    betas, skeletons = (x.to(device) for x in _skeletons(clips, joints, body, skeleton, foreign))
+    betas, skeletons = (x.to(device) for x in _skeletons(clips, body, foreign))
     rest = body.rest_joints(betas)[:, 0].float().to(device)
     betas, rate = betas.cpu().numpy(), clips.meta.get("rate", RATE)
     owner = np.repeat(np.arange(len(clips)), np.diff(bounds))
@@ -160,10 +154,15 @@ def fit(
         error[start:stop] = distance.cpu().numpy()
         return stop - start
 
-    chunks = _chunks(bounds, chunk_frames)
+    cuts = [0]  # of whole clips
+    for stop in bounds[1:].tolist():
+        if stop - cuts[-1] >= CHUNK or stop == bounds[-1]:
+            cuts.append(stop)
     bar = tqdm(total=len(joints), desc="fit", unit="frame", mininterval=2, disable=not progress)
-    with bar, _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
-        for done in as_completed([pool.submit(solve, *chunk) for chunk in chunks]):
+    # Torch's threads go to the chunks: thousands of 3 x 3 products do not share well.
+    workers = torch.get_num_threads()
+    with bar, one_thread(), ThreadPoolExecutor(workers) as pool:
+        for done in as_completed([pool.submit(solve, *chunk) for chunk in pairwise(cuts)]):
             bar.update(done.result())
     table = clips.table.assign(**{f"beta_{i}": betas[:, i] for i in range(BETAS)})
     arrays = {
@@ -192,7 +191,7 @@ def added_acceleration(
     """
     difference = fitted_joints(fit, body) - clips.arrays["joints"]
     values = []
-    for start, stop in zip(clips.bounds[:-1], clips.bounds[1:], strict=True):
+    for start, stop in pairwise(clips.bounds):
         second = np.diff(difference[start:stop], n=2, axis=0) * rate**2
         values.append(np.sqrt((second**2).sum(-1).mean()) if len(second) else np.nan)
     return np.array(values)
@@ -269,7 +268,6 @@ def solve_shape(
     pairs: Int[np.ndarray, "P 2"],
     body: Body,
     spread: float = BETA_SPREAD,
-    steps: int = 15,
 ) -> Float[np.ndarray, "n 10"]:
     """Betas whose distances in metres between pairs of rest joints come nearest to the given ones.
 
@@ -283,7 +281,7 @@ def solve_shape(
     bone, slope = mean[a] - mean[b], (change[:, a] - change[:, b]).permute(1, 2, 0)
     betas = zero.repeat(len(goal), 1)
     damping = spread**2 * torch.eye(BETAS, dtype=torch.float64)
-    for _ in range(steps):
+    for _ in range(15):
         vector = bone + torch.einsum("pxb,nb->npx", slope, betas)
         length = vector.norm(dim=-1)
         jacobian = torch.einsum("npx,pxb->npb", vector / length[..., None], slope)
@@ -319,31 +317,16 @@ def without_jumps(
     return vectors
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """Lend torch's threads to the chunks: thousands of 3 x 3 products do not share well."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _skeletons(
-    clips: Clips, joints: np.ndarray, body: Body, skeleton: str | None, foreign: bool
+    clips: Clips, body: Body, foreign: bool
 ) -> tuple[Float[Tensor, "n 10"], Float[Tensor, "n 3 22 3"]]:
-    """Betas and skeleton (`solve_pose`) of every clip, from all frames of its skeleton.
+    """Betas and skeleton (`solve_pose`) of every clip, from all its frames.
 
     Betas follow median distances between joints. Where no shape has them, the joints are another
     skeleton's: the shape follows as far as people differ, and offsets are estimated.
     """
-    groups = np.arange(len(clips))
-    if skeleton is not None:
-        groups = clips.table[skeleton].factorize()[0]
-    per_frame = np.repeat(groups, clips.table["frames"])
-    frames = np.split(np.argsort(per_frame, kind="stable"), np.cumsum(np.bincount(per_frame))[:-1])
-    lengths = np.stack([np.median(_distances(joints[f], PAIRS), axis=0) for f in frames])
+    joints = [own.astype(np.float32, copy=False) for own in clips.each("joints")]
+    lengths = np.stack([np.median(_distances(own, PAIRS), axis=0) for own in joints])
     betas = solve_shape(lengths, PAIRS, body)
     rest = body.rest_joints(torch.from_numpy(betas))[:, :N].numpy()
     misfit = np.sqrt(((_distances(rest, PAIRS) - lengths) ** 2).mean(1))
@@ -351,25 +334,16 @@ def _skeletons(
     betas[others] = solve_shape(lengths[others], PAIRS, body, FOREIGN_SPREAD)
     rest = body.rest_joints(torch.from_numpy(betas))[:, :N].float()
     found = torch.stack((rest, 0 * rest, 0 * rest), dim=1)
-    for group in others:
-        own = frames[group]
+    for clip in others:
+        own = joints[clip]
         count = min(max(len(own) // 4, MOST // 4), MOST, len(own))
         own = own[np.linspace(0, len(own) - 1, count).astype(int)]
-        found[group] = calibrate(torch.from_numpy(joints[own]), rest[group])
-    return torch.from_numpy(betas)[groups], found[groups]
+        found[clip] = calibrate(torch.from_numpy(own), rest[clip])
+    return torch.from_numpy(betas), found
 
 
 def _distances(joints: Float[np.ndarray, "F 22 3"], pairs: np.ndarray) -> np.ndarray:
     return np.linalg.norm(joints[:, pairs[:, 0]] - joints[:, pairs[:, 1]], axis=-1)
-
-
-def _chunks(bounds: np.ndarray, frames: int) -> list[tuple[int, int]]:
-    """Frame ranges of whole clips, of about `frames` each."""
-    cuts = [0]
-    for stop in bounds[1:]:
-        if stop - cuts[-1] >= frames or stop == bounds[-1]:
-            cuts.append(int(stop))
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
 
 
 def _leg_length(rest: Float[Tensor, "*B 24 3"]) -> Float[Tensor, "*B"]:
@@ -391,7 +365,7 @@ def _lowest_foot(
 
 
 def calibrate(
-    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"], steps: int = 30
+    target: Float[Tensor, "F 22 3"], rest: Float[Tensor, "22 3"]
 ) -> Float[Tensor, "3 22 3"]:
     """The skeleton behind frames of one person, as `solve_pose` takes it.
 
@@ -427,7 +401,7 @@ def calibrate(
         return state, float(cost)
 
     state, cost = posed(local, root, constants)
-    for _ in range(steps):
+    for _ in range(30):
         jacobian, residual, normal, gradient = _equations(target, local, state, *priors)
         diagonal = torch.diagonal(normal, dim1=1, dim2=2)
         diagonal += damping * diagonal + 1e-6

@@ -10,7 +10,6 @@ these is built (see `pickles`).
 
 import contextlib
 import io
-import pickle
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,6 @@ from smplx.utils import Struct
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.files import atomic_write
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import PARENTS
 from t2imu_utils.pickles import ARRAYS, NUMPY, Inert, decode_array, read_pickle
@@ -149,14 +147,6 @@ class Body:
         """
         rotations, positions, local = self._chain(betas, global_orient, body_pose, transl)
         ids = torch.as_tensor(ids, device=rotations.device)
-        count = len(self.model.v_template)
-        if ids.numel() and (ids.min() < 0 or ids.max() >= count):
-            raise InputError(
-                f"{self.path}: vertex ids",
-                f"{int(ids.min())} to {int(ids.max())}",
-                f"0 to {count - 1}",
-                "The sites belong to another body model.",
-            )
         betas = self._tensor(betas).to(rotations)
         betas = betas[None] if betas.ndim == 1 else betas
         shapes = self.model.shapedirs.to(rotations)[ids]
@@ -183,13 +173,6 @@ class Body:
         """Global rotations, positions, and local rotations of the 24 bones."""
         orient, pose, shift = (self._tensor(x) for x in (global_orient, body_pose, transl))
         pose = pose.reshape(len(pose), -1, 3)
-        if orient.shape[1:] != (3,) or pose.shape[1:] != (BONES - 1, 3) or shift.shape[-1:] != (3,):
-            raise InputError(
-                "pose: global_orient, body_pose, transl",
-                f"{tuple(orient.shape)}, {tuple(pose.shape)}, {tuple(shift.shape)}",
-                "(F, 3), (F, 69), (F, 3)",
-                "Pass rotation vectors, one row a frame.",
-            )
         local = axis_angle_to_matrix(torch.cat((orient[:, None], pose), dim=1))
         rest = self.rest_joints(self._tensor(betas).to(local))
         rest = rest[None] if rest.ndim == 2 else rest
@@ -207,9 +190,6 @@ class Bodies:
 
     def of(self, gender: str) -> Body:
         """The model of a gender: "male", "female" or "neutral"."""
-        if gender not in ("neutral", *GENDERS):
-            expected = f"neutral, {' or '.join(GENDERS)}"
-            raise InputError("gender", repr(gender), expected, "Check its spelling.")
         return getattr(self, gender)
 
 
@@ -247,20 +227,15 @@ def _turned(
     return torch.einsum("fjxy,...fjy->...fjx", rotations, vectors)
 
 
-def load_body(path: Path | None = None, dtype: torch.dtype = torch.float32) -> Body:
+def load_body(path: Path | None = None) -> Body:
     """Read an SMPL-format body: the open one that is committed, or a licensed one."""
     path = Path(path or OPEN_BODY)
     arrays = read_model(path)
     with contextlib.redirect_stdout(io.StringIO()):  # smplx prints that there are 10 betas
         model = smplx.SMPL(
-            str(path),
-            data_struct=Struct(**arrays),
-            create_betas=False,
-            create_global_orient=False,
-            create_body_pose=False,
-            create_transl=False,
-            dtype=dtype,
-        )
+            str(path), data_struct=Struct(**arrays), create_betas=False,
+            create_global_orient=False, create_body_pose=False, create_transl=False,
+        )  # fmt: skip
     model.requires_grad_(False)
     mean = {g: arrays.get(f"betas_mean_{g}", np.zeros(BETAS)).astype(float) for g in GENDERS}
     cov = {g: arrays.get(f"betas_cov_{g}", np.eye(BETAS)).astype(float) for g in GENDERS}
@@ -280,44 +255,18 @@ def load_bodies(folder: Path | None = None) -> Bodies:
     if missing:
         names = ", ".join(path.name for path in found.values()) or "no model"
         raise InputError(
-            folder,
-            f"{names}, so none that is {' or '.join(missing)}",
+            folder, f"{names}, so none that is {' or '.join(missing)}",
             "SMPL_NEUTRAL.pkl, SMPL_MALE.pkl and SMPL_FEMALE.pkl",
             "SMPL_python_v.1.1.0.zip of smpl.is.tue.mpg.de has all three, as "
             "basicmodel_neutral, _m and _f_lbs_10_207_0_v1.1.0.pkl; either name will do.",
-        )
+        )  # fmt: skip
     bodies = Bodies(**{gender: load_body(path) for gender, path in found.items()})
     for body in (bodies.male, bodies.female):
-        if not same_mesh(body, bodies.neutral):
-            raise InputError(
-                f"{body.path}: f",
-                f"other triangles than in {bodies.neutral.path.name}",
-                "one mesh for all genders",
-                "Take the three files from one release.",
-            )
+        if not np.array_equal(body.faces, bodies.neutral.faces):
+            found = f"other triangles than in {bodies.neutral.path.name}"
+            remedy = "Take the three files from one release."
+            raise InputError(f"{body.path}: f", found, "one mesh for all genders", remedy)
     return bodies
-
-
-def same_mesh(one: Body, other: Body) -> bool:
-    """Whether vertices of one body are those of the other: the same triangles, in order."""
-    return one is other or np.array_equal(one.faces, other.faces)
-
-
-def write_smpl_pickle(body: Body, path: Path) -> None:
-    """Write the body as the ``.pkl`` that ``smplx.create(path, model_type="smpl")`` opens."""
-    model = body.model
-    posedirs = model.posedirs.T.reshape(-1, 3, 9 * (BONES - 1))
-    arrays = {
-        "v_template": model.v_template,
-        "shapedirs": model.shapedirs,
-        "posedirs": posedirs,
-        "J_regressor": model.J_regressor,
-        "weights": model.lbs_weights,
-        "kintree_table": torch.stack((model.parents, torch.arange(BONES))),
-        "f": model.faces_tensor,
-    }
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(pickle.dumps({k: v.cpu().numpy() for k, v in arrays.items()}))
 
 
 def find_models(folder: Path) -> dict[str, Path]:
@@ -350,23 +299,19 @@ def read_model(path: Path) -> dict[str, np.ndarray]:
         float32 ``v_template`` (V, 3), ``shapedirs`` (V, 3, 10), ``posedirs`` (V, 3, 207),
         ``J_regressor`` (24, V), ``weights`` (V, 24); int64 ``kintree_table`` (2, 24) with -1 as
         the root's parent, ``f`` (N, 3); ``betas_*`` as they stand in the file.
-
-    Raises:
-        InputError: no such model: nothing, damaged, a field that is missing or of a wrong shape.
     """
     path = Path(path)
     if not path.is_file():
         remedy = "The licensed one comes from smpl.is.tue.mpg.de."
         raise InputError(path, "nothing", "an SMPL-format body (.npz or .pkl)", remedy)
-    return _checked(path, _read_pickle(path) if path.suffix.lower() == ".pkl" else _read_npz(path))
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix.lower() == ".pkl":
+        return _checked(path, _read_pickle(path))
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {k: stored[k] for k in stored.files if k in KEYS or k.startswith("betas_")}
+        with np.load(path, allow_pickle=False) as file:
+            stored = {k: file[k] for k in file.files if k in KEYS or k.startswith("betas_")}
     except Exception as error:  # a damaged archive fails in many ways inside zipfile and numpy
         raise InputError(path, f"no readable arrays ({error})", "an .npz", REMEDY) from error
+    return _checked(path, stored)
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """The eight bodies of Table I: their heights and weights, and the shapes that reach them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from t2imu_utils.body.smpl import BETAS, GENDERS, Bodies, Body, Shape
+from t2imu_utils.body.smpl import BETAS, Bodies, Body, Shape
 from t2imu_utils.errors import InputError
 
 DENSITY = 985.0  # kg/m³, mean density of a body that breathes calmly; anny itself uses 980
@@ -36,8 +36,6 @@ BODIES = (
     Target("female average", "female", 165.8, 69.2),
     Target("female adipose", "female", 165.8, 97.0),
 )
-
-
 MEAN = "mean"
 PEOPLE = (MEAN, *(target.name for target in BODIES))
 
@@ -48,28 +46,23 @@ def measure(body: Body, betas: Float[np.ndarray, "10"]) -> tuple[float, float]:
     return float(height), float(mass)
 
 
-def solve_betas(
-    body: Body, gender: str, height: float, weight: float, steps: int = 30
-) -> Float[np.ndarray, "10"]:
+def solve_betas(body: Body, gender: str, height: float, weight: float) -> Float[np.ndarray, "10"]:
     """The likeliest body of a gender that has this height (m) and weight (kg).
 
     Height and mass are made linear in the betas and met by the step from the gender's mean that is
     shortest in the metric of its covariance (Mahalanobis), again and again. Raises `InputError` if
     none with |beta_i| < 5 comes within 1 cm and 2 kg.
     """
-    if gender not in GENDERS:
-        raise InputError("gender", repr(gender), f"one of {GENDERS}", "Check its spelling.")
     mean = torch.as_tensor(body.betas_mean[gender], dtype=torch.float64)
     spread = torch.linalg.cholesky(torch.as_tensor(body.betas_cov[gender], dtype=torch.float64))
     wanted = torch.tensor([height, weight], dtype=torch.float64)
     scale = torch.tensor([HEIGHT_TOLERANCE, WEIGHT_TOLERANCE], dtype=torch.float64)
     betas = mean.clone()
-    for _ in range(steps):
+    for _ in range(30):
         betas = betas.requires_grad_(True)
         values = torch.stack(_measure(body, betas)) / scale
-        slope = torch.stack(
-            [torch.autograd.grad(value, betas, retain_graph=True)[0] for value in values]
-        )
+        slope = [torch.autograd.grad(value, betas, retain_graph=True)[0] for value in values]
+        slope = torch.stack(slope)
         values, betas = values.detach(), betas.detach()
         if not torch.isfinite(slope).all():
             break
@@ -82,17 +75,13 @@ def solve_betas(
         if move.abs().max() < 1e-5:
             break
     result = betas.numpy()
-    reached = measure(body, result)
-    if not (
-        abs(reached[0] - height) <= HEIGHT_TOLERANCE
-        and abs(reached[1] - weight) <= WEIGHT_TOLERANCE
-    ):
+    tall, heavy = measure(body, result)
+    if not (abs(tall - height) <= HEIGHT_TOLERANCE and abs(heavy - weight) <= WEIGHT_TOLERANCE):
         raise InputError(
             f"{body.path}: shape of a {gender} of {height:.3f} m and {weight:.1f} kg",
-            f"{reached[0]:.3f} m and {reached[1]:.1f} kg at best",
-            "1 cm and 2 kg or nearer, with |beta| < 5",
+            f"{tall:.3f} m and {heavy:.1f} kg at best", "1 cm and 2 kg or nearer, with |beta| < 5",
             "The body model does not reach this build.",
-        )
+        )  # fmt: skip
     return result
 
 
@@ -106,18 +95,11 @@ def solve_table(bodies: Bodies) -> pd.DataFrame:
         body = bodies.of(target.gender)
         betas = solve_betas(body, target.gender, target.height_cm / 100, target.weight_kg)
         height, mass = measure(body, betas)
-        rows.append(
-            {
-                "name": target.name,
-                "gender": target.gender,
-                "height_cm": target.height_cm,
-                "weight_kg": target.weight_kg,
-                "reached_cm": 100 * height,
-                "reached_kg": mass,
-                "largest_beta": float(np.abs(betas).max()),
-                **{f"beta_{i}": float(betas[i]) for i in range(BETAS)},
-            }
-        )
+        rows.append(asdict(target) | {
+            "reached_cm": 100 * height, "reached_kg": mass,
+            "largest_beta": float(np.abs(betas).max()),
+            **{f"beta_{i}": float(betas[i]) for i in range(BETAS)},
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -1,1 +1,1 @@
-"""Virtual sensors on a body's surface, and readers of real recordings (Section III-C)."""
+"""Virtual sensors on a body's surface, and what real ones say of them (Section III-C)."""

@@ -78,9 +78,6 @@ def sensor_parameters(name: str) -> dict[str, Parameter]:
     Args:
         name: ``phone`` (``data/phone_sensor.yaml``), or the path of a YAML file of one's own with
             ``value``, ``origin`` and ``source`` for each field; a field that it lacks is off.
-
-    Raises:
-        InputError: no such file, no valid YAML, or a field that is unknown or wrong.
     """
     path = _file(name)
     if not path.is_file():
@@ -98,12 +95,7 @@ def sensor_parameters(name: str) -> dict[str, Parameter]:
 
 
 def read_sensor_model(name: str) -> SensorModel:
-    """The sensor model of a file; `name` and errors as in `sensor_parameters`.
-
-    Raises:
-        InputError: also for values that no sensor has: below zero, not finite, or a step that is
-            wider than its range.
-    """
+    """The sensor model of a file; `name` and errors as in `sensor_parameters`."""
     values = {field: each.value for field, each in sensor_parameters(name).items()}
     return checked(SensorModel, values, _file(name))
 

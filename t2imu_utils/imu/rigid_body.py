@@ -1,4 +1,7 @@
-"""The virtual sensor against a real one on the same rigid board (BROAD).
+"""The virtual sensor against a real one on the same rigid board: BROAD (Laidig et al. 2021).
+
+Optical pose and readings are synchronised and at one rate (285.7 Hz). The authors' world is
+east-north-up; here it is turned to Y up (x east, z south) as everywhere in this project.
 
 From the optical pose alone `virtual_imu` says what the IMU on the board must read. Five numbers are
 estimated besides, and never on the trial that they are used for (`left_out`): where the
@@ -8,17 +11,24 @@ no orientation, no bias, no scale.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.imu.sensors import DEFAULT, SCHEMES, virtual_imu
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.recordings.broad import Piece, Trial
+from t2imu_utils.motion.rotations import quat_to_matrix
+from t2imu_utils.motion.skeleton import RATE, resample
+from t2imu_utils.recordings.streams import check_gravity
 
+COLUMNS = {"imu_acc": 3, "imu_gyr": 3, "opt_pos": 3, "opt_quat": 4}
+EAST_NORTH_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # to x east, y up, z south
+SHORTEST = 1.0  # seconds of a piece
+REMEDY = "Get the file again from https://github.com/dlaidig/broad."
 BAND = 10.0  # Hz, what a motion at 20 Hz can hold
 EDGE = 0.25  # s at the ends of a piece that the filters of the comparison spoil
 CLIP = 6.0  # s, about the length of a generated motion
@@ -28,6 +38,71 @@ AT_REST = {"acc": 0.3, "gyro": 0.05}
 NATIVE = "pose at its own rate"
 
 Readings = dict[str, Float[np.ndarray, "T 3"]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of samples without a gap: `start` is its first sample in the trial.
+
+    `positions` of the tracked point are in metres in a world with Y up, `rotations` turn IMU to
+    world, `acc` (m/s^2) and `gyro` (rad/s) are the real readings in the IMU's axes, and `moving` is
+    the authors' mark of the phases of movement.
+    """
+
+    start: int
+    positions: Float[np.ndarray, "T 3"]
+    rotations: Float[np.ndarray, "T 3 3"]
+    acc: Float[np.ndarray, "T 3"]
+    gyro: Float[np.ndarray, "T 3"]
+    moving: Bool[np.ndarray, "T"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recording of the board: its file's name, what was done, Hz, and pieces in order."""
+
+    name: str
+    kind: str  # as in the name: "fast rotation"
+    rate: float
+    pieces: tuple[Piece, ...]
+
+
+def read_broad(path: Path) -> Trial:
+    """Read a trial (hdf5). A sample without pose or reading ends a piece, uninterpolated."""
+    path = Path(path)
+    try:
+        with h5py.File(path) as file:
+            arrays = {name: np.asarray(file[name][:], np.float64) for name in COLUMNS}
+            moving = np.asarray(file["movement"][:]).astype(bool)
+            rate = float(file.attrs["sampling_rate"])
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes != {name: (len(moving), width) for name, width in COLUMNS.items()}:
+            raise ValueError(f"shapes {shapes} with {len(moving)} of movement")
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise InputError(path, f"no trial ({error})", "hdf5 as BROAD has it", REMEDY) from error
+    valid = np.all([np.isfinite(values).all(1) for values in arrays.values()], axis=0)
+    runs = np.flatnonzero(np.diff(np.r_[False, valid, False])).reshape(-1, 2)
+    runs = runs[runs[:, 1] - runs[:, 0] >= max(SHORTEST * rate, 3)]
+    if not len(runs):
+        found = f"{valid.sum()} of {len(valid)} samples whole"
+        raise InputError(path, found, f"a run of {SHORTEST:g} s", "Take another trial.")
+    check_gravity(arrays["imu_acc"][valid], "m/s^2", str(path), REMEDY)
+    pieces = []
+    for start, stop in runs.tolist():
+        acc, gyro, positions, quats = (values[start:stop] for values in arrays.values())
+        rotations = EAST_NORTH_UP @ quat_to_matrix(torch.from_numpy(quats)).numpy()
+        positions = positions @ EAST_NORTH_UP.T
+        pieces.append(Piece(start, positions, rotations, acc, gyro, moving[start:stop]))
+    words = [w for w in path.stem.split("_") if not w.isdigit() and w != "undisturbed"]
+    return Trial(path.stem, " ".join(w for w in words if not w.isupper()), rate, tuple(pieces))
+
+
+def read_broad_folder(root: Path) -> list[Trial]:
+    """All trials of a folder, by name; errors as in `read_broad`, or none is there."""
+    paths = sorted(Path(root).glob("*.hdf5"))
+    if not paths:
+        raise InputError(root, "no *.hdf5", "trials of BROAD", REMEDY)
+    return [read_broad(path) for path in paths]
 
 
 @dataclass(frozen=True)
@@ -48,9 +123,6 @@ def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
 
     a and w being what the virtual sensor reads at the tracked point, and the gyroscope w - d dw/dt.
     Both are fitted by least squares to the readings in movement, all filtered to `BAND`.
-
-    Raises:
-        InputError: fewer than two trials.
     """
     if len(trials) < 2:
         raise InputError(
@@ -59,17 +131,19 @@ def left_out(trials: Sequence[Trial]) -> dict[str, Alignment]:
         )  # fmt: skip
     terms = [_normal_equations(trial) for trial in trials]
     total = [sum(part) for part in zip(*terms, strict=True)]
-    return {
-        trial.name: _solve(*(whole - own for whole, own in zip(total, term, strict=True)))
-        for trial, term in zip(trials, terms, strict=True)
-    }
+    found = {}
+    for trial, term in zip(trials, terms, strict=True):
+        acc, gyro = (whole - own for whole, own in zip(total, term, strict=True))
+        *lever, delay = np.linalg.solve(acc[:4, :4], acc[:4, 4]).tolist()
+        found[trial.name] = Alignment(tuple(lever), delay, float(gyro[0, 1] / gyro[0, 0]))
+    return found
 
 
 def _normal_equations(trial: Trial) -> tuple[Float[np.ndarray, "5 5"], Float[np.ndarray, "2 2"]]:
     """Products of the columns and of what they shall explain, for acc and for gyro."""
     acc_sum, gyro_sum = np.zeros((5, 5)), np.zeros((2, 2))
     for piece in trial.pieces:
-        read = _virtual(piece.positions, piece.rotations, trial.rate, DEFAULT)
+        read = _virtual(piece.positions, piece.rotations, trial.rate)
         acc, gyro = read["acc"], read["gyro"]
         slope, change = (np.gradient(x, axis=0) * trial.rate for x in (acc, gyro))
         lever = [np.cross(change, e) + np.cross(gyro, np.cross(gyro, e)) for e in np.eye(3)]
@@ -85,14 +159,7 @@ def _normal_equations(trial: Trial) -> tuple[Float[np.ndarray, "5 5"], Float[np.
     return acc_sum, gyro_sum
 
 
-def _solve(acc: Float[np.ndarray, "5 5"], gyro: Float[np.ndarray, "2 2"]) -> Alignment:
-    x, y, z, delay = np.linalg.solve(acc[:4, :4], acc[:4, 4])
-    return Alignment((float(x), float(y), float(z)), float(delay), float(gyro[0, 1] / gyro[0, 0]))
-
-
-def native_table(
-    trials: Sequence[Trial], alignments: Mapping[str, Alignment], scheme: str = DEFAULT
-) -> pd.DataFrame:
+def native_table(trials: Sequence[Trial], alignments: Mapping[str, Alignment]) -> pd.DataFrame:
     """Virtual against real readings at the rate of the data set, during movement.
 
     Both are filtered to `BAND` (zero phase). Above 10 to 15 Hz the optical system's jitter and the
@@ -109,7 +176,7 @@ def native_table(
     """
     rows = []
     for trial in trials:
-        pairs = [_native_pair(p, trial.rate, alignments[trial.name], scheme) for p in trial.pieces]
+        pairs = [_native_pair(p, trial.rate, alignments[trial.name]) for p in trial.pieces]
         inside = [_inside(piece, trial.rate) for piece in trial.pieces]
         for sensor in ("acc", "gyro"):
             whole = [(virtual[sensor], real[sensor]) for virtual, real in pairs]
@@ -131,17 +198,12 @@ def native_table(
     return pd.DataFrame(rows)
 
 
-def scheme_table(
-    trials: Sequence[Trial],
-    alignments: Mapping[str, Alignment],
-    schemes: Sequence[str] = tuple(SCHEMES),
-    rate: float = 20.0,
-) -> pd.DataFrame:
+def scheme_table(trials: Sequence[Trial], alignments: Mapping[str, Alignment]) -> pd.DataFrame:
     """What each scheme makes of a pose at 20 Hz, against the real readings at 20 Hz.
 
     The pose is read at the frames' times without any filter, as motion data sets keep every n-th
-    frame, and cut into clips of `CLIP`; the real readings pass the filter of `motion.resample`. The
-    rows `NATIVE` differentiate the pose at its own rate and then resample like the real readings:
+    frame, and cut into clips of `CLIP`; the real readings are resampled. The rows
+    `NATIVE` differentiate the pose at its own rate and then resample like the real readings:
     the rest that no scheme at 20 Hz could mend.
 
     Args:
@@ -154,7 +216,7 @@ def scheme_table(
     """
     rows = []
     for trial in trials:
-        clips = [_clips_at(p, trial.rate, rate, alignments[trial.name]) for p in trial.pieces]
+        clips = [_clips_at(p, trial.rate, alignments[trial.name]) for p in trial.pieces]
         clips = [piece for piece in clips if len(piece["moving"])]
         if not clips:
             continue
@@ -163,11 +225,11 @@ def scheme_table(
         inside = np.zeros(size[:2], bool)
         inside[:, END:-END] = True
         inside, ends = inside & clip["moving"], ~inside & clip["moving"]
-        for name in (NATIVE, *schemes):
+        for name in (NATIVE, *SCHEMES):
             if name == NATIVE:
                 found = {sensor: clip[f"native {sensor}"] for sensor in ("acc", "gyro")}
             else:
-                found = _virtual(clip["positions"], clip["rotations"], rate, name)
+                found = _virtual(clip["positions"], clip["rotations"], RATE, name)
             for sensor, virtual in found.items():
                 square = (virtual - clip[sensor]) ** 2
                 ends_rmse = np.nan if name == NATIVE else np.sqrt(square[ends].mean())
@@ -180,23 +242,21 @@ def scheme_table(
     return pd.DataFrame(rows)
 
 
-def _clips_at(
-    piece: Piece, rate: float, new_rate: float, alignment: Alignment
-) -> dict[str, np.ndarray]:
-    """Clips of pose and readings at another rate, each (clips, frames, …)."""
+def _clips_at(piece: Piece, rate: float, alignment: Alignment) -> dict[str, np.ndarray]:
+    """Clips of pose and readings at 20 Hz, each (clips, frames, …)."""
     from scipy.interpolate import CubicSpline  # slow to import, here and below
     from scipy.spatial.transform import Rotation, Slerp
 
-    virtual, real = _native_pair(piece, rate, alignment, DEFAULT)
+    virtual, real = _native_pair(piece, rate, alignment)
     at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
-    slow = {sensor: resample(real[sensor], rate, new_rate) for sensor in real}
-    slow |= {f"native {s}": resample(virtual[s], rate, new_rate) for s in virtual}
-    times, at = np.arange(len(piece.acc)) / rate, np.arange(len(slow["acc"])) / new_rate
+    slow = {sensor: resample(real[sensor], rate, RATE) for sensor in real}
+    slow |= {f"native {s}": resample(virtual[s], rate, RATE) for s in virtual}
+    times, at = np.arange(len(piece.acc)) / rate, np.arange(len(slow["acc"])) / RATE
     at = at.clip(max=times[-1])
     slow["positions"] = CubicSpline(times, at_sensor)(at)
     slow["rotations"] = Slerp(times, Rotation.from_matrix(piece.rotations))(at).as_matrix()
     slow["moving"] = piece.moving[np.rint(at * rate).astype(int)]
-    frames = round(CLIP * new_rate)
+    frames = round(CLIP * RATE)
     count = len(at) // frames
     return {
         name: values[: count * frames].reshape(count, frames, *values.shape[1:])
@@ -204,15 +264,13 @@ def _clips_at(
     }
 
 
-def _native_pair(
-    piece: Piece, rate: float, alignment: Alignment, scheme: str
-) -> tuple[Readings, Readings]:
+def _native_pair(piece: Piece, rate: float, alignment: Alignment) -> tuple[Readings, Readings]:
     """Virtual readings, and the real ones without their delay."""
     from scipy.ndimage import shift
 
     at_sensor = piece.positions + piece.rotations @ np.array(alignment.lever_arm)
     delays = {"acc": alignment.acc_delay, "gyro": alignment.gyro_delay}
-    return _virtual(at_sensor, piece.rotations, rate, scheme), {
+    return _virtual(at_sensor, piece.rotations, rate), {
         sensor: shift(getattr(piece, sensor), (-delay * rate, 0), order=3, mode="nearest")
         for sensor, delay in delays.items()
     }
@@ -222,7 +280,7 @@ def _virtual(
     positions: Float[np.ndarray, "*b T 3"],
     rotations: Float[np.ndarray, "*b T 3 3"],
     rate: float,
-    scheme: str,
+    scheme: str = DEFAULT,
 ) -> Readings:
     acc, gyro = virtual_imu(
         torch.from_numpy(positions), torch.from_numpy(rotations), rate, scheme=scheme

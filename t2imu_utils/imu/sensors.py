@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2imu_utils.body.fitting import pose_bodies
-from t2imu_utils.body.smpl import Body, Shape, same_mesh
+from t2imu_utils.body.smpl import Body, Shape
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write
@@ -39,9 +39,9 @@ CHANNELS = (
     "z: out of the skin",
 )
 UNITS = ("acc: m/s²", "gyro: rad/s")
-POSE = ("global_orient", "body_pose", "transl")
+POSE = ("global_orient", "body_pose")
 CUTOFF = 20.0  # Hz
-FADE = 0.7  # of where the spectral scheme ends it begins to take away, as `motion.resample` does
+FADE = 0.7  # of where the spectral scheme ends it begins to take away, as resampling does
 # Seconds and frames after which a sample has no influence any more. (In long clips the slowest to
 # vanish, that of the spectral scheme on a random walk, is under a thousandth of what it gives.)
 REACH, REACH_FRAMES = 1.0, 64
@@ -122,11 +122,7 @@ def _weigh(
     """A derivative as weighted sums of the differences of the same order."""
     margin = max(REACH_FRAMES, int(np.ceil(REACH * rate)))
     block = min(frames, 4 * margin)
-    weights = torch.as_tensor(
-        _weights(operators, order, block, float(rate)),
-        dtype=differences.dtype,
-        device=differences.device,
-    )
+    weights = torch.as_tensor(_weights(operators, order, block, float(rate))).to(differences)
     parts, done = [], 0
     while done < frames:
         start = min(max(done - margin, 0), frames - block)
@@ -277,7 +273,7 @@ def virtual_imu(
     frame in rad/s, which is what is computed here. Turns of more than pi a step are ambiguous.
 
     Args:
-        positions: in metres, world frame with Y up.
+        positions: in metres, world frame with Y up, of at least three frames.
         rotations: sensor to world.
         rate: frames per second.
         gravity: m/s^2.
@@ -285,15 +281,7 @@ def virtual_imu(
 
     Returns:
         acc in m/s^2 and gyro in rad/s, both in the sensor frame.
-
-    Raises:
-        InputError: fewer than three frames, or unknown scheme.
     """
-    if positions.shape[-2] < 3:
-        raise InputError(
-            "virtual_imu: positions", f"{positions.shape[-2]} frames",
-            "at least 3, which a second derivative needs", "Leave out clips that are so short.",
-        )  # fmt: skip
     if scheme not in SCHEMES:
         raise InputError(
             "virtual_imu: scheme", repr(scheme), f"one of {', '.join(SCHEMES)}", "Check the name."
@@ -304,12 +292,12 @@ def virtual_imu(
     return torch.einsum("...ji,...j->...i", rotations, force), gyro
 
 
+@torch.no_grad()
 def synthesise(
     fits: Clips,
     body: Body,
     shapes: Mapping[str, Shape],
     sites: Sequence[Site],
-    rate: float | None = None,
     gravity: float = GRAVITY,
     scheme: str = DEFAULT,
     progress: bool = True,
@@ -323,11 +311,10 @@ def synthesise(
 
     Args:
         fits: arrays ``global_orient`` (F, 3), ``body_pose`` (F, 69) and ``transl`` (F, 3); columns
-            ``beta_0`` to ``beta_9``, as `body.fitting.fit` leaves them.
+            ``beta_0`` to ``beta_9``, meta ``rate``, as `body.fitting.fit` leaves them.
         body: the model that was fitted and that the sites were found on.
-        shapes: people by name, from `body.table1.shapes_of`.
+        shapes: people by name, from `body.table1.shapes_of`, on models of one mesh.
         sites: from `sensor_sites`.
-        rate: frames per second; None takes that of `fits`.
         gravity: g of eq. (7), m/s^2.
         scheme: of differentiation, a key of `SCHEMES`; the paper's is ``central``.
         progress: show a bar.
@@ -337,63 +324,32 @@ def synthesise(
         the table is that of `fits` with the columns ``body`` and, unless `fits` has one,
         ``motion`` (row in `fits`); arrays ``acc`` and ``gyro`` (F, S, 3) float32; meta ``rate``
         and ``sites``.
-
-    Raises:
-        InputError: a model with another mesh than `body`; else as in `virtual_imu`.
     """
-    rate = fits.meta["rate"] if rate is None else rate
-    for name, shape in shapes.items():
-        if not same_mesh(shape.body, body):
-            raise InputError(
-                f"synthesise: {name}", f"other triangles in {shape.body.path.name}",
-                f"those of {body.path.name}, so that a site is the same place on all",
-                "Load all models with load_bodies.",
-            )  # fmt: skip
-    people = list(shapes.values())
+    rate, people, vertices_of = fits.meta["rate"], list(shapes.values()), site_vertices(sites)
     paths = pose_bodies(fits, body, people)
     betas = torch.tensor(np.stack([shape.betas for shape in people]), dtype=torch.float32)
-    bounds = fits.bounds
     rows: list[dict] = []
-    acc: list[np.ndarray] = []
-    gyro: list[np.ndarray] = []
+    readings: dict[str, list[np.ndarray]] = {"acc": [], "gyro": []}
     for index in tqdm(range(len(fits)), "IMU", mininterval=2, disable=not progress):
         motion = fits[index]
-        pose = {n: torch.as_tensor(motion[n], dtype=torch.float32) for n in POSE[:2]}
-        path = torch.from_numpy(paths[:, bounds[index] : bounds[index + 1]])
+        path = torch.from_numpy(paths[:, fits.bounds[index] : fits.bounds[index + 1]])
         # Neighbours of one model together.
         for _, own in groupby(range(len(people)), key=lambda i: id(people[i].body)):
             who = list(own)
             model = people[who[0]].body
-            a, w = _recordings(model, sites, betas[who], pose, path[who], rate, gravity, scheme)
-            acc += list(a.cpu().numpy())
-            gyro += list(w.cpu().numpy())
+            put = {"dtype": torch.float32, "device": model.model.v_template.device}
+            pose = (torch.as_tensor(motion[name], **put) for name in POSE)
+            skin = model.vertices(
+                vertices_of, betas[who][:, None].to(**put), *pose, path[who].to(**put)
+            )
+            place = (x.movedim(1, 2) for x in sensor_frames(skin, sites))
+            signals = virtual_imu(*place, rate, gravity, scheme)
+            for kept, signal in zip(readings.values(), signals, strict=True):
+                kept += list(signal.movedim(1, 2).cpu().numpy())
         facts = {k: v for k, v in fits.table.iloc[index].items() if k != "frames"}
         rows += [{"motion": index, **facts, "body": name} for name in shapes]
     meta = {"rate": float(rate), "sites": [site.name for site in sites]}
-    return Clips.from_list(rows, {"acc": acc, "gyro": gyro}, meta)
-
-
-@torch.no_grad()
-def _recordings(
-    body: Body,
-    sites: Sequence[Site],
-    betas: Float[Tensor, "N B"],
-    pose: Mapping[str, Tensor],
-    transl: Float[Tensor, "N T 3"],
-    rate: float,
-    gravity: float,
-    scheme: str,
-) -> tuple[Float[Tensor, "N T S 3"], Float[Tensor, "N T S 3"]]:
-    """Readings of all sensors during one motion of several people of one model at once."""
-    device = body.model.v_template.device
-    betas, transl = betas.to(device), transl.to(device)
-    pose = {name: values.to(device) for name, values in pose.items()}
-    ids = torch.as_tensor(site_vertices(sites), device=device)
-    vertices = body.vertices(ids, betas[:, None], **pose, transl=transl)
-    positions, rotations = sensor_frames(vertices, sites)
-    signals = virtual_imu(positions.movedim(1, 2), rotations.movedim(1, 2), rate, gravity, scheme)
-    acc, gyro = (signal.movedim(1, 2) for signal in signals)
-    return acc, gyro
+    return Clips.from_list(rows, readings, meta)
 
 
 def write_readings(path: Path, readings: Mapping[str, np.ndarray]) -> Path:
@@ -420,9 +376,7 @@ def acceleration_spread(clips: Clips, sites: Sequence[str]) -> pd.DataFrame:
 
 
 def gain_table(
-    rate: float = 20.0,
-    frequencies: Sequence[float] = tuple(np.arange(0.5, 10, 0.25)),
-    schemes: Sequence[str] = tuple(SCHEMES),
+    rate: float = 20.0, frequencies: Sequence[float] = tuple(np.arange(0.5, 10, 0.25))
 ) -> pd.DataFrame:
     """How much of a small sinusoidal movement each scheme gives, away from the ends of a clip.
 
@@ -442,9 +396,9 @@ def gain_table(
     inner = slice(reach, frames - reach)
     waves = torch.stack((phase.sin(), phase.cos()), -1)[:, inner]
     rows = []
-    for name in schemes:
-        acc, gyro = SCHEMES[name](angle, axis_angle_to_matrix(angle), rate)
-        noise = SCHEMES[name](impulses, still, rate)[0][:, frames // 2, 0].norm()
+    for name, scheme in SCHEMES.items():
+        acc, gyro = scheme(angle, axis_angle_to_matrix(angle), rate)
+        noise = scheme(impulses, still, rate)[0][:, frames // 2, 0].norm()
         found = torch.stack((acc[:, inner, 0], gyro[:, inner, 0]), -1)
         size = torch.linalg.lstsq(waves, found).solution.norm(dim=1) / 0.01
         share = size / torch.stack((omega**2, omega), -1)

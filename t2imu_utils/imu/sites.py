@@ -77,11 +77,7 @@ class Site:
 
 
 def sensor_sites(body: Body, names: Sequence[str] = SITES) -> list[Site]:
-    """The sensors on a body's mean shape, to be used for all its shapes.
-
-    Raises:
-        InputError: an unknown name, or a mesh that the ray of a rule does not meet.
-    """
+    """The sensors on a body's mean shape, to be used for all its shapes."""
     unknown = [name for name in names if name not in RULES]
     if unknown or not names:
         raise InputError(

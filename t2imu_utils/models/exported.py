@@ -19,14 +19,13 @@ import numpy as np
 import pandas as pd
 from pydantic import model_validator
 
-from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fit, fitted_joints
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import sha256, write_table
 from t2imu_utils.models.generator import Generator
-from t2imu_utils.motion.exports import MOMASK, as_sampled, export_files, read_exports
+from t2imu_utils.motion.exports import MOMASK, as_sampled, export_files, read_exports, read_poses
 from t2imu_utils.motion.skeleton import RATE
 from t2imu_utils.tracks import Positive, Section, data_root
 

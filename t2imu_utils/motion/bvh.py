@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.motion.skeleton import JOINTS, joint_weights, weighted_joints
-from t2imu_utils.motion.takes import Take, read_files
+from t2imu_utils.motion.takes import Take, read_files, turned_left
 
 CHANNELS = tuple(f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ")
 REMEDY = "Fetch the file again, or leave it out."
@@ -62,10 +62,6 @@ def parse_bvh(text: str, where: str | Path) -> Bvh:
     Args:
         text: the whole file.
         where: what to call it in errors.
-
-    Raises:
-        InputError: missing section, bad hierarchy, truncated file, wrong number of values, a
-            value that is no finite number, or a rate out of bounds; names the line.
     """
     numbered = enumerate(text.removeprefix("\ufeff").split("\n"), 1)
     lines = [(n, line) for n, line in numbered if line.strip() and line.strip()[0] != "#"]
@@ -209,13 +205,6 @@ def read_bandai(folder: Path) -> tuple[list[Take], list[Skipped]]:
         told = "CC BY-NC 4.0", f"bandai-{number}", trial, content, style
         takes.append(Take("bandai", *told, joints, bvh.rate))
     return takes, skipped
-
-
-def turned_left(joints: Float[np.ndarray, "T 22 3"]) -> float:
-    """By how many degrees the hips turn to the left from the first to the last frame."""
-    across = joints[:, JOINTS.index("left_hip")] - joints[:, JOINTS.index("right_hip")]
-    heading = np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
-    return float(np.degrees(heading[-1] - heading[0]))
 
 
 JOINTS_FROM_REACTIDLE = joint_weights(

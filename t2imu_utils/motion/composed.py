@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.ndimage import find_objects, gaussian_filter1d, label, minimum_filter1d
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter1d, minimum_filter1d
 
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import RATE, bone_lengths
-from t2imu_utils.motion.takes import Take
+from t2imu_utils.motion.skeleton import RATE, Joints, bone_lengths, resample
+from t2imu_utils.motion.takes import Take, runs
 
 FINE = 60  # Hz at which motion is cut and composed
 LONGEST = 9.5  # s of a transition: no crop of training cuts its start or its end off
@@ -76,13 +75,14 @@ def make_postures(
     ]
 
 
-def _lows(joints: Float[np.ndarray, "T 22 3"]) -> list[_Low]:
+def _lows(joints: Joints) -> list[_Low]:
     """The times spent low, told by the height of the pelvis between its lowest and highest."""
     height = gaussian_filter1d(joints[:, 0, 1], 0.1 * FINE)
     share = (height - height.min()) / np.ptp(height)
-    speed = gaussian_filter1d(_speed(joints), 0.1 * FINE, axis=0)
+    speed = np.linalg.norm(np.gradient(joints, axis=0), axis=-1) * FINE
+    speed = gaussian_filter1d(speed, 0.1 * FINE, axis=0)
     still = (speed[:, 0] < 0.15) & (speed.mean(axis=1) < 0.4)
-    highs = _runs(share > 0.85, 1)
+    highs = runs(share > 0.85, 1)
     edges = [slice(0, 0), *highs, slice(len(joints), len(joints))]
     lows = []
     for before, after in zip(edges[:-1], edges[1:], strict=True):
@@ -90,15 +90,15 @@ def _lows(joints: Float[np.ndarray, "T 22 3"]) -> list[_Low]:
         between[before.stop : after.start] = True
         rest = between & still & (share < 0.25)
         # Who lies on the back is recorded only where he is about to get up.
-        brief = _runs(rest, BRIEF * FINE)
-        stills = _runs(rest, STILL * FINE) or [r for r in brief if _posture(joints[r]) != "sitting"]
+        brief = runs(rest, BRIEF * FINE)
+        stills = runs(rest, STILL * FINE) or [r for r in brief if _posture(joints[r]) != "sitting"]
         if stills:
             stands = [edge if edge.stop > edge.start else None for edge in (before, after)]
             lows.append(_Low(stills, *stands))
     return lows
 
 
-def _posture(joints: Float[np.ndarray, "T 22 3"]) -> str:
+def _posture(joints: Joints) -> str:
     """ "sitting", or "lying on the back", "front" or "side" by where the chest faces."""
     trunk = (joints[:, 12] - joints[:, 0]).mean(axis=0)
     across = (joints[:, 16] - joints[:, 17] + joints[:, 1] - joints[:, 2]).mean(axis=0)
@@ -163,9 +163,7 @@ def _wander(window: slice, start: float, seconds: float, period: float = PERIOD)
     return lo + (hi - lo) * (1 - np.cos(2 * np.pi * k / (period * length))) / 2
 
 
-def _played(
-    joints: Float[np.ndarray, "T 22 3"], path: Float[np.ndarray, "N"]
-) -> Float[np.ndarray, "N 22 3"]:
+def _played(joints: Joints, path: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N 22 3"]:
     """The frames at fractional indices."""
     first = np.minimum(path.astype(int), len(joints) - 2)
     part = (path - first)[:, None, None]
@@ -220,16 +218,9 @@ def make_jumps(takes: Sequence[Take]) -> list[Take]:
         for times in range(2, 6):
             joined = _repeated(joints, first, last, landing, times - 1)
             if len(joined) <= HELD[1] * FINE:
-                made.append(
-                    replace(
-                        take,
-                        trial=f"{take.trial}_t{times}",
-                        content=AGAIN[take.content],
-                        joints=resample(joined, FINE, RATE),
-                        rate=RATE,
-                        made="composed",
-                    )
-                )
+                trial, joined = f"{take.trial}_t{times}", resample(joined, FINE, RATE)
+                clip = replace(take, trial=trial, content=AGAIN[take.content], joints=joined)
+                made.append(replace(clip, rate=RATE, made="composed"))
     return made
 
 
@@ -265,18 +256,14 @@ def make_runs(takes: Sequence[Take], minutes: float, seed: int) -> list[Take]:
     return made
 
 
-def _state(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 44 3"]:
+def _state(joints: Joints) -> Float[np.ndarray, "T 44 3"]:
     """Posture wherever it stands, m, and what joints move in 0.1 s, m."""
     posed = joints - joints[:, :1] * _LEVEL
     return np.concatenate([posed, 0.1 * FINE * np.gradient(joints, axis=0)], axis=1)
 
 
 def _repeated(
-    joints: Float[np.ndarray, "T 22 3"],
-    first: int,
-    last: int,
-    share: Float[np.ndarray, "C"],
-    times: int,
+    joints: Joints, first: int, last: int, share: Float[np.ndarray, "C"], times: int
 ) -> Float[np.ndarray, "T2 22 3"]:
     """The frames from `first` to `last` so many times more, onwards; `share`, from 0 to 1, spreads
     what their ends differ by."""
@@ -308,7 +295,7 @@ def straight_walks(
         speed = np.linalg.norm(velocity[:, [0, 2]], axis=1)
         turning = np.gradient(np.unwrap(np.arctan2(velocity[:, 0], velocity[:, 2]))) * FINE
         onwards = (speed > speeds[0]) & (speed < speeds[1]) & (np.abs(turning) < 0.5)
-        for number, run in enumerate(_runs(onwards, least * FINE)):
+        for number, run in enumerate(runs(onwards, least * FINE)):
             part = joints[run]
             way = (part[-1, 0] - part[0, 0]) * _LEVEL
             ahead = way / np.linalg.norm(way)
@@ -343,39 +330,27 @@ def make_stairs(takes: Sequence[Take], direction: str, minutes: float, seed: int
         # In steps of 0.05, which `resample` takes.
         slower = round(20 * max(1.0, cadence / rng.uniform(*CADENCE))) / 20
         up = direction == "up"
-        joints = climb(
-            walk.joints,
-            plants,
-            rise if up else -rise,
-            depth,
-            np.radians(4 + 6 * lean if up else 1 + 3 * lean),
-        )
+        leaning = np.radians(4 + 6 * lean if up else 1 + 3 * lean)
+        joints = climb(walk.joints, plants, rise if up else -rise, depth, leaning)
         joints = resample(joints, FINE, RATE * slower)
         most = round(HELD[1] * RATE)
         joints = joints[int(rng.uniform(0, max(1, len(joints) - most))) :][:most]
         if len(joints) < HELD[0] * RATE or _acceleration(joints) > CALM:
             continue
-        made.append(
-            replace(
-                walk,
-                trial=f"{walk.trial}_{direction}{turn:04d}",
-                content=f"stairs {direction}",
-                joints=joints,
-                rate=RATE,
-                made="composed",
-            )
-        )
+        trial, content = f"{walk.trial}_{direction}{turn:04d}", f"stairs {direction}"
+        clip = replace(walk, trial=trial, content=content, joints=joints)
+        made.append(replace(clip, rate=RATE, made="composed"))
         frames += len(joints)
     return made
 
 
-def _plants(joints: Float[np.ndarray, "T 22 3"]) -> list[_Plant]:
+def _plants(joints: Joints) -> list[_Plant]:
     """Stands of both feet in turn; none where steps are irregular or do not alternate."""
     plants = []
     for leg, (_, _, ankle, ball) in enumerate(_LEGS):
         speed = np.linalg.norm(np.diff(joints[:, [ankle, ball]], axis=0)[..., [0, 2]], axis=-1)
         slow = gaussian_filter1d(speed.min(axis=1), 0.02 * FINE) * FINE
-        for run in _runs(slow < 0.2 * np.percentile(slow, 95), 0.2 * FINE):
+        for run in runs(slow < 0.2 * np.percentile(slow, 95), 0.2 * FINE):
             plants.append(_Plant(leg, run.start, run.stop))
     plants.sort(key=lambda plant: plant.start)
     # The first and the last may be cut by the ends of the recording.
@@ -389,17 +364,13 @@ def _plants(joints: Float[np.ndarray, "T 22 3"]) -> list[_Plant]:
     return plants if regular and ways.min() > 0.3 and 80 < cadence < 140 else []
 
 
-def _place(joints: Float[np.ndarray, "T 22 3"], plant: _Plant) -> float:
+def _place(joints: Joints, plant: _Plant) -> float:
     """How far on (Z) the ball of the foot stands."""
     return float(np.median(joints[plant.start : plant.stop, _LEGS[plant.leg][3], 2]))
 
 
 def climb(
-    joints: Float[np.ndarray, "T 22 3"],
-    plants: Sequence[_Plant],
-    rise: float,
-    depth: float,
-    lean: float,
+    joints: Joints, plants: Sequence[_Plant], rise: float, depth: float, lean: float
 ) -> Float[np.ndarray, "N 22 3"]:
     """Walk up (rise > 0, m) or down (rise < 0) stairs of a depth (m), leaning by radians."""
     up = rise > 0
@@ -444,31 +415,21 @@ def climb(
     mean = gaussian_filter1d(shifts.mean(axis=0), 0.2 * FINE, axis=0, mode="nearest")
     body = [joint for joint in range(22) if joint not in (4, 5, 7, 8, 10, 11)]
     moved[:, body] = old[:, body] + mean[:, None]
-    moved[:, 3:] = np.where(
-        np.isin(np.arange(3, 22), (4, 5, 7, 8, 10, 11))[None, :, None],
-        moved[:, 3:],
-        _leant(moved[:, 3:], moved[:, :1], lean),
-    )
+    upper = [joint for joint in body if joint > 2]
+    moved[:, upper] = _leant(moved[:, upper], moved[:, :1], lean)
     lengths = np.median(bone_lengths(old), axis=0)
-    room = np.min(
-        [
-            _room(moved[:, hip], moved[:, ankle], 0.995 * (lengths[knee] + lengths[ankle]))
-            for hip, knee, ankle, _ in _LEGS
-        ],
-        axis=0,
-    )
+    room = [
+        _room(moved[:, hip], moved[:, ankle], 0.995 * (lengths[knee] + lengths[ankle]))
+        for hip, knee, ankle, _ in _LEGS
+    ]
     width = round(0.15 * FINE)
-    lowered = gaussian_filter1d(
-        minimum_filter1d(np.minimum(room, 0), 2 * width + 1, mode="nearest"),
-        width / 2,
-        mode="nearest",
-    )
+    low = minimum_filter1d(np.minimum(np.min(room, axis=0), 0), 2 * width + 1, mode="nearest")
+    lowered = gaussian_filter1d(low, width / 2, mode="nearest")
     moved[:, body, 1] += lowered[:, None]
     for hip, knee, ankle, _ in _LEGS:
         towards = old[:, knee] - (old[:, hip] + old[:, ankle]) / 2 + [0, 0, 0.1]
-        moved[:, knee] = _bent(
-            moved[:, hip], moved[:, ankle], lengths[knee], lengths[ankle], towards
-        )
+        ends = moved[:, hip], moved[:, ankle], lengths[knee], lengths[ankle]
+        moved[:, knee] = _bent(*ends, towards)
     return moved
 
 
@@ -478,9 +439,7 @@ def _smooth(u: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     return u**3 * (10 - 15 * u + 6 * u**2)
 
 
-def _pitched(
-    joints: Float[np.ndarray, "T 22 3"], ankle: int, ball: int, up: bool
-) -> Float[np.ndarray, "T 2 3"]:
+def _pitched(joints: Joints, ankle: int, ball: int, up: bool) -> Float[np.ndarray, "T 2 3"]:
     """Ankle and ball of a foot that lands flat (up) or toes first (down) instead of on the heel.
 
     On stairs the heel rises less behind the body, and the foot swings half as high.
@@ -536,16 +495,6 @@ def _bent(
     return hip + along * line + np.sqrt(np.maximum(thigh**2 - along**2, 0)) * out
 
 
-def _acceleration(joints: Float[np.ndarray, "T 22 3"]) -> float:
+def _acceleration(joints: Joints) -> float:
     """Mean over joints and frames of 20 Hz, m/s²."""
     return float(np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).mean()) * RATE**2
-
-
-def _speed(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 22"]:
-    return np.linalg.norm(np.gradient(joints, axis=0), axis=-1) * FINE
-
-
-def _runs(mask: Bool[np.ndarray, "T"], least: float) -> list[slice]:
-    """Ranges of at least `least` consecutive frames that are True."""
-    found = (run for (run,) in find_objects(label(mask)[0]))
-    return [run for run in found if run.stop - run.start >= least]

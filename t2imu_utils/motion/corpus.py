@@ -34,7 +34,6 @@ from t2imu_utils.motion.features import (
 )
 
 COLUMNS = ("name", "subject", "activity", "source")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _SWAPPED_WORD = re.compile(
     r"\b(left|right)(?=\b|ward|hand|side|most|foot)"
     r"|\b((?:counter|anti)[- ]?clockwise|clockwise)\b",
@@ -86,25 +85,38 @@ def write_corpus(
         splits: names of clips by split; needs "train". "all" is added where it is missing.
 
     Raises:
-        InputError: a clip that `read_corpus` would refuse, a name twice, a split that names no
-            clip, or a clip of "train" in "val" or a "test…" split as well.
+        InputError: a name twice, a split that names no clip, or a clip of "train" in "val" or a
+            "test…" split as well.
     """
     root = Path(root)
     splits = {"all": [clip.name for clip in clips], **splits}
-    _check(clips, splits)
+    _check(splits)
     if root.exists() and not (root / "clips.csv").exists() and any(root.iterdir()):
-        raise InputError(
-            root,
-            "a folder with other content",
-            "no folder, or a corpus written by this project",
-            "Choose another folder: this one is not overwritten.",
-        )
+        expected = "no folder, or a corpus written by this project"
+        raise InputError(root, "a folder with other content", expected, "Choose another folder.")
     train = set(splits["train"])
     mean, std = statistics([clip.features for clip in clips if clip.name in train])
     root.parent.mkdir(parents=True, exist_ok=True)
     building, old = beside(root, "tmp"), beside(root, "old")
     try:
-        _write_folder(building, clips, splits, mean, std)
+        for folder in ("new_joint_vecs", "new_joints", "texts"):
+            (building / folder).mkdir(parents=True)
+        for clip in clips:
+            features = clip.features.astype(np.float32)
+            np.save(building / "new_joint_vecs" / f"{clip.name}.npy", features)
+            np.save(building / "new_joints" / f"{clip.name}.npy", features_to_joints(features))
+            lines = []
+            for caption in clip.captions:
+                # HumanML3D's readers know the tag OTHER, so no tagger is needed for them.
+                tagged = " ".join(f"{w}/OTHER" for w in re.findall(r"\w+", caption.lower()))
+                lines.append(f"{caption}#{tagged}#0.0#0.0\n")
+            (building / "texts" / f"{clip.name}.txt").write_text("".join(lines), encoding="utf-8")
+        for split, names in splits.items():
+            (building / f"{split}.txt").write_text("".join(f"{n}\n" for n in names), "utf-8")
+        np.save(building / "Mean.npy", mean)
+        np.save(building / "Std.npy", std)
+        rows = [[getattr(clip, column) for column in COLUMNS] for clip in clips]
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(building / "clips.csv", index=False)
         if root.exists():
             os.replace(root, old)
         os.replace(building, root)
@@ -173,58 +185,16 @@ def read_statistics(root: Path) -> Normaliser:
     return Normaliser(mean.astype(np.float32), std.astype(np.float32))
 
 
-def _check(clips: Sequence[MotionClip], splits: dict[str, list[str]]) -> None:
-    """Raise `InputError` for what `read_corpus` would refuse, and for a split that leaks."""
-    remedy = "Mend the clips or splits that are written."
-    seen = set()
-    for clip in clips:
-        if clip.name in seen or not _NAME.fullmatch(clip.name):
-            expected = "a name of its own of letters, digits, '_', '.' and '-'"
-            raise InputError("clip: name", repr(clip.name), expected, remedy)
-        seen.add(clip.name)
-        check_features(clip.features, f"clip {clip.name}")
-        bad = [c for c in clip.captions if not c.strip() or re.search(r"[#\r\n]", c)]
-        if bad or not clip.captions:
-            expected = "one or more sentences without '#' and line breaks"
-            raise InputError(f"clip {clip.name}: captions", repr(clip.captions), expected, remedy)
-    if not splits.get("train"):
-        raise InputError("splits: train", "no clip", "at least one", "Mean and Std come from it.")
+def _check(splits: dict[str, list[str]]) -> None:
+    """Raise `InputError` for a clip that stands twice or is unknown, and for a split that leaks."""
     for split, names in splits.items():
-        unseen = split == "val" or split.startswith("test")
-        shared = set(names) & set(splits["train"]) if unseen else set()
-        wrong = (set(names) - seen) | shared
-        if wrong or len(set(names)) < len(names) or not _NAME.fullmatch(split):
+        held_out = split == "val" or split.startswith("test")
+        shared = set(names) & set(splits["train"]) if held_out else set()
+        wrong = (set(names) - set(splits["all"])) | shared
+        if wrong or len(set(names)) < len(names):
             expected = "clips that are written, each once, and none of train where it is held out"
-            found = min(wrong, default="a clip twice")
-            raise InputError(f"splits: {split}", found, expected, remedy)
-
-
-def _write_folder(
-    root: Path,
-    clips: Sequence[MotionClip],
-    splits: dict[str, list[str]],
-    mean: Float[np.ndarray, "263"],
-    std: Float[np.ndarray, "263"],
-) -> None:
-    for folder in ("new_joint_vecs", "new_joints", "texts"):
-        (root / folder).mkdir(parents=True)
-    for clip in clips:
-        features = clip.features.astype(np.float32)
-        np.save(root / "new_joint_vecs" / f"{clip.name}.npy", features)
-        np.save(root / "new_joints" / f"{clip.name}.npy", features_to_joints(features))
-        lines = [f"{caption}#{_tagged(caption)}#0.0#0.0\n" for caption in clip.captions]
-        (root / "texts" / f"{clip.name}.txt").write_text("".join(lines), encoding="utf-8")
-    for split, members in splits.items():
-        (root / f"{split}.txt").write_text("".join(f"{n}\n" for n in members), encoding="utf-8")
-    np.save(root / "Mean.npy", mean)
-    np.save(root / "Std.npy", std)
-    rows = [[getattr(clip, column) for column in COLUMNS] for clip in clips]
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(root / "clips.csv", index=False)
-
-
-def _tagged(caption: str) -> str:
-    # OTHER is a tag that HumanML3D's readers know, so no tagger is needed to be readable by them.
-    return " ".join(f"{word}/OTHER" for word in re.findall(r"\w+", caption.lower()))
+            remedy = "Mend the clips or splits that are written."
+            raise InputError(f"splits: {split}", min(wrong, default="a twin"), expected, remedy)
 
 
 def _read_facts(path: Path) -> dict[str, tuple[str, str, str]]:
@@ -252,12 +222,8 @@ def _read_clip(
     features = read_array(path)
     check_features(features, path)
     if not lengths[0] <= len(features) <= lengths[1]:
-        raise InputError(
-            f"{path}: features",
-            f"{len(features)} frames",
-            _frames(lengths),
-            "Take this clip out of the corpus and its splits.",
-        )
+        remedy = "Take this clip out of the corpus and its splits."
+        raise InputError(f"{path}: features", f"{len(features)} frames", _frames(lengths), remedy)
     features = features.astype(np.float32)
     text = root / "texts" / f"{name}.txt"
     cuts: dict[tuple[int, int], list[str]] = {}
@@ -272,15 +238,10 @@ def _read_clip(
         cuts.setdefault((start, end), []).append(caption)
     if not cuts:
         raise InputError(text, "no usable sentence", "one a line", "Write the sentences again.")
-    whole = (0, len(features))
+    names = {(0, len(features)): name}
     return [
-        MotionClip(
-            name if cut == whole else f"{name}_{cut[0]}_{cut[1]}",
-            features[cut[0] : cut[1]],
-            captions,
-            *facts,
-        )
-        for cut, captions in cuts.items()
+        MotionClip(names.get(cut, f"{name}_{cut[0]}_{cut[1]}"), features[slice(*cut)], said, *facts)
+        for cut, said in cuts.items()
     ]
 
 
@@ -307,16 +268,12 @@ def _read_line(
         return fields[0].strip(), 0, frames
     if start < 0 or end <= start or math.isinf(end):
         raise InputError(
-            f"{where}: times", f"{start} to {end} s", "0 <= start < end", "Correct the times."
+            f"{where}: times", f"{start} to {end} s", "0 <= start < end", "Correct it."
         )
     first, last = int(start * RATE), min(int(end * RATE), frames)
     if not lengths[0] <= last - first <= lengths[1]:
-        raise InputError(
-            f"{where}: times",
-            f"{start} to {end} s, {max(last - first, 0)} frame(s) of a clip of {frames}",
-            _frames(lengths),
-            "Correct the times.",
-        )
+        found = f"{start} to {end} s, {max(last - first, 0)} frame(s) of a clip of {frames}"
+        raise InputError(f"{where}: times", found, _frames(lengths), "Correct the times.")
     return fields[0].strip(), first, last
 
 
@@ -327,9 +284,8 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError as error:
         raise InputError(path, "no file", "a text file", "Restore it.") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            path, f"byte {error.start} that is no UTF-8", "UTF-8 text", "Convert the file."
-        ) from error
+        found = f"byte {error.start} that is no UTF-8"
+        raise InputError(path, found, "UTF-8 text", "Convert the file.") from error
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -337,10 +293,8 @@ def read_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
-        raise InputError(
-            path, "no file", "a .npy array", "Restore it, or take the clip out of its splits."
-        ) from error
+        remedy = "Restore it, or take the clip out of its splits."
+        raise InputError(path, "no file", "a .npy array", remedy) from error
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(
-            path, f"no readable array ({error})", "a .npy array", "Restore it from its source."
-        ) from error
+        found = f"no readable array ({error})"
+        raise InputError(path, found, "a .npy array", "Restore it from its source.") from error

@@ -1,4 +1,4 @@
-"""Motions that other projects wrote, as a generator of their own: joints at 20 fps, metres, Y up.
+"""Motions that other projects wrote, as a generator of their own: joints or poses at 20 fps, Y up.
 
 What is read, as each project writes it:
 
@@ -15,7 +15,11 @@ What is read, as each project writes it:
   unit nor up axis.
 - any other (T, 22, 3) ``.npy`` whose rate and up axis the caller states.
 
-Pose parameters, as AMASS has them, need no fit: `body.exports` reads those.
+Pose parameters need no fit: AMASS's ``.npz`` in all its kinds, and what is written in its layout,
+such as by Kimodo's SMPL-X model: ``trans`` (T, 3), and ``poses`` (T, 72, 156 or 165: SMPL, SMPL+H,
+SMPL-X) or ``root_orient`` (T, 3) with ``pose_body`` (T, 63); ``betas``, ``gender``, and the rate as
+``mocap_framerate`` or ``mocap_frame_rate``. In all of them the first 22 joints are those of SMPL;
+jaw, eyes and hands are dropped, as `fitting.fit` leaves SMPL's two hand joints at rest.
 """
 
 import re
@@ -28,8 +32,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
+from t2imu_utils.body.fitting import N, without_jumps
+from t2imu_utils.body.smpl import BETAS, BONES, Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import read_json
@@ -42,13 +49,13 @@ from t2imu_utils.motion.bvh import (
 )
 from t2imu_utils.motion.cmu import JOINTS_FROM_BVH
 from t2imu_utils.motion.features import MIN_FRAMES
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import (
-    RATE,
-    check_joints,
-    joint_weights,
-    weighted_joints,
+from t2imu_utils.motion.rotations import (
+    axis_angle_to_quat,
+    matrix_to_quat,
+    quat_multiply,
+    quat_to_axis_angle,
 )
+from t2imu_utils.motion.skeleton import RATE, check_joints, joint_weights, resample, weighted_joints
 from t2imu_utils.motion.takes import HEIGHT, implausible
 from t2imu_utils.pickles import Inert, decode_array, read_pickle
 
@@ -127,7 +134,7 @@ def read_exports(
 ) -> tuple[Clips, list[Skipped]]:
     """Read motions that other projects wrote as joints; the module names the formats.
 
-    Motions at a higher rate than `to` are resampled without aliasing (`motion.resample`). Those
+    Motions at a higher rate than `to` are resampled without aliasing (`resample`). Those
     below 20 fps are left out: what they lack above half their rate is what accelerations are
     made of, so they cannot be compared. Left out, too, is who is not 1.4 to 2.1 m tall or has limbs
     that change their length. No motion is smoothed, cut or set on the floor.
@@ -148,9 +155,6 @@ def read_exports(
         ``name``; ``project``; ``file``; ``prompt``, empty where the format carries none; ``sample``
         and ``repetition``, the project's own numbers; ``native_rate`` (Hz); ``resampled``;
         ``smoothed``, what the authors' code did to the joints.
-
-    Raises:
-        InputError: a folder or file that does not exist, or nothing that can be used.
     """
     rows, arrays, skipped = [], [], []
     for path, file in export_files(source):
@@ -191,16 +195,13 @@ def as_sampled(clips: Clips, requests: pd.DataFrame) -> tuple[Clips, list[Skippe
     ``sample`` is the line of its prompt file.
 
     Args:
-        clips: of `read_exports` or `body.exports.read_poses`.
+        clips: of `read_exports` or `motion.exports.read_poses`.
         requests: at least the columns ``activity`` and ``prompt``.
 
     Returns:
         The answered requests in order, without ``seed`` and with each motion's own length, a
         column ``motion`` (row number) and the columns of the export; and the requests without a
         motion and motions without a request.
-
-    Raises:
-        InputError: no motion answers any request.
     """
     waiting = defaultdict(deque)
     for i, prompt in enumerate(clips.table["prompt"]):
@@ -247,7 +248,11 @@ def export_files(source: Path | Sequence[Path]) -> list[tuple[Path, str]]:
     if not found:
         raise InputError(source, "no .npy and no .npz", "exported motions", "Check the path.")
     named = [(path, path.relative_to(source).as_posix()) for path in found]
-    return sorted(named, key=lambda pair: _in_order(pair[1]))
+
+    def in_order(pair: tuple[Path, str]) -> list[str | int]:
+        return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", pair[1])]
+
+    return sorted(named, key=in_order)
 
 
 def nothing_usable(source: Path | Sequence[Path], skipped: Sequence[Skipped]) -> InputError:
@@ -266,11 +271,9 @@ def native_rate(
     """
     if known is not None and stated not in (None, known):
         raise InputError(
-            f"{where}: rate",
-            f"{known:g} frames a second",
-            f"{stated:g}, as stated",
+            f"{where}: rate", f"{known:g} frames a second", f"{stated:g}, as stated",
             "Leave out rate=: this file needs none.",
-        )
+        )  # fmt: skip
     found = next((r for r in (known, stated, usual) if r is not None), None)
     if found is None:
         raise InputError(
@@ -282,28 +285,16 @@ def native_rate(
 def at_rate(
     x: Float[np.ndarray, "T ..."], native: float, where: str, to: float | None = RATE
 ) -> Float[np.ndarray, "N ..."]:
-    """`x` at `to` fps, resampled without aliasing; None leaves it.
-
-    Raises:
-        InputError: a rate below 20 fps or above `MAX_RATE`, or a higher one is asked for.
-    """
+    """`x` at `to` fps, resampled without aliasing; None leaves it."""
     to = to or native
     if not RATE <= native <= MAX_RATE:
-        raise InputError(
-            f"{where}: rate",
-            f"{native:g} frames a second"
-            + f", so nothing above {native / 2:g} Hz" * (native < RATE),
-            f"{RATE:g} to {MAX_RATE:g}",
-            "Left out, not stretched: the missing band would pass for smooth motion.",
-        )
+        remedy = "Left out, not stretched: the missing band would pass for smooth motion."
+        found = f"{native:g} frames a second"
+        raise InputError(f"{where}: rate", found, f"{RATE:g} to {MAX_RATE:g}", remedy)
     if not RATE <= to <= native:
         expected = f"{RATE:g} to the {native:g} of the motion"
         raise InputError(f"{where}: rate asked for", f"{to:g}", expected, "Ask for another.")
     return resample(x, native, to)
-
-
-def _in_order(name: str) -> list[str | int]:
-    return [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)]
 
 
 def _plain_text(prompt: str) -> str:
@@ -327,11 +318,10 @@ def _checked(motion: _Motion, up: Up | None, scale: float, where: str) -> np.nda
         sound = (u for u, size in UNITS.items() if not implausible(joints * size, BONE_CHANGE))
         unit = next(sound, None)
         raise InputError(
-            f"{where}: joints",
-            fault + (f", as in {unit}" if unit else ""),
+            f"{where}: joints", fault + (f", as in {unit}" if unit else ""),
             f"one person, {HEIGHT[0]:g} to {HEIGHT[1]:g} m tall, of rigid bones",
             f"Pass scale={UNITS[unit]:g}." if unit else "Check the order of joints and the unit.",
-        )
+        )  # fmt: skip
     joints = joints * scale
     return joints @ Z_UP_TO_Y_UP.T if axis == "z" else joints
 
@@ -375,7 +365,7 @@ def _read_kimodo(path: Path) -> list[_Motion]:
         known = "poses" in stored or "pose_body" in stored
         raise InputError(
             path, "pose parameters" if known else "no posed_joints", "joints of Kimodo",
-            "They need no fit: take body.exports.read_poses." if known else "Leave it out.",
+            "They need no fit: take motion.exports.read_poses." if known else "Leave it out.",
         )  # fmt: skip
     joints = stored["posed_joints"]
     if joints.ndim not in (3, 4) or joints.shape[-1] != 3 or joints.shape[-2] not in KIMODO_JOINTS:
@@ -407,11 +397,10 @@ def _read_momask(
     sample, repetition, length, locked = match.groups()
     if bool(locked) != foot_locked:
         raise InputError(
-            path,
-            "the twin with locked feet" if locked else "the twin with free feet",
+            path, "the twin with locked feet" if locked else "the twin with free feet",
             f"one file a motion, that with {'locked' if foot_locked else 'free'} feet",
             f"Pass foot_locked={not foot_locked} to take this one instead.",
-        )
+        )  # fmt: skip
     # Its decoder makes four frames at a time, so the last motion of a batch may lack some.
     if not 0 <= int(length) - len(joints) < 4:
         raise InputError(path, f"{len(joints)} frames", f"{length}, as its name says", _AGAIN)
@@ -455,11 +444,7 @@ def _read_mdm(path: Path, content: list[Any]) -> list[_Motion]:
 def read_npz(
     path: Path, keys: Collection[str], remedy: str = _AGAIN, whole: bool = False
 ) -> dict[str, np.ndarray]:
-    """Those of some arrays that an archive has, as far as they are plain ones of a sane size.
-
-    Raises:
-        InputError: no file, a damaged one, or with `whole` one that lacks some of the arrays.
-    """
+    """Those of some arrays that an archive has, as far as they are plain ones of a sane size."""
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {member.filename: member.file_size for member in archive.infolist()}
@@ -523,3 +508,170 @@ def _decoded(value: Any) -> Any:
     if value.kind == "numpy._reconstruct" and isinstance(items := value.state[-1], list):
         return _decoded(items)
     return decode_array(value)
+
+
+# --- pose parameters ------------------------------------------------------------------------------
+WIDTHS = (72, 156, 165)  # of ``poses``: SMPL, SMPL+H, SMPL-X
+
+_RATES = ("mocap_framerate", "mocap_frame_rate")
+_FIELDS = ("poses", "root_orient", "pose_body", "trans", "betas", *_RATES)
+_JOINTS = "Joints are read with motion.exports.read_exports."
+
+
+def read_poses(
+    source: Path | Sequence[Path],
+    body: Body,
+    rate: float | None = None,
+    up: Up = "z",
+    shape: Literal["mean", "file"] = "mean",
+    made_by: str = "amass",
+    to: float | None = RATE,
+) -> tuple[Clips, list[Skipped]]:
+    """Read pose parameters as `fitting.fit` leaves its own, with Y up.
+
+    Rotations are resampled without aliasing as quaternions of one sign, which are then brought to
+    length 1. (x, y, z) with Z up becomes (-x, z, y). Motions below 20 fps are left out.
+
+    Betas belong to the model that they were made with, so they seldom mean anything on `body`.
+    `shape` says what becomes of them, and the column ``shape`` what did:
+
+    - "mean": none are used. The pose is the same, on bones of the mean body.
+    - "file": the first ten as they stand, for a `body` that is the model of the files.
+
+    The pelvis may be off by a constant of some centimetres, the distance of the models' origins; a
+    constant adds no acceleration.
+
+    Args:
+        source: files, or a folder of which all ``.npy`` and ``.npz`` are read, in subfolders too.
+        body: the body that the result is for.
+        rate: frames a second of files that state none.
+        up: up axis of the files; AMASS has Z.
+        shape: see above.
+        made_by: what to call the project.
+        to: frames a second of the result; None keeps the rate of the file.
+
+    Returns:
+        Clips with the arrays of `fitting.fit` (``joint_error`` is 0: nothing was fitted), meta
+        ``rate``, ``smoothed`` and ``body``, and in the table the columns of
+        `read_exports`, ``shape`` and ``beta_0`` to ``beta_9``; and what
+        was left out. `fitting.fitted_joints` gives its joints.
+    """
+    rows, parts, skipped = [], [], []
+    for path, file in export_files(source):
+        try:
+            row, arrays = _read_pose(path, file, body, rate, up, shape, to)
+        except InputError as error:
+            skipped.append(Skipped(file, str(error)))
+            continue
+        facts = {"name": file, "project": made_by, "file": file, "prompt": ""}
+        rows.append(facts | {"sample": 0, "repetition": 0} | row)
+        parts.append(arrays)
+    if not rows:
+        raise nothing_usable(source, skipped)
+    arrays = {name: [part[name] for part in parts] for name in parts[0]}
+    meta = {
+        "rate": to or rows[0]["native_rate"],
+        "smoothed": {made_by: NOT_KNOWN},
+        "body": body.path.name,
+    }
+    return Clips.from_list(rows, arrays, meta), skipped
+
+
+def _read_pose(
+    path: Path,
+    file: str,
+    body: Body,
+    rate: float | None,
+    up: Up,
+    shape: Literal["mean", "file"],
+    to: float | None,
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The row and the arrays of one file."""
+    if path.suffix.lower() != ".npz":
+        raise InputError(path, f"a file {path.suffix}", "an .npz of pose parameters", _JOINTS)
+    stored = read_npz(path, _FIELDS)
+    vectors, trans = _pose_of(path, stored)
+    known = next((r for key in _RATES if (r := read_number(stored, key, path)) is not None), None)
+    native = native_rate(known, rate, None, file)
+    betas = np.zeros(BETAS) if shape == "mean" else _betas(path, stored)
+    rest = body.rest_joints(torch.from_numpy(betas))[0].numpy()
+    root = trans + rest
+    quats = axis_angle_to_quat(torch.from_numpy(vectors))
+    if up == "z":
+        turn = torch.tensor(Z_UP_TO_Y_UP)
+        quats[:, 0] = quat_multiply(matrix_to_quat(turn).expand(len(quats), 4), quats[:, 0])
+        root = root @ Z_UP_TO_Y_UP.T
+    quats = _one_sign(quats.numpy())
+    both = at_rate(np.concatenate([quats.reshape(len(quats), -1), root], axis=1), native, file, to)
+    _check_length(path, both, f" at {to or native:g} frames a second")
+    quats = both[:, :-3].reshape(-1, N, 4)
+    quats = quats / np.linalg.norm(quats, axis=-1, keepdims=True)
+    rotations = np.zeros((len(both), BONES, 3), np.float32)
+    rotations[:, :N] = without_jumps(quat_to_axis_angle(torch.from_numpy(quats)).numpy())
+    row = {"native_rate": native, "resampled": native != (to or native), "smoothed": NOT_KNOWN}
+    row |= {"shape": shape, **{f"beta_{i}": betas[i] for i in range(BETAS)}}
+    return row, {
+        "global_orient": rotations[:, 0],
+        "body_pose": rotations[:, 1:].reshape(len(both), -1),
+        "transl": (both[:, -3:] - rest).astype(np.float32),
+        "joint_error": np.zeros(len(both), np.float32),
+    }
+
+
+def _pose_of(
+    path: Path, stored: Mapping[str, np.ndarray]
+) -> tuple[Float[np.ndarray, "T 22 3"], Float[np.ndarray, "T 3"]]:
+    """Rotation vectors of the body's joints, and translation."""
+    if "poses" in stored:
+        poses = stored["poses"]
+        width = poses.shape[-1] if poses.ndim == 2 else 0
+        if width not in WIDTHS:
+            wanted = f"(frames, {', '.join(map(str, WIDTHS))})"
+            raise InputError(f"{path}: poses", f"shape {poses.shape}", wanted, _AGAIN)
+        fields = {"poses": (poses, width)}
+    elif {"root_orient", "pose_body"} <= stored.keys():
+        fields = {"root_orient": (stored["root_orient"], 3)}
+        fields |= {"pose_body": (stored["pose_body"], 3 * (N - 1))}
+    else:
+        found = "neither poses nor root_orient and pose_body"
+        raise InputError(path, found, "pose parameters in AMASS's layout", _JOINTS)
+    if "trans" not in stored:
+        raise InputError(f"{path}: trans", "no such field", "(frames, 3)", _AGAIN)
+    frames = len(next(iter(fields.values()))[0])
+    for name, (array, wide) in (fields | {"trans": (stored["trans"], 3)}).items():
+        if array.shape != (frames, wide) or array.dtype.kind not in "fiu":
+            found = f"shape {array.shape} of {array.dtype}"
+            raise InputError(f"{path}: {name}", found, f"({frames}, {wide}) of numbers", _AGAIN)
+        if not np.isfinite(array).all():
+            bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            found = f"NaN or infinity in frame {bad}"
+            raise InputError(f"{path}: {name}", found, "finite numbers", "Cut these frames out.")
+    _check_length(path, stored["trans"])
+    vectors = np.concatenate([array for array, _ in fields.values()], axis=1)[:, : 3 * N]
+    trans = stored["trans"].astype(np.float64)
+    return vectors.astype(np.float64).reshape(frames, N, 3), trans
+
+
+def _betas(path: Path, stored: Mapping[str, np.ndarray]) -> Float[np.ndarray, "10"]:
+    # Some projects repeat one person's betas for every frame.
+    betas = stored.get("betas", np.empty(0))
+    betas = betas[0] if betas.ndim == 2 and len(betas) else betas
+    if betas.ndim != 1 or len(betas) < BETAS or betas.dtype.kind not in "fiu":
+        found = f"shape {betas.shape} of {betas.dtype}"
+        raise InputError(f"{path}: betas", found, f"at least {BETAS}", 'Pass shape="mean".')
+    if not np.isfinite(betas[:BETAS]).all():
+        raise InputError(f"{path}: betas", "NaN or infinity", "finite", 'Pass shape="mean".')
+    return betas[:BETAS].astype(np.float64)
+
+
+def _one_sign(quats: Float[np.ndarray, "T J 4"]) -> Float[np.ndarray, "T J 4"]:
+    """Each quaternion or its negative, the same rotation, whichever is nearer to the last."""
+    dots = (quats[1:] * quats[:-1]).sum(-1)
+    signs = np.cumprod(np.where(dots < 0, -1.0, 1.0), axis=0)
+    return np.concatenate([quats[:1], quats[1:] * signs[..., None]])
+
+
+def _check_length(path: Path, frames: np.ndarray, when: str = "") -> None:
+    if len(frames) < MIN_FRAMES:
+        found = f"{len(frames)} frame(s){when}"
+        raise InputError(path, found, f"at least {MIN_FRAMES}", "Leave it out.")

@@ -22,25 +22,17 @@ NO_INDEX = "not told: no index.csv"
 _COLUMNS = ("source_path", "start_frame", "end_frame", "new_name")
 _CLIP = re.compile(r"[0-9]{6}")
 _LEAVES = re.compile(r"(^|/)\.\.(/|$)|[\\:\0]")  # what leads out of a folder, on any system
-_FOLDER = r"([^/]+)/"
+_FOLDERS = (
+    "BioMotionLab_NTroje DFaust_67 EKUT Eyes_Japan_Dataset HumanEva KIT MPI_HDM05 MPI_Limits "
+    "MPI_mosh SFU TotalCapture".split()
+)
 # Who moves, in the part of the path below the source's folder. Other sources do not tell.
-_SUBJECTS = {
+_SUBJECTS = dict.fromkeys(_FOLDERS, r"([^/]+)/") | {
     "ACCAD": r"((?:Female|Male)\d+)",
     "BMLhandball": r"(S\d+)_",
     "BMLmovi": r"(Subject_\d+)_",
-    "BioMotionLab_NTroje": _FOLDER,
     "CMU": r"[^/]+/(\d+)_\d",  # folders such as 18_19_rory hold two people
-    "DFaust_67": _FOLDER,
-    "EKUT": _FOLDER,
-    "Eyes_Japan_Dataset": _FOLDER,
-    "HumanEva": _FOLDER,
-    "KIT": _FOLDER,
-    "MPI_HDM05": _FOLDER,
-    "MPI_Limits": _FOLDER,
-    "MPI_mosh": _FOLDER,
-    "SFU": _FOLDER,
     "SSM_synced": r"\d+_(\d+)/",
-    "TotalCapture": _FOLDER,
     "Transitions_mocap": r"([^/]+)_c3d/",
     HUMANACT12: r"(?:.*/)?(P\d+)G\d",
 }
@@ -55,9 +47,6 @@ def read_humanml3d(root: Path, split: str, skipped: list[Skipped]) -> list[Motio
     Args:
         root: the official folder, or one that `tools.build_humanml3d` built.
         skipped: clips and sentences that are left out are appended here, with the reason.
-
-    Raises:
-        InputError: no such split, or an index of another form.
     """
     root = Path(root)
     facts: dict[str, tuple[str, str, str]] = {}
@@ -77,9 +66,6 @@ def read_index(path: Path, skipped: list[Skipped]) -> pd.DataFrame:
 
     `path` is the recording's below ``pose_data``, checked to stay there; `subset` its first folder;
     `start` and `end` are frames at 20 a second. Rows at fault are left out and told.
-
-    Raises:
-        InputError: no such file, no UTF-8 table, or a column is missing.
     """
     path = Path(path)
     remedy = "Take index.csv from HumanML3D's repository."
@@ -123,26 +109,19 @@ def subject_of(path: str) -> str:
     return f"{subset}/{match[1]}" if match else ""
 
 
-def integrity(root: Path, index: Path | None = None) -> pd.DataFrame:
+def integrity(root: Path) -> pd.DataFrame:
     """What of HumanML3D is in a folder: a row for each source, and one for all.
 
     Columns: source; clips (listed in the index), texts and features (there, not empty), missing
     (clips without one of the two), and the same for the twins. Files are counted, not read:
     `read_humanml3d` tells which of them cannot be used. Without an index there is one row, for the
     14,616 clips of the whole set.
-
-    Args:
-        root: the folder; it may be empty or absent.
-        index: ``index.csv`` where it is not in `root`.
-
-    Raises:
-        InputError: the index has another form, or is not at the path given.
     """
-    root, path = Path(root), Path(index or Path(root) / "index.csv")
+    path = root / "index.csv"
     texts, features = _names(root / "texts", ".txt"), _names(root / "new_joint_vecs", ".npy")
     there = {name.removeprefix("M") for name in texts | features}
     counts = [(NO_INDEX, max(CLIPS, len(there)), there)]
-    if index is not None or path.exists():
+    if path.exists():
         faults: list[Skipped] = []
         listed = read_index(path, faults)
         counts = [(s, len(names), set(names)) for s, names in listed.groupby("subset")["name"]]

@@ -24,6 +24,7 @@ from t2imu_utils.motion.cmu import (
     TARGET_OFFSETS,
     Texts,
     find_sources,
+    read_deepmimic,
     read_texts,
     read_trial,
     subject_of,
@@ -31,7 +32,6 @@ from t2imu_utils.motion.cmu import (
 )
 from t2imu_utils.motion.composed import make_jumps, make_postures, make_runs, make_stairs
 from t2imu_utils.motion.corpus import MotionClip, mirror_caption
-from t2imu_utils.motion.deepmimic import read_deepmimic
 from t2imu_utils.motion.features import (
     RATE,
     features_to_joints,
@@ -40,8 +40,8 @@ from t2imu_utils.motion.features import (
     process_joints,
     processed_to_features,
 )
-from t2imu_utils.motion.resample import resample
 from t2imu_utils.motion.sentences import activity_of, allowed, cmu_sentences, sentences
+from t2imu_utils.motion.skeleton import resample
 from t2imu_utils.motion.takes import Take, clean, implausible, upright
 from t2imu_utils.motion.uiprmd import read_uiprmd
 
@@ -91,7 +91,7 @@ class OpenCorpus:
     skipped: list[Skipped]
 
 
-def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
+def build_open(root: Path, seed: int = 0) -> OpenCorpus:
     """Build the corpus from the data root that holds ``cmu/``, ``bandai/``, ``deepmimic/``,
     ``reactidle/`` and ``uiprmd/``. Deterministic by `seed`."""
     takes, skipped = open_takes(root, seed)
@@ -101,15 +101,13 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
     pieces = [
         (split_of(take), _described(piece, texts, seed)) for take in takes for piece in cut(take)
     ]
+    silent = [take for _, take in pieces if not take.texts]
     skipped += [
-        Skipped(f"{take.source} {take.trial}", "no sentence tells of it")
-        for _, take in pieces
-        if not take.texts
+        Skipped(f"{take.source} {take.trial}", "no sentence tells of it") for take in silent
     ]
-    pieces = [piece for piece in pieces if piece[1].texts]
-    pieces = _capped(pieces, rng)
+    pieces = _capped([piece for piece in pieces if piece[1].texts], rng)
     copies = _copies(pieces)
-    for split, take in tqdm(pieces, "clips", mininterval=5, disable=not progress):
+    for split, take in tqdm(pieces, "clips", mininterval=5):
         activity = activity_of(take)
         for speed in SPEEDS[: copies[activity] if split == "train" else 1]:
             try:
@@ -123,22 +121,15 @@ def build_open(root: Path, seed: int = 0, progress: bool = True) -> OpenCorpus:
             for clip in made if split == "train" else made[:1]:
                 clips.append(replace(clip, activity=activity))
                 splits[split].append(clip.name)
-                rows.append(
-                    {
-                        "name": clip.name,
-                        "split": split,
-                        "source": take.source,
-                        "licence": take.licence,
-                        "subject": take.subject,
-                        "trial": take.trial,
-                        "style": take.style,
-                        "activity": activity,
-                        "made": "mirrored" if clip is not made[0] and take.made == "recorded"
-                        else take.made,
-                        "speed": speed,
-                        "minutes": len(clip.features) / RATE / 60,
-                    }
-                )  # fmt: skip
+                made_how = take.made
+                if take.made == "recorded" and clip is not made[0]:
+                    made_how = "mirrored"
+                rows.append({
+                    "name": clip.name, "split": split, "source": take.source,
+                    "licence": take.licence, "subject": take.subject, "trial": take.trial,
+                    "style": take.style, "activity": activity, "made": made_how, "speed": speed,
+                    "minutes": len(clip.features) / RATE / 60,
+                })  # fmt: skip
     return OpenCorpus(clips, splits, pd.DataFrame(rows), skipped)
 
 
@@ -175,7 +166,8 @@ def open_takes(root: Path, seed: int = 0) -> tuple[list[Take], list[Skipped]]:
             skipped.append(Skipped(f"{source} {form}: upright", str(error)))
             takes += group
     takes = [half for take in takes for half in _halves(take)]
-    postures = [take for take in takes if _holds_posture(take)]
+    low = (*SITTING, "13_01", *GET_UPS)
+    postures = [t for t in takes if t.source == "uiprmd" or _trial_number(t) in low]
     made = make_postures(postures, seed)
     training = [take for take in takes if split_of(take) == "train"]
     made += make_jumps(training)
@@ -187,11 +179,6 @@ def open_takes(root: Path, seed: int = 0) -> tuple[list[Take], list[Skipped]]:
             made += make_stairs(walks, direction, minutes, seed)
     sitting = {_trial_number(take) for take in postures if take.source != "uiprmd"}
     return [t for t in takes if _trial_number(t) not in sitting] + made, skipped
-
-
-def _holds_posture(take: Take) -> bool:
-    number = _trial_number(take)
-    return take.source == "uiprmd" or number in (*SITTING, "13_01", *GET_UPS)
 
 
 def _halves(take: Take) -> list[Take]:
@@ -259,19 +246,17 @@ def _trial_number(take: Take) -> str:
 
 def split_of(take: Take) -> str:
     """train, val or test: by person, where people are known, else by style or take."""
-    if take.source in ("cmu", "deepmimic"):
+    source, by = take.source, take.subject
+    if source in ("cmu", "deepmimic"):
         if _trial_number(take) in SITTING:
             return "train"
-        held = HELD_OUT["cmu"]
-        return next((split for split in held if take.subject in held[split]), "train")
-    if take.source == "bandai" and take.subject == "bandai-1":
-        held = HELD_OUT["bandai-1"]
-        return next((split for split in held if take.style in held[split]), "train")
-    if take.source == "bandai":
+        source = "cmu"
+    elif source == "bandai" and take.subject != "bandai-1":
         number = int(re.search(r"(\d+)(?!.*\d)", take.trial)[1])
         return {0: "test", 5: "val"}.get(number % 10, "train")
-    held = HELD_OUT[take.source]
-    return next((split for split in held if take.subject in held[split]), "train")
+    elif source == "bandai":
+        source, by = "bandai-1", take.style
+    return next((split for split, held in HELD_OUT[source].items() if by in held), "train")
 
 
 def broken(features: Float[np.ndarray, "T 263"], on_floor: bool = True) -> str:

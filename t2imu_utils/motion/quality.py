@@ -15,18 +15,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from t2imu_utils.motion.skeleton import FEET, RATE, bone_lengths, check_joints
+from t2imu_utils.motion.skeleton import FEET, RATE, Joints, bone_lengths, check_joints
 
 ACTIVITIES = (
-    "walking",
-    "running",
-    "jumping",
-    "standing",
-    "sitting",
-    "lying",
-    "climbing up",
-    "climbing down",
-)
+    "walking", "running", "jumping", "standing", "sitting", "lying", "climbing up", "climbing down",
+)  # fmt: skip
 MIN_FRAMES = 10
 
 _HIPS, _KNEES, _ANKLES, _NECK = [1, 2], [4, 5], [7, 8], 12
@@ -63,7 +56,7 @@ LIMITS: dict[str | None, dict[str, tuple[float, float]]] = {
 }
 
 
-def measures(joints: Float[np.ndarray, "T 22 3"]) -> dict[str, float]:
+def measures(joints: Joints) -> dict[str, float]:
     """What the judges look at, of a whole motion or of a part of it.
 
     Returns:
@@ -161,7 +154,7 @@ def _cadence(height: Float[np.ndarray, "T"]) -> float:
     return 120 * frequency[stride][power[stride].argmax()]
 
 
-def faults(joints: Float[np.ndarray, "T 22 3"], activity: str | None = None) -> dict[str, float]:
+def faults(joints: Joints, activity: str | None = None) -> dict[str, float]:
     """What no recorded motion does: measures outside `LIMITS`, with their values; empty is good.
 
     activity: one of `ACTIVITIES` that the motion is meant to show; None asks only what holds of
@@ -173,7 +166,7 @@ def faults(joints: Float[np.ndarray, "T 22 3"], activity: str | None = None) -> 
     return {k: found[k] for k, (low, high) in limits.items() if not low <= found[k] <= high}
 
 
-def shows(joints: Float[np.ndarray, "T 22 3"], activity: str) -> bool:
+def shows(joints: Joints, activity: str) -> bool:
     """Whether a motion shows an activity, by plain rules.
 
     Sitting down and standing up are sitting, lying down and getting up lying. A shuffle that always
@@ -208,9 +201,7 @@ def shows(joints: Float[np.ndarray, "T 22 3"], activity: str) -> bool:
     raise KeyError(activity)
 
 
-def as_asked(
-    motions: Iterable[Float[np.ndarray, "T 22 3"]], activities: Iterable[str]
-) -> pd.DataFrame:
+def as_asked(motions: Iterable[Joints], activities: Iterable[str]) -> pd.DataFrame:
     """How many motions show the activity that was asked for, and have no `faults`.
 
     Returns:

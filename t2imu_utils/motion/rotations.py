@@ -64,65 +64,24 @@ def quat_to_matrix(q: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
     w, x, y, z = q.unbind(-1)
     s = 2.0 / (q * q).sum(-1)
     rows = (
-        1 - s * (y * y + z * z),
-        s * (x * y - z * w),
-        s * (x * z + y * w),
-        s * (x * y + z * w),
-        1 - s * (x * x + z * z),
-        s * (y * z - x * w),
-        s * (x * z - y * w),
-        s * (y * z + x * w),
-        1 - s * (x * x + y * y),
-    )
+        1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w),
+        s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w),
+        s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y),
+    )  # fmt: skip
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
 def matrix_to_quat(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
     """Unit quaternion with w >= 0 of a rotation matrix, stable at every angle."""
-    m = matrix
-    m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    m00, m01, m02, m10, m11, m12, m20, m21, m22 = matrix.flatten(-2).unbind(-1)
     # Row k is 4 q_k q: the row of the largest component divides by nothing small.
-    rows = torch.stack(
-        (
-            torch.stack(
-                (
-                    1 + m00 + m11 + m22,
-                    m[..., 2, 1] - m[..., 1, 2],
-                    m[..., 0, 2] - m[..., 2, 0],
-                    m[..., 1, 0] - m[..., 0, 1],
-                ),
-                dim=-1,
-            ),
-            torch.stack(
-                (
-                    m[..., 2, 1] - m[..., 1, 2],
-                    1 + m00 - m11 - m22,
-                    m[..., 1, 0] + m[..., 0, 1],
-                    m[..., 0, 2] + m[..., 2, 0],
-                ),
-                dim=-1,
-            ),
-            torch.stack(
-                (
-                    m[..., 0, 2] - m[..., 2, 0],
-                    m[..., 1, 0] + m[..., 0, 1],
-                    1 - m00 + m11 - m22,
-                    m[..., 2, 1] + m[..., 1, 2],
-                ),
-                dim=-1,
-            ),
-            torch.stack(
-                (
-                    m[..., 1, 0] - m[..., 0, 1],
-                    m[..., 0, 2] + m[..., 2, 0],
-                    m[..., 2, 1] + m[..., 1, 2],
-                    1 - m00 - m11 + m22,
-                ),
-                dim=-1,
-            ),
-        ),
-        dim=-2,
-    )
+    rows = (
+        1 + m00 + m11 + m22, m21 - m12, m02 - m20, m10 - m01,
+        m21 - m12, 1 + m00 - m11 - m22, m10 + m01, m02 + m20,
+        m02 - m20, m10 + m01, 1 - m00 + m11 - m22, m21 + m12,
+        m10 - m01, m02 + m20, m21 + m12, 1 - m00 - m11 + m22,
+    )  # fmt: skip
+    rows = torch.stack(rows, dim=-1).unflatten(-1, (4, 4))
     best = torch.diagonal(rows, dim1=-2, dim2=-1).argmax(dim=-1)
     index = best[..., None, None].expand(*best.shape, 1, 4)
     q = torch.nn.functional.normalize(rows.gather(-2, index).squeeze(-2), dim=-1)

@@ -17,21 +17,14 @@ import yaml
 from jaxtyping import Float
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.skeleton import JOINTS
-from t2imu_utils.motion.takes import Take
+from t2imu_utils.motion.skeleton import JOINTS, Joints
+from t2imu_utils.motion.takes import Take, turned_left
 
 PROMPTS = Path(__file__).parents[2] / "data" / "prompts"
 # A take's activity is one of `activities.ACTIVITIES` or of these.
 OTHER_ACTIVITIES = (
-    "sit down",
-    "stand up",
-    "lie down",
-    "get up",
-    "gesture",
-    "dance",
-    "turning",
-    "other",
-)
+    "sit down", "stand up", "lie down", "get up", "gesture", "dance", "turning", "other",
+)  # fmt: skip
 MOST_WORDS = 14
 _CMU_TRIAL = re.compile(r"(?<!\d)(\d{2,3}_\d{2})(?!\d)")
 _CLIMBS = r"\b(climb|stair|step|upstair|downstair|ascend|descend)"
@@ -46,9 +39,6 @@ def sentences(take: Take, count: int = 12, seed: int = 0) -> tuple[str, ...]:
     """`count` different sentences that hold for the whole take, the same for a trial and a seed.
 
     A mirrored take keeps the content of its original: left and right are swapped here.
-
-    Raises:
-        InputError: no grammar for the take's content.
     """
     content = _content(take)
     if content is None:
@@ -106,26 +96,22 @@ def _templates() -> dict[str, Any]:
     return yaml.safe_load((PROMPTS / "templates.yaml").read_text(encoding="utf-8"))
 
 
-def _facing(take: Take) -> str:
-    """The content, left and right swapped where the take is mirrored."""
-    if take.made != "mirrored":
-        return take.content
-    swap = {"left": "right", "right": "left"}
-    return re.sub(r"(?i)left|right", lambda side: swap[side[0].lower()], take.content)
-
-
 def _content(take: Take) -> str | None:
     """The grammar of a take; None for a description of the CMU database that has none.
 
-    The side of a turn and the way on stairs are those of the joints: some recordings of
-    Bandai-Namco turn the other way than named, and those of the CMU database go up and down.
+    Left and right are swapped where the take is mirrored. The side of a turn and the way on stairs
+    are those of the joints: some recordings of Bandai-Namco turn the other way than named, and
+    those of the CMU database go up and down.
     """
-    content = _facing(take)
+    content = take.content
+    if take.made == "mirrored":
+        swap = {"left": "right", "right": "left"}
+        content = re.sub(r"(?i)left|right", lambda side: swap[side[0].lower()], content)
     if take.source in ("cmu", "deepmimic"):
         rise = take.joints[-1, 0, 1] - take.joints[0, 0, 1]
         return _cmu_content(content, rise) or (content if _key(content) else None)
     if "turn" in content:
-        turn = _turn(take.joints)
+        turn = turned_left(take.joints)
         if abs(turn) < _TURN:
             return "walk anywhere"
         return re.sub("left|right", "left" if turn > 0 else "right", content)
@@ -229,15 +215,12 @@ def _drawn(
     texts, seen = [], set(_reserved())
     while plain and len(texts) < count:
         subject, predicate = (next(decks) or plain).pop()
-        text = f"{_one(rng, subject)} {predicate}{rng.choice(['', '.'])}"
+        (who,) = rng.choices(list(subject), list(subject.values()))
+        text = f"{who} {predicate}{rng.choice(['', '.'])}"
         if predicate not in seen and len(text.split()) <= MOST_WORDS:
             seen.add(predicate)
             texts.append(text)
     return texts
-
-
-def _one(rng: random.Random, weighted: dict[str, int]) -> str:
-    return rng.choices(list(weighted), list(weighted.values()))[0]
 
 
 def _pace(grammar: dict[str, Any], speeds: Float[np.ndarray, "N"]) -> str:
@@ -252,15 +235,8 @@ def _pace(grammar: dict[str, Any], speeds: Float[np.ndarray, "N"]) -> str:
     return "slow" if speed < slow else "fast" if speed > fast else "steady"
 
 
-def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarray, "N"]:
+def _speeds(joints: Joints, rate: float) -> Float[np.ndarray, "N"]:
     """Speeds of the pelvis over one second, or the whole of a shorter take, m/s."""
     pelvis = joints[:, JOINTS.index("pelvis")]
     window = max(1, min(round(rate), len(pelvis) - 1))
     return np.linalg.norm(pelvis[window:] - pelvis[:-window], axis=1) * rate / window
-
-
-def _turn(joints: Float[np.ndarray, "T 22 3"]) -> float:
-    """How far the hips turn about the vertical, degrees, positive to the left."""
-    left = joints[:, JOINTS.index("left_hip")] - joints[:, JOINTS.index("right_hip")]
-    angle = np.unwrap(np.arctan2(-left[:, 2], left[:, 0]))
-    return float(np.degrees(angle[-1] - angle[0]))

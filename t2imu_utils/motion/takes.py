@@ -6,20 +6,18 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.ndimage import find_objects, label
 from scipy.spatial.transform import Rotation
 
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.skeleton import JOINTS, MIRROR, bone_lengths, check_joints
-
-# How a motion came about: as recorded, or made from recordings.
-MADE = ("recorded", "mirrored", "reversed", "held", "composed")
+from t2imu_utils.motion.skeleton import JOINTS, MIRROR, Joints, bone_lengths, check_joints
 
 # Who stands quietly: nothing but the arms moves faster, legs and trunk lie this close to the
 # vertical (cosine), which leaves out acted stoops.
@@ -39,8 +37,6 @@ _MIDDLE = [JOINTS.index(n) for n in ("pelvis", "spine1", "spine2", "spine3", "ne
 _ARMS = [
     JOINTS.index(f"{side}_{name}") for name in ("elbow", "wrist") for side in ("left", "right")
 ]
-
-
 _LIMBS = [*_KNEES, *_ANKLES, *_ARMS[:2]]
 
 
@@ -56,7 +52,7 @@ class Take:
         content, style: the source's own words for what is done and how; "" where it has none.
         joints: (T, 22, 3) metres, Y up, in the order of `skeleton.JOINTS`, at `rate`.
         rate: frames a second.
-        made: one of `MADE`.
+        made: how it came about: "recorded", or "mirrored", "reversed", "held" or "composed".
         texts: sentences that hold for the whole take; may be empty until `sentences` writes them.
     """
 
@@ -66,67 +62,52 @@ class Take:
     trial: str
     content: str
     style: str
-    joints: Float[np.ndarray, "T 22 3"]
+    joints: Joints
     rate: float
     made: str = "recorded"
     texts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file: `member` of the archive `path`, or `path` itself."""
+class Source(NamedTuple):
+    """A file: its path, or its name inside an archive; what errors call it; how to get its text,
+    which of a member of an archive is never written to disk."""
 
-    path: Path
-    member: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What it is called inside the archive, or in the file system."""
-        return self.member or self.path.as_posix()
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
-
-    def read(self) -> str:
-        """The text of the file, never written to disk."""
-        if self.member is None:
-            return self.path.read_text(encoding="utf-8", errors="replace")
-        try:
-            archive = _opened(self.path, self.path.stat().st_mtime_ns)
-            if archive.getinfo(self.member).file_size > MAX_BYTES:
-                raise InputError(self, "more than 256 MB", "a motion capture file", "Leave it out.")
-            return archive.read(self.member).decode("utf-8", errors="replace")
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-            raise InputError(
-                self, f"a damaged archive ({error})", "a whole zip", "Fetch it again."
-            ) from error
-
-
-@lru_cache(maxsize=4)
-def _opened(path: Path, changed: int) -> zipfile.ZipFile:
-    """An archive whose list of thousands of members is read once."""
-    return zipfile.ZipFile(path)
+    name: str
+    where: str
+    read: Callable[[], str]
 
 
 def files_below(folder: Path) -> list[Source]:
     """The files below a folder, and the members of the zip archives that lie in it."""
-    found = [Source(path) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = [
+        Source(path.as_posix(), str(path), partial(path.read_text, "utf-8", "replace"))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     for path in sorted(folder.glob("*.zip")):
         try:
-            with zipfile.ZipFile(path) as archive:
-                found += [Source(path, name) for name in sorted(archive.namelist())]
+            archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise InputError(
-                path, f"no zip archive ({error})", "a zip", "Fetch it again."
-            ) from error
+            told = f"no zip archive ({error})"
+            raise InputError(path, told, "a zip", "Fetch it again.") from error
+        for name in sorted(archive.namelist()):
+            where = f"{path}:{name}"
+            found.append(Source(name, where, partial(_unpacked, archive, name, where)))
     return found
 
 
+def _unpacked(archive: zipfile.ZipFile, name: str, where: str) -> str:
+    try:
+        if archive.getinfo(name).file_size > MAX_BYTES:
+            raise InputError(where, "more than 256 MB", "a motion capture file", "Leave it out.")
+        return archive.read(name).decode("utf-8", errors="replace")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        told = f"a damaged archive ({error})"
+        raise InputError(where, told, "a whole zip", "Fetch it again.") from error
+
+
 def read_files(
-    folder: Path,
-    name: re.Pattern[str],
-    parse: Callable[[str, str], Any],
-    skipped: list[Skipped],
+    folder: Path, name: re.Pattern[str], parse: Callable[[str, str], Any], skipped: list[Skipped]
 ) -> Iterator[tuple[re.Match[str], Any]]:
     """Match and content of every file below a folder or in its zips whose path `name` finds.
 
@@ -134,9 +115,6 @@ def read_files(
         name: its first group is the recording; of one that is there twice the first is taken.
         parse: makes the content of a file's text and of its path, which errors name.
         skipped: files that cannot be parsed are added here.
-
-    Raises:
-        InputError: no file can be read.
     """
     read = set()
     for source in files_below(folder):
@@ -144,7 +122,7 @@ def read_files(
         if match is None or match[1] in read:
             continue
         try:
-            content = parse(source.read(), str(source))
+            content = parse(source.read(), source.where)
         except InputError as error:
             skipped.append(Skipped(match[1], str(error)))
             continue
@@ -180,9 +158,6 @@ def upright(takes: Sequence[Take]) -> list[Take]:
 
     A source with less than 20 s of quiet standing is judged by its straight walking too; where two
     forms of one source have other skeletons (AMC and BVH), call this for each.
-
-    Raises:
-        InputError: a source with neither quiet standing nor straight walking.
     """
     rest = load_body().rest_joints(np.zeros(10)).double().numpy()[: len(JOINTS)]
     rest = rest - rest[_HIPS].mean(axis=0)
@@ -194,7 +169,7 @@ def upright(takes: Sequence[Take]) -> list[Take]:
     return [replace(take, joints=_placed(take.joints, placements[take.source])) for take in takes]
 
 
-def standing(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+def standing(joints: Joints, rate: float) -> Bool[np.ndarray, " T"]:
     """Frames of quiet upright standing on straight legs."""
     still = _speeds(joints, rate)[:, [*_MIDDLE, *_HIPS, *_KNEES, *_ANKLES]].max(axis=1)
     bones = [(_HIPS, _KNEES), (_KNEES, _ANKLES), (_SHOULDERS, _HIPS)]
@@ -202,7 +177,7 @@ def standing(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarra
     return (still < STILL_SPEED) & (steep > UPRIGHT)
 
 
-def straight_walking(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+def straight_walking(joints: Joints, rate: float) -> Bool[np.ndarray, " T"]:
     """Frames in the middle of a second of walking straight ahead, about a cycle."""
     half = round(rate / 2)
     ahead = _steepness(joints, _SHOULDERS, _HIPS) > UPRIGHT
@@ -240,11 +215,10 @@ def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Place
             pitch.append(_pitch(take.joints)[planted & mask[:, None]])
     if not local:
         raise InputError(
-            f"takes of {takes[0].source}",
-            "neither quiet standing nor straight walking",
+            f"takes of {takes[0].source}", "neither quiet standing nor straight walking",
             "some of either, to tell how its people stand",
             "Add takes of it, or leave the source out.",
-        )
+        )  # fmt: skip
     mean, up = (
         np.mean([np.concatenate(parts).mean(axis=0) for parts in subjects.values()], axis=0)
         for subjects in (local, vertical)
@@ -265,9 +239,7 @@ def _placement(takes: Sequence[Take], rest: Float[np.ndarray, "22 3"]) -> _Place
     return _Placement(tilt, shift, float(_pitch(rest[None]).mean() - flat))
 
 
-def _placed(
-    joints: Float[np.ndarray, "T 22 3"], placement: _Placement
-) -> Float[np.ndarray, "T 22 3"]:
+def _placed(joints: Joints, placement: _Placement) -> Joints:
     _, frame, length = _trunk(joints)
     placed = joints + length * (placement.shift @ (frame @ placement.tilt).swapaxes(1, 2))
     feet = joints[:, _TOES] - joints[:, _ANKLES]
@@ -278,9 +250,7 @@ def _placed(
     return placed
 
 
-def _trunk(
-    joints: Float[np.ndarray, "T 22 3"],
-) -> tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3 3"], float]:
+def _trunk(joints: Joints) -> tuple[Float[np.ndarray, "T 3"], Float[np.ndarray, "T 3 3"], float]:
     """Mid-hip; axes across, up and forward as columns; the length of the trunk in metres."""
     middle = joints[:, _HIPS].mean(axis=1)
     up = joints[:, _SHOULDERS].mean(axis=1) - middle
@@ -291,7 +261,7 @@ def _trunk(
     return middle, np.stack([np.cross(up, forward), up, forward], axis=2), float(np.median(lengths))
 
 
-def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarray, "T 22"]:
+def _speeds(joints: Joints, rate: float) -> Float[np.ndarray, "T 22"]:
     """Speed of each joint in m/s over 0.2 s, which the trembling of a tracker does not reach."""
     frames = np.arange(len(joints))
     first = np.maximum(frames - round(0.1 * rate), 0)
@@ -300,15 +270,13 @@ def _speeds(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Float[np.ndarra
     return np.linalg.norm(joints[last] - joints[first], axis=-1) / seconds[:, None]
 
 
-def _pitch(joints: Float[np.ndarray, "T 22 3"]) -> Float[np.ndarray, "T 2"]:
+def _pitch(joints: Joints) -> Float[np.ndarray, "T 2"]:
     """Angle of both feet, ankle to toe, above the horizontal, in radians."""
     feet = joints[:, _TOES] - joints[:, _ANKLES]
     return np.arcsin(feet[..., 1] / np.linalg.norm(feet, axis=-1))
 
 
-def _steepness(
-    joints: Float[np.ndarray, "T 22 3"], upper: list[int], lower: list[int]
-) -> Float[np.ndarray, " T"]:
+def _steepness(joints: Joints, upper: list[int], lower: list[int]) -> Float[np.ndarray, " T"]:
     """Cosine to the vertical of the bone of either side that is further from it."""
     bones = joints[:, upper] - joints[:, lower]
     return (bones[..., 1] / np.linalg.norm(bones, axis=-1)).min(axis=1)
@@ -319,14 +287,21 @@ def _cosine(a: Float[np.ndarray, "T 3"], b: Float[np.ndarray, "T 3"]) -> Float[n
     return (a * b).sum(axis=1) / np.maximum(lengths, 1e-9)
 
 
-def body_height(joints: Float[np.ndarray, "T 22 3"]) -> float:
+def turned_left(joints: Joints) -> float:
+    """By how many degrees the hips turn to the left from the first to the last frame."""
+    across = joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
+    heading = np.unwrap(np.arctan2(-across[:, 2], across[:, 0]))
+    return float(np.degrees(heading[-1] - heading[0]))
+
+
+def body_height(joints: Joints) -> float:
     """Height in the joints' unit, metres, from the sole to the top of the head along the bones."""
     # Ankles are 8 cm up and heads 18 cm high where the bones between them are 1.45 m long.
     along = bone_lengths(joints).mean(axis=0)[[4, 7, 3, 6, 9, 12, 15]].sum()
     return float(along + 0.08 + 0.18)
 
 
-def implausible(joints: Float[np.ndarray, "T 22 3"], most: float = BONE_CHANGE) -> str:
+def implausible(joints: Joints, most: float = BONE_CHANGE) -> str:
     """Why joints in metres are no person's: their height, or bones that change; "" if they may be.
 
     most: standard deviation of a limb's length, as a share of it.
@@ -358,9 +333,7 @@ _LEG_BONES = ((4, 1), (7, 4), (5, 2), (8, 5))  # upwards
 _ACROSS = (17, 16)
 
 
-def clean(
-    joints: Float[np.ndarray, "T 22 3"], rate: float, min_seconds: float
-) -> list[tuple[int, int]]:
+def clean(joints: Joints, rate: float, min_seconds: float) -> list[tuple[int, int]]:
     """Ranges [start, end) of a trial's frames that are worth keeping.
 
     Left out are a T-pose at either end, the blend out of it, and jumps of the tracking.
@@ -369,22 +342,20 @@ def clean(
         joints: metres, Y up, as recorded.
         rate: frames a second.
         min_seconds: remnants that take less, from first to last frame, are left out.
-
-    Raises:
-        InputError: `joints` are not finite or not (T, 22, 3).
     """
     check_joints(joints, "clean")
-    settled = _leading(t_poses(joints))
-    ended = len(joints) - _leading(t_poses(joints)[::-1])
+    moving = np.flatnonzero(~t_poses(joints))
+    settled, ended = (moving[0], moving[-1] + 1) if len(moving) else (len(joints), 0)
     lead = settled + round(LEAD_IN * rate)
     kept = np.ones(len(joints), dtype=bool)
     # The blend out of a T-pose is all jumps: what the lead-in holds must not cut what follows it.
     kept[lead:] = ~glitches(joints[lead:], rate)
     kept[:lead] = kept[ended:] = False
-    return [(a, b) for a, b in _runs(kept) if (b - a - 1) / rate >= min_seconds]
+    kept_runs = ((run.start, run.stop) for run in runs(kept))
+    return [(a, b) for a, b in kept_runs if (b - a - 1) / rate >= min_seconds]
 
 
-def t_poses(joints: Float[np.ndarray, "T 22 3"]) -> Bool[np.ndarray, " T"]:
+def t_poses(joints: Joints) -> Bool[np.ndarray, " T"]:
     """Frames with both arms stretched out along the line of the shoulders and upright legs."""
     shoulders = _direction(joints, [_ACROSS])
     arms = (_direction(joints, _ARM_BONES) * shoulders).sum(-1).min(axis=1)
@@ -392,7 +363,7 @@ def t_poses(joints: Float[np.ndarray, "T 22 3"]) -> Bool[np.ndarray, " T"]:
     return (arms > ARMS_LEVEL) & (legs > LEGS_UPRIGHT)
 
 
-def glitches(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarray, " T"]:
+def glitches(joints: Joints, rate: float) -> Bool[np.ndarray, " T"]:
     """Frames around a step of any joint that is faster than `GLITCH_SPEED`.
 
     Both frames of such a step are marked, and `GLITCH_MARGIN` before and after it.
@@ -405,21 +376,14 @@ def glitches(joints: Float[np.ndarray, "T 22 3"], rate: float) -> Bool[np.ndarra
     return marked
 
 
-def _direction(
-    joints: Float[np.ndarray, "T 22 3"], bones: tuple[tuple[int, int], ...] | list[tuple[int, int]]
-) -> Float[np.ndarray, "T N 3"]:
+def _direction(joints: Joints, bones: Sequence[tuple[int, int]]) -> Float[np.ndarray, "T N 3"]:
     """Unit vectors from the first to the second joint of each pair; zero where they coincide."""
     first, second = np.transpose(bones)
     vectors = joints[:, second] - joints[:, first]
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def _leading(marked: Bool[np.ndarray, " T"]) -> int:
-    """Number of marked frames before the first that is not."""
-    return len(marked) if marked.all() else int(marked.argmin())
-
-
-def _runs(kept: Bool[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """Ranges [start, end) of consecutive True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], kept, [False]]).astype(int)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+def runs(mask: Bool[np.ndarray, " T"], least: float = 1) -> list[slice]:
+    """Ranges of at least `least` consecutive frames that are True."""
+    found = (run for (run,) in find_objects(label(mask)[0]))
+    return [run for run in found if run.stop - run.start >= least]

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from scipy.signal import butter, sosfiltfilt
 
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.motion.resample import resample
-from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
+from t2imu_utils.motion.skeleton import JOINTS, Joints, bone_lengths, resample
 from t2imu_utils.motion.takes import Take, read_files
 
 RATE = 100.0
@@ -88,7 +87,7 @@ def parse_markers(text: str, where: str) -> Markers:
 
 def _person(
     episodes: dict[str, Markers], hanging: Float[np.ndarray, "N 6 3"], used: int
-) -> dict[str, Float[np.ndarray, "T 22 3"]]:
+) -> dict[str, Joints]:
     """Joints of all episodes of one person, after `used` frames of the hanging arms."""
     stand = {
         name: np.concatenate([np.r_[m[name][:REST], m[name][-REST:]] for m in episodes.values()])

@@ -1,4 +1,4 @@
-"""Real recordings: RealWorld, UMAFall, HAPT, CSV files of your own; BROAD's board."""
+"""Real recordings: RealWorld, UMAFall, HAPT, CSV files of your own."""
 
 from pathlib import Path
 

@@ -15,26 +15,8 @@ from tqdm import tqdm
 from t2imu_utils.activities import ACTIVITIES, SITES
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.recordings.streams import (
-    ACC_UNITS,
-    GYRO_UNITS,
-    RATES,
-    ZIPS,
-    Entry,
-    Piece,
-    Refused,
-    Timing,
-    check_gravity,
-    check_turns,
-    cut_clips,
-    joined,
-    lay_on_grid,
-    listed,
-    open_tree,
-    read_columns,
-    sample_period,
-    uniform_pieces,
-)
+from t2imu_utils.motion.skeleton import RATE
+from t2imu_utils.recordings import streams
 from t2imu_utils.tracks import Section
 
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -77,7 +59,7 @@ class Layout(Section):
     columns: Columns
     units: Units
     # Samples per second; needed where there is no column of time.
-    rate: Annotated[float, Field(ge=RATES[0], le=RATES[1])] | None = None
+    rate: Annotated[float, Field(ge=streams.RATES[0], le=streams.RATES[1])] | None = None
     activities: dict[Key, Literal[ACTIVITIES]] = {}  # by the files' names of them, as are sites
     sites: dict[Key, Literal[SITES]] = {}
     fixed: dict[Literal[FACTS], Key] = {}  # of all files
@@ -110,16 +92,12 @@ class Layout(Section):
         return self
 
 
-def read_csv(
-    layout: Layout, root: Path, rate: float = 20.0, progress: bool = True
-) -> tuple[Clips, list[Skipped]]:
+def read_csv(layout: Layout, root: Path) -> tuple[Clips, list[Skipped]]:
     """Read CSV files by a layout.
 
     Args:
         layout: how.
         root: the folder (`layout.folder`), or a zip.
-        rate: of the clips, frames per second.
-        progress: show a bar.
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and, if the layout has one, ``gyro`` (rad/s), (F, S, 3)
@@ -135,19 +113,19 @@ def read_csv(
     skipped: list[Skipped] = []
     parts: list[Clips] = []
     name = _pattern(layout)
-    with open_tree(root, ZIPS, skipped) as entries:
+    with streams.open_tree(root, streams.ZIPS, skipped) as entries:
         named = [(e, m.groupdict()) for e in entries if (m := name.search(e.name))]
         if not named:
             raise InputError(
                 root, f"{len(entries)} files, such as {', '.join(e.name for e in entries[:3])}",
                 f"names like {layout.files}", "Mend layout.files or layout.folder.",
             )  # fmt: skip
-        groups: dict[tuple, list[tuple[Entry, dict[str, str]]]] = defaultdict(list)
+        groups: dict[tuple, list[tuple[streams.Entry, dict[str, str]]]] = defaultdict(list)
         for entry, facts in named:
             groups[tuple(v for k, v in facts.items() if k != "site")].append((entry, facts))
-        for group in tqdm(groups.values(), "CSV", mininterval=2, disable=not progress):
-            parts += _recordings(group, layout, rate, skipped)
-    clips = joined(parts, root, skipped)
+        for group in tqdm(groups.values(), "CSV", mininterval=2):
+            parts += _recordings(group, layout, skipped)
+    clips = streams.joined(parts, root, skipped)
     seen = np.isfinite(clips.arrays["acc"]).any((0, 2))
     meta = {**clips.meta, "sites": [site for site, has in zip(SITES, seen, strict=True) if has]}
     subject = clips.table["subject"]
@@ -188,32 +166,31 @@ class _Stream(NamedTuple):
 
 
 def _recordings(
-    group: list[tuple[Entry, dict[str, str]]], layout: Layout, rate: float, skipped: list[Skipped]
+    group: list[tuple[streams.Entry, dict[str, str]]], layout: Layout, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of the files that were recorded together, by subject."""
-    streams: dict[str, dict[str, _Stream]] = defaultdict(dict)
+    recorded: dict[str, dict[str, _Stream]] = defaultdict(dict)
     for entry, facts in group:
-        with listed(skipped, entry.name):
+        with streams.listed(skipped, entry.name):
             for subject, site, stream in _streams(entry, facts, layout, skipped):
-                if site in streams[subject]:
-                    raise InputError(
-                        entry.name, f"the subject, site and other parts of "
-                        f"{streams[subject][site].file}", "names whose parts tell recordings apart",
-                        "Put a part such as {trial} into layout.files.",
-                    )  # fmt: skip
-                streams[subject][site] = stream
+                if site in recorded[subject]:
+                    found = f"the subject, site and other parts of {recorded[subject][site].file}"
+                    expected = "names whose parts tell recordings apart"
+                    remedy = "Put a part such as {trial} into layout.files."
+                    raise InputError(entry.name, found, expected, remedy)
+                recorded[subject][site] = stream
     facts = {k: v for k, v in group[0][1].items() if k not in FACTS}
     clips: list[Clips] = []
-    for subject, sites in streams.items():
+    for subject, sites in recorded.items():
         label = next(iter(sites.values())).file
-        with listed(skipped, label):
+        with streams.listed(skipped, label):
             row = {"subject": subject, **facts, "recording": label}
-            clips += _recording(sites, row, layout, rate, skipped)
+            clips += _recording(sites, row, layout, skipped)
     return clips
 
 
 def _streams(
-    entry: Entry, named: dict[str, str], layout: Layout, skipped: list[Skipped]
+    entry: streams.Entry, named: dict[str, str], layout: Layout, skipped: list[Skipped]
 ) -> list[tuple[str, str, _Stream]]:
     """Subject, site and samples in a file; `named` is what its name tells."""
     columns = layout.columns
@@ -226,21 +203,21 @@ def _streams(
     numbers = [place for places in axes.values() for place in places]
     numbers += [] if columns.time is None else [columns.time]
     told_by = {f: c for f in FACTS if (c := getattr(columns, f)) is not None}
-    values, text, told = read_columns(
+    values, text, told = streams.read_columns(
         entry.read(), numbers, layout.separator, layout.decimal, layout.comment,
         list(dict.fromkeys([*told_by.values(), *layout.where])),
     )  # fmt: skip
     skipped += [Skipped(f"{entry.name}: lines", told)] if told else []
     # Some programs write the number 1 of a label as 1.0.
     text = text.apply(lambda column: column.str.strip().str.removesuffix(".0"))
-    lines = text.index.to_numpy()
-    time = lines / layout.rate if columns.time is None else values[:, -1] * _second(layout)
+    lines, second = text.index.to_numpy(), TIME_UNITS[layout.units.time]
+    time = lines / layout.rate if columns.time is None else values[:, -1] * second
     facts = pd.DataFrame({**layout.fixed, **named}, index=text.index)
     facts[list(told_by)] = text[list(told_by.values())]
     wanted = [text[column] == str(value) for column, value in layout.where.items()]
     keep = np.logical_and.reduce([np.ones(len(text), bool), *wanted])
     if not keep.any():
-        raise Refused(f"no line with {layout.where}")
+        raise streams.Refused(f"no line with {layout.where}")
     found = []
     for name in dict.fromkeys(site for _, site in axes):
         own = facts.assign(site=name) if name else facts
@@ -261,10 +238,6 @@ def _streams(
     return found
 
 
-def _second(layout: Layout) -> float:
-    return TIME_UNITS[layout.units.time]
-
-
 def _known(name: object, mapping: dict[Key, str], names: tuple[str, ...]) -> str | None:
     """The project's name: by the mapping, or because it is one already."""
     by_text = {str(key): value for key, value in mapping.items()}
@@ -272,20 +245,20 @@ def _known(name: object, mapping: dict[Key, str], names: tuple[str, ...]) -> str
 
 
 def _recording(
-    sites: dict[str, _Stream], row: dict, layout: Layout, rate: float, skipped: list[Skipped]
+    sites: dict[str, _Stream], row: dict, layout: Layout, skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of one recording: all sites on one grid, cut where the activity changes."""
-    fitted: dict[tuple[str, str], list[Piece]] = {}
+    fitted: dict[tuple[str, str], list[streams.Piece]] = {}
     row |= {"clipped": 0.0, "bridged": 0, "lost": 0.0}
     for site, stream in sites.items():
         where = f"{stream.file}: {site}"
-        with listed(skipped, where):
+        with streams.listed(skipped, where):
             values, clipped, within = _in_si(stream, site, layout)
             if not within.all():
                 skipped.append(Skipped(where, f"{(~within).sum()} readings that no sensor gives"))
             pieces, timing = _clocked(stream, values, within, layout)
             if not pieces:
-                raise Refused("no second without a gap")
+                raise streams.Refused("no second without a gap")
             row["clipped"] = max(row["clipped"], clipped)
             row["bridged"] += timing.bridged
             row["lost"] += timing.lost
@@ -297,11 +270,11 @@ def _recording(
         return []
     spans = {key: (pieces[0].start, pieces[-1].stop) for key, pieces in fitted.items()}
     sensors = ("acc", "gyro") if layout.columns.gyro else ("acc",)
-    first, arrays = lay_on_grid(fitted, spans, sensors, SITES, rate)
-    times = (first + np.arange(len(arrays["acc"]))) / rate
+    first, arrays = streams.lay_on_grid(fitted, spans, sensors, SITES, RATE)
+    times = (first + np.arange(len(arrays["acc"]))) / RATE
     activity = _activity(sites, layout, times, skipped)
-    meta = {"rate": float(rate), "sites": list(SITES), "source": "CSV"}
-    return cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
+    meta = {"rate": RATE, "sites": list(SITES), "source": "CSV"}
+    return streams.cut_clips(first, arrays, row, meta, layout.shortest, skipped, activity)
 
 
 def _in_si(
@@ -313,9 +286,9 @@ def _in_si(
     within = np.ones(len(stream.time), bool)
     for sensor, values in stream.sensors.items():
         unit = getattr(layout.units, sensor)
-        check, sizes = (
-            (check_gravity, ACC_UNITS) if sensor == "acc" else (check_turns, GYRO_UNITS)
-        )  # fmt: skip
+        check, sizes = streams.check_gravity, streams.ACC_UNITS
+        if sensor == "gyro":
+            check, sizes = streams.check_turns, streams.GYRO_UNITS
         within &= check(values, unit, where, f"Write that as layout.units.{sensor}.")
         if sensor in layout.range:
             ends = (np.abs(values) >= 0.999 * layout.range[sensor]).any(1)
@@ -330,34 +303,31 @@ def _in_si(
 
 def _clocked(
     stream: _Stream, values: Float[np.ndarray, "n d"], within: np.ndarray, layout: Layout
-) -> tuple[list[Piece], Timing]:
+) -> tuple[list[streams.Piece], streams.Timing]:
     """Uniform pieces of a stream, and what was found of its timing."""
     time, values, stated = stream.time[within], values[within], layout.rate
     if len(time) < 8:
-        raise Refused(f"only {len(time)} samples")
+        raise streams.Refused(f"only {len(time)} samples")
     if layout.columns.time is None:
-        return uniform_pieces(time, values, stream.lines[within], stated)
-    low, high = RATES
+        return streams.uniform_pieces(time, values, stream.lines[within], stated)
+    low, high = streams.RATES
     if stated:
         low, high = stated * (1 - CLOCK_TOLERANCE), stated * (1 + CLOCK_TOLERANCE)
-    rate = 1 / sample_period(time, np.arange(len(time)))
+    rate = 1 / streams.sample_period(time, np.arange(len(time)))
     if not low <= rate <= high:
         found = f"{rate:.4g} samples a second, taken as {layout.units.time}"
         for other, size in TIME_UNITS.items():
-            if low <= rate * _second(layout) / size <= high:
+            if low <= rate * TIME_UNITS[layout.units.time] / size <= high:
                 raise InputError(
                     f"{stream.file}: time", found, f"{low:g} to {high:g}",
                     f"It is likely in {other}. Write that as layout.units.time.",
                 )  # fmt: skip
-        raise Refused(f"{found}, not {low:g} to {high:g}")
-    return uniform_pieces(time, values, nominal=stated)
+        raise streams.Refused(f"{found}, not {low:g} to {high:g}")
+    return streams.uniform_pieces(time, values, nominal=stated)
 
 
 def _activity(
-    sites: dict[str, _Stream],
-    layout: Layout,
-    times: Float[np.ndarray, "F"],
-    skipped: list[Skipped],
+    sites: dict[str, _Stream], layout: Layout, times: Float[np.ndarray, "F"], skipped: list[Skipped]
 ) -> np.ndarray:
     """The activity in each frame, None where there is none or sites differ."""
     found = np.full((len(times), len(sites)), None, object)

@@ -13,23 +13,10 @@ from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.recordings.streams import (
-    GRAVITY,
-    ZIPS,
-    Entry,
-    Piece,
-    Refused,
-    check_gravity,
-    check_turns,
-    cut_clips,
-    joined,
-    lay_on_grid,
-    listed,
-    open_tree,
-    read_columns,
-)
+from t2imu_utils.motion.skeleton import RATE
+from t2imu_utils.recordings import streams
 
-RATE = 50.0  # Hz
+SAMPLING = 50.0  # Hz
 SITE = "waist"
 SHORTEST = 2.0  # seconds of a clip
 FILE = re.compile(r"(?:^|/)(acc|gyro)_exp(\d+)_user(\d+)\.txt$")
@@ -43,29 +30,23 @@ TO_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 REMEDY = "Get the data set again."
 
 
-def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Clips, list[Skipped]]:
+def read_hapt(root: Path) -> tuple[Clips, list[Skipped]]:
     """Read the six activities of HAPT; transitions between postures are left out.
 
     Args:
         root: the data set's zip, or a folder with the zip or with ``RawData``.
-        rate: of the clips, frames per second.
-        progress: show a bar.
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 1, 3) float32, turned so that y
         points up and z away from the body as in `imu.sites`; table ``subject``, ``activity``,
         ``session`` (the experiment), ``recording``, ``part``, ``start`` (s), ``positions``; meta
         ``rate``, ``sites``, ``source``. And what was left out.
-
-    Raises:
-        InputError: the root holds no HAPT, none of it can be used, or accelerations are not in g.
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
-    with open_tree(root, ZIPS, skipped) as entries:
-        found = {
-            (m[1], int(m[2]), int(m[3])): e for e in entries if (m := FILE.search(e.name))
-        }  # fmt: skip
+    with streams.open_tree(root, streams.ZIPS, skipped) as entries:
+        named = ((m, e) for e in entries if (m := FILE.search(e.name)))
+        found = {(m[1], int(m[2]), int(m[3])): entry for m, entry in named}
         labels = next((e for e in entries if LABELS.search(e.name)), None)
         if not found or labels is None:
             raise InputError(
@@ -73,14 +54,14 @@ def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Cl
                 "HAPT or its zip", "Point to the folder of HAPT or to its zip.",
             )  # fmt: skip
         try:
-            table = read_columns(labels.read(), list(range(5)), sep=" ")[0].astype(int)
-        except Refused as error:
+            table = streams.read_columns(labels.read(), list(range(5)), sep=" ")[0].astype(int)
+        except streams.Refused as error:
             raise InputError(labels.name, str(error), "the list of labels", REMEDY) from error
         people = np.unique(table[:, :2], axis=0)
-        for experiment, user in tqdm(people, "HAPT", mininterval=2, disable=not progress):
+        for experiment, user in tqdm(people, "HAPT", mininterval=2):
             rows = table[(table[:, :2] == (experiment, user)).all(1)]
             name = f"experiment {experiment} user {user}"
-            with listed(skipped, name):
+            with streams.listed(skipped, name):
                 signals = {s: _signal(found, s, experiment, user) for s in ("acc", "gyro")}
                 for label, first, last in rows[:, 2:].tolist():
                     if label not in ACTIVITY:
@@ -90,26 +71,26 @@ def read_hapt(root: Path, rate: float = 20.0, progress: bool = True) -> tuple[Cl
                         "subject": user, "activity": ACTIVITY[label], "session": experiment,
                         "recording": f"{name} {ACTIVITY[label]} from {first}",
                     }  # fmt: skip
-                    with listed(skipped, facts["recording"]):
-                        parts += _stretch(signals, facts, first - 1, last, rate, skipped)
-    return joined(parts, root, skipped), skipped
+                    with streams.listed(skipped, facts["recording"]):
+                        parts += _stretch(signals, facts, first - 1, last, skipped)
+    return streams.joined(parts, root, skipped), skipped
 
 
 def _signal(
-    found: dict[tuple[str, int, int], Entry], sensor: str, experiment: int, user: int
+    found: dict[tuple[str, int, int], streams.Entry], sensor: str, experiment: int, user: int
 ) -> Float[np.ndarray, "n 3"]:
     """The samples of one experiment in SI units and the axes of the site."""
     entry = found.get((sensor, experiment, user))
     if entry is None:
-        raise Refused(f"no {sensor} file")
-    values, _, told = read_columns(entry.read(), [0, 1, 2], sep=" ")
+        raise streams.Refused(f"no {sensor} file")
+    values, _, told = streams.read_columns(entry.read(), [0, 1, 2], sep=" ")
     if told:
-        raise Refused(f"{entry.name}: {told}: which sample is which?")
-    check, unit, size = (
-        (check_gravity, "g", GRAVITY) if sensor == "acc" else (check_turns, "rad/s", 1.0)
-    )  # fmt: skip
+        raise streams.Refused(f"{entry.name}: {told}: which sample is which?")
+    check, unit, size = streams.check_gravity, "g", streams.GRAVITY
+    if sensor == "gyro":
+        check, unit, size = streams.check_turns, "rad/s", 1.0
     if not check(values, unit, entry.name, f"HAPT's are in {unit}. {REMEDY}").all():
-        raise Refused(f"{entry.name}: readings that no phone gives")
+        raise streams.Refused(f"{entry.name}: readings that no phone gives")
     return values @ TO_SITE.T * size
 
 
@@ -118,16 +99,15 @@ def _stretch(
     facts: dict,
     first: int,
     stop: int,
-    rate: float,
     skipped: list[Skipped],
 ) -> list[Clips]:
     pieces = {
-        (sensor, SITE): [Piece(first / RATE, 1 / RATE, signal[first:stop])]
+        (sensor, SITE): [streams.Piece(first / SAMPLING, 1 / SAMPLING, signal[first:stop])]
         for sensor, signal in signals.items()
     }
     if any(not len(piece.values) for (piece,) in pieces.values()):
-        raise Refused("its file ends before")
+        raise streams.Refused("its file ends before")
     spans = {key: (piece.start, piece.stop) for key, (piece,) in pieces.items()}
-    begin, arrays = lay_on_grid(pieces, spans, tuple(signals), (SITE,), rate)
-    meta = {"rate": float(rate), "sites": [SITE], "source": "HAPT"}
-    return cut_clips(begin, arrays, facts, meta, SHORTEST, skipped)
+    begin, arrays = streams.lay_on_grid(pieces, spans, tuple(signals), (SITE,), RATE)
+    meta = {"rate": RATE, "sites": [SITE], "source": "HAPT"}
+    return streams.cut_clips(begin, arrays, facts, meta, SHORTEST, skipped)

@@ -17,23 +17,8 @@ from tqdm import tqdm
 from t2imu_utils.activities import ACTIVITIES, POSITIONS, REALWORLD_ACTIVITY
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.recordings.streams import (
-    Entry,
-    Piece,
-    Refused,
-    Timing,
-    check_gravity,
-    check_turns,
-    cut_clips,
-    joined,
-    lay_on_grid,
-    leaves,
-    listed,
-    natural,
-    open_tree,
-    read_columns,
-    uniform_pieces,
-)
+from t2imu_utils.motion.skeleton import RATE
+from t2imu_utils.recordings import streams
 
 SENSOR = {"acc": "acc", "Gyroscope": "gyro"}
 PROBAND = re.compile(r"(?:^|/)proband(\d+)/", re.IGNORECASE)
@@ -53,27 +38,21 @@ MINUTES = {activity: 1.7 if activity == "jumping" else 10.0 for activity in ACTI
 
 def read_realworld(
     root: Path,
-    subjects: Collection[int] | None = None,
-    activities: Collection[str] | None = None,
-    rate: float = 20.0,
+    activities: Collection[str] = ACTIVITIES,
     trim: tuple[float, float] = (6.0, 7.0),
-    progress: bool = True,
 ) -> tuple[Clips, list[Skipped]]:
     """Read accelerometers and gyroscopes of RealWorld.
 
     Every stream is put on its fitted clock (`streams.uniform_pieces`), trimmed at its own ends,
     low-passed and sampled on one grid for all positions of a session: frames lie at multiples of
-    1 / `rate` of Unix time.
+    1 / 20 s of Unix time.
 
     Args:
         root: the outer zip, a folder that holds it, or an unpacked tree down to any level with
             folders ``proband<n>`` (with or without ``data/``; zips or loose CSV files).
-        subjects: numbers to read; None takes all.
-        activities: names as in `ACTIVITIES`; None takes all.
-        rate: of the clips, frames per second.
+        activities: to read, of `ACTIVITIES`.
         trim: seconds to leave out at the start and the end of each stream, where the phones are
             still in the hands.
-        progress: show a bar.
 
     Returns:
         Clips: arrays ``acc`` (m/s^2) and ``gyro`` (rad/s), (F, 7, 3) float32 in the phones' axes,
@@ -81,19 +60,10 @@ def read_realworld(
         of `streams.cut_clips`, ``clipped`` (share of raw accelerations at the end of the range,
         worst position), ``late``, ``bridged`` and ``lost`` (`streams.Timing`, summed over the
         session's streams); meta ``rate`` and ``sites``. And everything that was left out.
-
-    Raises:
-        InputError: the root holds no RealWorld, a wanted subject is not in it, an activity is
-            unknown, nothing in it can be used, or accelerations are in another unit.
     """
-    unknown = sorted(set(activities or ()) - set(ACTIVITIES))
-    if unknown:
-        expected = f"some of {', '.join(ACTIVITIES)}"
-        raise InputError("activities", ", ".join(unknown), expected, "Check the names.")
-    wanted = [a for a in ACTIVITIES if activities is None or a in activities]
     skipped: list[Skipped] = []
     parts: list[Clips] = []
-    with open_tree(root, OUTER, skipped) as entries:
+    with streams.open_tree(root, OUTER, skipped) as entries:
         groups, found = _groups(Path(root).resolve().name, entries, skipped)
         if not found:
             raise InputError(
@@ -101,33 +71,26 @@ def read_realworld(
                 "the RealWorld2016 archive or its unpacked tree",
                 "Point to realworld2016_dataset.zip or to the folder with proband1 to proband15.",
             )  # fmt: skip
-        if lacking := sorted(set(subjects or ()) - found):
-            raise InputError(
-                root, f"subjects {', '.join(map(str, sorted(found)))}",
-                f"subject {', '.join(map(str, lacking))} among them",
-                "Ask for subjects that are there, or complete the archive.",
-            )  # fmt: skip
-        chosen = sorted(found if subjects is None else found & set(subjects))
-        pairs = [(subject, activity) for subject in chosen for activity in wanted]
-        for subject, activity in tqdm(pairs, "RealWorld", mininterval=2, disable=not progress):
+        pairs = [(s, a) for s in sorted(found) for a in ACTIVITIES if a in activities]
+        for subject, activity in tqdm(pairs, "RealWorld", mininterval=2):
             members = groups.get((subject, activity), [])
             if not members:
                 skipped.append(Skipped(f"proband{subject} {activity}", "the archive has none"))
-            for session, streams in sorted(_sessions(members, activity, skipped).items()):
+            for session, signals in sorted(_sessions(members, activity, skipped).items()):
                 facts = {"subject": subject, "activity": activity, "session": session}
-                parts += _session(streams, facts, rate, trim, skipped)
+                parts += _session(signals, facts, trim, skipped)
     skipped.sort(key=lambda one: one.reason.startswith(CONSEQUENCES))
-    return joined(parts, root, skipped), skipped
+    return streams.joined(parts, root, skipped), skipped
 
 
 Streams = dict[tuple[str, str], np.ndarray]  # (sensor, position) -> time, x, y, z, id
 
 
 def _groups(
-    root: str, entries: Sequence[Entry], skipped: list[Skipped]
-) -> tuple[dict[tuple[int, str], list[Entry]], set[int]]:
+    root: str, entries: Sequence[streams.Entry], skipped: list[Skipped]
+) -> tuple[dict[tuple[int, str], list[streams.Entry]], set[int]]:
     """Entries that may hold wanted streams, by subject and activity; and the subjects present."""
-    groups: dict[tuple[int, str], list[Entry]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[streams.Entry]] = defaultdict(list)
     found: set[int] = set()
     for entry in entries:
         proband = PROBAND.search(f"{root}/{entry.name}")
@@ -146,26 +109,26 @@ def _groups(
 
 
 def _sessions(
-    members: Sequence[Entry], activity: str, skipped: list[Skipped]
+    members: Sequence[streams.Entry], activity: str, skipped: list[Skipped]
 ) -> dict[int, Streams]:
     """All readable acceleration and gyroscope streams of one subject and activity."""
     sessions: dict[int, Streams] = defaultdict(dict)
-    for member in sorted(members, key=lambda entry: natural(entry.name)):
-        for name, content in leaves(member, skipped):
+    for member in sorted(members, key=lambda entry: streams.natural(entry.name)):
+        for name, content in streams.leaves(member, skipped):
             base = PurePosixPath(name).name
             if base.lower().startswith("readme"):
                 continue
-            with listed(skipped, name):
+            with streams.listed(skipped, name):
                 match = STREAM.match(base)
                 if not match or match[1] not in SENSOR:
-                    raise Refused("not an acceleration or gyroscope stream")
+                    raise streams.Refused("not an acceleration or gyroscope stream")
                 if REALWORLD_ACTIVITY.get(match[2]) != activity:
-                    raise Refused(f"activity {match[2]} in an archive of {activity}")
+                    raise streams.Refused(f"activity {match[2]} in an archive of {activity}")
                 if match[4] not in POSITIONS:
-                    raise Refused(f"unknown position {match[4]}")
+                    raise streams.Refused(f"unknown position {match[4]}")
                 session, key = int(match[3] or 1), (SENSOR[match[1]], match[4])
                 if key in sessions.get(session, ()):
-                    raise Refused("the same stream was read from another file")
+                    raise streams.Refused("the same stream was read from another file")
                 stream, told = _read_stream(content, name, key[0])
                 sessions[session][key] = stream
                 skipped += [Skipped(f"{name}: lines", told)] if told else []
@@ -174,11 +137,13 @@ def _sessions(
 
 def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, str]:
     """Time (s), three axes and sample number of a CSV file, and which lines were left out."""
-    values, _, told = read_columns(content, COLUMNS)
+    values, _, told = streams.read_columns(content, COLUMNS)
     if len(values) < 100:
-        raise Refused(f"only {len(values)} samples")
+        raise streams.Refused(f"only {len(values)} samples")
     left_out = [told] if told else []
-    check, unit = (check_gravity, "m/s^2") if sensor == "acc" else (check_turns, "rad/s")
+    check, unit = streams.check_gravity, "m/s^2"
+    if sensor == "gyro":
+        check, unit = streams.check_turns, "rad/s"
     within = check(values[:, 1:4], unit, name, REMEDY)
     left_out += [] if within.all() else [f"{(~within).sum()} readings that no sensor gives"]
     values = values[within]
@@ -189,21 +154,19 @@ def _read_stream(content: bytes, name: str, sensor: str) -> tuple[np.ndarray, st
 
 
 def _session(
-    streams: Streams,
-    facts: dict,
-    rate: float,
-    trim: tuple[float, float],
-    skipped: list[Skipped],
+    signals: Streams, facts: dict, trim: tuple[float, float], skipped: list[Skipped]
 ) -> list[Clips]:
     """Clips of one session: all positions on one grid, cut where none was recorded."""
     label = f"proband{facts['subject']} {facts['activity']} session {facts['session']}"
-    fitted: dict[tuple[str, str], list[Piece]] = {}
-    timings: list[Timing] = []
+    fitted: dict[tuple[str, str], list[streams.Piece]] = {}
+    timings: list[streams.Timing] = []
     clipped = [0.0]
-    for (sensor, position), values in streams.items():
+    for (sensor, position), values in signals.items():
         name = f"{label} {position} {sensor}"
-        with listed(skipped, name):
-            pieces, timing = uniform_pieces(values[:, 0], values[:, 1:4], values[:, 4].astype(int))
+        with streams.listed(skipped, name):
+            pieces, timing = streams.uniform_pieces(
+                values[:, 0], values[:, 1:4], values[:, 4].astype(int)
+            )
             if timing.short:
                 skipped.append(Skipped(name, f"{timing.short} pieces of under a second"))
             if pieces:
@@ -218,29 +181,27 @@ def _session(
             skipped.append(Skipped(f"{label} {position}", f"no usable {' and no '.join(missing)}"))
     spans = {}
     for (sensor, position), pieces in fitted.items():
-        start, stop = (
-            min(p.start for p in pieces) + trim[0],
-            max(p.stop for p in pieces) - trim[1],
-        )
+        start, stop = min(p.start for p in pieces) + trim[0], max(p.stop for p in pieces) - trim[1]
         if stop - start >= SHORTEST:
             spans[sensor, position] = start, stop
         else:
-            skipped.append(
-                Skipped(f"{label} {position} {sensor}", "nothing is left after trimming")
-            )
+            name = f"{label} {position} {sensor}"
+            skipped.append(Skipped(name, "nothing is left after trimming"))
     if spans:
         row = {**facts, "recording": label, "clipped": max(clipped)}
         row |= {n: sum(getattr(t, n) for t in timings) for n in ("late", "bridged", "lost")}
-        meta = {"rate": float(rate), "sites": list(POSITIONS), "source": "RealWorld2016"}
-        with listed(skipped, label):
-            first, arrays = lay_on_grid(fitted, spans, tuple(SENSOR.values()), POSITIONS, rate)
-            return cut_clips(first, arrays, row, meta, SHORTEST, skipped)
+        meta = {"rate": RATE, "sites": list(POSITIONS), "source": "RealWorld2016"}
+        with streams.listed(skipped, label):
+            first, arrays = streams.lay_on_grid(
+                fitted, spans, tuple(SENSOR.values()), POSITIONS, RATE
+            )
+            return streams.cut_clips(first, arrays, row, meta, SHORTEST, skipped)
     return []
 
 
 def _one_time(
-    fitted: dict[tuple[str, str], list[Piece]], label: str, skipped: list[Skipped]
-) -> dict[tuple[str, str], list[Piece]]:
+    fitted: dict[tuple[str, str], list[streams.Piece]], label: str, skipped: list[Skipped]
+) -> dict[tuple[str, str], list[streams.Piece]]:
     """Streams without the pieces that a wrong clock puts wholly outside the others' session."""
     if not fitted:
         return {}

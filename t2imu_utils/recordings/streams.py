@@ -308,12 +308,10 @@ class Piece:
 class Timing(NamedTuple):
     """What the fit of one stream found."""
 
-    rate: float  # samples per second on the fitted line
     late: int  # gaps of over `LATE` seconds that a burst repaid
     bridged: int  # lost samples that were interpolated
     lost: float  # seconds in unrepaid gaps between the pieces
     short: int  # pieces of under `SHORTEST` seconds, which were left out
-    error: float  # largest departure of the on-time stamps from the line, seconds (block medians)
 
 
 def uniform_pieces(
@@ -348,16 +346,12 @@ def uniform_pieces(
     cuts = np.flatnonzero(np.diff(stamps) < -CLOCK_WENT_BACK) + 1
     for rows in np.split(np.arange(len(stamps)), cuts):
         if len(rows) < 8:
-            parts.append(Timing(np.nan, 0, 0, 0.0, 1, 0.0))
+            parts.append(Timing(0, 0, 0.0, 1))
             continue
         found, timing = _one_clock(stamps[rows], values[rows], numbers[rows], nominal)
         pieces += found
         parts.append(timing)
-    rates, *sums, errors = zip(*parts, strict=True)
-    fitted = [rate for rate in rates if np.isfinite(rate)]
-    return pieces, Timing(
-        float(np.median(fitted)) if fitted else np.nan, *map(sum, sums), max(errors)
-    )
+    return pieces, Timing(*map(sum, zip(*parts, strict=True)))
 
 
 def _one_clock(
@@ -375,7 +369,7 @@ def _one_clock(
     lost = np.diff(index) - 1
     over = lost * period > BRIDGE
     on_time = stamps - period * index
-    pieces, short, error = [], 0, 0.0
+    pieces, short = [], 0
     for rows in np.split(np.arange(len(stamps)), np.flatnonzero(over) + 1):
         long = (index[rows[-1]] - index[rows[0]]) * period >= SHORTEST
         if (long or len(rows) >= MANY) and not RATES[0] <= 1 / period <= RATES[1]:
@@ -384,16 +378,12 @@ def _one_clock(
             short += 1
             continue
         start = np.median(on_time[rows])
-        blocks = np.array_split(on_time[rows] - start, max(1, len(rows) // 400))
-        error = max(error, *(abs(float(np.median(block))) for block in blocks))
         whole = np.arange(index[rows[0]], index[rows[-1]] + 1)
         filled = np.stack([np.interp(whole, index[rows], column) for column in values[rows].T], 1)
         pieces.append(Piece(float(start + period * whole[0]), float(period), filled))
     repaid = (np.diff(stamps) > LATE) & (np.diff(stamps) - holes * period > LATE)
-    return pieces, Timing(
-        1 / period, int(repaid.sum()), int(lost[~over].sum()), float(lost[over].sum() * period),
-        short, error,
-    )  # fmt: skip
+    away = float(lost[over].sum() * period)
+    return pieces, Timing(int(repaid.sum()), int(lost[~over].sum()), away, short)
 
 
 def sample_period(stamps: np.ndarray, index: np.ndarray) -> float:

@@ -14,20 +14,8 @@ from tqdm import tqdm
 
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.recordings.streams import (
-    GRAVITY,
-    ZIPS,
-    Entry,
-    Piece,
-    Refused,
-    check_gravity,
-    joined,
-    lay_on_grid,
-    listed,
-    open_tree,
-    read_columns,
-    uniform_pieces,
-)
+from t2imu_utils.motion.skeleton import RATE
+from t2imu_utils.recordings import streams
 
 RANGES = (2, 4, 8, 16)  # g
 REMEDY = "UMAFall's are in g: convert the file, or get the data set again."
@@ -37,16 +25,12 @@ POSITION_SITE = {
     "RIGHTPOCKET": "thigh", "LEFTPOCKET": "thigh", "POCKET": "thigh",
     "CHEST": "chest", "WAIST": "waist", "WRIST": "forearm", "ANKLE": "shin",
 }  # fmt: skip
-ACTIVITY = {
-    "Walking": ("walking", "walking"),
-    "Jogging": ("running", "running"),
-    "Hopping": ("jumping", "jumping"),
-    "GoUpstairs": ("stair climbing", "climbing up"),
-    "GoDownstairs": ("stair climbing", "climbing down"),
-    "Aplausing": ("standing", "standing"),
-    "HandsUp": ("standing", "standing"),
-    "MakingACall": ("standing", "standing"),
-}
+ACTIVITY = {  # with the direction on stairs
+    "Walking": ("walking", "walking"), "Jogging": ("running", "running"),
+    "Hopping": ("jumping", "jumping"), "GoUpstairs": ("stair climbing", "climbing up"),
+    "GoDownstairs": ("stair climbing", "climbing down"), "HandsUp": ("standing", "standing"),
+    "Aplausing": ("standing", "standing"), "MakingACall": ("standing", "standing"),
+}  # fmt: skip
 NAME = re.compile(
     r"(?:^|/)UMAFall_Subject_(\d+)_(ADL|Fall)_(.+?)_(\d+)_(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)\.csv$",
     re.IGNORECASE,
@@ -68,9 +52,7 @@ FINE_COUNTS = 16384
 CLIP_COUNTS = (32511, 32767, 32768)  # readings at the end of the range, not on the coarse grid
 
 
-def read_umafall(
-    root: Path, rate: float = 20.0, active: bool = True, progress: bool = True
-) -> tuple[Clips, list[Skipped]]:
+def read_umafall(root: Path) -> tuple[Clips, list[Skipped]]:
     """Read every usable recording of a folder or zip of UMAFall.
 
     Positions come from each file's header; all streams of a file are put on one grid. SensorTag
@@ -78,16 +60,13 @@ def read_umafall(
     Tags' axes are turned so that y points up as in `imu.sites`; the phone lay in the pocket either
     way up and keeps its own.
 
-    Recordings last 15 s whatever happens: on stairs half of one is standing. With `active` the
-    rest before and after the movement is cut off (activities other than standing): frames before
-    the first and after the last second in which the magnitude of acceleration, at the median
-    position, deviates by more than `MOVES`.
+    Recordings last 15 s whatever happens: on stairs half of one is standing. The rest before and
+    after the movement is cut off (activities other than standing): frames before the first and
+    after the last second in which the magnitude of acceleration, at the median position, deviates
+    by more than `MOVES`.
 
     Args:
         root: the folder or `UMAFall_Dataset.zip`.
-        rate: of the clips, frames per second.
-        active: cut off rest at the ends.
-        progress: show a bar.
 
     Returns:
         Clips: array ``acc`` (F, 5, 3) float32 in m/s^2, NaN where a position is missing; table
@@ -96,14 +75,11 @@ def read_umafall(
         ``clipped`` (share at the end of the range), both of the worst position, ``bridged`` and
         ``lost`` (`streams.Timing`), ``rest`` (seconds cut off), ``recording`` (the file's name);
         meta ``rate`` and ``sites``. And what was left out: files, positions of files, lines.
-
-    Raises:
-        InputError: the root holds no recording of UMAFall, or one in another unit.
     """
     skipped: list[Skipped] = []
     parts: list[Clips] = []
-    meta = {"rate": rate, "sites": list(SITES), "source": "UMAFall"}
-    with open_tree(root, ZIPS, skipped) as entries:
+    meta = {"rate": RATE, "sites": list(SITES), "source": "UMAFall"}
+    with streams.open_tree(root, streams.ZIPS, skipped) as entries:
         named = [(entry, NAME.search(entry.name)) for entry in entries]
         if not any(match for _, match in named):
             raise InputError(
@@ -111,57 +87,57 @@ def read_umafall(
                 "UMAFall_Subject_01_ADL_Walking_1_<date>.csv and others",
                 "Point to the folder of UMAFall or to its zip.",
             )  # fmt: skip
-        for entry, match in tqdm(named, "UMAFall", mininterval=2, disable=not progress):
-            with listed(skipped, entry.name):
-                _wanted(match)
-                row, frames = _recording(entry, match, rate, active, skipped)
+        for entry, match in tqdm(named, "UMAFall", mininterval=2):
+            with streams.listed(skipped, entry.name):
+                if match is None:
+                    raise streams.Refused("not named like a recording of UMAFall")
+                if match[2].upper() == "FALL":
+                    raise streams.Refused("a fall: none of this project's activities")
+                if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
+                    raise streams.Refused("a transition between postures, not one activity")
+                if match[3] not in ACTIVITY:
+                    raise streams.Refused(
+                        f"the movement {match[3]} is none of this project's activities"
+                    )
+                row, frames = _recording(entry, match, skipped)
                 parts.append(Clips.from_list([row], {"acc": [frames]}, meta))
-    return joined(parts, root, skipped), skipped
-
-
-def _wanted(match: re.Match | None) -> None:
-    if match is None:
-        raise Refused("not named like a recording of UMAFall")
-    if match[2].upper() == "FALL":
-        raise Refused("a fall: none of this project's activities")
-    if match[3] in ("Sitting_GettingUpOnAChair", "LyingDown_OnABed"):
-        raise Refused("a transition between postures, not one activity")
-    if match[3] not in ACTIVITY:
-        raise Refused(f"the movement {match[3]} is none of this project's activities")
+    return streams.joined(parts, root, skipped), skipped
 
 
 def _recording(
-    entry: Entry, match: re.Match, rate: float, active: bool, skipped: list[Skipped]
+    entry: streams.Entry, match: re.Match, skipped: list[Skipped]
 ) -> tuple[dict, Float[np.ndarray, "F 5 3"]]:
     """A row of the table, and frames in m/s^2."""
     name, content = entry.name, entry.read()
     head, sensors = _header(content)
-    values, _, told = read_columns(content[head:], list(range(7)), sep=";")
+    values, _, told = streams.read_columns(content[head:], list(range(7)), sep=";")
     acc = values[values[:, KIND] == ACCELEROMETER]
     if not len(acc):
-        raise Refused("no line of an accelerometer")
-    sane = check_gravity(acc[:, X : Z + 1], "g", name, REMEDY, LARGEST)
+        raise streams.Refused("no line of an accelerometer")
+    sane = streams.check_gravity(acc[:, X : Z + 1], "g", name, REMEDY, LARGEST)
     over = "" if sane.all() else f"{(~sane).sum()} accelerations over {LARGEST} g"
     if told or over:
         skipped.append(Skipped(f"{name}: lines", "; ".join(filter(None, (told, over)))))
-    streams, facts = _streams(acc[sane], sensors, name, skipped)
-    if not streams:
-        raise Refused("no position has enough samples")
-    stop = max(piece.stop for pieces in streams.values() for piece in pieces)
+    fitted, facts = _streams(acc[sane], sensors, name, skipped)
+    if not fitted:
+        raise streams.Refused("no position has enough samples")
+    stop = max(piece.stop for pieces in fitted.values() for piece in pieces)
     # From 0: what a phone delivers first was measured before the recording began.
-    spans = dict.fromkeys(streams, (0.0, stop))
-    frames = lay_on_grid(streams, spans, ("acc",), SITES, rate)[1]["acc"] * np.float32(GRAVITY)
+    spans = dict.fromkeys(fitted, (0.0, stop))
+    frames = streams.lay_on_grid(fitted, spans, ("acc",), SITES, RATE)[1]["acc"] * np.float32(
+        streams.GRAVITY
+    )
     activity, detail = ACTIVITY[match[3]]
     there = np.flatnonzero(np.isfinite(frames).any((1, 2)))
     whole = first, last = int(there[0]), int(there[-1]) + 1
-    if active and activity != "standing":
-        first, last = _moving(frames, rate, first, last)
-    if (last - first) / rate < SHORTEST:
-        raise Refused(f"{(last - first) / rate:.1f} s of movement, under {SHORTEST:g}")
+    if activity != "standing":
+        first, last = _moving(frames, first, last)
+    if (last - first) / RATE < SHORTEST:
+        raise streams.Refused(f"{(last - first) / RATE:.1f} s of movement, under {SHORTEST:g}")
     row = {
         "subject": int(match[1]), "activity": activity, "detail": detail, "movement": match[3],
         "trial": int(match[4]), "recorded": match[5], **facts,
-        "rest": (whole[1] - whole[0] - (last - first)) / rate,
+        "rest": (whole[1] - whole[0] - (last - first)) / RATE,
         "recording": PurePosixPath(name).stem,
     }  # fmt: skip
     return row, frames[first:last]
@@ -169,9 +145,9 @@ def _recording(
 
 def _streams(
     acc: Float[np.ndarray, "n 7"], sensors: dict[int, str], name: str, skipped: list[Skipped]
-) -> tuple[dict[tuple[str, str], list[Piece]], dict[str, float]]:
+) -> tuple[dict[tuple[str, str], list[streams.Piece]], dict[str, float]]:
     """Pieces of every position in g, and what the table tells of them."""
-    streams: dict[tuple[str, str], list[Piece]] = {}
+    fitted: dict[tuple[str, str], list[streams.Piece]] = {}
     facts = {"rescaled": 0.0, "clipped": 0.0, "bridged": 0, "lost": 0.0}
     for sensor, site in sensors.items():
         rows, phone = acc[acc[:, SENSOR] == sensor], site == "thigh"
@@ -181,17 +157,17 @@ def _streams(
         signal, scaled = repair_scale(rows[:, X : Z + 1])
         facts["rescaled"] = max(facts["rescaled"], scaled / len(rows))
         facts["clipped"] = max(facts["clipped"], _clipped(signal))
-        pieces, timing = uniform_pieces(
+        pieces, timing = streams.uniform_pieces(
             rows[:, TIME] / 1000, signal if phone else signal @ TAG_TO_SITE.T,
             rows[:, NUMBER].astype(int), None if phone else TAG_RATE,
         )  # fmt: skip
         facts["bridged"] += timing.bridged
         facts["lost"] += timing.lost
         if pieces:
-            streams["acc", site] = pieces
+            fitted["acc", site] = pieces
     absent = [site for site in SITES if site not in sensors.values()]
     skipped += [Skipped(f"{name}: {site}", "its header names no such sensor") for site in absent]
-    return streams, facts
+    return fitted, facts
 
 
 def _clipped(signal: np.ndarray) -> float:
@@ -202,12 +178,12 @@ def _clipped(signal: np.ndarray) -> float:
     return float((size > size.max() - 0.02).mean())
 
 
-def _moving(frames: np.ndarray, rate: float, first: int, last: int) -> tuple[int, int]:
+def _moving(frames: np.ndarray, first: int, last: int) -> tuple[int, int]:
     """The span from the first to the last second in which most positions are shaken."""
     size = np.linalg.norm(frames[first:last], axis=2)
     size = size[:, np.isfinite(size).mean(0) > 0.5]
     size = np.where(np.isfinite(size), size, np.nanmean(size, 0))
-    second = max(2, round(rate))
+    second = round(RATE)
     mean = uniform_filter1d(size, second, axis=0)
     spread = np.maximum(uniform_filter1d(size**2, second, axis=0) - mean**2, 0) ** 0.5
     shaken = np.flatnonzero(np.median(spread, axis=1) > MOVES)
@@ -219,7 +195,7 @@ def _header(content: bytes) -> tuple[int, dict[int, str]]:
     mark = content.find(b"% TimeStamp")
     head = content.find(b"\n", mark) + 1
     if mark < 0 or head < 1:
-        raise Refused("no header line that names the columns (% TimeStamp; …)")
+        raise streams.Refused("no header line that names the columns (% TimeStamp; …)")
     named = SENSOR_LINE.findall(content[:head].decode("latin-1"))
     sensors = {
         int(sensor): POSITION_SITE[position.upper()]
@@ -228,7 +204,7 @@ def _header(content: bytes) -> tuple[int, dict[int, str]]:
     }
     if not sensors:
         found = ", ".join(position for _, position in named) or "none"
-        raise Refused(f"its header names no known position (found {found})")
+        raise streams.Refused(f"its header names no known position (found {found})")
     return head, sensors
 
 

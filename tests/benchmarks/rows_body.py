@@ -111,7 +111,7 @@ def imu_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     sites = sensor_sites(load_bodies().neutral)
 
     def ours() -> tuple[np.ndarray, np.ndarray]:
-        made = synthesise(fitted, body, shapes, sites, RATE, scheme=SCHEME, progress=False)
+        made = synthesise(fitted, body, shapes, sites, scheme=SCHEME, progress=False)
         return tuple(np.stack(list(made.each(name))) for name in ("acc", "gyro"))
 
     def agree(reference: tuple[np.ndarray, ...], ours: tuple[np.ndarray, ...]) -> str:

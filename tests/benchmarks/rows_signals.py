@@ -93,7 +93,7 @@ def reading_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         title=f"RealWorld reading, {sizes.people} people, {len(sizes.activities)} activities",
         unit="archive",
         reference=reference,
-        ours=lambda: read_realworld(root, rate=RATE, trim=TRIM, progress=False),
+        ours=lambda: read_realworld(root, trim=TRIM),
         agree=agree,
         reach=NEAR,
         floor=_fastest(lambda: [_decoded(*member) for member in members]),

@@ -4,7 +4,7 @@ import torch
 from scipy.interpolate import BSpline
 
 from t2imu_utils.body.fitting import pose_body
-from t2imu_utils.body.smpl import Shape, load_bodies
+from t2imu_utils.body.smpl import Shape
 from t2imu_utils.clips import Clips
 from t2imu_utils.imu import sensors
 from t2imu_utils.imu.sensors import (
@@ -19,7 +19,6 @@ from t2imu_utils.imu.sensors import (
 )
 from t2imu_utils.imu.sites import sensor_frames, sensor_sites
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
-from tests.body.layouts import write_fake_smpl
 
 RATE, SLOW = 50.0, 20.0
 TIME = torch.arange(200, dtype=torch.float64) / RATE
@@ -98,13 +97,6 @@ def assert_equals_whole_mesh(got, clips, row, body, shape, sites):
     acc, gyro = virtual_imu(positions.movedim(1, 0), rotations.movedim(1, 0), 20.0)
     np.testing.assert_allclose(got["acc"], acc.movedim(1, 0), atol=2e-2)
     np.testing.assert_allclose(got["gyro"], gyro.movedim(1, 0), atol=2e-3)
-
-
-@pytest.fixture(scope="module")
-def licensed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("licensed")
-    write_fake_smpl(folder)
-    return load_bodies(folder)
 
 
 def test_synthesis_equals_sensors_on_the_whole_mesh_of_the_own_gender(licensed):
@@ -195,17 +187,6 @@ def test_parabolas_and_constant_spins_are_exact_up_to_the_ends(scheme):
         torch.testing.assert_close(gyro, factor * spin.expand(50, 3))
     expected = torch.tensor([0, 1.0, -2.0], dtype=torch.float64).expand(50, 3)
     torch.testing.assert_close(acc, expected, atol=1e-6, rtol=0)
-
-
-def test_central_differences_are_the_papers_number_by_number():
-    path, attitude = random_motion(30, dtype=torch.float32)
-    acc, gyro = SCHEMES["central"](path, attitude, SLOW)
-    second = (path[2:] - path[1:-1]) - (path[1:-1] - path[:-2])
-    assert torch.equal(acc[1:-1], second * SLOW**2)
-    assert torch.equal(acc[0], acc[1]) and torch.equal(acc[-1], acc[-2])
-    steps = sensors._steps(attitude) * SLOW
-    assert torch.equal(gyro[1:-1], (steps[1:] + steps[:-1]) / 2)
-    assert torch.equal(gyro[0], steps[0]) and torch.equal(gyro[-1], steps[-1])
 
 
 def test_turned_angle_holds_the_coning_term():

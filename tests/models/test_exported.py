@@ -5,16 +5,15 @@ import yaml
 
 from t2imu_utils import data, runs
 from t2imu_utils import finetuning as arms
-from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fit_summary, fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models.exported import POSE
-from t2imu_utils.motion.exports import read_exports
+from t2imu_utils.motion.exports import read_exports, read_poses
 from t2imu_utils.tracks import OPEN_BODY, TRACKS, load_track
-from tests.body.test_exports import Z_UP, amass, joints_of, moving, rest_pelvis
 from tests.motion.test_exports import write_mdm
+from tests.motion.test_poses import Z_UP, amass, joints_of, moving, rest_pelvis
 
 # Asked for in this order; nobody makes the second.
 PROMPTS = ["A person walks.", "a person sits", "A person runs.", "a person walks"]

@@ -57,11 +57,6 @@ def test_what_is_written_is_read_back(corpus):
     )
 
 
-def test_a_published_folder_has_no_table(corpus):
-    (corpus / "clips.csv").unlink()
-    assert [clip.subject for clip in read_corpus(corpus, "train")] == ["", ""]
-
-
 def test_writing_again_replaces_and_failing_keeps(corpus, monkeypatch):
     write_corpus(corpus, clips()[:2], {"train": ["a", "b"]})
     assert sorted(p.name for p in (corpus / "texts").iterdir()) == ["a.txt", "b.txt"]
@@ -81,26 +76,17 @@ def test_other_folders_are_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "splits", "word"),
+    ("splits", "word"),
     [
-        ({"features": noise(60, 0)[:, :262]}, SPLITS, "262"),
-        ({"features": noise(60, 0)[:2]}, SPLITS, "2 frame"),
-        ({"features": noise(60, 0) * np.nan}, SPLITS, "frame 0, channel 0"),
-        ({"captions": []}, SPLITS, "captions"),
-        ({"captions": ["a #1 dance"]}, SPLITS, "#"),
-        ({"name": "../a"}, SPLITS, "a name of its own"),
-        ({"name": "b"}, SPLITS, "a name of its own"),
-        ({}, {"test": ["a"]}, "train"),
-        ({}, SPLITS | {"val": ["x"]}, "val: found x"),
-        ({}, SPLITS | {"test": ["a"]}, "test: found a"),
-        ({}, SPLITS | {"test_trials": ["b"]}, "test_trials: found b"),
+        ({"train": ["a", "a"]}, "train: found a twin"),
+        ({"val": ["x"]}, "val: found x"),
+        ({"test": ["a"]}, "test: found a"),
+        ({"test_trials": ["b"]}, "test_trials: found b"),
     ],
 )
-def test_bad_corpora_are_not_written(tmp_path, change, splits, word):
-    first, *rest = clips()
-    bad = MotionClip(**{**vars(first), **change})
+def test_splits_that_leak_or_name_no_clip_are_not_written(tmp_path, splits, word):
     with pytest.raises(InputError, match=word):
-        write_corpus(tmp_path / "corpus", [bad, *rest], splits)
+        write_corpus(tmp_path / "corpus", clips(), SPLITS | splits)
     assert not list(tmp_path.iterdir())
 
 
@@ -120,10 +106,8 @@ def damage(path, kind):
 FAULTS = [
     ("new_joint_vecs/b.npy", "missing", "no file"),
     ("new_joint_vecs/b.npy", "truncated", "no readable array"),
-    ("new_joint_vecs/b.npy", "empty", "no readable array"),
     ("new_joint_vecs/b.npy", np.array([{}], dtype=object), "no readable array"),
     ("new_joint_vecs/b.npy", np.zeros((50, 251), np.float32), "251"),
-    ("new_joint_vecs/b.npy", np.zeros((50, 263), int), "int64"),
     ("new_joint_vecs/b.npy", np.zeros((2, 263), np.float32), "2 frame"),
     ("new_joint_vecs/b.npy", np.full((9, 263), np.inf, np.float32), "NaN or infinity"),
     ("texts/b.txt", "missing", "no file"),
@@ -131,9 +115,7 @@ FAULTS = [
     ("texts/b.txt", b"caf\xe9#a/X#0.0#0.0\n", "byte 3 that is no UTF-8"),
     ("texts/b.txt", b"a man walks\n", "line 1"),
     ("texts/b.txt", b"a man#a/X#0.0#soon\n", "line 1"),
-    ("texts/b.txt", b"#a/X#0.0#0.0\n", "line 1"),
     ("texts/b.txt", b"a man#a/X#2.0#1.0\n", "line 1: times"),
-    ("texts/b.txt", b"a man#a/X#-1.0#1.0\n", "line 1: times"),
     ("texts/b.txt", b"a man#a/X#9.0#10.0\n", "line 1: times"),
 ]
 
@@ -189,15 +171,6 @@ def test_only_a_line_feed_ends_a_line(corpus, sign):
     assert clip.captions == [f"turns{sign}left", "runs"]
 
 
-def test_one_bad_sentence_does_not_take_its_clip_along(corpus):
-    with open(corpus / "texts" / "b.txt", "a") as stream:
-        stream.write("late#late/X#9.0#10.0\n")
-    skipped = []
-    read = read_corpus(corpus, "train", skipped)
-    assert [clip.name for clip in read] == ["a", "b"] and len(read[1].captions) == 2
-    assert len(skipped) == 1 and "line 3" in skipped[0].name
-
-
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
@@ -210,14 +183,3 @@ def test_one_bad_sentence_does_not_take_its_clip_along(corpus):
 )
 def test_mirrored_captions(caption, expected):
     assert mirror_caption(caption) == expected
-
-
-def test_a_published_clip_is_read(real_data, tmp_path):
-    (tmp_path / "new_joint_vecs").mkdir()
-    (tmp_path / "texts").mkdir()
-    published = real_data / "humanml3d" / "new_joint_vecs" / "012314.npy"
-    (tmp_path / "new_joint_vecs" / "012314.npy").write_bytes(published.read_bytes())
-    (tmp_path / "texts" / "012314.txt").write_text("a person moves.#a/DET person/NOUN#0.0#0.0\n")
-    (tmp_path / "train.txt").write_text("012314\n")
-    (clip,) = read_corpus(tmp_path, "train")
-    assert clip.features.shape == (170, 263) and clip.captions == ["a person moves."]

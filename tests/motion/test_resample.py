@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from t2imu_utils.errors import InputError
-from t2imu_utils.motion.resample import resample
+from t2imu_utils.motion.skeleton import resample
 
 RATES = [(120, 20), (100, 20), (50, 20), (200, 20), (30, 20), (49.95, 20), (20, 50)]
 
@@ -72,32 +71,3 @@ def test_a_cut_in_mid_motion_adds_no_acceleration(motion, rate, start):
     assert even[0] == pytest.approx(motion(start), abs=1e-12)
     error = np.abs(np.diff(even, n=2) * 20**2 - wanted) / np.abs(wanted).max()
     assert error[[0, 1, 2, -3, -2, -1]].max() < 0.05
-
-
-# Each with the numbers of samples that last as long at both rates, longer than the filter reaches.
-@pytest.mark.parametrize(
-    ("rate_in", "rate_out", "more", "ahead"),
-    [(120, 20, 66, 11), (50, 20, 30, 12), (30, 20, 18, 12), (20, 50, 12, 30)],
-)
-@pytest.mark.parametrize("frames", [2, 3, 7, 40])
-def test_both_ends_go_on_by_point_reflection(frames, rate_in, rate_out, more, ahead):
-    x = np.random.default_rng(3).normal(size=(frames, 2)).cumsum(axis=0)
-    wide = np.pad(x, [(more, more), (0, 0)], mode="reflect", reflect_type="odd")
-    short = resample(x, rate_in, rate_out)
-    whole = resample(wide, rate_in, rate_out)[ahead:][: len(short)]
-    np.testing.assert_allclose(short, whole, atol=1e-3 * np.ptp(x))
-
-
-@pytest.mark.parametrize(
-    ("call", "word"),
-    [
-        (lambda: resample(np.array([0.0, np.nan, 1.0]), 120, 20), "1 values that are NaN"),
-        (lambda: resample(np.zeros(1), 120, 20), "2 samples"),
-        (lambda: resample(np.zeros(9), 0, 20), "rate_in"),
-        (lambda: resample(np.zeros(9), 120, float("nan")), "rate_out"),
-        (lambda: resample(np.zeros(9), 1e6, 20), "a ratio of whole numbers"),
-    ],
-)
-def test_bad_input_is_refused(call, word):
-    with pytest.raises(InputError, match=word):
-        call()

@@ -54,11 +54,6 @@ def test_quaternions_matrices_and_axis_angles_agree_with_scipy():
     close(half.abs(), np.pi * np.eye(3))
 
 
-def test_six_numbers_are_the_first_two_columns():
-    six = matrix_to_rot6d(MATRICES)
-    close(six, torch.cat((MATRICES[..., 0], MATRICES[..., 1]), dim=-1))
-
-
 def test_shortest_arc():
     rng = np.random.default_rng(2)
     u, v = (torch.from_numpy(rng.normal(size=(50, 3))) for _ in range(2))

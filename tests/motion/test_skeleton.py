@@ -6,7 +6,6 @@ import pytest
 from t2imu_utils.errors import InputError
 from t2imu_utils.motion.skeleton import (
     CHAINS,
-    FEET,
     JOINTS,
     MIRROR,
     PARENTS,
@@ -31,10 +30,6 @@ def test_mirror_swaps_names_and_keeps_the_tree():
         if joint:
             assert PARENTS[twin] == MIRROR[PARENTS[joint]]
             np.testing.assert_array_equal(RAW_OFFSETS[twin], RAW_OFFSETS[joint] * [-1, 1, 1])
-
-
-def test_feet_are_in_the_order_of_the_contacts():
-    assert [JOINTS[j] for j in FEET] == ["left_ankle", "left_foot", "right_ankle", "right_foot"]
 
 
 def test_lengths_of_a_known_body(body):

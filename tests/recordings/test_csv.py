@@ -62,7 +62,7 @@ def write(root, files):
 
 
 def read(root, layout=PDIOT, **changes):
-    return read_csv(Layout(**{**layout, **changes}), root, progress=False)
+    return read_csv(Layout(**{**layout, **changes}), root)
 
 
 TIMES = np.arange(400) / 25

@@ -1,4 +1,3 @@
-import io
 import zipfile
 from collections import Counter
 
@@ -7,6 +6,7 @@ import pytest
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.recordings.hapt import read_hapt
+from tests.recordings.test_streams import packed
 
 
 def lines(values):
@@ -22,12 +22,9 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
         "acc_exp05_user03.txt": lines(acc),
         "labels.txt": "4 2 5 101 400\n4 2 8 401 500\n4 2 2 501 900\n5 3 1 1 300",
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(f"RawData/{name}", content)
-    (tmp_path / "HAPT.zip").write_bytes(buffer.getvalue())
-    clips, skipped = read_hapt(tmp_path, progress=False)
+    files = {f"RawData/{name}": content for name, content in files.items()}
+    (tmp_path / "HAPT.zip").write_bytes(packed(files))
+    clips, skipped = read_hapt(tmp_path)
     assert clips.table[
         ["subject", "session", "activity", "frames", "start"]
     ].to_numpy().tolist() == [[2, 4, "standing", 120, 2.0], [2, 4, "climbing up", 160, 10.0]]
@@ -41,14 +38,14 @@ def test_labelled_stretches_become_clips_with_y_up(tmp_path):
     path = tmp_path / "si" / "RawData" / "acc_exp04_user02.txt"
     path.write_text(lines(acc * 9.80665))
     with pytest.raises(InputError, match="exp04_user02.*likely in m/s"):
-        read_hapt(tmp_path / "si", progress=False)
+        read_hapt(tmp_path / "si")
     (tmp_path / "si" / "RawData" / "labels.txt").write_text("")
     with pytest.raises(InputError, match="RawData/labels.txt: found it is empty"):
-        read_hapt(tmp_path / "si", progress=False)
+        read_hapt(tmp_path / "si")
 
 
 def test_the_real_dataset(real_data):
-    clips, skipped = read_hapt(real_data / "hapt", progress=False)
+    clips, skipped = read_hapt(real_data / "hapt")
     minutes = clips.table.groupby("activity")["frames"].sum() / 20 / 60
     assert minutes.round().to_dict() == {
         "climbing down": 30, "climbing up": 33, "lying": 38, "sitting": 35, "standing": 38,

@@ -54,7 +54,7 @@ def write(folder, files):
 
 def test_positions_come_from_the_header_units_are_si_and_y_points_up(tmp_path):
     write(tmp_path, {NAME.format(7, "Walking"): recording()})
-    clips, skipped = read_umafall(tmp_path, progress=False)
+    clips, skipped = read_umafall(tmp_path)
     row = clips.table.iloc[0]
     assert (row.subject, row.activity, row.detail, row.movement, row.trial) == (
         7, "walking", "walking", "Walking", 1,
@@ -79,12 +79,10 @@ def test_positions_come_from_the_header_units_are_si_and_y_points_up(tmp_path):
 
 def test_rest_at_the_ends_is_cut_from_movements_only(tmp_path):
     files = {NAME.format(1, m): recording(rest_after=8.0) for m in ("Walking", "HandsUp")}
-    clips, _ = read_umafall(write(tmp_path, files), progress=False)
+    clips, _ = read_umafall(write(tmp_path, files))
     frames = dict(zip(clips.table.movement, clips.table.frames, strict=True))
     assert frames["HandsUp"] == 300 and 155 <= frames["Walking"] <= 172
     assert clips.table.rest.max() == pytest.approx(15 - frames["Walking"] / 20)
-    whole, _ = read_umafall(tmp_path, active=False, progress=False)
-    assert set(whole.table.frames) == {300}
 
 
 def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
@@ -101,7 +99,7 @@ def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
         NAME.format(5, "Walking"): "",
         NAME.format(6, "Walking"): good.replace("% TimeStamp", "TimeStamp"),
     }
-    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
+    clips, skipped = read_umafall(write(tmp_path, files))
     assert clips.table.subject.tolist() == [1, 4]
     reasons = {s.name: s.reason for s in skipped}
     told = reasons[NAME.format(1, "Walking") + ": lines"]
@@ -112,37 +110,14 @@ def test_corrupt_lines_are_counted_and_corrupt_files_told(tmp_path):
     assert np.isnan(clips[1]["acc"][:, SITES.index("chest")]).all()
 
 
-def unix_clock(content, sensors="0123"):
-    """Stamps in Unix milliseconds, of some sensors or of all."""
-    head, lines = content[: len(HEADER)], content[len(HEADER) :].splitlines()
-    return head + "\n".join(
-        f"{int(line.split(';')[0]) + 1_465_225_904_000};{line.split(';', 1)[1]}"
-        if line[-1] in sensors
-        else line
-        for line in lines
-    )
-
-
-@pytest.mark.parametrize("sensors", ["0123", "0"])
-def test_a_recording_on_another_clock_is_listed_and_the_rest_is_read(tmp_path, sensors):
-    files = {
-        NAME.format(1, "Walking"): unix_clock(recording(), sensors),
-        NAME.format(2, "Walking"): recording(),
-    }
-    clips, skipped = read_umafall(write(tmp_path, files), progress=False)
-    assert clips.table.subject.tolist() == [2]
-    reasons = {s.name: s.reason for s in skipped}
-    assert reasons[NAME.format(1, "Walking")].startswith("its clock runs from 0.000 to 14652259")
-
-
 def test_a_recording_in_si_units_is_an_error_that_names_it_and_its_unit(tmp_path):
     files = {NAME.format(2, "Walking"): recording(spoil=lambda sensor, values: values * GRAVITY)}
     with pytest.raises(InputError, match=r"Subject_02.*likely in m/s\^2\."):
-        read_umafall(write(tmp_path, files), progress=False)
+        read_umafall(write(tmp_path, files))
 
 
 def test_the_real_dataset(real_data):
-    clips, skipped = read_umafall(real_data / "umafall" / "UMAFall_Dataset.zip", progress=False)
+    clips, skipped = read_umafall(real_data / "umafall" / "UMAFall_Dataset.zip")
     files = {s.name for s in skipped if ": " not in s.name}
     assert len(clips) + len(files) == 323 and len(clips) >= 295
     assert clips.table.subject.nunique() == 18 and 13 not in set(clips.table.subject)

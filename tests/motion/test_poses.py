@@ -5,12 +5,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from t2imu_utils.body.exports import read_poses
 from t2imu_utils.body.fitting import fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.body.table1 import betas_of
 from t2imu_utils.errors import InputError
-from t2imu_utils.motion.exports import read_exports
+from t2imu_utils.motion.exports import read_poses
 
 # Y up, looking along +Z, as Kimodo turns it into AMASS's Z up, looking along +Y.
 Z_UP = np.array([[-1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
@@ -104,27 +103,11 @@ def test_poses_of_all_kinds_come_back(tmp_path, body, kind, rate):
     assert clips.meta["rate"] == 20.0 and clips.meta["body"] == body.path.name
 
 
-def test_what_kimodo_writes_twice_is_read_alike(tmp_path, body):
-    # Its SMPL-X model leaves joints and an AMASS file of the same motion.
-    motion = moving(30)
-    np.savez(tmp_path / "test_amass.npz", **amass(motion, 30, rest_pelvis(body), "kimodo"))
-    np.savez(tmp_path / "test.npz", posed_joints=joints_of(body, motion))
-    poses, told = read_poses(tmp_path, body, made_by="kimodo")
-    assert [s.name for s in told] == ["test.npz"]
-    assert "Joints are read with motion.exports.read_exports." in told[0].reason
-    joints, told = read_exports(tmp_path)
-    assert [s.name for s in told] == ["test_amass.npz"]
-    difference = fitted_joints(poses, body) - joints.arrays["joints"]
-    assert np.linalg.norm(difference, axis=-1).max() < 1e-3
-
-
 def test_y_up_stays(tmp_path, body):
     arrays = amass(moving(20), 20, rest_pelvis(body), up=np.eye(3))
     np.savez(tmp_path / "x.npz", **arrays)
     joints = fitted_joints(read(tmp_path, body, up="y"), body)
     np.testing.assert_allclose(joints, joints_of(body, moving(20)), atol=1e-4)
-    with pytest.raises(InputError, match="up: found 'x'"):
-        read_poses(tmp_path, body, up="x")
 
 
 def test_rotation_vectors_do_not_jump(tmp_path, body):
@@ -132,15 +115,6 @@ def test_rotation_vectors_do_not_jump(tmp_path, body):
     orient = read(tmp_path, body).arrays["global_orient"]
     assert np.abs(np.diff(orient, axis=0)).max() < 0.5
     np.testing.assert_allclose(orient[-1] - orient[0], [0, 10 * np.pi, 0], atol=1e-3)
-
-
-def test_resampling_does_not_alias(tmp_path, body):
-    vectors, pelvis = spinning(120, 0)
-    vectors[:, 18, 0] = 0.2 * np.sin(2 * np.pi * 17 * np.arange(len(vectors)) / 120)
-    pelvis = pelvis + 0.1 * np.sin(2 * np.pi * 17 * np.arange(len(vectors)) / 120)[:, None]
-    np.savez(tmp_path / "x.npz", **amass((vectors, pelvis), 120, rest_pelvis(body)))
-    joints = fitted_joints(read(tmp_path, body), body)
-    assert joints[20:-20].std(0).max() < 1e-3
 
 
 def test_betas_as_they_stand(tmp_path, body):
@@ -162,8 +136,6 @@ def test_betas_as_they_stand(tmp_path, body):
         np.savez(tmp_path / "x.npz", **amass(moving(20), 20, np.zeros(3), **change))
         assert found in (message := refusal(tmp_path, body, shape="file"))
         assert 'Pass shape="mean".' in message and len(read(tmp_path, body)) == 1
-    with pytest.raises(InputError, match="shape: found 'own'"):
-        read_poses(tmp_path, body, shape="own")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +146,7 @@ def test_betas_as_they_stand(tmp_path, body):
         ({"poses": np.full((121, 156), np.nan)}, "poses: found NaN or infinity in frame 0"),
         ({"trans": np.zeros((120, 3))}, "trans: found shape (120, 3) of float64"),
         ({"mocap_framerate": None}, "rate: found none in the file"),
-        ({"mocap_framerate": np.array(15.0)}, "15 frames a second, so nothing above 7.5 Hz"),
+        ({"mocap_framerate": np.array(15.0)}, "15 frames a second"),
         ({"trans": np.zeros((2, 3)), "poses": np.zeros((2, 156))}, "found 2 frame(s); expected"),
         ({"poses": np.zeros((121, 156)).astype(object)}, "no readable arrays"),
     ],
