@@ -11,6 +11,7 @@ import torch
 
 from t2imu_utils import data
 from t2imu_utils.arms import TRAINING, Arm, base_of
+from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
@@ -24,8 +25,7 @@ from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
 HISTORY, STAGE = "history.parquet", TRAINING
-# In one training; a base that is to stop early looks more often.
-VALIDATIONS, LOOKS = 5, 20
+VALIDATIONS = 5  # in one training
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,11 @@ class Study:
 
     def _given(self, settings: TrainConfig, folder: Path) -> tuple:
         """What a generator's `train` and `refine` take after the prior."""
+        if self.num_processes != 1 and not self.generator.parallel:
+            raise InputError(
+                f"num_processes of {self.name}", str(self.num_processes), "1",
+                "MDM alone is trained by several processes.",
+            )  # fmt: skip
         return self.clips, settings, folder, self.held_out, self.device, self.num_processes
 
     def _run(
@@ -183,8 +188,6 @@ def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
     training = track.training
     steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
     settings = finetuning(track, LossWeights(), steps, seed)
-    if training.early_stopping:
-        settings = replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
     return replace(settings, learning_rate=training.pretrain_learning_rate)
 
 
@@ -249,8 +252,8 @@ def final_losses(
 ) -> pd.DataFrame:
     """Each term on held-out clips when it was last computed: a row a model; none without curves.
 
-    Of a base that stops early these are the last weights, not those that are kept. before: by name,
-    metrics of runs that have been written over (`Run.before`), for rows of their own.
+    before: by name, metrics of runs that have been written over (`Run.before`), for rows of their
+    own.
     """
     rows = {
         name: table[table["split"] == "validation"].ffill().iloc[-1]

@@ -102,8 +102,6 @@ class TrainingSection(Section):
     ema_decay: Fraction
     condition_dropout: Fraction
     checkpoint_every: Count
-    # Whether a base that is trained here keeps the weights that are best on held-out clips.
-    early_stopping: bool = False
 
 
 class SamplingSection(Section):
@@ -138,31 +136,18 @@ class HarSection(Section):
     seeds: list[int]
 
 
-class Variant(Section):
-    """Weights of the losses as in notebook 02; what is not given is the paper's."""
-
-    lambda_acc: Positive
-    lambda_pos: Annotated[float, Field(ge=0)] = 0.0
-    lambda_foot: Annotated[float, Field(ge=0)] = 0.0
-    lambda_vel: Annotated[float, Field(ge=0)] = 0.0
-    acc_variant: Literal["features", "joints", "spectrum"] = "features"
-
-
 class StudySection(Section):
-    """Notebook 08: MDM's arms over seeds, and L_acc beside other losses or taken of something
-    else."""
+    """Notebook 08: MDM's arms over seeds, and recognition that is done otherwise."""
 
     weights: list[Positive]  # of L_acc as it is printed; with a control, each with every seed
     seeds: list[Annotated[int, Field(ge=0)]]
-    combinations: list[Variant]  # with the first seed, each beside a control of its own
     # Trainings of the classifier for arms of other seeds than the first, which has all, and for
-    # combinations and recognition that is done otherwise.
+    # recognition that is done otherwise.
     classifiers: Count
     variant_classifiers: Count
-    # Names of `analysis.har.RecognitionVariant`: for all that notebook 07 compares and for real
-    # recordings, and for the paper's refined model alone.
+    # Names of `analysis.har.RecognitionVariant`, for all that notebook 07 compares and for real
+    # recordings.
     variants: list[str]
-    refined_variants: list[str]
 
 
 class Track(Section):

@@ -6,8 +6,7 @@ import nbformat
 import pytest
 
 from t2imu_utils.errors import InputError
-from t2imu_utils.execute import execute
-from t2imu_utils.parameters import resolve_parameters
+from t2imu_utils.execute import execute, resolve_parameters
 
 PARAMETERS = """\
 # Everything a reader may change.

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from t2imu_utils.pickles import ARRAYS, Inert, decode_array, read_pickle
+from t2imu_utils.files import ARRAYS, Inert, decode_array, read_pickle
 
 
 def read(value, protocol=4, **options):

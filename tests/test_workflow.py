@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from t2imu_utils import arms
 from t2imu_utils.arms import Arm
-from t2imu_utils.parameters import resolve_parameters
+from t2imu_utils.execute import resolve_parameters
 from t2imu_utils.runs import PARTS, ROOT, STAGES
 from t2imu_utils.tracks import load_track
 

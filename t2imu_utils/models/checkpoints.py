@@ -86,13 +86,11 @@ def load(
     build: Callable[[Any], dict[str, nn.Module]],
     text_encoder: TextEncoder | None = None,
     cache: Path | None = None,
-    optional: Collection[str] = (),
 ) -> tuple[dict[str, nn.Module], dict[str, Any], dict[str, Any]]:
     """Read what `save` wrote, in evaluation mode on the CPU.
 
     Args:
-        sizes: class of the configuration. build: it -> networks by name, of which those that are
-            `optional` may be absent.
+        sizes: class of the configuration. build: it -> networks by name.
         text_encoder: the encoder to use, which must be that of the training; None loads the one
             that the file names, with token states kept in `cache`.
 
@@ -114,9 +112,6 @@ def load(
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         expected = f"a prior: {' or '.join(kinds)}"
         raise InputError(path, f"nothing readable ({error!r})", expected, REMEDY) from error
-    for name in optional:
-        if not any(key.startswith(f"{name}.") for key in tensors):
-            networks.pop(name, None)
     # Statistics are not widened: float16 would have lost some of them.
     for key, x in tensors.items():
         if x.dtype == torch.float16 and not key.startswith("normaliser."):

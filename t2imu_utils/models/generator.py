@@ -1,18 +1,19 @@
 """The families of motion models, all with the interface of `Generator`.
 
-A new one is a module here that ends with ``GENERATOR = ...``, its name in `FAMILIES`, and an entry
-of its name under ``generators`` in a track. Nothing else of the study knows which there are.
+A new one is a module here, its name in `FAMILIES`, and an entry of its name under ``generators`` in
+a track. Nothing else of the study knows which there are.
 """
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import model_validator
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,11 +24,15 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.diffusion import ANCESTRAL, Solver
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
-from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
+from t2imu_utils.tracks import Count, GeneratorSection, Section, Track, checked
 
-FAMILIES = ("exported", "mdm", "momask", "recorded", "remodiffuse", "t2mgpt")
+# By name, the module in this folder and what it calls its generator.
+FAMILIES = {
+    name: (name, "GENERATOR") for name in ("exported", "mdm", "momask", "remodiffuse", "t2mgpt")
+}
+FAMILIES["recorded"] = ("exported", "RECORDED")
 
 
 class Trained(Protocol):
@@ -37,6 +42,28 @@ class Trained(Protocol):
     text_encoder: TextEncoder
     history: list[dict[str, Any]]
     velocity_weight: float | list[float]
+
+
+class TransformerSizes(Section):
+    """Sizes that a track gives to every network that is trained here."""
+
+    width: Count
+    layers: Count
+    heads: Count
+    feedforward: Count
+
+    @model_validator(mode="after")
+    def _heads_part_the_width(self) -> Self:
+        if self.width % 2 or self.width % self.heads:
+            raise ValueError(
+                f"width {self.width}: not even, or not divisible by {self.heads} heads"
+            )
+        return self
+
+
+def normaliser_of(clips: Sequence[MotionClip]) -> Normaliser:
+    """Mean and standard deviation of the features of clips."""
+    return Normaliser(*statistics([clip.features for clip in clips]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +97,7 @@ class Generator:
       to them; sizes None where the files say their own.
     - ``train(prior, clips, settings, folder, held_out, device, processes=1)``: a copy trained from
       scratch, and its curves (a row a step and a validation, a column a term). folder: of states
-      to resume from. processes: that share each batch; a family that knows only one refuses more.
+      to resume from. processes: that share each batch, where it is `parallel`.
     - ``refine(...)``: the same, of a copy trained on with the losses of `settings.weights`.
     - ``validation(prior, held_out, settings, device)``: losses by name, as its training reports
       them.
@@ -91,6 +118,8 @@ class Generator:
     examined: ClassVar[bool] = True
     # Whether its motions were made elsewhere: they are read, and neither trained nor refined.
     ready_made: ClassVar[bool] = False
+    # Whether several processes can share its batches.
+    parallel: ClassVar[bool] = False
     # Names of the solvers that it can be sampled with, where there is a choice.
     solvers: ClassVar[Sequence[str]] = ()
 
@@ -234,23 +263,15 @@ def fitted_velocity_weight(
     return velocity_weights(predicted, true).tolist()
 
 
-def refuse_processes(name: str, processes: int) -> None:
-    """For families that are trained by one process."""
-    if processes != 1:
-        raise InputError(
-            f"num_processes of {name}", str(processes), "1",
-            "MDM alone is trained by several processes; leave num_processes at 1.",
-        )  # fmt: skip
-
-
 def family(name: str) -> Generator:
-    """The generator that the module of this name defines."""
+    """The generator of this name."""
     if name not in FAMILIES:
         raise InputError(
             f"generator {name!r}", "no such family", f"one of {', '.join(FAMILIES)}",
             "Check its spelling, or write a module of that name in t2imu_utils/models.",
         )  # fmt: skip
-    return importlib.import_module(f"t2imu_utils.models.{name}").GENERATOR
+    module, attribute = FAMILIES[name]
+    return getattr(importlib.import_module(f"t2imu_utils.models.{module}"), attribute)
 
 
 def section_of(track: Track, name: str) -> GeneratorSection:

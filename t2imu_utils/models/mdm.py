@@ -23,11 +23,16 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
 from t2imu_utils.models.diffusion import SCHEMES, Solver, guided, item_noise, sample, schedule
-from t2imu_utils.models.generator import check_requests, in_batches
+from t2imu_utils.models.generator import (
+    TransformerSizes,
+    check_requests,
+    in_batches,
+    normaliser_of,
+)
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import STEP, Batch, DiffusionGenerator, prefix
-from t2imu_utils.motion.corpus import Normaliser, statistics
-from t2imu_utils.tracks import Count, Fraction, Section, data_root
+from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.tracks import Count, Fraction, data_root
 
 # The scale of the official examples.
 GUIDANCE = 2.5
@@ -86,14 +91,6 @@ class MDMConfig:
     max_frames: int = 196
     diffusion_steps: int = 50
 
-    def __post_init__(self):
-        if self.arch not in ("trans_dec", "trans_enc") or self.width % 2 or self.width % self.heads:
-            raise InputError(
-                "MDMConfig: arch, width", f"{self.arch!r}, {self.width} with {self.heads} heads",
-                "trans_dec or trans_enc; an even width divisible by the number of heads",
-                "Change them.",
-            )  # fmt: skip
-
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     """Sinusoidal position table of Vaswani et al. (2017): even columns sin, odd columns cos."""
@@ -138,7 +135,7 @@ class Layer(nn.Module):
     def __init__(self, config: MDMConfig):
         super().__init__()
         width, dropout = config.width, config.dropout
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
         self.crosses = config.arch == "trans_dec"
         self.self_attn = Attention(width, config.heads, dropout)
         if self.crosses:
@@ -149,18 +146,15 @@ class Layer(nn.Module):
         if self.crosses:
             self.norm3 = nn.LayerNorm(width)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
-
     def forward(
         self, x: Tensor, bias: Tensor | None, memory: Tensor | None, memory_bias: Tensor | None
     ) -> Tensor:
-        x = self.norm1(x + self._drop(self.self_attn(x, None, bias)))
+        x = self.norm1(x + self.drop(self.self_attn(x, None, bias)))
         if self.crosses:
-            x = self.norm2(x + self._drop(self.multihead_attn(x, memory, memory_bias)))
-        hidden = self._drop(F.gelu(self.linear1(x)))
+            x = self.norm2(x + self.drop(self.multihead_attn(x, memory, memory_bias)))
+        hidden = self.drop(F.gelu(self.linear1(x)))
         last_norm = self.norm3 if self.crosses else self.norm2
-        return last_norm(x + self._drop(self.linear2(hidden)))
+        return last_norm(x + self.drop(self.linear2(hidden)))
 
 
 class Stack(nn.Module):
@@ -555,13 +549,9 @@ def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
 
 
 # ---------------------------------------------------------------- the family
-class Sizes(Section):
-    """Sizes of the transformer (decoder) and of its diffusion."""
+class Sizes(TransformerSizes):
+    """Sizes of the transformer decoder and of its diffusion."""
 
-    layers: Count
-    width: Count
-    heads: Count
-    feedforward: Count
     dropout: Fraction
     diffusion_steps: Count
 
@@ -588,8 +578,7 @@ class MDMGenerator(DiffusionGenerator):
 
     def untrained(self, sizes, clips, encoder, seed):
         config = MDMConfig(arch="trans_dec", **sizes.model_dump())
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
-        return new_prior(config, normaliser, encoder, seed)
+        return new_prior(config, normaliser_of(clips), encoder, seed)
 
     def published(self, folder, sizes, encoder):
         return read_mdm(folder, encoder=encoder)

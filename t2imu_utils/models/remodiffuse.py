@@ -16,19 +16,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
 from t2imu_utils.models.diffusion import Schedule, ddim_step, item_noise, schedule_of
-from t2imu_utils.models.generator import check_requests, in_batches
+from t2imu_utils.models.generator import TransformerSizes, check_requests, in_batches, normaliser_of
 from t2imu_utils.models.retrieval import (
     Database,
     build_database,
@@ -40,10 +41,10 @@ from t2imu_utils.models.retrieval import (
 )
 from t2imu_utils.models.text import TextEncoder, pooled
 from t2imu_utils.models.trainer import Batch, DiffusionGenerator, prefix, sentences_of
-from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import CONTACTS
 from t2imu_utils.runs import cache_dir
-from t2imu_utils.tracks import Count, Section
+from t2imu_utils.tracks import Count
 
 # Sampling steps in each fifth of the timesteps, from the clean end on.
 SECTIONS = (15, 15, 8, 6, 6)
@@ -83,17 +84,6 @@ class ReMoDiffuseConfig:
     channels: int = 263
     max_frames: int = 196
     diffusion_steps: int = 1000
-
-    def __post_init__(self):
-        pairs = ((self.width, self.heads), (self.text_width, self.heads))
-        pairs += ((self.width, 2), (self.text_latent, self.text_heads))
-        if any(size % parts for size, parts in pairs) or self.diffusion_steps < 5 * max(SECTIONS):
-            raise InputError(
-                "ReMoDiffuseConfig: width, text_width, text_latent, diffusion_steps",
-                f"{self.width}, {self.text_width}, {self.text_latent}, {self.diffusion_steps}",
-                f"widths divisible by their heads, {5 * max(SECTIONS)} steps or more",
-                "Change them.",
-            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -645,20 +635,16 @@ def read_remodiffuse(
 
 
 # ---------------------------------------------------------------- the family
-class Sizes(Section):
+class Sizes(TransformerSizes):
     """Sizes of the network and of its diffusion."""
 
-    layers: Count
-    width: Count
-    heads: Count
-    feedforward: Count
     retrieval_layers: Count
     time_width: Count
     text_latent: Count
     text_layers: Count
     text_feedforward: Count
     max_frames: Count  # of a motion, and of those that are retrieved
-    diffusion_steps: Count
+    diffusion_steps: Annotated[int, Field(ge=5 * max(SECTIONS))]
 
 
 class ReMoDiffuseGenerator(DiffusionGenerator):
@@ -674,7 +660,7 @@ class ReMoDiffuseGenerator(DiffusionGenerator):
 
     def untrained(self, sizes, clips, encoder, seed):
         config = ReMoDiffuseConfig(**sizes.model_dump())
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
+        normaliser = normaliser_of(clips)
         database = build_database(clips, normaliser, encoder, config.max_frames)
         return new_remodiffuse_prior(config, normaliser, encoder, database, seed)
 

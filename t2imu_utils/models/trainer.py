@@ -1,5 +1,5 @@
-"""One trainer for all families: exact resume, moving average, several processes, early stopping;
-and the training that MDM and ReMoDiffuse share.
+"""One trainer for all families: exact resume, moving average, several processes; and the training
+that MDM and ReMoDiffuse share.
 
 Everything random at a step (which clips, crops, captions, timesteps, noise, dropped texts) follows
 from the seed and the step's number alone. Models that differ in their losses thus see the same data
@@ -9,9 +9,14 @@ and the same noise, and a training that was interrupted ends where an uninterrup
 import copy
 import json
 import math
+import os
 import pickle
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,21 +26,19 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.models.diffusion import Schedule, add_noise
-from t2imu_utils.models.generator import Denoiser, Generator, refuse_processes
+from t2imu_utils.models.generator import Denoiser, Generator
 from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses, recorded
-from t2imu_utils.models.processes import Team, launch
 from t2imu_utils.models.text import unpadded
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import check_features
 
-# Settings that came later: where they have their defaults, nothing is said of them.
-LATER = ("early_stopping", "warmup", "anneal")
 # Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
 # the padding goes, while clips of one length (often of one activity) still meet others.
 CHUNK = 8
@@ -59,8 +62,7 @@ class TrainConfig:
     weights. warmup: steps over which the learning rate rises linearly to its value. anneal:
     whether it then falls linearly to zero at the last step. max_frames: longer clips are cropped
     at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at the end
-    alone. early_stopping: whether the weights with the lowest loss on held-out clips are returned,
-    instead of the last.
+    alone.
     """
 
     steps: int
@@ -74,7 +76,6 @@ class TrainConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     checkpoint_every: int = 500
     validate_every: int = 0
-    early_stopping: bool = False
     warmup: int = 0
     anneal: bool = False
 
@@ -84,14 +85,11 @@ class TrainConfig:
         return rate * (1 - step / self.steps) if self.anneal else rate
 
     def record(self, *left_out: str) -> dict[str, Any]:
-        """The settings by name, without those of `LATER` that have their defaults."""
-        usual = {f.name: f.default for f in fields(self) if f.name in LATER}
-        settings = asdict(self, dict_factory=recorded)
-        return {
-            name: value
-            for name, value in settings.items()
-            if name not in left_out and not (name in usual and value == usual[name])
-        }
+        """The settings by name; of `warmup` and `anneal` nothing is said where they are not used,
+        as before there were any."""
+        found = asdict(self, dict_factory=recorded)
+        unused = {name for name in ("warmup", "anneal") if not found[name]}
+        return {name: x for name, x in found.items() if name not in unused | {*left_out}}
 
 
 # ---------------------------------------------------------------- data
@@ -145,11 +143,6 @@ def ema_decay_at(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-def kept_row(validated: Rows, early_stopping: bool) -> dict[str, float]:
-    """Of all validations that of the weights that a training returns."""
-    return min(validated, key=lambda row: row["total"]) if early_stopping else validated[-1]
-
-
 def weights_hash(model: nn.Module) -> str:
     """Hash of all parameters and buffers of a model, with their names."""
     parts = [f"{k}:{sha256(x.cpu().numpy().tobytes())}" for k, x in model.state_dict().items()]
@@ -185,8 +178,7 @@ def train(
             The same call goes on where it was interrupted, bit for bit on a CPU, and returns at
             once when it had ended.
         key: hash of all else that `losses` depends on.
-        validate: (averaged model in evaluation mode) -> terms, without gradients; early stopping
-            goes by "total".
+        validate: (averaged model in evaluation mode) -> terms, without gradients.
         stream: first of which random streams the layers draw from, then what it ends with.
         processes: more than 1 trains data-parallel in new processes, on as many CUDA devices where
             `device` is one; losses and weights are the same up to the order of sums where the model
@@ -215,12 +207,7 @@ def train(
             launch(_work, task, processes, device, tell)
             state.load()
             tell(state.step, None)
-    if state.step < config.steps:
-        raise KeyboardInterrupt(f"training: interrupted after step {state.step} of {config.steps}")
-    trained = state.averaged
-    if config.early_stopping:
-        trained.load_state_dict(state.best["weights"])
-    return trained.eval(), state.rows, state.validated
+    return state.averaged.eval(), state.rows, state.validated
 
 
 def _work(team: Team, task: tuple) -> None:
@@ -253,7 +240,6 @@ class _Training:
         )
         self.rows: Rows = []
         self.validated: Rows = []
-        self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": {}}
         self._pending: list[dict[str, Tensor]] = []
         # How often the state is written is no part of what is trained.
         self.key = key_of(key, config.record("checkpoint_every"), weights_hash(model))
@@ -307,14 +293,11 @@ class _Training:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Validate, and keep the weights if they are the best so far."""
+        """Validate."""
         torch.manual_seed(_seed(self.config.seed, CHECKS, 0))
         terms = self.validate(self.averaged.eval())
         self.model.train()
         self.validated.append({"step": self.step, **terms})
-        if self.config.early_stopping and terms["total"] < self.best["loss"]:
-            weights = {k: x.detach().clone() for k, x in self.averaged.state_dict().items()}
-            self.best = {"step": self.step, "loss": terms["total"], "weights": weights}
 
     def flush(self) -> None:
         """Read the losses of the last steps; refuse those that are not finite."""
@@ -350,7 +333,6 @@ class _Training:
             "optimiser": self.optimiser.state_dict(),
             "rows": self.rows,
             "validated": self.validated,
-            "best": self.best,
         }
         with atomic_write(self.path) as temporary:
             torch.save(content, temporary)
@@ -363,8 +345,8 @@ class _Training:
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema"])
             self.optimiser.load_state_dict(content["optimiser"])
-            names = ("step", "rows", "validated", "best")
-            self.step, self.rows, self.validated, self.best = (content[name] for name in names)
+            self.step = content["step"]
+            self.rows, self.validated = content["rows"], content["validated"]
         except (
             RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
         ) as error:  # fmt: skip
@@ -376,6 +358,120 @@ class _Training:
 
 def _seed(*stream: int) -> int:
     return int(np.random.default_rng(stream).integers(2**63))
+
+
+# ---------------------------------------------------------------- processes that share each batch
+# The others wait as long as the first process validates and writes.
+PATIENCE = timedelta(hours=24)
+
+
+class Team:
+    """The processes of a training (data-parallel), as one of them sees them.
+
+    device: of this process; of several the kind, "cpu" or "cuda". index: 0 is the one that
+    validates and writes. count: of all. told: what `tell` reports to (`launch`).
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", index: int = 0, count: int = 1, told: Any = None
+    ):
+        self.device, self.index, self.count = torch.device(device), index, count
+        self._told, self._accelerator = told, None
+        if count > 1:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+
+            # Buffers are constants, so the first process need not send them out at every step.
+            settings = DistributedDataParallelKwargs(broadcast_buffers=False)
+            self._accelerator = Accelerator(
+                cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[settings]
+            )
+            # accelerate numbers CPUs too, which torch.load does not know.
+            self.device = self.device if device == "cpu" else self._accelerator.device
+
+    def join(self, model: nn.Module) -> nn.Module:
+        """What to call in place of `model`, so that its gradients become the mean of all's."""
+        if self._accelerator is None:
+            return model
+        with warnings.catch_warnings():  # torch 2.13 has another name for `broadcast_buffers`
+            warnings.simplefilter("ignore", FutureWarning)
+            return self._accelerator.prepare_model(model)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over the processes; all have to call it."""
+        return self._accelerator.reduce(x, reduction="sum")
+
+    def tell(self, step: int, loss: float | None = None) -> None:
+        """Report how far the training is, for whoever draws the progress."""
+        if self.index == 0:
+            self._told[0] = step
+            if loss is not None:
+                self._told[1] = loss
+
+
+def launch(
+    work: Callable[["Team", Any], None],
+    task: Any,
+    processes: int,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, float | None], None] = lambda step, loss: None,
+) -> None:
+    """Call ``work(team, task)`` in each of several new processes and wait for all of them.
+
+    They start afresh (`accelerate.notebook_launcher` forks, which hangs once a library of the
+    notebook has used OpenMP), and join over gloo on a CPU, over NCCL on CUDA with one device each.
+    The threads of this process are divided among them. One that fails ends the others; all end
+    with this one. progress: called now and then with what the first process last told.
+    """
+    kind = torch.device(device).type
+    there = torch.cuda.device_count() if kind == "cuda" else processes if kind == "cpu" else 0
+    if there < processes:
+        raise InputError(
+            "training: processes", f"{processes} with {there} devices of the kind {kind}",
+            "cpu, or a CUDA device for each process", f"Set num_processes to at most {there or 1}.",
+        )  # fmt: skip
+    # By value where it is of a notebook, whose functions no other process can import.
+    import cloudpickle
+
+    threads = max(1, torch.get_num_threads() // processes)
+    told = torch.multiprocessing.get_context("spawn").Array("d", [-1.0, math.nan])
+    with tempfile.TemporaryDirectory(prefix="t2imu-training-") as name:
+        torch.save((work, task), Path(name) / "task.pt", pickle_module=cloudpickle)
+        context = start_processes(
+            _start, (processes, kind, threads, name, told), processes, join=False
+        )
+        try:
+            while not context.join(timeout=0.5):
+                step, loss = told[:]
+                if step >= 0:
+                    progress(int(step), None if loss != loss else loss)
+        finally:
+            for process in context.processes:
+                process.kill()
+                process.join()
+
+
+def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
+    """What a new process does."""
+    place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
+    torch.set_num_threads(threads)
+    if sys.platform == "linux":  # else gloo asks the name service, which may not know this machine
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if kind == "cuda":
+        torch.cuda.set_device(index)
+    # They find each other through a file: a port chosen here could be taken by then.
+    torch.distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=index,
+        world_size=count,
+        timeout=PATIENCE,
+    )
+    # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
+    work, task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
+    work(Team(kind, index, count, told), task)
+    torch.distributed.destroy_process_group()
 
 
 # ---------------------------------------------------------------- what a diffusion is trained on
@@ -551,8 +647,6 @@ class DiffusionGenerator(Generator):
     schedule: ClassVar[Callable[[int], Schedule]]
     # First of which random streams its layers draw from, then what it ends with.
     stream: ClassVar[tuple[int, ...]] = (LAYERS,)
-    # Whether several processes can share its batches.
-    parallel: ClassVar[bool] = False
 
     def retrieval(self, prior, clips, max_frames, held_out=False):
         """What retrieves for clips as it is trained, or validated (`held_out`), on them (see
@@ -573,8 +667,6 @@ class DiffusionGenerator(Generator):
         return Dataset(prior, clips, retrieve)
 
     def train(self, prior, clips, settings, folder, held_out, device, processes=1):
-        if not self.parallel:
-            refuse_processes(type(self).__name__, processes)
         if settings.max_frames > prior.config.max_frames:
             raise InputError(
                 "TrainConfig: max_frames", str(settings.max_frames),
@@ -588,7 +680,6 @@ class DiffusionGenerator(Generator):
         if len(held_out):
             unseen = self._data(prior, held_out, settings, held_out=True)
             validate = partial(validation_losses, data=unseen, **given)
-            parts += [unseen.fingerprint] if settings.early_stopping else []
         network = copy.deepcopy(prior.model).requires_grad_(True)
         losses = partial(step_losses, data=data, **given)
         model, rows, validated = train(
@@ -597,7 +688,7 @@ class DiffusionGenerator(Generator):
         )  # fmt: skip
         entry = {"config": settings.record(), "clips": len(data), "data": data.fingerprint}
         if validated:
-            entry["validation"] = kept_row(validated, settings.early_stopping)
+            entry["validation"] = validated[-1]
         splits = {"train": rows, "validation": validated}
         table = [{**row, "split": split} for split, group in splits.items() for row in group]
         curves = pd.DataFrame(table, columns=["step", "split", *TERMS, "total"])

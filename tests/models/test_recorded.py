@@ -8,8 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter1d
 
+from t2imu_utils.models.exported import RECORDED as GENERATOR
 from t2imu_utils.models.generator import Generator
-from t2imu_utils.models.recorded import GENERATOR
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.features import features_to_joints
 

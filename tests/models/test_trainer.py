@@ -13,8 +13,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.models.mdm import GENERATOR
-from t2imu_utils.models.processes import launch
-from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, step_items, train
+from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, launch, step_items, train
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, 700)
 CONFIG = TrainConfig(steps=12, learning_rate=1e-2, checkpoint_every=5, ema_decay=0.0)
