@@ -53,7 +53,6 @@ class Arm:
 
     @property
     def refined(self) -> bool:
-        """Whether it was trained with L_acc."""
         return bool(self.lambda_acc)
 
     @property
@@ -83,12 +82,10 @@ def arm(model: str) -> Arm:
 
 
 def base_of(model: str) -> str:
-    """The generator that a model was made from."""
     return arm(model).generator
 
 
 def control_of(model: str) -> str:
-    """The name of a model's control."""
     return arm(model).control.name
 
 

@@ -203,11 +203,7 @@ def _progress(name: str, titles: list[str]) -> Callable[..., None]:
 
 
 def execute(
-    notebook: Path,
-    out: Path,
-    parameters: dict[str, Any],
-    progress: bool = True,
-    cwd: Path = ROOT,
+    notebook: Path, out: Path, parameters: dict[str, Any], progress: bool = True, cwd: Path = ROOT
 ) -> Path:
     """Execute a notebook with checked parameters; `out` appears only when all of it has run.
 

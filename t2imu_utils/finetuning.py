@@ -47,12 +47,10 @@ class Study:
 
     @property
     def generator(self) -> Generator:
-        """Its family."""
         return generator_of(self.track, self.name)
 
     @property
     def refined(self) -> bool:
-        """Whether there are a control and refined models of it."""
         return section_of(self.track, self.name).refined
 
     @property
@@ -88,7 +86,7 @@ class Study:
         if section.checkpoint is None:
             settings = pretraining(self.track, self.name)
             return self._run(
-                arm, {"training": _kept(settings)}, self.inputs, again,
+                arm, {"training": settings.record("checkpoint_every")}, self.inputs, again,
                 lambda folder: self.generator.train(prior, *self._given(settings, folder)),
             )  # fmt: skip
         shipped = OPEN_PRIOR if section.checkpoint == SHIPPED else None
@@ -122,10 +120,10 @@ class Study:
             return self.generator.refine(prior, *self._given(settings, folder))
 
         inputs = self.inputs | {"base": (self.name, STAGE)}
-        return self._run(arm, {"training": _kept(settings)}, inputs, again, train)
+        params = {"training": settings.record("checkpoint_every")}
+        return self._run(arm, params, inputs, again, train)
 
     def _given(self, settings: TrainConfig, folder: Path) -> tuple:
-        """What a generator's `train` and `refine` take after the prior."""
         if self.num_processes != 1 and not self.generator.parallel:
             raise InputError(
                 f"num_processes of {self.name}", str(self.num_processes), "1",
@@ -191,11 +189,6 @@ def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
     return replace(settings, learning_rate=training.pretrain_learning_rate)
 
 
-def _kept(settings: TrainConfig) -> dict[str, Any]:
-    """Settings for `run.json`; how often a training checkpoints changes nothing."""
-    return settings.record("checkpoint_every")
-
-
 def load_model(track: Track, model: str, encoder: TextEncoder | None = None) -> Trained:
     """The trained prior of a model that has finished stage 02."""
     path = finished_dir(track.name, model, STAGE) / PRIOR
@@ -218,20 +211,16 @@ def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
     rows = {}
     for model in models:
         made = require_run(track.name, model, STAGE)
+        # Of a training here, or of what is known of those elsewhere.
         trained = [require_run(track.name, m, STAGE) for m in {model, base_of(model)}]
+        steps = [r["params"].get("training", r["metrics"]).get("steps", 0) for r in trained]
         rows[model] = {
             "parameters (M)": round(made["metrics"].get("parameters", 0) / 1e6, 2),
             "clips": made["metrics"].get("clips", 0),
-            "steps": sum(map(_steps, trained)),
+            "steps": sum(steps),
             "clips a step": track.training.batch_size,
         }
     return pd.DataFrame(rows).T
-
-
-def _steps(made: dict[str, Any]) -> int:
-    """Steps of a training here, or of what is known of one elsewhere."""
-    own = made["params"].get("training", {}).get("steps")
-    return own or made["metrics"].get("steps", 0)
 
 
 def budget(track: Track, models: Sequence[str]) -> str:

@@ -135,7 +135,6 @@ class Run:
     before: dict[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        """A file of this run."""
         return self.dir / name
 
     def save(self, name: str, content: Any) -> None:
@@ -146,7 +145,6 @@ class Run:
             self.outputs += content.save(self.path(name))
 
     def written(self) -> pd.DataFrame:
-        """What the finished run left, with sizes."""
         return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
 
 
@@ -249,12 +247,6 @@ def output_hash(content: dict[str, Any]) -> str:
     return sha256(json.dumps(content["outputs"], sort_keys=True).encode())
 
 
-def record_hash(content: dict[str, Any]) -> str:
-    """Hash of all that stands in a record but this hash itself: it names the run."""
-    kept = {name: value for name, value in content.items() if name != "checksum"}
-    return sha256(json.dumps(plain(kept), sort_keys=True).encode())
-
-
 def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
     """What a finished stage left for each model, with sizes: the closing table of a notebook."""
     rows = []
@@ -279,7 +271,8 @@ def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]
         try:
             content = read_json(path)
             name = "/".join(content[part] for part in ("track", "model", "stage"))
-            found.append({"hash": record_hash(content), "run": name, **content})
+            digest = sha256(json.dumps(plain(content), sort_keys=True).encode())
+            found.append({"hash": digest, "run": name, **content})
         except (InputError, KeyError) as error:
             damaged.append(f"{path}: {error}")
     return sorted(found, key=lambda r: (r["track"], r["stage"], r["model"])), damaged

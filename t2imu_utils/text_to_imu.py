@@ -112,7 +112,6 @@ class GeneratedMotion:
             return pictures.motion_with_signals(title, self.joints, signals, self.sites, self.fps)
 
     def draw(self, path: Path) -> Path:
-        """Write `picture` as a PNG."""
         from t2imu_utils import plots
 
         return plots.save(self.picture(), output_file(path, ".png", force=True), PICTURE_LIMIT)

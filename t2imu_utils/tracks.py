@@ -182,28 +182,12 @@ class Track(Section):
                 f"{', '.join(here)}: trained here, which needs training.pretrain_steps and "
                 "training.pretrain_learning_rate; or published, which needs checkpoint"
             )
-        strange = [
-            n
-            for n, g in self.generators.items()
-            if g.checkpoint == SHIPPED and (g.family or n) != BASE
-        ]
-        if strange:
-            raise ValueError(f"{strange[0]}: the checkpoint {SHIPPED} is of {BASE}")
-        for name in ready:
-            section = self.generators[name]
-            for field in (
-                "checkpoint",
-                "refined",
-                "guidance",
-                "solver",
-                "evaluations",
-                "pretrain_steps",
-                "text_encoder",
-                "velocity_weight",
-                "smooth",
-            ):
-                if getattr(section, field):
-                    raise ValueError(f"{name}: motions that others made take no {field}")
+        for name, section in self.generators.items():
+            if section.checkpoint == SHIPPED and (section.family or name) != BASE:
+                raise ValueError(f"{name}: the checkpoint {SHIPPED} is of {BASE}")
+            given = [field for field in GeneratorSection.model_fields if getattr(section, field)]
+            if name in ready and (wrong := [field for field in given if field != "family"]):
+                raise ValueError(f"{name}: motions that others made take no {', '.join(wrong)}")
         return self
 
 

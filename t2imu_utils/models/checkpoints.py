@@ -71,7 +71,6 @@ def save(
 
 
 def _states(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """All parameters and buffers, their names led by that of their network."""
     return {
         f"{name}.{key}".removeprefix("."): x
         for name, network in networks.items()
@@ -182,11 +181,9 @@ def read_checkpoint(path: Path, remedy: str) -> Any:
         if asked and isinstance(error, pickle.UnpicklingError):
             found = f"a pickle that holds code: it asks for {asked[1]}, which is not run"
             remedy = (
-                "Downloading it again does not help. If you trust its authors, convert it once "
-                "where nothing can be lost, such as a container without network: "
-                f"`python -c \"import torch; x = torch.load('{path.name}', weights_only=False); "
-                "torch.save({k: v for k, v in x.items() if isinstance(v, dict)}, 'clean.pt')\"`, "
-                "then put clean.pt in its place."
+                "Downloading it again does not help. If you trust its authors, read it in a "
+                "container without network (torch.load with weights_only=False), and put what "
+                "torch.save writes of its dicts of tensors in its place."
             )
         expected = "a PyTorch checkpoint of tensors alone"
         raise InputError(path, found, expected, remedy) from error

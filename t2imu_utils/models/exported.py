@@ -88,8 +88,6 @@ class ReadMotions:
 
 
 class ExportedGenerator(Generator):
-    """See the module."""
-
     Sizes = Options
     curves = ()
     examined = False

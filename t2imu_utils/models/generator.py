@@ -62,7 +62,6 @@ class TransformerSizes(Section):
 
 
 def normaliser_of(clips: Sequence[MotionClip]) -> Normaliser:
-    """Mean and standard deviation of the features of clips."""
     return Normaliser(*statistics([clip.features for clip in clips]))
 
 
@@ -137,11 +136,9 @@ class Generator:
         )  # fmt: skip
 
     def trained(self, prior: Any) -> list[nn.Module]:
-        """The networks that are trained."""
         return [prior.model]
 
     def parameters(self, prior: Any) -> int:
-        """Number of trained parameters."""
         return sum(p.numel() for network in self.trained(prior) for p in network.parameters())
 
     def sample(
@@ -183,11 +180,7 @@ class Generator:
 
 
 def check_requests(
-    prior: Any,
-    prompts: Sequence[str],
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    batch_size: int,
+    prior: Any, prompts: Sequence[str], frames: Sequence[int], seeds: Sequence[int], batch_size: int
 ) -> None:
     """Refuse what a prior cannot make, before anything is computed; frames at 20 fps."""
     counts = [len(prompts), len(frames), len(seeds)]
@@ -264,7 +257,6 @@ def fitted_velocity_weight(
 
 
 def family(name: str) -> Generator:
-    """The generator of this name."""
     if name not in FAMILIES:
         raise InputError(
             f"generator {name!r}", "no such family", f"one of {', '.join(FAMILIES)}",

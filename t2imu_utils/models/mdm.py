@@ -23,12 +23,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
 from t2imu_utils.models.diffusion import SCHEMES, Solver, guided, item_noise, sample, schedule
-from t2imu_utils.models.generator import (
-    TransformerSizes,
-    check_requests,
-    in_batches,
-    normaliser_of,
-)
+from t2imu_utils.models.generator import TransformerSizes, check_requests, in_batches, normaliser_of
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import STEP, Batch, DiffusionGenerator, prefix
 from t2imu_utils.motion.corpus import Normaliser
@@ -359,7 +354,6 @@ class Prior:
 
     @property
     def config(self) -> MDMConfig:
-        """Sizes of the network."""
         return self.model.config
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
@@ -557,8 +551,6 @@ class Sizes(TransformerSizes):
 
 
 class MDMGenerator(DiffusionGenerator):
-    """See the module."""
-
     Sizes = Sizes
     solvers = tuple(SCHEMES)
     predict = staticmethod(predict)

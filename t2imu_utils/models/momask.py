@@ -209,7 +209,6 @@ class MoMaskConfig:
 
     @property
     def max_frames(self) -> int:
-        """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
 

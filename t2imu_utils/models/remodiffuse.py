@@ -219,7 +219,6 @@ class ModulatedAttention(nn.Module):
     def condition(
         self, text: Float[Tensor, "B L D"], retrieved: Retrieved
     ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N C"]]:
-        """Keys and values of prompt and retrieval."""
         text = self.text_norm(text)
         frames = retrieved.motion
         said = retrieved.text.expand(-1, -1, frames.shape[2], -1)
@@ -402,11 +401,9 @@ class ReMoDiffusePrior:
 
     @property
     def config(self) -> ReMoDiffuseConfig:
-        """Sizes of the network."""
         return self.model.config
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
-        """What the network is told of texts, and which of it is no padding."""
         return token_states(self.text_encoder, texts)
 
 

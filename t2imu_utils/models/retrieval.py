@@ -67,7 +67,6 @@ class Database:
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, "N"]:
-        """Frames of each item."""
         return np.array([len(motion) for motion in self.motions])
 
     @cached_property

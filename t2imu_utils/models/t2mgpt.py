@@ -182,7 +182,6 @@ class T2MGPTConfig:
 
     @property
     def max_frames(self) -> int:
-        """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
 

@@ -46,22 +46,6 @@ ROWS = 16
 BLOCK = 1024
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading a model reports nothing: no progress bars, no log lines below errors."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def minilm_directory() -> Path:
     """The folder with the weights of all-MiniLM-L6-v2, found without running its package's code."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
@@ -154,12 +138,13 @@ class TextEncoder:
 
     @contextmanager
     def _reading(self, path: Path, what: str) -> Iterator[None]:
+        if self.name != "minilm":  # no progress bars, no log lines below errors
+            from transformers.utils import logging
+
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
         try:
-            if self.name == "minilm":
-                yield
-            else:
-                with _quiet():
-                    yield
+            yield
         # The library of tokenizers raises bare exceptions.
         except Exception as error:
             raise InputError(

@@ -313,7 +313,6 @@ WINDOWS = 10
 
 
 def motions_hash(motions: Sequence[Float[Tensor, "T C"]]) -> str:
-    """Hash of motions, in order."""
     return sha256("\n".join(sha256(x.numpy().tobytes()) for x in motions).encode())
 
 

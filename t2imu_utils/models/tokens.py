@@ -173,7 +173,6 @@ class TokenSizes(TransformerSizes):
     dropout: Fraction
 
     def of_transformer(self) -> dict[str, Any]:
-        """Those that all transformers have."""
         return self.model_dump(include={"dropout", *TransformerSizes.model_fields})
 
 
@@ -193,7 +192,6 @@ class TokenPrior:
 
     @property
     def rvq(self) -> RVQ:
-        """The tokeniser."""
         return self.networks[RVQ_STAGE]
 
 

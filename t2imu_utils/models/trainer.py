@@ -10,7 +10,6 @@ import copy
 import json
 import math
 import os
-import pickle
 import sys
 import tempfile
 import warnings
@@ -46,10 +45,10 @@ CHUNK = 8
 # what else draws from the global generator), checks.
 ORDER, STEP, VALIDATION, LAYERS, CHECKS = range(5)
 
-Rows = list[dict[str, float]]
+Rows, Terms = list[dict[str, float]], dict[str, Tensor]
 # (network, step, part, parts) -> scalar terms, "total" among them, of that part of the step's
 # batch; those of all parts add up to the batch's mean.
-Losses = Callable[[nn.Module, int, int, int], dict[str, Tensor]]
+Losses = Callable[[nn.Module, int, int, int], Terms]
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -96,7 +95,6 @@ class TrainConfig:
 def normalised(
     normaliser: Normaliser, clips: Sequence[MotionClip], min_frames: int
 ) -> list[Float[Tensor, "T 263"]]:
-    """Normalised features of clips, float32."""
     if not clips:
         raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
     for clip in clips:
@@ -211,7 +209,6 @@ def train(
 
 
 def _work(team: Team, task: tuple) -> None:
-    """One process of several; what is trained ends in the state file."""
     _Training(team, *task).run(team.tell)
 
 
@@ -249,7 +246,6 @@ class _Training:
 
     @property
     def averaged(self) -> nn.Module:
-        """What is validated and returned."""
         return self.model if self.ema is None else self.ema
 
     def run(self, tell: Callable[[int, float | None], None]) -> None:
@@ -293,7 +289,6 @@ class _Training:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Validate."""
         torch.manual_seed(_seed(self.config.seed, CHECKS, 0))
         terms = self.validate(self.averaged.eval())
         self.model.train()
@@ -306,20 +301,18 @@ class _Training:
             table = torch.stack([torch.stack(list(terms.values())) for terms in pending])
             summed = self.team.sum(table).tolist()
             pending = [dict(zip(self._pending[0], row, strict=True)) for row in summed]
-        for i, terms in enumerate(pending, start=first + 1):
-            row = {"step": i, **{name: float(x) for name, x in terms.items()}}
-            if not np.isfinite(row["total"]):
-                raise self._diverged(i, str(row["total"]))
-            self.rows.append(row)
+        rows = [
+            {"step": i, **{name: float(x) for name, x in terms.items()}}
+            for i, terms in enumerate(pending, start=first + 1)
+        ]
+        broken = [row["step"] for row in rows if not np.isfinite(row["total"])]
+        if broken or not all(bool(p.isfinite().all()) for p in self.trained):
+            raise InputError(
+                f"training, step {min(broken, default=self.step)}", "no finite number",
+                "a finite loss", "Lower learning_rate or the weights of the losses.",
+            )  # fmt: skip
+        self.rows += rows
         self._pending = []
-        if not all(bool(p.isfinite().all()) for p in self.trained):
-            raise self._diverged(self.step, "weights that are not finite")
-
-    def _diverged(self, step: int, found: str) -> InputError:
-        return InputError(
-            f"training, step {step}: loss", found, "a finite loss",
-            "Lower learning_rate or the weights of the losses.",
-        )  # fmt: skip
 
     def save(self) -> None:
         """Write the state atomically, after making sure that it is still sound."""
@@ -347,9 +340,7 @@ class _Training:
             self.optimiser.load_state_dict(content["optimiser"])
             self.step = content["step"]
             self.rows, self.validated = content["rows"], content["validated"]
-        except (
-            RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
-        ) as error:  # fmt: skip
+        except Exception as error:  # a damaged file may raise anything
             raise InputError(
                 self.path, f"unreadable ({type(error).__name__})",
                 "the state of an interrupted training", "Delete the file to train from the start.",
@@ -494,9 +485,8 @@ class Batch:
     retrieved: tuple[Tensor, ...] = ()
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        own = {name: x for name, x in vars(self).items() if name != "retrieved"}
-        changed = {name: change(x) for name, x in own.items()}
-        return Batch(**changed, retrieved=tuple(map(change, self.retrieved)))
+        *own, retrieved = vars(self).values()
+        return Batch(*map(change, own), tuple(map(change, retrieved)))
 
     def part(self, number: int, parts: int) -> "Batch":
         """One of as many nearly equal parts."""
@@ -504,7 +494,6 @@ class Batch:
         return self._each(lambda x: x[start:end])
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
         return self._each(lambda x: x.to(device))
 
 
@@ -596,15 +585,9 @@ def batch_losses(
 
 
 def step_losses(
-    model: nn.Module,
-    step: int,
-    part: int,
-    parts: int,
-    *,
-    data: Dataset,
-    config: TrainConfig,
+    model: nn.Module, step: int, part: int, parts: int, *, data: Dataset, config: TrainConfig,
     how: Diffusion,
-) -> dict[str, Tensor]:
+) -> Terms:  # fmt: skip
     """Losses of a part of a step's batch (`Losses`)."""
     whole = draw_batch(data, config, len(how.schedule.betas), step)
     batch = whole.part(part, parts).to(next(model.parameters()).device)
@@ -649,8 +632,7 @@ class DiffusionGenerator(Generator):
     stream: ClassVar[tuple[int, ...]] = (LAYERS,)
 
     def retrieval(self, prior, clips, max_frames, held_out=False):
-        """What retrieves for clips as it is trained, or validated (`held_out`), on them (see
-        `Dataset`)."""
+        """What retrieves for clips as it is trained on them, or validated (`Dataset`)."""
         return None
 
     def key(self, prior) -> list[Any]:
@@ -658,7 +640,6 @@ class DiffusionGenerator(Generator):
         return []
 
     def how(self, prior) -> Diffusion:
-        """What its losses are computed with."""
         steps = prior.config.diffusion_steps
         return Diffusion(type(self).predict, type(self).schedule(steps), prior.normaliser)
 
