@@ -114,12 +114,8 @@ def finished_models(track: str, stage: str) -> list[str]:
 
 
 def choose_models(track: Track, stage: str, wanted: Sequence[str] | None = None) -> list[str]:
-    """Models that a notebook compares: those asked for, or all that have finished `stage` and stand
-    side by side (`side_by_side`).
-
-    Raises:
-        InputError: a model asked for has not finished `stage`, or none has.
-    """
+    """Models that a notebook compares: those asked for, which must have finished `stage`, or all
+    that have and stand side by side (`side_by_side`)."""
     found = finished_models(track.name, stage)
     absent = [model for model in wanted or [] if model not in found]
     if absent or not found:
@@ -173,10 +169,7 @@ def varied(study: StudySection | None, models: Sequence[str]) -> list[tuple[str,
 
 def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:
     """Seeds of the classifiers that are trained on a model's windows: the track's, or some of them
-    for a model that the study repeats, and for recognition in other ways than the paper's.
-
-    variant: the name of how it is done, "" for as in the paper.
-    """
+    for a model that the study repeats, and for recognition as of a `variant`."""
     one, study = arm(model), track.study
     if study is None:
         return track.har.seeds

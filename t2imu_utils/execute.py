@@ -58,7 +58,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
 def resolve_parameters(
     notebook: nbformat.NotebookNode, given: dict[str, Any], where: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check given parameters against those that a notebook declares.
+    """The given parameters cast, and all that a notebook declares, with the defaults of the others.
 
     Every statement of its one cell tagged ``parameters`` reads ``name: type = literal``: a value
     derived there would keep what followed from the default when another value is injected.
@@ -66,9 +66,6 @@ def resolve_parameters(
     Args:
         given: name to value; text is read as the declared type.
         where: the notebook's path, for messages.
-
-    Returns:
-        The given parameters cast, and all parameters with the defaults of the others.
 
     Raises:
         InputError: no such cell, an unknown name, or a value that is not of the declared type.
@@ -208,20 +205,14 @@ def execute(
     """Execute a notebook with checked parameters; `out` appears only when all of it has run.
 
     With a parameter ``model`` the cells tagged ``compare`` are left out: it does the work of that
-    model, and what compares models is left to the execution without one.
-
-    The executed notebook carries, under ``metadata.t2imu``, its own name and all parameters with
-    their resolved values.
+    model, and what compares models is left to the execution without one. The executed notebook
+    carries its name and all resolved parameters under ``metadata.t2imu``.
 
     Args:
-        notebook: with exactly one code cell tagged ``parameters``.
-        out: where the executed notebook goes; ``<out>.partial.ipynb`` while it runs and
-            ``<out>.failed.ipynb`` after a failure lie beside it.
+        out: ``<out>.partial.ipynb`` while it runs and ``<out>.failed.ipynb`` after a failure lie
+            beside it.
         parameters: name → value; text is cast to the declared types.
         cwd: working folder of the kernel, by default the repository.
-
-    Returns:
-        `out`.
 
     Raises:
         InputError: notebook or parameters cannot be used; nothing was run.
@@ -298,10 +289,6 @@ def main(notebook: Path, out: Path, pairs: tuple[tuple[str, str], ...], quiet: b
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError("-p", f"{', '.join(twice)} twice", "each name once", "Drop one.")
         execute(notebook, out, dict(pairs), progress=not quiet)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)

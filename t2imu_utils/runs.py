@@ -154,13 +154,8 @@ def record(
 ) -> Iterator[Run]:
     """A stage of a model, from its beginning to its `run.json`; after an error there is none.
 
-    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
-    `Run.metrics`.
-
-    Args:
-        params: everything that a person may set, resolved; must be JSON-able.
-        inputs: what the stage reads: hashes, files and folders, or finished stages as pairs of a
-            model and a stage.
+    params: everything that a person may set, resolved; must be JSON-able. inputs: what the stage
+    reads: hashes, files and folders, or finished stages as pairs of a model and a stage.
     """
     started, folder = time.time(), run_dir(track, model, stage)
     params, hashes = _resolved(track, params, inputs)
@@ -216,12 +211,11 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
     found = read_run(run_dir(track, model, stage))
     if found is None:
         raise InputError(
-            run_dir(track, model, stage) / "run.json",
-            "nothing",
+            run_dir(track, model, stage) / "run.json", "nothing",
             f"the finished stage {stage} of {model}",
             f"Run notebooks/{plain_stage(stage)}.ipynb on track {track} first, or `make paper "
             f"TRACK={track}`.",
-        )
+        )  # fmt: skip
     return found
 
 

@@ -208,11 +208,8 @@ class Store:
 def open_store(
     folder: Path, plan: Plan, ingredients: dict[str, str], origin: dict[str, Any]
 ) -> Store:
-    """The folder of a plan, with its manifest; more repetitions of the same are welcome.
-
-    Raises:
-        InputError: it holds windows of another plan, or made from other things.
-    """
+    """The folder of a plan, with its manifest; more repetitions of the same are welcome, windows of
+    another plan or made from other things an `InputError`."""
     store = Store(Path(folder), plan, ingredients)
     path, asked = store.place(RECORDS) / MANIFEST, plain(asdict(plan))
     if path.exists():
@@ -271,11 +268,7 @@ class Tools:
 
 
 def tools_of(track: Track, model: str) -> Tools:
-    """The tools of a model that has finished stage 02.
-
-    Raises:
-        InputError: it has not; or its motions were made elsewhere, so that there are no others.
-    """
+    """The tools of a model that has finished stage 02, and whose motions are made here."""
     generator = generator_of(track, base_of(model))
     if generator.ready_made:
         raise InputError(
@@ -337,15 +330,10 @@ def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def write_windows(path: Path, x: Float[np.ndarray, "n 40 C"], table: pd.DataFrame) -> None:
-    """Write windows of all sites as rows of `SCHEMA`, a row group for each site.
+    """Write what `windows` gives, of all sites acc and gyro, as rows of `SCHEMA`.
 
-    So a reader that wants some sites or one of the two sensors reads no others. Pages have
-    checksums, and the bytes of the floats are sorted by their place in the number, which halves
-    the size of smooth signals.
-
-    Args:
-        x: of `windows`, sites in the order of `SITES`, of each acc and gyro.
-        table: of `windows`.
+    A row group for each site, so that a reader that wants some of them reads no others. The bytes
+    of floats are sorted by their place in the number, which halves the size of smooth signals.
     """
     signals = x.reshape(len(x), SIZE, len(SITES), len(CHANNELS), 3)
     shared = {f.name: pa.array(table[f.name], f.type) for f in SCHEMA if f.name in table}
@@ -431,8 +419,8 @@ def run_shards(
 ) -> pd.DataFrame:
     """Make the shards of a plan that are not there whole; those that are stay as they are.
 
-    What is asked for again goes on where it stopped. The shards are the same, byte for byte on
-    one kind of machine, for any number of workers and jobs and in any order.
+    The shards are the same, byte for byte on one kind of machine, for any number of workers and
+    jobs and in any order.
 
     Args:
         folder: as above; other models may have their windows in it.
@@ -442,9 +430,9 @@ def run_shards(
         only: job i of n makes every n-th shard, from the i-th on.
 
     Returns:
-        A row for each shard by its name: ``fault`` (of `Store.fault`: what was in its place), and
-        of its record ``motions``, ``windows``, ``rows``, ``bytes``, ``peak_mb`` and the seconds of
-        each of `STAGES`; ``attrs["wall"]`` has the seconds of this call.
+        A row for each shard by its name: ``fault`` (`Store.fault`), and of its record ``motions``,
+        ``windows``, ``rows``, ``bytes``, ``peak_mb`` and the seconds of each of `STAGES`;
+        ``attrs["wall"]`` has the seconds of this call.
 
     Raises:
         InputError: a prompt or a length that the prior cannot make; another plan's folder; a worker

@@ -143,10 +143,8 @@ def test_for_one_model_what_compares_models_is_left_out(tmp_path):
 
 def test_command_line_refusals(tmp_path):
     path = notebook(tmp_path / "nb.ipynb")
-    for extra in (["-p", "nope", "1"], ["-p", "steps", "1", "-p", "steps", "2"]):
-        answer = CliRunner().invoke(main, [str(path), str(tmp_path / "out.ipynb"), *extra])
-        assert answer.exit_code == 2
-        assert answer.stderr.startswith("Error: ")
+    answer = CliRunner().invoke(main, [str(path), str(tmp_path / "out.ipynb"), "-p", "nope", "1"])
+    assert answer.exit_code == 2 and answer.stderr.startswith("Error: ")
     before = path.read_bytes()
     answer = CliRunner().invoke(main, [str(path), str(path)])
     assert answer.exit_code == 2 and path.read_bytes() == before

@@ -41,13 +41,11 @@ def save(
     about: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
-    """Write a prior atomically.
+    """Write a prior atomically, as of a format such as ``"t2imu-momask-1"`` (`kind`).
 
-    Args:
-        kind: the format's name, such as ``"t2imu-momask-1"``.
-        networks: by name, which their parameters' names begin with ("" for the only one).
-        about: what else is to be kept; must be JSON-able.
-        half: whether weights are float16: off by a relative 2^-11 at most (below 6e-5 by 2^-25).
+    networks: by name, which their parameters' names begin with ("" for the only one). about: what
+    else is to be kept; must be JSON-able. half: whether weights are float16: off by a relative
+    2^-11 at most (below 6e-5 by 2^-25).
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {
@@ -200,12 +198,9 @@ def load_official(
 ) -> tuple[dict[str, Any], str | None]:
     """Fill a network from an official checkpoint, in evaluation mode.
 
-    Args:
-        keys: under the first of these the weights stand; "" is under none.
-        official: our name of a parameter -> the official one. ignored: official names to pass over.
-
-    Returns:
-        All of the checkpoint, and the key that the weights stood under.
+    keys: under the first of these the weights stand; "" is under none. official: our name of a
+    parameter -> the official one. ignored: official names to pass over. Returned are all of the
+    checkpoint, and the key that the weights stood under.
     """
     content = read_checkpoint(path, remedy)
     held = dict(content) if isinstance(content, Mapping) else {}

@@ -154,16 +154,15 @@ class Generator:
     ) -> Clips:
         """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
 
-        Args:
-            velocity_weight: of the read-out of positions (`motion.features.features_to_joints`);
-                None is the prior's own, 0 the official one, which knows no velocities.
-            smooth: standard deviation, in frames, of a Gaussian that features are smoothed by.
+        velocity_weight: of the read-out of positions (`motion.features.features_to_joints`); None
+        is the prior's own, 0 the official one, which knows no velocities. smooth: standard
+        deviation, in frames, of a Gaussian that features are smoothed by.
 
         Returns:
             The requests' table with a column ``motion`` (number of the request), and arrays
-            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres, read with the prior's
-            `velocity_weight`; meta ``rate`` 20. Of a generator that is `ready_made` only the
-            requests that it answers, ``joints`` alone, and ``left_out`` in the meta.
+            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres; meta ``rate`` 20. Of a
+            generator that is `ready_made` only the requests that it answers, ``joints`` alone, and
+            ``left_out`` in the meta.
         """
         columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
         features = self.generate(prior, *columns, guidance, batch_size, device, progress)

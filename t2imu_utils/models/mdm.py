@@ -245,8 +245,8 @@ def fast_guided(
     mask: Bool[Tensor, "B T"],
     guidance: float,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """`diffusion.guided` for sampling: the same function of (x_t, t), without gradients or dropout,
-    up to rounding. What does not change from step to step is computed once.
+    """x̂_0 with guidance as a function of (x_t, t), for sampling: `diffusion.guided` up to
+    rounding. What does not change from step to step is computed once.
 
     In a layer of `trans_dec`, frames x attend to memory tokens m_l = E y_l + e + τ(t) of text
     states y_l, a bias e and the step's time vector τ(t):
@@ -449,18 +449,15 @@ def read_mdm(
 ) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 
-    source: ``model<step>.pt``, or its folder, of which the highest step is read, with ``args.json``
-    beside it: fields and keys are those of GuyTevet/motion-diffusion-model, in its first release as
-    well as in the later ones. Averaged weights (`model_avg`) are preferred to the last ones
-    (`model`); the oldest files hold nothing else than the weights. The entry of `history` says what
-    was read.
+    Fields and keys are those of GuyTevet/motion-diffusion-model, in its first release as well as in
+    the later ones. Averaged weights are preferred to the last ones.
 
     Args:
+        source: ``model<step>.pt`` with ``args.json`` beside it, or its folder, of which the highest
+            step is read.
         normaliser: the statistics that the weights were trained with. None looks for ``Mean.npy``
-            and ``Std.npy`` beside the weights, then in ``humanml3d``: official MDM is trained with
-            those of the dataset. They are never computed from data.
-        encoder: must be the one that the checkpoint names (bert: `distilbert`, clip: `clip_mdm`);
-            None loads it.
+            and ``Std.npy`` beside the weights, then in ``humanml3d``, the dataset's own.
+        encoder: must be the one that the checkpoint names (`ENCODERS`); None loads it.
     """
     path = _weights_file(Path(source))
     config, named, args = _read_args(path.with_name(ARGS))
@@ -490,15 +487,14 @@ def read_mdm(
 def _weights_file(source: Path) -> Path:
     if source.is_file():
         return source
-    matches = {path: re.fullmatch(r"model(\d+)\.pt", path.name) for path in source.glob("*")}
-    found = {int(match[1]): path for path, match in matches.items() if match}
+    found = sorted(source.glob("model[0-9]*.pt"), key=lambda path: int(path.stem[5:]))
     if not found:
         raise InputError(
             source, "no model<step>.pt" if source.is_dir() else "nothing",
             f"an official MDM checkpoint: model<step>.pt with its {ARGS}",
             "Unpack the published archive there; `t2imu data status` says where to get it.",
         )  # fmt: skip
-    return found[max(found)]
+    return found[-1]
 
 
 def _read_args(path: Path) -> tuple[MDMConfig, str, dict[str, Any]]:

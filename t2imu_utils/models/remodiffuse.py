@@ -130,12 +130,9 @@ class Condition:
 
     def repeat(self, times: int) -> "Condition":
         """The items over again, `times` times, for that many branches."""
-        return Condition(
-            tuple(torch.cat([x] * times) for x in self.keys),
-            tuple(torch.cat([x] * times) for x in self.values),
-            torch.cat([self.text_valid] * times),
-            torch.cat([self.retrieved_valid] * times),
-        )
+        keys, values = ([x.repeat(times, 1, 1) for x in each] for each in (self.keys, self.values))
+        masks = (mask.repeat(times, 1) for mask in (self.text_valid, self.retrieved_valid))
+        return Condition(tuple(keys), tuple(values), *masks)
 
     def valid(self, text_on: Tensor, retrieval_on: Tensor) -> Bool[Tensor, "B N"]:
         """Tokens that each item may look at, given which of its conditions are on (B,)."""
@@ -596,15 +593,13 @@ def read_remodiffuse(
 ) -> ReMoDiffusePrior:
     """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
 
-    The file (``logs/remodiffuse/remodiffuse_t2m/latest.pth``, of mmcv) contains CLIP, which is
-    passed over, but neither the statistics of the features nor the retrieval database. The mixture
-    is the official one. Licence of the published weights: S-Lab License 1.0, non-commercial use
-    only.
+    The file (``latest.pth``, of mmcv) contains CLIP, which is passed over, but neither the
+    statistics of the features nor the retrieval database. Licence of the published weights: S-Lab
+    License 1.0, non-commercial use only.
 
     Args:
         database: from ``t2m_text_train.npz`` (`retrieval.read_database`).
-        normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
-            ``std.npy`` beside the weights. They are never computed from data.
+        normaliser: statistics the weights were trained with; None reads those beside them.
         config: sizes, None for the official ones; `text_width` is set to that of the encoder.
     """
     path = Path(path)

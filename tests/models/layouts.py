@@ -4,7 +4,6 @@ import ast
 import json
 import string
 import zlib
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def write_by_rule(folder: Path, states: dict[str, dict], files: dict, meta: str)
     for name, state in states.items():
         file, (key, *_) = files[name]
         (folder / file).parent.mkdir(parents=True)
-        torch.save({key: state, "epoch" if name == "lengths" else "ep": 12}, folder / file)
+        torch.save({key: state, "ep": 12}, folder / file)
     (folder / meta).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name in ("mean", "std"):
@@ -157,9 +156,7 @@ def write_t2mgpt(folder: Path, prior) -> None:
 
 
 def write_momask(folder: Path, prior) -> None:
-    """MoMask's files and statistics; a length estimator drawn at random."""
-    lengths = momask.GENERATOR.parts(prior.config)["lengths"]()
-    prior = replace(prior, networks={**prior.networks, "lengths": lengths})
+    """MoMask's files and statistics."""
     write_official(folder, prior, momask.FILES, momask.GENERATOR.meta)
 
 
