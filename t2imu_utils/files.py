@@ -9,6 +9,7 @@ import pickle
 import platform
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,38 +44,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        full = None if isinstance(error, InputError) else _disk_full(temporary)
-        if full is None:
+        there = next(folder for folder in path.parents if folder.exists())
+        if isinstance(error, InputError) or not _full(there):
             raise
         if temporary.exists():
             os.truncate(temporary, 0)  # torch may still hold it open
-        there = next(folder for folder in path.parents if folder.exists())
+        free = f"{shutil.disk_usage(there).free / 1e6:.1f} MB free"
         raise InputError(
-            path,
-            f"{full.lower()} ({shutil.disk_usage(there).free / 1e6:.1f} MB free)",
-            "room for the whole file",
+            path, f"a full disk, or a spent quota ({free})", "room for the whole file",
             "Nothing was written over: earlier results are whole. Make room on this disk, or name "
             "another with T2IMU_RUNS if they are runs, and start the same again.",
-        ) from error
+        ) from error  # fmt: skip
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _disk_full(temporary: Path) -> str | None:
-    """What the system says where a disk is full, or a quota spent; None elsewhere.
-
-    It is asked while the half-written file stands, since numpy and torch keep the reason of a
-    failed write to themselves.
-    """
-    probe = temporary.with_suffix(".probe")
+def _full(folder: Path) -> bool:
+    """Whether a disk is full, or a quota spent: numpy and torch keep that reason to themselves."""
     try:
-        probe.write_bytes(bytes(1 << 20))
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 20))
     except OSError as refused:
-        if refused.errno in (errno.ENOSPC, errno.EDQUOT):
-            return os.strerror(refused.errno)
-    finally:
-        probe.unlink(missing_ok=True)
-    return None
+        return refused.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 def sha256(source: Path | bytes) -> str:

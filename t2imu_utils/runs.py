@@ -145,7 +145,12 @@ class Run:
             self.outputs += content.save(self.path(name))
 
     def written(self) -> pd.DataFrame:
-        return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
+        """What the finished run left, with sizes: the closing table of a notebook."""
+        rows = []
+        for path in (self.path(name) for name in read_json(self.path("run.json"))["outputs"]):
+            size = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+            rows.append((path.relative_to(self.dir.parents[2]).as_posix(), size / 1e6))
+        return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
 
 
 @contextmanager
@@ -239,18 +244,6 @@ def input_hash(track: str, model: str, stage: str) -> str:
 def output_hash(content: dict[str, Any]) -> str:
     """The hash by which a later stage names what the run of a `run.json` wrote."""
     return sha256(json.dumps(content["outputs"], sort_keys=True).encode())
-
-
-def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
-    """What a finished stage left for each model, with sizes: the closing table of a notebook."""
-    rows = []
-    for model in models:
-        folder = run_dir(track, model, stage)
-        for name in require_run(track, model, stage)["outputs"]:
-            parts = [folder / name, *(folder / name).rglob("*")]
-            size = sum(p.stat().st_size for p in parts if p.is_file())
-            rows.append((f"{track}/{model}/{stage}/{name}", size / 1e6))
-    return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
 
 
 # ---------------------------------------------------------------- all runs

@@ -70,7 +70,7 @@ COLUMNS = {
     "acc": f"{SIZE} × 3 float32 in m/s², the axes of a frame together: x0 y0 z0 x1 y1 z1 …",
     "gyro": f"{SIZE} × 3 float32 in rad/s, in the same order",
 }
-NOTHING = "nothing"
+NOTHING, OTHER = "nothing", "half-written, damaged, or made from something else"
 
 
 @dataclass(frozen=True)
@@ -191,18 +191,16 @@ class Store:
         return record
 
     def fault(self, shard: Shard) -> str | None:
-        """What is found in place of a whole shard: `NOTHING`, or what is wrong; None if whole."""
+        """What is found in place of a whole shard, `NOTHING` or `OTHER`; None if it is whole."""
         path, kept = self.path(shard), self.record_path(shard)
-        if not kept.exists() or not path.exists():
-            alone = "a file without a record" if path.exists() else "a record without a file"
-            return alone if kept.exists() or path.exists() else NOTHING
+        if not path.exists() and not kept.exists():
+            return NOTHING
         try:
             record = read_json(kept)
-        except InputError as error:
-            return f"a damaged record ({error.found})"
-        if record["key"] != self.key(shard):
-            return "a shard that was made from something else"
-        return None if sha256(path) == record["sha256"] else "a file that is not what was written"
+            whole = (record["key"], record["sha256"]) == (self.key(shard), sha256(path))
+        except (InputError, OSError):
+            whole = False
+        return None if whole else OTHER
 
 
 def open_store(

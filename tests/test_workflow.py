@@ -159,24 +159,6 @@ def test_the_paper_in_its_order(paper):
         assert order.index(before) < order.index(after)
 
 
-def test_everyone_is_told_what_to_do(paper):
-    made = {(call["stage"], call["folder"]): call for call in paper[1]}
-    assert {call["track"] for call in made.values()} == {"demo"}
-    for stage in TESTED:
-        for model in MODELS:
-            assert made[stage, model]["model"] == model and made[stage, model]["notebook"] == stage
-        assert "model" not in made[stage, "compare"]
-    assert made[HAR, "real"]["model"] == "real"
-    assert made[SOLVERS, "mdm"] == {
-        "folder": "mdm", "stage": SOLVERS, "notebook": MOTIONS, "track": "demo", "model": "mdm",
-        "compare_solvers": "True",
-    }  # fmt: skip
-    asked = {m: made[TRAINING, m] for m in MODELS}
-    assert {m: (call["generator"], call["lambda_acc"]) for m, call in asked.items()} == {
-        "mdm": ("mdm", "None"), "mdm-ft": ("mdm", "0"), "mdm-acc0.1": ("mdm", "0.1"),
-    }  # fmt: skip
-
-
 def test_a_second_call_does_nothing(made):
     assert calls(made, LAMBDA_ACC="0 1e-1 0.10", SEEDS="0 0") == []
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from pydantic import model_validator
 from scipy.ndimage import gaussian_filter1d
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from t2imu_utils.body.fitting import fit
@@ -135,11 +135,10 @@ class Generator:
             "Leave solver and evaluations out of its entry in the track.",
         )  # fmt: skip
 
-    def trained(self, prior: Any) -> list[nn.Module]:
-        return [prior.model]
-
     def parameters(self, prior: Any) -> int:
-        return sum(p.numel() for network in self.trained(prior) for p in network.parameters())
+        """How many a prior has."""
+        networks = getattr(prior, "networks", None) or {"": prior.model}
+        return sum(p.numel() for network in networks.values() for p in network.parameters())
 
     def sample(
         self,

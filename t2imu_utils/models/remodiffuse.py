@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -583,49 +582,6 @@ def neighbours(
     return np.split(rows, np.cumsum(counts)[:-1])
 
 
-# ---------------------------------------------------------------- files
-def read_remodiffuse(
-    path: Path,
-    database: Database,
-    normaliser: Normaliser | None = None,
-    encoder: TextEncoder | None = None,
-    config: ReMoDiffuseConfig | None = None,
-) -> ReMoDiffusePrior:
-    """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
-
-    The file (``latest.pth``, of mmcv) contains CLIP, which is passed over, but neither the
-    statistics of the features nor the retrieval database. Licence of the published weights: S-Lab
-    License 1.0, non-commercial use only.
-
-    Args:
-        database: from ``t2m_text_train.npz`` (`retrieval.read_database`).
-        normaliser: statistics the weights were trained with; None reads those beside them.
-        config: sizes, None for the official ones; `text_width` is set to that of the encoder.
-    """
-    path = Path(path)
-    encoder = checkpoints.official_encoder(path, encoder)
-    normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
-    if (spread := float(np.mean(normaliser.std[CONTACTS]))) > CONTACT_SPREAD:
-        raise InputError(
-            "statistics", f"contacts that spread by {spread:.3g}", f"less than {CONTACT_SPREAD}",
-            "Take mean.npy and std.npy that were published with ReMoDiffuse.",
-        )  # fmt: skip
-    config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
-    with torch.device("meta"):
-        model = ReMoDiffuse(config)
-    checkpoints.load_official(
-        path, model, ("state_dict",), f"those of {config}", OFFICIAL,
-        lambda key: f"model.{key}", lambda key: key.startswith("model.clip."),
-    )  # fmt: skip
-    origin = {
-        "folder": path.resolve().parent.name,
-        "file": path.name,
-        "sha256": sha256(path),
-        "licence": "S-Lab License 1.0: non-commercial use only",
-    }
-    return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
-
-
 # ---------------------------------------------------------------- the family
 class Sizes(TransformerSizes):
     """Sizes of the network and of its diffusion."""
@@ -657,9 +613,33 @@ class ReMoDiffuseGenerator(DiffusionGenerator):
         return new_remodiffuse_prior(config, normaliser, encoder, database, seed)
 
     def published(self, folder, sizes, encoder):
+        """The official HumanML3D checkpoint (``latest.pth``, of mmcv), its ``mean.npy`` and
+        ``std.npy``, and ``t2m_text_train.npz``; CLIP in it is passed over. Its licence is the S-Lab
+        License 1.0, for non-commercial use only."""
+        path, given = folder / WEIGHTS, {} if sizes is None else sizes.model_dump()
+        encoder = checkpoints.official_encoder(path, encoder)
         database = read_database(folder / OFFICIAL_DATABASE, encoder)
-        config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
-        return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
+        normaliser = checkpoints.read_statistics(folder, PUBLISHED)
+        if (spread := float(np.mean(normaliser.std[CONTACTS]))) > CONTACT_SPREAD:
+            raise InputError(
+                "statistics", f"contacts that spread by {spread:.3g}",
+                f"less than {CONTACT_SPREAD}",
+                "Take mean.npy and std.npy that were published with ReMoDiffuse.",
+            )  # fmt: skip
+        config = ReMoDiffuseConfig(**given, text_width=encoder.width)
+        with torch.device("meta"):
+            model = ReMoDiffuse(config)
+        checkpoints.load_official(
+            path, model, ("state_dict",), f"those of {config}", OFFICIAL,
+            lambda key: f"model.{key}", lambda key: key.startswith("model.clip."),
+        )  # fmt: skip
+        origin = {
+            "folder": folder.resolve().name,
+            "file": path.name,
+            "sha256": sha256(path),
+            "licence": "S-Lab License 1.0: non-commercial use only",
+        }
+        return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
 
     def retrieval(self, prior, clips, max_frames, held_out=False):
         """A clip never sees a retrieved motion of its own recording (`neighbours`)."""

@@ -332,19 +332,14 @@ TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {
 def load_text_encoder(name: str = "minilm", cache: Path | None = None) -> TextEncoder:
     """A frozen text encoder by name, in float32; nothing is fetched from a network.
 
-    ======================== ============================================= ============ ============
-    name                     model                                         token states pooled
-    ======================== ============================================= ============ ============
-    minilm                   all-MiniLM-L6-v2, 256 tokens                  384          384
-    distilbert               distilbert-base-uncased, 512 tokens           768          768
-    clip, clip_mdm           text tower of CLIP ViT-B/32, 77 and 22 tokens 512          512
-    ======================== ============================================= ============ ============
+    minilm: all-MiniLM-L6-v2, 256 tokens, states and pooled vectors of 384. distilbert:
+    distilbert-base-uncased, 512 tokens, 768. clip, clip_mdm: the text tower of CLIP ViT-B/32, 77
+    and 22 tokens, 512.
 
     `clip_mdm` cuts texts where official MDM does. transformers splits them into tokens: it does
     not mend broken Unicode or HTML entities first, as CLIP's own tokenizer does.
 
-    cache: folder where states are kept by content (encoder and text), so that they are computed
-    once.
+    cache: folder where states are kept by content (encoder and text), to be computed once.
     """
     if name not in TEXT_ENCODERS:
         raise InputError(

@@ -241,16 +241,10 @@ class TokenGenerator(Generator):
         return self.new(self.configuration(sizes), normaliser_of(clips), encoder, seed)
 
     def published(self, folder, sizes, encoder):
-        config = self.Config() if sizes is None else self.configuration(sizes)
-        return self.read(folder, config, encoder)
-
-    def read(self, folder, config, encoder=None) -> TokenPrior:
-        """The official release (`files`, `meta`), in evaluation mode on the CPU.
-
-        encoder: CLIP; None loads the one below the data root. Statistics are read, never computed.
-        `history` names the files by their hashes and epochs.
-        """
+        """The official release (`files`, `meta`), in evaluation mode on the CPU; `history` names
+        the files by their hashes and epochs."""
         encoder = checkpoints.official_encoder(folder, encoder)
+        config = self.Config() if sizes is None else self.configuration(sizes)
         config = self.fitted(config, encoder.pooled_width)
         networks: dict[str, nn.Module] = {}
         found: dict[str, Any] = {}
@@ -398,9 +392,6 @@ class TokenGenerator(Generator):
             return {"total": total / count, "accuracy": right / count}
 
         return losses, validate
-
-    def trained(self, prior):
-        return prior.networks.values()
 
     def validation(self, prior, held_out, settings, device):
         motions = normalised(prior.normaliser, held_out, STRIDE)

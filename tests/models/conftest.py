@@ -12,6 +12,7 @@ import torch
 
 from t2imu_utils.models.mdm import MDM, MDMConfig, Prior, new_prior, read_mdm
 from t2imu_utils.models.retrieval import build_database
+from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
 
 ARCHITECTURES = {
@@ -107,3 +108,36 @@ def normaliser(clips):
 @pytest.fixture
 def database(clips, normaliser, encoder):
     return build_database(clips, normaliser, encoder, max_frames=24)
+
+
+CAPTIONS = ["a person walks", "a man runs", "the woman sits down", "someone jumps"]
+
+
+@pytest.fixture
+def clip_encoder(layouts, tmp_path, monkeypatch):
+    """A small CLIP with the widths of the official one."""
+    folder = tmp_path / "text_encoders" / "clip-vit-base-patch32"
+    layouts.write_clip(folder, width=512, pooled_width=512)
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    return load_text_encoder("clip")
+
+
+@pytest.fixture
+def official_database(clip_encoder, tmp_path):
+    """The five arrays of the official file, and the indexes that nothing reads."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([196, 40, 60, 120])
+    motions = rng.standard_normal((4, 196, 263)).astype(np.float32)
+    motions[np.arange(196)[None] >= lengths[:, None]] = 0
+    path = tmp_path / "t2m_text_train.npz"
+    np.savez(
+        path,
+        text_features=clip_encoder.encode_pooled(CAPTIONS).numpy(),
+        captions=np.array(CAPTIONS),
+        motions=motions,
+        m_lengths=lengths,
+        clip_seq_features=rng.standard_normal((4, 77, clip_encoder.width)).astype(np.float32),
+        train_indexes=np.zeros((4, 3), int),
+        test_indexes=np.zeros((4, 3), int),
+    )
+    return path

@@ -1,5 +1,3 @@
-import copy
-import os
 from collections import Counter
 from dataclasses import replace
 
@@ -7,13 +5,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing import ProcessExitedException
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.models.mdm import GENERATOR
-from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, launch, step_items, train
+from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, step_items, train
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, 700)
 CONFIG = TrainConfig(steps=12, learning_rate=1e-2, checkpoint_every=5, ema_decay=0.0)
@@ -205,19 +202,6 @@ def test_two_processes_train_as_one_does_and_go_on_with_its_state(prior, clips, 
     assert curves.equals(two[1])
 
 
-def test_one_step_is_adamw_on_the_mean_loss_bit_for_bit(prior, clips, tmp_path):
-    config = replace(SETTINGS, steps=1, ema_decay=0.0)
-    trained, curves = train_mdm(prior, clips, tmp_path, config)
-    model = copy.deepcopy(prior.model).train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-    batch = training.draw_batch(training.Dataset(prior, clips), config, 10, 0)
-    terms = training.batch_losses(model, batch, GENERATOR.how(prior), config.weights)
-    terms["total"].mean().backward()
-    optimiser.step()
-    assert torch.equal(weights(trained), state(model))
-    assert curves["total"].iloc[0] == float(terms["total"].detach().mean())
-
-
 def test_a_weight_of_zero_is_the_control_bit_for_bit(prior, clips, tmp_path):
     control, curves = train_mdm(prior, clips, tmp_path)
     zero = replace(SETTINGS, weights=LossWeights(acc_variant="spectrum"))
@@ -235,46 +219,3 @@ def test_lambda_acc_lowers_l_acc(prior, clips, tmp_path):
         accs.append(curves[curves.split == "validation"]["acc"].iloc[-1])
         firsts.append(curves["simple"].iloc[0])
     assert accs[1] < accs[0] and firsts[0] == firsts[1]
-
-
-# ---------------------------------------------------------------- processes
-WORK = """
-import os
-import signal
-import time
-
-import torch
-
-
-def work(team, task):
-    with open(f"{task['folder']}/{team.index}", "w") as file:
-        file.write(str(os.getpid()))
-    total = team.sum(torch.ones(2) * (team.index + 1))
-    assert total.tolist() == [3.0, 3.0] and torch.get_num_threads() == task["threads"]
-    team.tell(3, 0.5)
-    time.sleep(1.5)
-    if team.index == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
-"""
-
-
-def test_progress_is_told_threads_divided_and_a_killed_process_ends_the_others(
-    tmp_path, monkeypatch
-):
-    (tmp_path / "t2imu_work.py").write_text(WORK)
-    monkeypatch.syspath_prepend(tmp_path)
-    from t2imu_work import work
-
-    seen, before = [], torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        with pytest.raises(ProcessExitedException, match="SIGKILL"):
-            task = {"folder": str(tmp_path), "threads": 2}
-            launch(work, task, 2, progress=lambda step, loss: seen.append((step, loss)))
-    finally:
-        torch.set_num_threads(before)
-    assert set(seen) == {(3, 0.5)}
-    for number in "01":
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / number).read_text()), 0)
