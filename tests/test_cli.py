@@ -169,3 +169,9 @@ def test_a_motion_that_cannot_be_made_is_a_message(
     before = sorted(tmp_path.iterdir())
     assert told in run("generate", "--prior", prior, *arguments, code=2).output
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("wrong", [("--only", "4/3"), ("--workers", "0"), ("--motions", "x")])
+def test_a_synthesis_that_cannot_be_is_a_message(folder, tmp_path, wrong):
+    out = str(tmp_path / "windows")
+    assert wrong[0] in run("synthesise", "--model", "mdm", "--out", out, *wrong, code=2).output

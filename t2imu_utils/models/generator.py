@@ -25,7 +25,7 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.models.diffusion import ANCESTRAL, Solver
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
-from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
+from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.tracks import Count, GeneratorSection, Section, Track, checked
 
 # By name, the module in this folder and what it calls its generator.
@@ -229,29 +229,6 @@ def in_batches(
                 motions[i] = np.asarray(normaliser.denormalise(row[:n]), dtype=np.float32)
             bar.update(len(items))
     return motions
-
-
-@torch.inference_mode()
-def fitted_velocity_weight(
-    denoise: Denoiser, clips: Sequence[MotionClip], device: torch.device | str = "cpu"
-) -> list[float]:
-    """The weight of each joint's velocities that suits a model (`motion.features`).
-
-    From its guesses of held-out clips at a tenth of its noise levels, where what it adds itself
-    outweighs what the noise has hidden; the ratio is the same within 15 % up to two fifths of them.
-    """
-    predicted, true = [], []
-    for number, clip in enumerate(clips):
-        frames = min(len(clip.features), denoise.max_frames) // denoise.stride * denoise.stride
-        raw = torch.from_numpy(clip.features[:frames])
-        x0 = denoise.normaliser.normalise(raw)[None].to(device)
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(device)
-        level = torch.full((1,), denoise.levels // 10, device=device)
-        mask = torch.ones(1, frames, dtype=torch.bool, device=device)
-        guess = denoise.normaliser.denormalise(denoise([clip], x0, mask, level, noise))
-        predicted.append(guess[0].cpu().numpy())
-        true.append(raw.numpy())
-    return velocity_weights(predicted, true).tolist()
 
 
 def family(name: str) -> Generator:

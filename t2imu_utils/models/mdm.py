@@ -7,7 +7,6 @@ extra token (`trans_enc`, the CLIP variant).
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -444,57 +443,46 @@ def longest_frames(prior: Prior) -> int:
     return min(max(told, default=0) or prior.config.max_frames, prior.config.max_frames)
 
 
-def read_mdm(
-    source: Path, normaliser: Normaliser | None = None, encoder: TextEncoder | None = None
-) -> Prior:
+def read_mdm(source: Path, encoder: TextEncoder | None = None) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 
     Fields and keys are those of GuyTevet/motion-diffusion-model, in its first release as well as in
-    the later ones. Averaged weights are preferred to the last ones.
+    the later ones. Averaged weights are preferred to the last ones. Statistics are ``Mean.npy`` and
+    ``Std.npy`` beside the weights, else those in ``humanml3d``, the dataset's own.
 
     Args:
-        source: ``model<step>.pt`` with ``args.json`` beside it, or its folder, of which the highest
-            step is read.
-        normaliser: the statistics that the weights were trained with. None looks for ``Mean.npy``
-            and ``Std.npy`` beside the weights, then in ``humanml3d``, the dataset's own.
+        source: a folder of ``model<step>.pt``, of which the highest step is read, and
+            ``args.json``; or one of its files of weights.
         encoder: must be the one that the checkpoint names (`ENCODERS`); None loads it.
     """
-    path = _weights_file(Path(source))
-    config, named, args = _read_args(path.with_name(ARGS))
-    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, named)
-    where = "argument"
-    if normaliser is None:
-        normaliser, where = _find_statistics(path.parent)
-    prior = new_prior(config, normaliser, encoder, seed=0)
-    _, weights = checkpoints.load_official(
-        path, prior.model, ("model_avg", "model", ""), f"those of {config}",
-        f"Check that {ARGS} belongs to these weights, and that the file is whole.",
-        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"),
-    )  # fmt: skip
-    step = re.fullmatch(r"model(\d+)\.pt", path.name)
-    origin = {
-        "folder": path.resolve().parent.name,
-        "file": path.name,
-        "sha256": sha256(path),
-        "step": int(step[1]) if step else None,
-        "weights": weights or "state dict",
-        "statistics": where,
-        "cond_mask_prob": float(args["cond_mask_prob"]),
-    }
-    return replace(prior, history=[origin])
-
-
-def _weights_file(source: Path) -> Path:
-    if source.is_file():
-        return source
-    found = sorted(source.glob("model[0-9]*.pt"), key=lambda path: int(path.stem[5:]))
+    found = sorted(path for path in source.glob("model*.pt") if path.stem[5:].isdecimal())
+    found = [source] if source.is_file() else found
     if not found:
         raise InputError(
             source, "no model<step>.pt" if source.is_dir() else "nothing",
             f"an official MDM checkpoint: model<step>.pt with its {ARGS}",
             "Unpack the published archive there; `t2imu data status` says where to get it.",
         )  # fmt: skip
-    return found[-1]
+    path, folder = found[-1], found[-1].parent
+    config, named, args = _read_args(folder / ARGS)
+    encoder = checkpoints.official_encoder(folder / ARGS, encoder, named)
+    normaliser, where = _find_statistics(folder)
+    prior = new_prior(config, normaliser, encoder, seed=0)
+    _, weights = checkpoints.load_official(
+        path, prior.model, ("model_avg", "model", ""), f"those of {config}",
+        f"Check that {ARGS} belongs to these weights, and that the file is whole.",
+        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"),
+    )  # fmt: skip
+    origin = {
+        "folder": folder.resolve().name,
+        "file": path.name,
+        "sha256": sha256(path),
+        "step": int(path.stem[5:]) if path.stem[5:].isdecimal() else None,
+        "weights": weights or "state dict",
+        "statistics": where,
+        "cond_mask_prob": float(args["cond_mask_prob"]),
+    }
+    return replace(prior, history=[origin])
 
 
 def _read_args(path: Path) -> tuple[MDMConfig, str, dict[str, Any]]:
@@ -569,7 +557,7 @@ class MDMGenerator(DiffusionGenerator):
         return new_prior(config, normaliser_of(clips), encoder, seed)
 
     def published(self, folder, sizes, encoder):
-        return read_mdm(folder, encoder=encoder)
+        return read_mdm(folder, encoder)
 
     def save(self, path, prior):
         return [checkpoints.save(path, FORMAT, {"": prior.model}, prior)]

@@ -1,7 +1,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +16,6 @@ from t2imu_utils.models.mdm import (
     longest_frames,
     read_mdm,
 )
-from t2imu_utils.motion.corpus import Normaliser
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +123,6 @@ SMALL = MDMConfig(
 
 
 KINDS = [("trans_dec", "distilbert"), ("trans_enc", "clip_mdm")]
-PLAIN = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
 
 
 @pytest.fixture
@@ -154,9 +151,9 @@ def rewrite_weights(folder, change):
     torch.save(change(state), path)
 
 
-def message(folder, encoder, normaliser=PLAIN):
+def message(folder, encoder):
     with pytest.raises(InputError) as error:
-        read_mdm(folder, normaliser, encoder)
+        read_mdm(folder, encoder)
     return str(error.value)
 
 
@@ -165,8 +162,9 @@ def test_an_official_checkpoint_is_read_with_all_it_says(tmp_path, layouts, enco
     encoder.name = name
     config = replace(SMALL, arch=arch, text_width=16)
     path = layouts.write_official_mdm(tmp_path / "humanml_small", config)
-    prior = read_mdm(path.parent, PLAIN, encoder)
-    assert prior.config == config and prior.text_encoder is encoder and prior.normaliser is PLAIN
+    layouts.write_statistics(path.parent, 2.0)
+    prior = read_mdm(path.parent, encoder)
+    assert prior.config == config and prior.text_encoder is encoder
     assert not prior.model.training
     for key, value in prior.model.state_dict().items():
         assert torch.equal(value, layouts.rule(key, value.shape)), key
@@ -177,7 +175,7 @@ def test_an_official_checkpoint_is_read_with_all_it_says(tmp_path, layouts, enco
         "file": "model000600000.pt",
         "step": 600000,
         "weights": "model_avg",
-        "statistics": "argument",
+        "statistics": "beside the weights",
         "cond_mask_prob": 0.1,
     }
     # It is a prior like others, and remembers where it came from when it is stored.
@@ -195,7 +193,8 @@ def test_files_of_the_first_release_lack_later_fields_and_averages(tmp_path, lay
     )
     rewrite_args(folder, **dict.fromkeys(absent.split(), "absent"))
     rewrite_weights(folder, dict)
-    prior = read_mdm(folder, PLAIN, encoder)
+    layouts.write_statistics(folder, 1.0)
+    prior = read_mdm(folder, encoder)
     assert prior.config == config and prior.history[0]["weights"] == "state dict"
     assert torch.equal(prior.model.embed_text.weight, layouts.rule("embed_text.weight", (16, 16)))
 
@@ -215,27 +214,16 @@ def test_settings_that_are_not_built_here_are_named(official, bert, changes, exp
     assert expected in told and "args.json" in told
 
 
-def save_statistics(folder, level, names=("Mean.npy", "Std.npy")):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        np.save(folder / name, np.full(263, level))
-
-
-def test_statistics_are_those_given_then_those_beside_the_weights_then_the_data_sets(
-    official, bert, tmp_path
+def test_statistics_are_those_beside_the_weights_then_the_data_sets(
+    official, bert, tmp_path, layouts
 ):
-    told = message(official, bert, normaliser=None)
+    told = message(official, bert)
     assert "found no Mean.npy and Std.npy" in told and f"{tmp_path}/raw/humanml3d" in told
     found = []
-    save_statistics(tmp_path / "raw" / "humanml3d", 1.0)
-    found.append(read_mdm(official, encoder=bert))
-    save_statistics(official, 2.0, ("mean.npy", "std.npy"))
-    found.append(read_mdm(official, encoder=bert))
-    save_statistics(official, 3.0)
-    found.append(read_mdm(official, encoder=bert))
-    found.append(read_mdm(official, Normaliser(*np.full((2, 263), 4.0)), bert))
-    levels = [(p.normaliser.mean[0], p.normaliser.std[-1]) for p in found]
-    assert levels == [(1, 1), (2, 2), (3, 3), (4, 4)]
-    assert [p.history[0]["statistics"] for p in found] == [
-        "humanml3d", "beside the weights", "beside the weights", "argument",
-    ]  # fmt: skip
+    places = [(tmp_path / "raw" / "humanml3d", 1.0), (official, 2.0, ("mean.npy", "std.npy"))]
+    for place in (*places, (official, 3.0)):
+        layouts.write_statistics(*place)
+        found.append(read_mdm(official, bert))
+    assert [(p.normaliser.mean[0], p.normaliser.std[-1]) for p in found] == [(1, 1), (2, 2), (3, 3)]
+    where = ["humanml3d", "beside the weights", "beside the weights"]
+    assert [p.history[0]["statistics"] for p in found] == where
