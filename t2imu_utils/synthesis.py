@@ -265,17 +265,6 @@ class Tools:
     device: str = "cpu"
 
 
-def tools_of(track: Track, model: str) -> Tools:
-    """The tools of a model that has finished stage 02, and whose motions are made here."""
-    generator = generator_of(track, base_of(model))
-    if generator.ready_made:
-        raise InputError(
-            f"synthesis: {model}", "motions that were made elsewhere", "a model that makes motions",
-            "Choose one that is trained here or published.",
-        )  # fmt: skip
-    return with_bodies(generator, load_model(track, model), data.bodies(track))
-
-
 def with_bodies(generator: Generator, prior: Any, bodies: Bodies) -> Tools:
     """The tools of any prior."""
     with one_thread():
@@ -396,7 +385,13 @@ def synthesise_windows(
     progress: bool = True,
 ) -> pd.DataFrame:
     """Make the windows of a plan with a model that has finished stage 02 (see `run_shards`)."""
-    tools = tools_of(track, plan.model)
+    generator = generator_of(track, base_of(plan.model))
+    if generator.ready_made:
+        raise InputError(
+            f"synthesis: {plan.model}", "motions that were made elsewhere",
+            "a model that makes motions", "Choose one that is trained here or published.",
+        )  # fmt: skip
+    tools = with_bodies(generator, load_model(track, plan.model), data.bodies(track))
     ingredients = {
         "prior": runs.input_hash(track.name, plan.model, TRAINING),
         "body": sha256(data.body_files(track)),

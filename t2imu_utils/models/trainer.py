@@ -185,13 +185,12 @@ class Team:
 
 
 def launch(
-    work: Callable[[Team, Any], None],
-    task: Any,
+    task: tuple,
     processes: int,
-    device: torch.device | str = "cpu",
-    progress: Callable[[int, float | None], None] = lambda step, loss: None,
+    device: torch.device | str,
+    progress: Callable[[int, float | None], None],
 ) -> None:
-    """Call ``work(team, task)`` in each of several new processes and wait for all of them.
+    """Run ``_Training(team, *task)`` in several new processes at once and wait for all of them.
 
     They start afresh (`accelerate.notebook_launcher` forks, which hangs once a library of the
     notebook has used OpenMP), and join over gloo on a CPU, over NCCL on CUDA with one device each.
@@ -211,7 +210,7 @@ def launch(
     threads = max(1, torch.get_num_threads() // processes)
     told = torch.multiprocessing.get_context("spawn").Array("d", [-1.0, math.nan])
     with tempfile.TemporaryDirectory(prefix="t2imu-training-") as name:
-        torch.save((work, task), Path(name) / "task.pt", pickle_module=cloudpickle)
+        torch.save(task, Path(name) / "task.pt", pickle_module=cloudpickle)
         context = start_processes(
             _start, (processes, kind, threads, name, told), processes, join=False
         )
@@ -227,7 +226,7 @@ def launch(
 
 
 def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
-    """What a new process does."""
+    """What a new process does; what is trained ends in the state file."""
     place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
     torch.set_num_threads(threads)
@@ -244,8 +243,9 @@ def _start(index: int, count: int, kind: str, threads: int, folder: str, told: A
         timeout=PATIENCE,
     )
     # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
-    work, task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
-    work(Team(kind, index, count, told), task)
+    task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
+    team = Team(kind, index, count, told)
+    _Training(team, *task).run(team.tell)
     torch.distributed.destroy_process_group()
 
 
@@ -316,14 +316,10 @@ def train(
             with torch.random.fork_rng():
                 state.run(tell)
         elif state.step < config.steps:
-            launch(_work, task, processes, device, tell)
+            launch(task, processes, device, tell)
             state.load()
             tell(state.step, None)
     return state.averaged.eval(), state.rows, state.validated
-
-
-def _work(team: Team, task: tuple) -> None:
-    _Training(team, *task).run(team.tell)
 
 
 class _Training:
