@@ -201,19 +201,6 @@ def test_a_failed_cell_of_a_sweep_is_made_again_alone(project):
     assert work(calls(project, "sweep", **GRID)) == sorted({(SENSORS, broken), *kept_from})
 
 
-def test_without_a_sweep_the_first_failure_ends_it(project):
-    (project / "fail").write_text(f"mdm {TRAINING}")
-    assert make(project, GENERATORS="mdm").returncode != 0
-    cells = {pair for pair in work(journal(project)) if pair[0] in TESTED}
-    assert cells <= {(HAR, "real")}  # which waits for no training
-    assert (project / f"data/runs/demo/shared/{DATA}/run.json").exists()
-    (project / "fail").unlink()
-    rest = work(calls(project))
-    assert (DATA, "shared") not in rest and (TRAINING, "mdm") in rest
-    junk = {p.name for p in project.iterdir()} - {"data", "environment", ".snakemake"}
-    assert junk == {"workflow", "t2imu_utils", "notebooks"}
-
-
 CHANGED = {
     f"notebooks/{LOSSES}.ipynb": [*((LOSSES, m) for m in (*MODELS, "compare")), *LAST],
     f"notebooks/{TRAINING}.ipynb": sorted(

@@ -16,10 +16,9 @@ from t2imu_utils.files import sha256
 from t2imu_utils.models.exported import POSE, RECORDED
 from t2imu_utils.models.generator import Generator
 from t2imu_utils.motion.corpus import MotionClip
-from t2imu_utils.motion.exports import read_exports
 from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import OPEN_BODY, TRACKS, load_track
-from tests.body.test_exports import Z_UP, amass, joints_of, moving, rest_pelvis
+from tests.body.test_exports import amass, joints_of, moving, rest_pelvis
 from tests.motion.test_exports import write_mdm
 
 # Asked for in this order; nobody makes the second.
@@ -123,24 +122,6 @@ def test_poses_are_taken_as_they_are(root, body):
         "motions": sha256(root / "theirs"), "prompts": sha256(root / "prompts.txt"),
         "body": sha256(OPEN_BODY),
     }  # fmt: skip
-
-
-def test_plain_joints_with_what_the_track_says_of_them(root, body):
-    for i, seconds in enumerate((3.0, 4.0, 3.5)):
-        joints = 100 * joints_of(body, moving(40.0, seconds))[:, :22] @ Z_UP.T
-        # Names in the order of their numbers, not of their letters.
-        np.save(root / "theirs" / f"take{(2, 10, 1)[i]}.npy", joints)
-    (root / "theirs" / "prompts.txt").write_text("\ufeffa person runs\nA person walks\n\n", "utf-8")
-    given = {"rate": 40, "up": "z", "scale": 0.01, "made_by": "lab"}
-    study = study_of(root, prompts="theirs/prompts.txt", **given)
-    found, fits = sampled(study)
-    direct, _ = read_exports(root / "theirs", **given)
-    assert direct.table["file"].tolist() == ["take1.npy", "take2.npy", "take10.npy"]
-    assert found.table["file"].tolist() == ["take2.npy", "take1.npy"]
-    np.testing.assert_array_equal(found[0]["joints"], direct[1]["joints"])
-    assert found.table["native_rate"].tolist() == [40, 40] and found.meta["rate"] == 20
-    assert fits.arrays["joint_error"].mean() < 5e-3
-    assert {"take10.npy"} < {each["name"] for each in found.meta["left_out"]}
 
 
 def test_there_is_no_model_to_train_or_to_examine(root, motions):

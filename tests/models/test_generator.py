@@ -222,21 +222,6 @@ def test_a_motion_is_denoised_as_if_it_were_alone(study, prior):
         torch.testing.assert_close(together[i][mask[i]], alone[0][own[0]], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["remodiffuse"])
-def test_no_clip_is_shown_its_own_motion(study, prior):
-    database = prior.database
-    assert database.names == [clip.name for clip in study.clips]
-    before = shown(study, prior, study.clips[:1])[0]
-
-    def with_others(rows):
-        motions = [x + 1.0 if i in rows else x for i, x in enumerate(database.motions)]
-        other = replace(prior, database=replace(database, motions=motions))
-        return shown(study, other, study.clips[:1])[0]
-
-    assert torch.equal(with_others([0]), before)
-    assert not torch.equal(with_others(range(1, len(database))), before)
-
-
 def test_a_solver_is_taken_where_there_is_a_choice(tiny):
     def with_solver(name, **chosen):
         section = tiny.generators[name].model_copy(update=chosen)

@@ -97,8 +97,6 @@ def test_fifty_steps_equal_those_of_the_plain_guided_pass(arch, mask_frames, gui
     torch.testing.assert_close(found, expected, atol=3e-5, rtol=0)
 
 
-# Of clip, a trans_enc, nothing is computed otherwise than in the plain pass.
-@pytest.mark.parametrize("golden", ["distilbert"], indirect=True)
 def test_fifty_guided_steps_equal_the_official_sample(golden):
     mask = golden.mask("sample_lengths", 16)
     guidance = float(golden.arrays["guidance"])
