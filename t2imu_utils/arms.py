@@ -53,7 +53,6 @@ class Arm:
 
     @property
     def refined(self) -> bool:
-        """Whether it was trained with L_acc."""
         return bool(self.lambda_acc)
 
     @property
@@ -83,12 +82,10 @@ def arm(model: str) -> Arm:
 
 
 def base_of(model: str) -> str:
-    """The generator that a model was made from."""
     return arm(model).generator
 
 
 def control_of(model: str) -> str:
-    """The name of a model's control."""
     return arm(model).control.name
 
 
@@ -117,12 +114,8 @@ def finished_models(track: str, stage: str) -> list[str]:
 
 
 def choose_models(track: Track, stage: str, wanted: Sequence[str] | None = None) -> list[str]:
-    """Models that a notebook compares: those asked for, or all that have finished `stage` and stand
-    side by side (`side_by_side`).
-
-    Raises:
-        InputError: a model asked for has not finished `stage`, or none has.
-    """
+    """Models that a notebook compares: those asked for, which must have finished `stage`, or all
+    that have and stand side by side (`side_by_side`)."""
     found = finished_models(track.name, stage)
     absent = [model for model in wanted or [] if model not in found]
     if absent or not found:
@@ -147,30 +140,15 @@ def repeated(study: StudySection | None) -> list[Arm]:
     return grid([BASE], study.weights, study.seeds) if study else []
 
 
-def combined(study: StudySection | None) -> list[Arm]:
-    """The combinations of losses, each after its own control (the same without L_acc)."""
-    made: list[Arm] = []
-    for combination in study.combinations if study else ():
-        one = Arm(BASE, **combination.model_dump(), seed=study.seeds[0])
-        made += [one.control, one]
-    # A combination of nothing but L_acc has the control that is repeated.
-    return [one for one in dict.fromkeys(made) if one not in repeated(study)]
-
-
 def side_by_side(models: Sequence[str], study: StudySection | None) -> list[str]:
-    """Of models those that notebooks 03 to 07 show: of a study each with one seed, the lowest.
-
-    Combinations are shown by notebook 08 alone.
-    """
+    """Of models those that notebooks 03 to 07 show: of a study each with one seed, the lowest."""
     if study is None:
         return list(models)
     first: dict[Arm, int] = {}
     for one in map(arm, models):
         plain = replace(one, seed=0)
         first[plain] = min(first.get(plain, one.seed), one.seed)
-    others = combined(study)
-    chosen = {replace(one, seed=seed) for one, seed in first.items()} - set(others)
-    return [model for model in models if arm(model) in chosen]
+    return [model for model in models if first[replace(arm(model), seed=0)] == arm(model).seed]
 
 
 def papers_refined(models: Sequence[str], study: StudySection | None = None) -> str:
@@ -183,30 +161,20 @@ def papers_refined(models: Sequence[str], study: StudySection | None = None) -> 
 
 
 def varied(study: StudySection | None, models: Sequence[str]) -> list[tuple[str, str]]:
-    """Models whose recognition is done otherwise than in the paper (all but combinations, and real
-    recordings), and the name of the stage."""
-    if study is None:
-        return []
-    refined = Arm(BASE, study.weights[0], seed=study.seeds[0]).name
-    others = combined(study)
-    plain = [model for model in models if arm(model) not in others]
-    pairs = [(model, slug) for model in (*plain, REAL) for slug in study.variants]
-    pairs += [(refined, slug) for slug in study.refined_variants]
-    return [(model, stage_name(RECOGNITION, slug)) for model, slug in pairs]
+    """Models, and real recordings, whose recognition is done otherwise than in the paper, and the
+    name of the stage."""
+    slugs = study.variants if study else []
+    return [(model, stage_name(RECOGNITION, slug)) for model in (*models, REAL) for slug in slugs]
 
 
 def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:
     """Seeds of the classifiers that are trained on a model's windows: the track's, or some of them
-    for a model that the study repeats, for combinations, and for recognition in other ways than
-    the paper's.
-
-    variant: the name of how it is done, "" for as in the paper.
-    """
+    for a model that the study repeats, and for recognition as of a `variant`."""
     one, study = arm(model), track.study
     if study is None:
         return track.har.seeds
     again = one.lambda_acc is not None and one.seed != study.seeds[0]
     count = study.classifiers if again else len(track.har.seeds)
-    if variant or one in combined(study):
+    if variant:
         count = min(count, study.variant_classifiers)
     return track.har.seeds[:count]

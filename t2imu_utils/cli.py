@@ -21,6 +21,7 @@ from t2imu_utils.tracks import data_root
 WIDEST = 110  # columns; longer lines are hard to read
 PATH = click.Path(path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+SOME = click.IntRange(min=1)
 # Options of several commands.
 TRACK = click.option(
     "--track", default="demo", show_default=True, help="Its name, or its YAML file."
@@ -162,22 +163,22 @@ def compare_runs(a, b, everything):
 
 def _job(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
     """``3/20`` as numbers."""
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    job, _, jobs = text.partition("/")
+    if not (job.isdecimal() and jobs.isdecimal() and 1 <= int(job) <= int(jobs)):
         raise click.BadParameter(f"{text!r} is no job such as 3/20")
-    return int(parts[0]), int(parts[1])
+    return int(job), int(jobs)
 
 
 @main.command("synthesise")
 @TRACK
 @click.option("--model", required=True, help="That notebook 02 has finished: mdm, momask-acc0.1.")
-@click.option("--repetitions", type=int, help="Of every prompt; by default the track's.")
-@click.option("--motions", type=int, help="At least so many, in place of --repetitions.")
+@click.option("--repetitions", type=SOME, help="Of every prompt; by default the track's.")
+@click.option("--motions", type=SOME, help="At least so many, in place of --repetitions.")
 @click.option("--seconds", type=float, nargs=2, help="Shortest and longest; or the track's.")
 @click.option("--prompts", type=PATH, help="YAML or transcript; or ours.")
 @click.option("--seed", default=0, show_default=True, help="0: the motions of notebook 01.")
-@click.option("--shard-size", default=64, show_default=True, help="Motions of a file at most.")
-@click.option("--workers", type=int, help="Processes; by default one for each processor.")
+@click.option("--shard-size", type=SOME, default=64, show_default=True, help="Motions of a file.")
+@click.option("--workers", type=SOME, help="Processes; by default one for each processor.")
 @click.option("--only", default="1/1", callback=_job, help="Of n jobs the i-th (from 1): 3/20.")
 @click.option("--out", type=PATH, required=True, help="The folder.")
 @QUIET

@@ -6,6 +6,7 @@ kernel of its own, and leaves OUT only when the last cell has run. While it runs
 ``*.partial.ipynb`` holds what is there so far; after a failure that is kept as ``*.failed.ipynb``.
 """
 
+import ast
 import logging
 import os
 import re
@@ -20,21 +21,106 @@ from typing import Any
 
 import click
 import nbformat
+import yaml
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import raise_for_execution_errors
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import t2imu_utils
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import output_file
-from t2imu_utils.parameters import read_notebook, resolve_parameters
 from t2imu_utils.runs import ROOT
 
 log = logging.getLogger(__name__)
 
+
+# ---------------------------------------------------------------- the parameters cell
+# papermill's own inspection drops a parameter whose type is a union, such as ``int | None``.
+TAG = "parameters"
+TYPES = {t.__name__: t for t in (str, int, float, bool, list, tuple, dict)}
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook; an `InputError` names the file that is missing or damaged."""
+    try:
+        return load_notebook_node(str(path))
+    except Exception as error:  # nbformat lets json, schema and key errors through
+        raise InputError(
+            path, f"no notebook ({error})", "a notebook of format 4", "Check the path."
+        ) from error
+
+
+def resolve_parameters(
+    notebook: nbformat.NotebookNode, given: dict[str, Any], where: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The given parameters cast, and all that a notebook declares, with the defaults of the others.
+
+    Every statement of its one cell tagged ``parameters`` reads ``name: type = literal``: a value
+    derived there would keep what followed from the default when another value is injected.
+
+    Args:
+        given: name to value; text is read as the declared type.
+        where: the notebook's path, for messages.
+
+    Raises:
+        InputError: no such cell, an unknown name, or a value that is not of the declared type.
+    """
+    cells = [c.source for c in notebook.cells if TAG in c.metadata.get("tags", [])]
+    form = "one cell of lines `name: type = literal`"
+    declared, resolved = {}, {}
+    try:
+        (source,) = cells
+        for line in ast.parse(source).body:
+            if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+                continue
+            name, kind = line.target.id, ast.unparse(line.annotation)
+            reader = TypeAdapter(
+                eval(kind, {"__builtins__": {}}, TYPES), config=ConfigDict(allow_inf_nan=False)
+            )
+            declared[name] = (reader, kind, f"{where}: parameter {name}")
+            resolved[name] = _cast(ast.literal_eval(line.value), *declared[name])
+    except InputError:
+        raise
+    except Exception as error:  # no such cell, another statement, an unknown type
+        raise InputError(f"{where}: cells tagged {TAG}", str(error), form, "Mend them.") from error
+    if unknown := sorted(set(given) - set(declared)):
+        known = ", ".join(declared)
+        raise InputError(
+            where, f"unknown parameter {', '.join(unknown)}", f"one of {known}", "Check it."
+        )
+    cast = {name: _cast(value, *declared[name]) for name, value in given.items()}
+    return cast, resolved | cast
+
+
+def _cast(value: Any, reader: TypeAdapter, kind: str, field: str) -> Any:
+    """`value` as the declared type; of the text of a list the items are read as theirs.
+
+    A YAML reader that guesses would make 90 of ``1:30`` and 1 of the tag ``001``.
+    """
+    readings = [value]
+    if isinstance(value, str):
+        readings = [None, value] if value in ("None", "null", "") else [value]
+        if value[:1] in ("[", "{"):
+            try:
+                readings.append(yaml.load(value, yaml.BaseLoader))
+            except yaml.YAMLError:
+                pass
+        if value != value.encode("utf-8", "ignore").decode():  # bytes that are no UTF-8
+            readings = []
+    for reading in readings:
+        try:
+            return reader.validate_python(reading)
+        except ValidationError:
+            continue
+    raise InputError(field, ascii(value), f"a value of type {kind}", "Pass such a value.")
+
+
+# ---------------------------------------------------------------- running
 KERNEL = "python3"
 # Tag of cells that look at all models: left out where the notebook is run for one of them.
 COMPARE = "compare"
@@ -114,29 +200,19 @@ def _progress(name: str, titles: list[str]) -> Callable[..., None]:
 
 
 def execute(
-    notebook: Path,
-    out: Path,
-    parameters: dict[str, Any],
-    progress: bool = True,
-    cwd: Path = ROOT,
+    notebook: Path, out: Path, parameters: dict[str, Any], progress: bool = True, cwd: Path = ROOT
 ) -> Path:
     """Execute a notebook with checked parameters; `out` appears only when all of it has run.
 
     With a parameter ``model`` the cells tagged ``compare`` are left out: it does the work of that
-    model, and what compares models is left to the execution without one.
-
-    The executed notebook carries, under ``metadata.t2imu``, its own name and all parameters with
-    their resolved values.
+    model, and what compares models is left to the execution without one. The executed notebook
+    carries its name and all resolved parameters under ``metadata.t2imu``.
 
     Args:
-        notebook: with exactly one code cell tagged ``parameters``.
-        out: where the executed notebook goes; ``<out>.partial.ipynb`` while it runs and
-            ``<out>.failed.ipynb`` after a failure lie beside it.
+        out: ``<out>.partial.ipynb`` while it runs and ``<out>.failed.ipynb`` after a failure lie
+            beside it.
         parameters: name → value; text is cast to the declared types.
         cwd: working folder of the kernel, by default the repository.
-
-    Returns:
-        `out`.
 
     Raises:
         InputError: notebook or parameters cannot be used; nothing was run.
@@ -213,10 +289,6 @@ def main(notebook: Path, out: Path, pairs: tuple[tuple[str, str], ...], quiet: b
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InputError("-p", f"{', '.join(twice)} twice", "each name once", "Drop one.")
         execute(notebook, out, dict(pairs), progress=not quiet)
     except InputError as error:
         click.echo(f"Error: {error}", err=True)

@@ -1,17 +1,21 @@
-"""Files: written whole or not at all, told apart by their hashes; JSON and tables."""
+"""Files: written whole or not at all, told apart by their hashes; JSON, tables, others' pickles."""
 
 import errno
 import hashlib
 import json
 import math
 import os
+import pickle
 import platform
+import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pandas as pd
 
 from t2imu_utils.errors import InputError
@@ -40,38 +44,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        full = None if isinstance(error, InputError) else _disk_full(temporary)
-        if full is None:
+        there = next(folder for folder in path.parents if folder.exists())
+        if isinstance(error, InputError) or not _full(there):
             raise
         if temporary.exists():
             os.truncate(temporary, 0)  # torch may still hold it open
-        there = next(folder for folder in path.parents if folder.exists())
+        free = f"{shutil.disk_usage(there).free / 1e6:.1f} MB free"
         raise InputError(
-            path,
-            f"{full.lower()} ({shutil.disk_usage(there).free / 1e6:.1f} MB free)",
-            "room for the whole file",
+            path, f"a full disk, or a spent quota ({free})", "room for the whole file",
             "Nothing was written over: earlier results are whole. Make room on this disk, or name "
             "another with T2IMU_RUNS if they are runs, and start the same again.",
-        ) from error
+        ) from error  # fmt: skip
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _disk_full(temporary: Path) -> str | None:
-    """What the system says where a disk is full, or a quota spent; None elsewhere.
-
-    It is asked while the half-written file stands, since numpy and torch keep the reason of a
-    failed write to themselves.
-    """
-    probe = temporary.with_suffix(".probe")
+def _full(folder: Path) -> bool:
+    """Whether a disk is full, or a quota spent: numpy and torch keep that reason to themselves."""
     try:
-        probe.write_bytes(bytes(1 << 20))
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 20))
     except OSError as refused:
-        if refused.errno in (errno.ENOSPC, errno.EDQUOT):
-            return os.strerror(refused.errno)
-    finally:
-        probe.unlink(missing_ok=True)
-    return None
+        return refused.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 def sha256(source: Path | bytes) -> str:
@@ -151,3 +146,104 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             path, f"no valid JSON ({error})", "a JSON object", "Delete it and run its stage again."
         ) from error
+
+
+# ---------------------------------------------------------------- pickles that others wrote
+# Read without running anything in them: whatever a pickle names becomes an `Inert` object that
+# keeps the arguments and the state it was given. Arrays are decoded from their bytes afterwards.
+
+# What a pickle of arrays names, by package: NumPy's modules were renamed over the years.
+NUMPY = {
+    "numpy": {"_reconstruct", "_frombuffer", "dtype", "ndarray", "scalar"},
+    "_codecs": {"encode"},
+}
+# Kinds of objects that `decode_array` knows.
+ARRAYS = {"numpy._reconstruct", "numpy._frombuffer", "numpy.scalar"}
+
+
+class Inert:
+    """What a pickle wanted to make: by which name, from which arguments, with which state.
+
+    kind: package and name, such as ``"numpy._reconstruct"``.
+    """
+
+    kind = ""
+    args: tuple
+    state: Any
+
+    def __new__(cls, *args: Any) -> "Inert":
+        made = super().__new__(cls)
+        made.args, made.state = args, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read_pickle(
+    stream: IO[bytes],
+    named: Mapping[str, Collection[str]] = NUMPY,
+    whole: Collection[str] = (),
+    encoding: str = "ASCII",
+) -> Any:
+    """Containers, numbers, strings and `Inert` objects of a pickle.
+
+    Args:
+        named: the names it may have, by package.
+        whole: packages of which it may have any name.
+        encoding: of the strings of Python 2; ``"latin1"`` where they hold the bytes of arrays.
+
+    Raises:
+        pickle.UnpicklingError: it names something else.
+        Exception: a damaged pickle fails in many ways.
+    """
+    return _Unpickler(stream, named, whole, encoding).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream, named, whole, encoding):
+        super().__init__(stream, encoding=encoding)
+        self.named, self.whole = named, whole
+
+    def find_class(self, module: str, name: str) -> type:
+        package = module.split(".")[0]
+        if package not in self.whole and name not in self.named.get(package, ()):
+            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+        return type(name, (Inert,), {"kind": f"{package}.{name}"})
+
+
+def decode_array(value: Inert) -> np.ndarray | np.generic:
+    """An array or a scalar of NumPy from its bytes: of booleans, whole numbers or floats.
+
+    Raises:
+        ValueError: another object, or elements of another type.
+        Exception: arguments and states that do not belong together fail in many ways.
+    """
+    if value.kind == "numpy._reconstruct":
+        _, shape, dtype, columns_first, data = value.state
+        flat = np.frombuffer(_bytes(data), _dtype(dtype))
+        return flat.reshape(shape, order="F" if columns_first else "C")
+    if value.kind == "numpy._frombuffer":  # pickle protocol 5
+        data, dtype, shape, order = value.args
+        return np.frombuffer(_bytes(data), _dtype(dtype)).reshape(shape, order=order)
+    if value.kind == "numpy.scalar":
+        return np.frombuffer(_bytes(value.args[1]), _dtype(value.args[0]))[0]
+    raise ValueError(f"an object {type(value).__name__} without values")
+
+
+def _dtype(value: Any) -> np.dtype:
+    code, order = value.args[0], value.state[1]
+    if value.kind != "numpy.dtype" or not re.fullmatch("[<>|=][biuf][1248]", order + code):
+        raise ValueError(f"elements of type {order}{code}")
+    return np.dtype(order + code)
+
+
+def _bytes(value: Any) -> bytes:
+    """Raw bytes; strings of Python 2 and of protocols below 3 carry them as Latin-1."""
+    if isinstance(value, Inert) and value.kind == "_codecs.encode":
+        value = value.args[0]
+    if isinstance(value, str):
+        return value.encode("latin1")
+    if not isinstance(value, bytes | bytearray):
+        raise ValueError(f"{type(value).__name__} instead of bytes")
+    return bytes(value)

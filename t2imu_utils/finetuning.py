@@ -11,6 +11,7 @@ import torch
 
 from t2imu_utils import data
 from t2imu_utils.arms import TRAINING, Arm, base_of
+from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
@@ -24,8 +25,7 @@ from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
 
 PRIOR = "prior.safetensors"
 HISTORY, STAGE = "history.parquet", TRAINING
-# In one training; a base that is to stop early looks more often.
-VALIDATIONS, LOOKS = 5, 20
+VALIDATIONS = 5  # in one training
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,10 @@ class Study:
 
     @property
     def generator(self) -> Generator:
-        """Its family."""
         return generator_of(self.track, self.name)
 
     @property
     def refined(self) -> bool:
-        """Whether there are a control and refined models of it."""
         return section_of(self.track, self.name).refined
 
     @property
@@ -88,7 +86,7 @@ class Study:
         if section.checkpoint is None:
             settings = pretraining(self.track, self.name)
             return self._run(
-                arm, {"training": _kept(settings)}, self.inputs, again,
+                arm, {"training": settings.record("checkpoint_every")}, self.inputs, again,
                 lambda folder: self.generator.train(prior, *self._given(settings, folder)),
             )  # fmt: skip
         shipped = OPEN_PRIOR if section.checkpoint == SHIPPED else None
@@ -122,10 +120,15 @@ class Study:
             return self.generator.refine(prior, *self._given(settings, folder))
 
         inputs = self.inputs | {"base": (self.name, STAGE)}
-        return self._run(arm, {"training": _kept(settings)}, inputs, again, train)
+        params = {"training": settings.record("checkpoint_every")}
+        return self._run(arm, params, inputs, again, train)
 
     def _given(self, settings: TrainConfig, folder: Path) -> tuple:
-        """What a generator's `train` and `refine` take after the prior."""
+        if self.num_processes != 1 and not self.generator.parallel:
+            raise InputError(
+                f"num_processes of {self.name}", str(self.num_processes), "1",
+                "MDM alone is trained by several processes.",
+            )  # fmt: skip
         return self.clips, settings, folder, self.held_out, self.device, self.num_processes
 
     def _run(
@@ -183,14 +186,7 @@ def pretraining(track: Track, generator: str, seed: int = 0) -> TrainConfig:
     training = track.training
     steps = section_of(track, generator).pretrain_steps or training.pretrain_steps
     settings = finetuning(track, LossWeights(), steps, seed)
-    if training.early_stopping:
-        settings = replace(settings, early_stopping=True, validate_every=max(1, steps // LOOKS))
     return replace(settings, learning_rate=training.pretrain_learning_rate)
-
-
-def _kept(settings: TrainConfig) -> dict[str, Any]:
-    """Settings for `run.json`; how often a training checkpoints changes nothing."""
-    return settings.record("checkpoint_every")
 
 
 def load_model(track: Track, model: str, encoder: TextEncoder | None = None) -> Trained:
@@ -215,20 +211,16 @@ def budget_table(track: Track, models: Sequence[str]) -> pd.DataFrame:
     rows = {}
     for model in models:
         made = require_run(track.name, model, STAGE)
+        # Of a training here, or of what is known of those elsewhere.
         trained = [require_run(track.name, m, STAGE) for m in {model, base_of(model)}]
+        steps = [r["params"].get("training", r["metrics"]).get("steps", 0) for r in trained]
         rows[model] = {
             "parameters (M)": round(made["metrics"].get("parameters", 0) / 1e6, 2),
             "clips": made["metrics"].get("clips", 0),
-            "steps": sum(map(_steps, trained)),
+            "steps": sum(steps),
             "clips a step": track.training.batch_size,
         }
     return pd.DataFrame(rows).T
-
-
-def _steps(made: dict[str, Any]) -> int:
-    """Steps of a training here, or of what is known of one elsewhere."""
-    own = made["params"].get("training", {}).get("steps")
-    return own or made["metrics"].get("steps", 0)
 
 
 def budget(track: Track, models: Sequence[str]) -> str:
@@ -249,8 +241,8 @@ def final_losses(
 ) -> pd.DataFrame:
     """Each term on held-out clips when it was last computed: a row a model; none without curves.
 
-    Of a base that stops early these are the last weights, not those that are kept. before: by name,
-    metrics of runs that have been written over (`Run.before`), for rows of their own.
+    before: by name, metrics of runs that have been written over (`Run.before`), for rows of their
+    own.
     """
     rows = {
         name: table[table["split"] == "validation"].ffill().iloc[-1]

@@ -135,7 +135,6 @@ class Run:
     before: dict[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        """A file of this run."""
         return self.dir / name
 
     def save(self, name: str, content: Any) -> None:
@@ -146,8 +145,12 @@ class Run:
             self.outputs += content.save(self.path(name))
 
     def written(self) -> pd.DataFrame:
-        """What the finished run left, with sizes."""
-        return written(*self.dir.parts[-3:-2], [self.dir.parts[-2]], self.dir.parts[-1])
+        """What the finished run left, with sizes: the closing table of a notebook."""
+        rows = []
+        for path in (self.path(name) for name in read_json(self.path("run.json"))["outputs"]):
+            size = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+            rows.append((path.relative_to(self.dir.parents[2]).as_posix(), size / 1e6))
+        return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
 
 
 @contextmanager
@@ -156,13 +159,8 @@ def record(
 ) -> Iterator[Run]:
     """A stage of a model, from its beginning to its `run.json`; after an error there is none.
 
-    What is written within goes through `Run.save` (or `Run.outputs`), what is measured into
-    `Run.metrics`.
-
-    Args:
-        params: everything that a person may set, resolved; must be JSON-able.
-        inputs: what the stage reads: hashes, files and folders, or finished stages as pairs of a
-            model and a stage.
+    params: everything that a person may set, resolved; must be JSON-able. inputs: what the stage
+    reads: hashes, files and folders, or finished stages as pairs of a model and a stage.
     """
     started, folder = time.time(), run_dir(track, model, stage)
     params, hashes = _resolved(track, params, inputs)
@@ -218,12 +216,11 @@ def require_run(track: str, model: str, stage: str) -> dict[str, Any]:
     found = read_run(run_dir(track, model, stage))
     if found is None:
         raise InputError(
-            run_dir(track, model, stage) / "run.json",
-            "nothing",
+            run_dir(track, model, stage) / "run.json", "nothing",
             f"the finished stage {stage} of {model}",
             f"Run notebooks/{plain_stage(stage)}.ipynb on track {track} first, or `make paper "
             f"TRACK={track}`.",
-        )
+        )  # fmt: skip
     return found
 
 
@@ -249,24 +246,6 @@ def output_hash(content: dict[str, Any]) -> str:
     return sha256(json.dumps(content["outputs"], sort_keys=True).encode())
 
 
-def record_hash(content: dict[str, Any]) -> str:
-    """Hash of all that stands in a record but this hash itself: it names the run."""
-    kept = {name: value for name, value in content.items() if name != "checksum"}
-    return sha256(json.dumps(plain(kept), sort_keys=True).encode())
-
-
-def written(track: str, models: Sequence[str], stage: str) -> pd.DataFrame:
-    """What a finished stage left for each model, with sizes: the closing table of a notebook."""
-    rows = []
-    for model in models:
-        folder = run_dir(track, model, stage)
-        for name in require_run(track, model, stage)["outputs"]:
-            parts = [folder / name, *(folder / name).rglob("*")]
-            size = sum(p.stat().st_size for p in parts if p.is_file())
-            rows.append((f"{track}/{model}/{stage}/{name}", size / 1e6))
-    return pd.DataFrame(rows, columns=["file", "MB"]).round(2)
-
-
 # ---------------------------------------------------------------- all runs
 def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]], list[str]]:
     """All finished runs by track, stage and model: the content of each `run.json`, its ``hash`` and
@@ -279,7 +258,8 @@ def load_records(track: str = "*", stage: str = "") -> tuple[list[dict[str, Any]
         try:
             content = read_json(path)
             name = "/".join(content[part] for part in ("track", "model", "stage"))
-            found.append({"hash": record_hash(content), "run": name, **content})
+            digest = sha256(json.dumps(plain(content), sort_keys=True).encode())
+            found.append({"hash": digest, "run": name, **content})
         except (InputError, KeyError) as error:
             damaged.append(f"{path}: {error}")
     return sorted(found, key=lambda r: (r["track"], r["stage"], r["model"])), damaged

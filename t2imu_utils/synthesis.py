@@ -36,7 +36,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from t2imu_utils import data, runs
-from t2imu_utils.activities import ACTIVITIES, SITES
+from t2imu_utils.activities import SITES
 from t2imu_utils.arms import TRAINING, base_of
 from t2imu_utils.body.fitting import fit
 from t2imu_utils.body.smpl import Bodies, Body, Shape
@@ -69,8 +69,7 @@ COLUMNS = {
     "acc": f"{SIZE} × 3 float32 in m/s², the axes of a frame together: x0 y0 z0 x1 y1 z1 …",
     "gyro": f"{SIZE} × 3 float32 in rad/s, in the same order",
 }
-NOTHING = "nothing"
-STALE = 3600  # s: what has been half-written for so long belongs to a process that is gone
+NOTHING, OTHER = "nothing", "half-written, damaged, or made from something else"
 
 
 @dataclass(frozen=True)
@@ -113,27 +112,20 @@ class Plan:
     gravity: float = 9.81
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.prompts if name not in ACTIVITIES]
         shortest, longest = self.seconds
-        few = {n: getattr(self, n) for n in ("repetitions", "shard_size", "batch_size")}
-        wrong = [(name, f"{count}", "at least 1") for name, count in few.items() if count < 1]
-        if unknown or not self.sentences:
-            expected = f"sentences for some of {', '.join(ACTIVITIES)}"
-            wrong.append(("prompts", f"those of {', '.join(unknown) or 'no activity'}", expected))
         if not SIZE / RATE <= shortest <= longest < float("inf"):
-            expected = f"{SIZE / RATE:g} s, the length of a window, or more, the shorter first"
-            wrong.append(("seconds", f"{shortest:g} to {longest:g} s", expected))
-        for field, found, expected in wrong:
-            raise InputError(f"synthesis: {field}", found, expected, "Change it.")
+            raise InputError(
+                "synthesis: seconds", f"{shortest:g} to {longest:g} s",
+                f"{SIZE / RATE:g} s, the length of a window, or more, the shorter first",
+                "Change it.",
+            )  # fmt: skip
 
     @cached_property
     def sentences(self) -> list[tuple[str, str]]:
-        """Activity and prompt, in order."""
         return [(activity, text) for activity, lines in self.prompts.items() for text in lines]
 
     @property
     def motions(self) -> int:
-        """How many there will be."""
         return len(self.sentences) * self.repetitions
 
     @cached_property
@@ -147,11 +139,6 @@ class Plan:
 
     def part(self, job: int, jobs: int) -> list[Shard]:
         """The shards of one of several jobs, counted from 1: every `jobs`-th."""
-        if not 1 <= job <= jobs:
-            raise InputError(
-                "synthesis: only", f"{job}/{jobs}", "a job from 1 to their number, such as 3/20",
-                "Count jobs from 1 (sbatch --array=1-20).",
-            )  # fmt: skip
         return self.shards[job - 1 :: jobs]
 
     def requests(self, shard: Shard) -> pd.DataFrame:
@@ -174,11 +161,9 @@ class Store:
         return Path(self.folder) / part / f"generator={self.plan.model}"
 
     def path(self, shard: Shard) -> Path:
-        """The Parquet file of a shard."""
         return self.place(WINDOWS) / f"{shard.name}.parquet"
 
     def record_path(self, shard: Shard) -> Path:
-        """The record of a shard."""
         return self.place(RECORDS) / f"{shard.name}.json"
 
     def key(self, shard: Shard) -> str:
@@ -205,37 +190,23 @@ class Store:
         return record
 
     def fault(self, shard: Shard) -> str | None:
-        """What is found in place of a whole shard: `NOTHING`, or what is wrong; None if whole."""
+        """What is found in place of a whole shard, `NOTHING` or `OTHER`; None if it is whole."""
         path, kept = self.path(shard), self.record_path(shard)
-        if not kept.exists() or not path.exists():
-            alone = "a file without a record" if path.exists() else "a record without a file"
-            return alone if kept.exists() or path.exists() else NOTHING
+        if not path.exists() and not kept.exists():
+            return NOTHING
         try:
             record = read_json(kept)
-        except InputError as error:
-            return f"a damaged record ({error.found})"
-        if record["key"] != self.key(shard):
-            return "a shard that was made from something else"
-        return None if sha256(path) == record["sha256"] else "a file that is not what was written"
-
-    def remove_leftovers(self) -> None:
-        """Delete what was half-written by processes that were killed."""
-        for path in self.place(WINDOWS).glob("**/.*.tmp"):
-            try:
-                if time.time() - path.stat().st_mtime > STALE:
-                    path.unlink()
-            except FileNotFoundError:  # its process is alive, and done with it
-                continue
+            whole = (record["key"], record["sha256"]) == (self.key(shard), sha256(path))
+        except (InputError, OSError):
+            whole = False
+        return None if whole else OTHER
 
 
 def open_store(
     folder: Path, plan: Plan, ingredients: dict[str, str], origin: dict[str, Any]
 ) -> Store:
-    """The folder of a plan, with its manifest; more repetitions of the same are welcome.
-
-    Raises:
-        InputError: it holds windows of another plan, or made from other things.
-    """
+    """The folder of a plan, with its manifest; more repetitions of the same are welcome, windows of
+    another plan or made from other things an `InputError`."""
     store = Store(Path(folder), plan, ingredients)
     path, asked = store.place(RECORDS) / MANIFEST, plain(asdict(plan))
     if path.exists():
@@ -293,21 +264,6 @@ class Tools:
     device: str = "cpu"
 
 
-def tools_of(track: Track, model: str) -> Tools:
-    """The tools of a model that has finished stage 02.
-
-    Raises:
-        InputError: it has not; or its motions were made elsewhere, so that there are no others.
-    """
-    generator = generator_of(track, base_of(model))
-    if generator.ready_made:
-        raise InputError(
-            f"synthesis: {model}", "motions that were made elsewhere", "a model that makes motions",
-            "Choose one that is trained here or published.",
-        )  # fmt: skip
-    return with_bodies(generator, load_model(track, model), data.bodies(track))
-
-
 def with_bodies(generator: Generator, prior: Any, bodies: Bodies) -> Tools:
     """The tools of any prior."""
     with one_thread():
@@ -360,15 +316,10 @@ def _clock(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def write_windows(path: Path, x: Float[np.ndarray, "n 40 C"], table: pd.DataFrame) -> None:
-    """Write windows of all sites as rows of `SCHEMA`, a row group for each site.
+    """Write what `windows` gives, of all sites acc and gyro, as rows of `SCHEMA`.
 
-    So a reader that wants some sites or one of the two sensors reads no others. Pages have
-    checksums, and the bytes of the floats are sorted by their place in the number, which halves
-    the size of smooth signals.
-
-    Args:
-        x: of `windows`, sites in the order of `SITES`, of each acc and gyro.
-        table: of `windows`.
+    A row group for each site, so that a reader that wants some of them reads no others. The bytes
+    of floats are sorted by their place in the number, which halves the size of smooth signals.
     """
     signals = x.reshape(len(x), SIZE, len(SITES), len(CHANNELS), 3)
     shared = {f.name: pa.array(table[f.name], f.type) for f in SCHEMA if f.name in table}
@@ -433,7 +384,13 @@ def synthesise_windows(
     progress: bool = True,
 ) -> pd.DataFrame:
     """Make the windows of a plan with a model that has finished stage 02 (see `run_shards`)."""
-    tools = tools_of(track, plan.model)
+    generator = generator_of(track, base_of(plan.model))
+    if generator.ready_made:
+        raise InputError(
+            f"synthesis: {plan.model}", "motions that were made elsewhere",
+            "a model that makes motions", "Choose one that is trained here or published.",
+        )  # fmt: skip
+    tools = with_bodies(generator, load_model(track, plan.model), data.bodies(track))
     ingredients = {
         "prior": runs.input_hash(track.name, plan.model, TRAINING),
         "body": sha256(data.body_files(track)),
@@ -454,8 +411,8 @@ def run_shards(
 ) -> pd.DataFrame:
     """Make the shards of a plan that are not there whole; those that are stay as they are.
 
-    What is asked for again goes on where it stopped. The shards are the same, byte for byte on
-    one kind of machine, for any number of workers and jobs and in any order.
+    The shards are the same, byte for byte on one kind of machine, for any number of workers and
+    jobs and in any order.
 
     Args:
         folder: as above; other models may have their windows in it.
@@ -465,24 +422,19 @@ def run_shards(
         only: job i of n makes every n-th shard, from the i-th on.
 
     Returns:
-        A row for each shard by its name: ``fault`` (of `Store.fault`: what was in its place), and
-        of its record ``motions``, ``windows``, ``rows``, ``bytes``, ``peak_mb`` and the seconds of
-        each of `STAGES`; ``attrs["wall"]`` has the seconds of this call.
+        A row for each shard by its name: ``fault`` (`Store.fault`), and of its record ``motions``,
+        ``windows``, ``rows``, ``bytes``, ``peak_mb`` and the seconds of each of `STAGES`;
+        ``attrs["wall"]`` has the seconds of this call.
 
     Raises:
-        InputError: a prompt or a length that the prior cannot make; another plan's folder; less
-            than one worker, or one that was ended from outside.
+        InputError: a prompt or a length that the prior cannot make; another plan's folder; a worker
+            that was ended from outside.
     """
-    if workers < 1:
-        raise InputError(
-            "synthesis: workers", str(workers), "at least 1", "One for each processor is good."
-        )
     chosen, texts = plan.part(*only), [text for _, text in plan.sentences]
     longest = [round(plan.seconds[1] * RATE)] * len(texts)
     check_requests(tools.prior, texts, longest, range(len(texts)), plan.batch_size)
     started, origin = time.time(), provenance()
     store = open_store(folder, plan, ingredients, origin)
-    store.remove_leftovers()
     handed = tools, store, {name: origin[name] for name in ("git", "versions", "device")}
     columns = ["fault", "motions", "windows", "rows", "bytes", *STAGES, "peak_mb"]
     rows = {}

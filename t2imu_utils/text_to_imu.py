@@ -25,7 +25,7 @@ from t2imu_utils.imu.sensors import CHANNELS, DEFAULT, GRAVITY, UNITS, synthesis
 from t2imu_utils.imu.sites import sensor_sites
 from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.generator import check_requests
-from t2imu_utils.models.mdm import Prior, generate, load_prior, longest_frames
+from t2imu_utils.models.mdm import generate, load_prior, longest_frames
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
 from t2imu_utils.motion.quality import ACTIVITIES, faults, shows
@@ -112,7 +112,6 @@ class GeneratedMotion:
             return pictures.motion_with_signals(title, self.joints, signals, self.sites, self.fps)
 
     def draw(self, path: Path) -> Path:
-        """Write `picture` as a PNG."""
         from t2imu_utils import plots
 
         return plots.save(self.picture(), output_file(path, ".png", force=True), PICTURE_LIMIT)
@@ -152,6 +151,7 @@ def generate_motion(
     low, high = GUIDANCES
     for field, right, found, expected in (
         ("seed", 0 <= seed < SEEDS, str(seed), "0 or more, below 2³²"),
+        ("seconds", math.isfinite(seconds), str(seconds), "a number"),
         ("guidance", low <= guidance <= high, f"{guidance:g}", f"{low:g} to {high:g}"),
         ("person", person in PEOPLE, repr(person), f"one of {', '.join(PEOPLE)}"),
         ("prompt", sentence, ascii(prompt), 'a sentence, such as "a person walks"'),
@@ -167,7 +167,12 @@ def generate_motion(
 
     with one_thread():
         model = load_prior(prior)
-        frames = _frames(model, seconds)
+        frames, most = round(seconds * RATE), longest_frames(model)
+        if not MIN_FRAMES <= frames <= most:
+            raise InputError(
+                "seconds", f"{seconds:g}", f"{MIN_FRAMES / RATE:g} to {most / RATE:g}",
+                "The prior has seen no other lengths; make several motions.",
+            )  # fmt: skip
         check_requests(model, [prompt], [frames], [seed], 1)
         activity, similarity = asked_for(prompt, model.text_encoder, prior)
         if similarity < FAR:
@@ -229,14 +234,11 @@ def generate_motion(
 
 
 def asked_for(prompt: str, encoder: TextEncoder, prior: Path) -> tuple[str | None, float]:
-    """What a prompt asks for: the activity of its nearest training sentences, and how near.
+    """What a prompt asks for: the activity of its nearest training sentences (None for one that
+    `motion.quality` has no rules for), and the cosine to the nearest of them.
 
     The file ``….prompts.npz`` beside a prior holds unit embeddings of sentences that it was trained
-    on, and their activities. Three of five neighbours must agree on one.
-
-    Returns:
-        An activity, None for one that `motion.quality` has no rules for, and the cosine to the
-        nearest sentence; (None, 1) for a prior without such a file.
+    on, and their activities; three of five neighbours must agree on one. Without it: (None, 1).
     """
     known = prior.with_suffix(".prompts.npz")
     if not known.is_file():
@@ -258,14 +260,3 @@ def wrong_with(joints: Float[np.ndarray, "T 22 3"], activity: str | None) -> dic
     if not wrong and activity and not shows(joints, activity):
         wrong["does not show"] = activity
     return wrong
-
-
-def _frames(prior: Prior, seconds: float) -> int:
-    most = longest_frames(prior)
-    frames = round(seconds * RATE) if math.isfinite(seconds) else 0
-    if not MIN_FRAMES <= frames <= most:
-        raise InputError(
-            "seconds", f"{seconds:g}", f"{MIN_FRAMES / RATE:g} to {most / RATE:g}",
-            "The prior has seen no other lengths; make several motions.",
-        )  # fmt: skip
-    return frames

@@ -4,7 +4,6 @@ The same notebooks run on every track; only what stands in the track's file diff
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -102,8 +101,6 @@ class TrainingSection(Section):
     ema_decay: Fraction
     condition_dropout: Fraction
     checkpoint_every: Count
-    # Whether a base that is trained here keeps the weights that are best on held-out clips.
-    early_stopping: bool = False
 
 
 class SamplingSection(Section):
@@ -138,31 +135,18 @@ class HarSection(Section):
     seeds: list[int]
 
 
-class Variant(Section):
-    """Weights of the losses as in notebook 02; what is not given is the paper's."""
-
-    lambda_acc: Positive
-    lambda_pos: Annotated[float, Field(ge=0)] = 0.0
-    lambda_foot: Annotated[float, Field(ge=0)] = 0.0
-    lambda_vel: Annotated[float, Field(ge=0)] = 0.0
-    acc_variant: Literal["features", "joints", "spectrum"] = "features"
-
-
 class StudySection(Section):
-    """Notebook 08: MDM's arms over seeds, and L_acc beside other losses or taken of something
-    else."""
+    """Notebook 08: MDM's arms over seeds, and recognition that is done otherwise."""
 
     weights: list[Positive]  # of L_acc as it is printed; with a control, each with every seed
     seeds: list[Annotated[int, Field(ge=0)]]
-    combinations: list[Variant]  # with the first seed, each beside a control of its own
     # Trainings of the classifier for arms of other seeds than the first, which has all, and for
-    # combinations and recognition that is done otherwise.
+    # recognition that is done otherwise.
     classifiers: Count
     variant_classifiers: Count
-    # Names of `analysis.har.RecognitionVariant`: for all that notebook 07 compares and for real
-    # recordings, and for the paper's refined model alone.
+    # Names of `analysis.har.RecognitionVariant`, for all that notebook 07 compares and for real
+    # recordings.
     variants: list[str]
-    refined_variants: list[str]
 
 
 class Track(Section):
@@ -197,28 +181,12 @@ class Track(Section):
                 f"{', '.join(here)}: trained here, which needs training.pretrain_steps and "
                 "training.pretrain_learning_rate; or published, which needs checkpoint"
             )
-        strange = [
-            n
-            for n, g in self.generators.items()
-            if g.checkpoint == SHIPPED and (g.family or n) != BASE
-        ]
-        if strange:
-            raise ValueError(f"{strange[0]}: the checkpoint {SHIPPED} is of {BASE}")
-        for name in ready:
-            section = self.generators[name]
-            for field in (
-                "checkpoint",
-                "refined",
-                "guidance",
-                "solver",
-                "evaluations",
-                "pretrain_steps",
-                "text_encoder",
-                "velocity_weight",
-                "smooth",
-            ):
-                if getattr(section, field):
-                    raise ValueError(f"{name}: motions that others made take no {field}")
+        for name, section in self.generators.items():
+            if section.checkpoint == SHIPPED and (section.family or name) != BASE:
+                raise ValueError(f"{name}: the checkpoint {SHIPPED} is of {BASE}")
+            given = [field for field in GeneratorSection.model_fields if getattr(section, field)]
+            if name in ready and (wrong := [field for field in given if field != "family"]):
+                raise ValueError(f"{name}: motions that others made take no {', '.join(wrong)}")
         return self
 
 
@@ -228,48 +196,37 @@ def track_file(name: str) -> Path:
 
 
 def load_track(name: str) -> Track:
-    """Read and check a track.
+    """Read and check a track: ``demo``, ``open``, ``paper``, or the path of one's own YAML file.
 
-    A file may say ``extends: open`` and then only what differs from that track.
-
-    Args:
-        name: ``demo``, ``open``, ``paper``, or the path of a YAML file of one's own.
-
-    Raises:
-        InputError: unknown track, or a field that is unknown, missing or of the wrong type.
+    A file may say ``extends: open`` and then only what differs from that track. An `InputError`
+    tells of an unknown track, or a field that is unknown, missing or of the wrong type.
     """
-    path = track_file(name)
-    content = _content(path, name, ())
-    return checked(Track, {"name": path.stem, **content, "file": path}, path)
+    files = track_files(name)
+    content: dict[str, Any] = {}
+    for file in reversed(files):
+        content = _laid_over(content, {**_yaml(file), "extends": None})
+    return checked(Track, {"name": files[0].stem, **content, "file": files[0]}, files[0])
 
 
 def track_files(name: str) -> list[Path]:
     """The file of a track, and those that it extends."""
     files = [track_file(name)]
-    while extended := _yaml(files[-1], name).get("extends"):
-        files.append(track_file(str(extended)))
+    while extended := _yaml(files[-1]).get("extends"):
+        if (below := track_file(str(extended))) in files:
+            raise InputError(
+                f"{files[-1]}: extends", f"{extended}, which leads back here", "another track",
+                "Leave it out, or name the track that this one is a change of.",
+            )  # fmt: skip
+        files.append(below)
     return files
 
 
-def _content(path: Path, name: str, above: Sequence[Path]) -> dict[str, Any]:
-    """The fields of a track's file, laid over those of the track that it `extends`."""
-    content = _yaml(path, name)
-    extended = content.pop("extends", None)
-    if extended is None:
-        return content
-    below = track_file(str(extended))
-    if below in (*above, path):
-        raise InputError(
-            f"{path}: extends", f"{extended}, which leads back here", "another track",
-            "Leave it out, or name the track that this one is a change of.",
-        )  # fmt: skip
-    return _laid_over(_content(below, str(extended), (*above, path)), content)
-
-
-def _yaml(path: Path, name: str) -> dict[str, Any]:
+def _yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in TRACKS.glob("*.yaml")))
-        raise InputError(f"track {name!r}", "no such track", f"one of {known}", f"Write {path}.")
+        raise InputError(
+            f"track {path.stem!r}", "no such track", f"one of {known}", f"Write {path}."
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (yaml.YAMLError, UnicodeError, OSError) as error:
@@ -294,13 +251,9 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(kind: type[Kind], content: Any, path: Path, *within: str) -> Kind:
-    """`content` as a section of the file `path`.
+    """`content` as a section of the file `path`, within sections of these names.
 
-    Args:
-        within: names of the sections that it stands in.
-
-    Raises:
-        InputError: a field that is unknown, missing or of the wrong type.
+    An `InputError` names a field that is unknown, missing or of the wrong type.
     """
     try:
         return kind.model_validate(content)
@@ -322,18 +275,12 @@ def data_root() -> Path:
 
 
 def data_set(name: str) -> Path:
-    """Folder of one raw data set below `data_root`.
-
-    Raises:
-        InputError: it is not there, with what to do.
-    """
+    """Folder of one raw data set below `data_root`; an `InputError` says how to get what lacks."""
     path = data_root() / name
     if not path.exists():
         raise InputError(
-            path,
-            "nothing",
-            f"the data set {name!r}",
+            path, "nothing", f"the data set {name!r}",
             "`t2imu data status --track <track>` says what belongs where below T2IMU_DATA and how "
             "to get it; the demo track needs nothing.",
-        )
+        )  # fmt: skip
     return path

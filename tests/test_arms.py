@@ -7,18 +7,13 @@ import pytest
 from t2imu_utils import arms, runs
 from t2imu_utils.arms import Arm
 from t2imu_utils.errors import InputError
-from t2imu_utils.tracks import Variant, load_track
+from t2imu_utils.tracks import load_track
 
 
 @pytest.fixture
 def study():
-    pairs = [
-        Variant(lambda_acc=0.1, lambda_vel=0.2),
-        Variant(lambda_acc=0.02, acc_variant="spectrum"),
-    ]
-    update = {"weights": [0.1, 1.0], "seeds": [0, 1, 2], "combinations": pairs}
+    update = {"weights": [0.1, 1.0], "seeds": [0, 1, 2], "variants": ["gravity"]}
     update |= {"classifiers": 2, "variant_classifiers": 3}
-    update |= {"variants": ["gravity"], "refined_variants": ["phone"]}
     return load_track("open").study.model_copy(update=update)
 
 
@@ -70,19 +65,12 @@ def test_models_are_found_in_the_order_of_the_paper(runs_folder):
         arms.choose_models(track, "03_smpl_fitting", ["mdm-acc7"])
 
 
-def test_what_is_repeated_and_combined(study):
-    names = {one.name for one in arms.repeated(study)}
-    plain = ("mdm-ft", "mdm-acc0.1", "mdm-acc1")
-    assert names == {f"{name}{seed}" for name in plain for seed in ("", "-s1", "-s2")}
-    combined = [one.name for one in arms.combined(study)]
-    assert combined == ["mdm-ft-vel0.2", "mdm-acc0.1-vel0.2", "mdm-acc0.02-spectrum"]
-    assert arms.repeated(None) == arms.combined(None) == []
-
-
-def test_side_by_side_shows_one_seed_of_each(study):
-    others = [one.name for one in arms.combined(study)]
+def test_a_study_is_repeated_with_every_seed_and_shown_with_one(study):
     repeated = [one.name for one in arms.repeated(study)]
-    models = ["mdm", "momask", *[name for name in repeated if name != "mdm-acc1"], *others]
+    plain = ("mdm-ft", "mdm-acc0.1", "mdm-acc1")
+    assert set(repeated) == {f"{name}{seed}" for name in plain for seed in ("", "-s1", "-s2")}
+    assert arms.repeated(None) == []
+    models = ["mdm", "momask", *[name for name in repeated if name != "mdm-acc1"]]
     shown = arms.side_by_side(models, study)
     assert sorted(shown) == ["mdm", "mdm-acc0.1", "mdm-acc1-s1", "mdm-ft", "momask"]
     assert arms.side_by_side(models, None) == models
@@ -99,14 +87,11 @@ def test_other_seeds_and_ways_get_fewer_classifiers(study):
     track = load_track("open")
     har = track.har.model_copy(update={"seeds": list(range(10))})
     track = track.model_copy(update={"har": har, "study": study})
-    combined = [one.name for one in arms.combined(study)]
     counts = {
         ("mdm", ""): 10, ("mdm-acc0.1", ""): 10, ("mdm-acc0.1-s1", ""): 2, ("real", ""): 10,
-        (combined[0], ""): 3, ("mdm-acc0.1", "gravity"): 3, ("real", "gravity"): 3,
-        ("mdm-acc0.1-s1", "gravity"): 2,
+        ("mdm-acc0.1", "gravity"): 3, ("real", "gravity"): 3, ("mdm-acc0.1-s1", "gravity"): 2,
     }  # fmt: skip
     found = {pair: len(arms.classifier_seeds(track, *pair)) for pair in counts}
     assert found == counts
-    varied = arms.varied(study, ["mdm", "momask"])
-    assert {("mdm", "07_har-gravity"), ("real", "07_har-gravity")} <= set(varied)
-    assert ("mdm-acc0.1", "07_har-phone") in varied and ("momask", "07_har-phone") not in varied
+    varied = [(model, "07_har-gravity") for model in ("mdm", "momask", "real")]
+    assert arms.varied(study, ["mdm", "momask"]) == varied and arms.varied(None, ["mdm"]) == []

@@ -41,27 +41,6 @@ def states_equal(a, b):
     return all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_base_that_stops_early_tells_the_losses_of_the_weights_kept(study):
-    # Held-out motions that are the less like what is predicted the more is learnt.
-    held_out = [replace(clip, features=-clip.features) for clip in study.clips[:3]]
-    rate = {"pretrain_learning_rate": 0.1, "ema_decay": 0.0}
-    stopping = with_training(study, early_stopping=True, **rate)
-    stopping = replace(stopping, held_out=held_out)
-    run = stopping.make_base(stopping.start())
-    curves = pd.read_parquet(run.path(finetuning.HISTORY))
-    checks = curves[curves["split"] == "validation"].set_index("step")
-    best = checks["simple"].idxmin()
-    assert checks.index.tolist() == list(range(1, 11)) and best < 10
-    told = run.metrics["validation"]
-    assert told["step"] == best and told["simple"] == pytest.approx(checks["simple"][best])
-    settings = finetuning.pretraining(stopping.track, "mdm")
-    kept = finetuning.load_model(study.track, "mdm")
-    found = study.generator.validation(kept, held_out, settings, "cpu")
-    assert found["simple"] == pytest.approx(told["simple"], rel=1e-5)
-    record = runs.require_run(study.track.name, "mdm", finetuning.STAGE)
-    assert record["params"]["training"]["early_stopping"] is True
-
-
 def test_arms_differ_in_the_weights_of_their_losses_alone(tiny):
     control = finetuning.finetuning(tiny, LossWeights(), None, 2)
     refined = finetuning.finetuning(tiny, LossWeights(acc=0.1, vel=0.2), None, 2)

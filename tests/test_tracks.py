@@ -39,7 +39,6 @@ def changed(tmp_path, old, new):
         ("  mdm:\n    refined: true", "  mdm:\n    refined: often", "generators.mdm.refined"),
         ("    guidance: 1.5", "    guidance: 0.0", "generators.mdm.guidance"),
         ("  mdm:\n", "  mdm:\n    pretrain_steps: 0\n", "generators.mdm.pretrain_steps"),
-        ("training:\n", "training:\n  early_stopping: at 9\n", "training.early_stopping"),
     ],
 )
 def test_wrong_field_is_named(tmp_path, old, new, field):
@@ -72,12 +71,6 @@ def test_what_is_published_needs_no_budget_and_no_sizes(tmp_path):
     track = load_track(str(path))
     assert track.training.pretrain_steps is None and sizes_of(track, "mdm") is None
     assert track.generators["mdm"].checkpoint == "some" and not track.generators["mdm"].refined
-
-
-def test_bases_stop_early_where_the_track_says_so(tmp_path):
-    assert not load_track("demo").training.early_stopping
-    path = changed(tmp_path, "training:\n", "training:\n  early_stopping: true\n")
-    assert load_track(path).training.early_stopping
 
 
 def test_a_generator_may_have_steps_of_its_own(tmp_path):

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from t2imu_utils import arms
 from t2imu_utils.arms import Arm
-from t2imu_utils.parameters import resolve_parameters
+from t2imu_utils.execute import resolve_parameters
 from t2imu_utils.runs import PARTS, ROOT, STAGES
 from t2imu_utils.tracks import load_track
 
@@ -159,24 +159,6 @@ def test_the_paper_in_its_order(paper):
         assert order.index(before) < order.index(after)
 
 
-def test_everyone_is_told_what_to_do(paper):
-    made = {(call["stage"], call["folder"]): call for call in paper[1]}
-    assert {call["track"] for call in made.values()} == {"demo"}
-    for stage in TESTED:
-        for model in MODELS:
-            assert made[stage, model]["model"] == model and made[stage, model]["notebook"] == stage
-        assert "model" not in made[stage, "compare"]
-    assert made[HAR, "real"]["model"] == "real"
-    assert made[SOLVERS, "mdm"] == {
-        "folder": "mdm", "stage": SOLVERS, "notebook": MOTIONS, "track": "demo", "model": "mdm",
-        "compare_solvers": "True",
-    }  # fmt: skip
-    asked = {m: made[TRAINING, m] for m in MODELS}
-    assert {m: (call["generator"], call["lambda_acc"]) for m, call in asked.items()} == {
-        "mdm": ("mdm", "None"), "mdm-ft": ("mdm", "0"), "mdm-acc0.1": ("mdm", "0.1"),
-    }  # fmt: skip
-
-
 def test_a_second_call_does_nothing(made):
     assert calls(made, LAMBDA_ACC="0 1e-1 0.10", SEEDS="0 0") == []
 
@@ -217,19 +199,6 @@ def test_a_failed_cell_of_a_sweep_is_made_again_alone(project):
     assert first == sorted({*everything(*CELLS_OF_GRID)} - kept_from | {shown})
     (project / "fail").unlink()
     assert work(calls(project, "sweep", **GRID)) == sorted({(SENSORS, broken), *kept_from})
-
-
-def test_without_a_sweep_the_first_failure_ends_it(project):
-    (project / "fail").write_text(f"mdm {TRAINING}")
-    assert make(project, GENERATORS="mdm").returncode != 0
-    cells = {pair for pair in work(journal(project)) if pair[0] in TESTED}
-    assert cells <= {(HAR, "real")}  # which waits for no training
-    assert (project / f"data/runs/demo/shared/{DATA}/run.json").exists()
-    (project / "fail").unlink()
-    rest = work(calls(project))
-    assert (DATA, "shared") not in rest and (TRAINING, "mdm") in rest
-    junk = {p.name for p in project.iterdir()} - {"data", "environment", ".snakemake"}
-    assert junk == {"workflow", "t2imu_utils", "notebooks"}
 
 
 CHANGED = {
@@ -366,8 +335,7 @@ def test_every_command_fits_its_notebook(tmp_path, track, study):
             else:
                 assert found.get("model") in (model, None)
     plan = load_track(track).study if study == "1" else None
-    wanted = [*arms.repeated(plan), *arms.combined(plan)]
-    assert trained == {*MODELS, *(one.name for one in wanted)}
+    assert trained == {*MODELS, *(one.name for one in arms.repeated(plan))}
 
 
 def declared() -> list[Requirement]:

@@ -8,17 +8,19 @@ our own grammars, by which `t2imu generate` knows a prompt unlike all that the p
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from t2imu_utils.files import write_table
-from t2imu_utils.models.generator import fitted_velocity_weight
+from t2imu_utils.models.generator import Denoiser
 from t2imu_utils.models.mdm import GENERATOR, MDMConfig, new_prior, write_open_prior
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.models.trainer import TrainConfig
-from t2imu_utils.motion.corpus import read_corpus, read_statistics, write_corpus
+from t2imu_utils.motion.corpus import MotionClip, read_corpus, read_statistics, write_corpus
+from t2imu_utils.motion.features import velocity_weights
 from t2imu_utils.motion.open_corpus import build_open
 from t2imu_utils.motion.sentences import grammar_sentences
 from t2imu_utils.tracks import OPEN_PRIOR, data_root
@@ -55,6 +57,25 @@ def main(folder: Path) -> None:
     prior.velocity_weight = np.minimum(fitted, HEAVIEST).tolist()
     write_open_prior(OPEN_PRIOR, prior, ORIGIN | {"device": "cpu", "torch": torch.__version__})
     write_known_prompts(OPEN_PRIOR.with_suffix(".prompts.npz"), encoder)
+
+
+@torch.inference_mode()
+def fitted_velocity_weight(denoise: Denoiser, clips: Sequence[MotionClip]) -> list[float]:
+    """The weight of each joint's velocities that suits a model (`motion.features`).
+
+    From its guesses of held-out clips at a tenth of its noise levels, where what it adds itself
+    outweighs what the noise has hidden; the ratio is the same within 15 % up to two fifths of them.
+    """
+    predicted, true = [], []
+    for number, clip in enumerate(clips):
+        raw = torch.from_numpy(clip.features[: denoise.max_frames])
+        x0 = denoise.normaliser.normalise(raw)[None]
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number))
+        level, mask = torch.tensor([denoise.levels // 10]), torch.ones(x0.shape[:2]).bool()
+        guess = denoise.normaliser.denormalise(denoise([clip], x0, mask, level, noise))
+        predicted.append(guess[0].numpy())
+        true.append(raw.numpy())
+    return velocity_weights(predicted, true).tolist()
 
 
 def write_known_prompts(path: Path, encoder: TextEncoder) -> None:

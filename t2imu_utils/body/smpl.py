@@ -24,9 +24,9 @@ from smplx.utils import Struct
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.files import ARRAYS, NUMPY, Inert, decode_array, read_pickle
 from t2imu_utils.motion.rotations import axis_angle_to_matrix
 from t2imu_utils.motion.skeleton import PARENTS
-from t2imu_utils.pickles import ARRAYS, NUMPY, Inert, decode_array, read_pickle
 from t2imu_utils.tracks import OPEN_BODY
 
 GENDERS = ("male", "female")

@@ -41,13 +41,11 @@ def save(
     about: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
-    """Write a prior atomically.
+    """Write a prior atomically, as of a format such as ``"t2imu-momask-1"`` (`kind`).
 
-    Args:
-        kind: the format's name, such as ``"t2imu-momask-1"``.
-        networks: by name, which their parameters' names begin with ("" for the only one).
-        about: what else is to be kept; must be JSON-able.
-        half: whether weights are float16: off by a relative 2^-11 at most (below 6e-5 by 2^-25).
+    networks: by name, which their parameters' names begin with ("" for the only one). about: what
+    else is to be kept; must be JSON-able. half: whether weights are float16: off by a relative
+    2^-11 at most (below 6e-5 by 2^-25).
     """
     dtype = torch.float16 if half else torch.float32
     tensors = {
@@ -71,7 +69,6 @@ def save(
 
 
 def _states(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """All parameters and buffers, their names led by that of their network."""
     return {
         f"{name}.{key}".removeprefix("."): x
         for name, network in networks.items()
@@ -86,13 +83,11 @@ def load(
     build: Callable[[Any], dict[str, nn.Module]],
     text_encoder: TextEncoder | None = None,
     cache: Path | None = None,
-    optional: Collection[str] = (),
 ) -> tuple[dict[str, nn.Module], dict[str, Any], dict[str, Any]]:
     """Read what `save` wrote, in evaluation mode on the CPU.
 
     Args:
-        sizes: class of the configuration. build: it -> networks by name, of which those that are
-            `optional` may be absent.
+        sizes: class of the configuration. build: it -> networks by name.
         text_encoder: the encoder to use, which must be that of the training; None loads the one
             that the file names, with token states kept in `cache`.
 
@@ -114,9 +109,6 @@ def load(
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
         expected = f"a prior: {' or '.join(kinds)}"
         raise InputError(path, f"nothing readable ({error!r})", expected, REMEDY) from error
-    for name in optional:
-        if not any(key.startswith(f"{name}.") for key in tensors):
-            networks.pop(name, None)
     # Statistics are not widened: float16 would have lost some of them.
     for key, x in tensors.items():
         if x.dtype == torch.float16 and not key.startswith("normaliser."):
@@ -187,11 +179,9 @@ def read_checkpoint(path: Path, remedy: str) -> Any:
         if asked and isinstance(error, pickle.UnpicklingError):
             found = f"a pickle that holds code: it asks for {asked[1]}, which is not run"
             remedy = (
-                "Downloading it again does not help. If you trust its authors, convert it once "
-                "where nothing can be lost, such as a container without network: "
-                f"`python -c \"import torch; x = torch.load('{path.name}', weights_only=False); "
-                "torch.save({k: v for k, v in x.items() if isinstance(v, dict)}, 'clean.pt')\"`, "
-                "then put clean.pt in its place."
+                "Downloading it again does not help. If you trust its authors, read it in a "
+                "container without network (torch.load with weights_only=False), and put what "
+                "torch.save writes of its dicts of tensors in its place."
             )
         expected = "a PyTorch checkpoint of tensors alone"
         raise InputError(path, found, expected, remedy) from error
@@ -208,12 +198,9 @@ def load_official(
 ) -> tuple[dict[str, Any], str | None]:
     """Fill a network from an official checkpoint, in evaluation mode.
 
-    Args:
-        keys: under the first of these the weights stand; "" is under none.
-        official: our name of a parameter -> the official one. ignored: official names to pass over.
-
-    Returns:
-        All of the checkpoint, and the key that the weights stood under.
+    keys: under the first of these the weights stand; "" is under none. official: our name of a
+    parameter -> the official one. ignored: official names to pass over. Returned are all of the
+    checkpoint, and the key that the weights stood under.
     """
     content = read_checkpoint(path, remedy)
     held = dict(content) if isinstance(content, Mapping) else {}

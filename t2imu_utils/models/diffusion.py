@@ -39,7 +39,6 @@ class Schedule(NamedTuple):
 
 
 def schedule_of(betas: Float[Tensor, "S"]) -> Schedule:
-    """The schedule of these betas."""
     return Schedule(betas, torch.cumprod(1.0 - betas, dim=0))
 
 

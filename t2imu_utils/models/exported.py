@@ -1,4 +1,4 @@
-"""Motions that other projects made, as a generator of their own: read from files, not made here.
+"""Generators whose motions are read and not made here: of other projects' files, or recorded.
 
 An entry of a track names the files, and what they do not say themselves::
 
@@ -6,10 +6,11 @@ An entry of a track names the files, and what they do not say themselves::
 
 There is no model behind it: nothing is trained or refined, and no loss can be measured. Whatever
 was generated elsewhere from the prompts of notebook 01 goes through the notebooks from 03 on as
-the motions of all others do.
+the motions of all others do. So do recordings of the corpus (`RecordedGenerator`).
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,19 +20,23 @@ import numpy as np
 import pandas as pd
 from pydantic import model_validator
 
+from t2imu_utils.activities import ACTIVITIES
 from t2imu_utils.body.fitting import fit, fitted_joints
 from t2imu_utils.body.smpl import Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
 from t2imu_utils.files import sha256, write_table
 from t2imu_utils.models.generator import Generator
+from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.motion.exports import MOMASK, as_sampled, export_files, read_exports, read_poses
+from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.motion.skeleton import RATE
 from t2imu_utils.tracks import Positive, Section, data_root
 
 MOTIONS, LEFT_OUT = "motions", "left_out"
 # Arrays of a pose, as `fitting.fit` leaves them.
 POSE = ("global_orient", "body_pose", "transl", "joint_error")
+SHORTEST = 40  # frames: shorter recordings give no window of 2 s
 # Of MoMask's prompt files: behind each text its length in frames, or NA.
 _LENGTH = re.compile(r"#\s*(?:\d+|NA)\s*$", re.IGNORECASE)
 
@@ -83,8 +88,6 @@ class ReadMotions:
 
 
 class ExportedGenerator(Generator):
-    """See the module."""
-
     Sizes = Options
     curves = ()
     examined = False
@@ -195,4 +198,55 @@ def _with_prompts(clips: Clips, folder: Path, file: Path) -> Clips:
     return Clips(table.assign(prompt=[lines[i] for i in rows]), clips.arrays, clips.meta)
 
 
-GENERATOR = ExportedGenerator()
+class RecordedGenerator(ExportedGenerator):
+    """Recorded motion as a generator: the ceiling of what any of them can reach.
+
+    A request is answered by a recorded clip of its activity, from the split that the others are
+    trained on, so that a difference to them is theirs and not that of bodies, sensors or
+    classifier: ``recorded: {family: recorded}`` in a track. Of an activity that the corpus has no
+    recording of (as of lying) clips made from recordings answer.
+    """
+
+    Sizes = Section
+
+    def read(self, options: Section, body: Body, clips: Sequence[MotionClip] = ()) -> ReadMotions:
+        """The corpus's recordings of the paper's activities that are long enough for a window."""
+        named = [clip for clip in clips if clip.activity in ACTIVITIES]
+        long = [clip for clip in named if len(clip.features) >= SHORTEST]
+        rows = [{"name": c.name, "activity": c.activity, "frames": len(c.features)} for c in long]
+        joints = [features_to_joints(clip.features) for clip in long]
+        found = Clips.from_list(rows, {"joints": joints}, {"rate": RATE})
+        short = [c for c in named if len(c.features) < SHORTEST]
+        short = [Skipped(clip.name, f"{len(clip.features)} frames") for clip in short]
+        return ReadMotions(found, short)
+
+    def sample(
+        self, prior: ReadMotions, requests, guidance, batch_size, device="cpu", progress=True, *_
+    ) -> Clips:  # fmt: skip
+        """For each request another clip of its activity, as long as there are any, at most as long
+        as was asked for; part and order are drawn by the request's seed."""
+        joints, rows, taken = list(prior.clips.each("joints")), [], []
+        of = {a: part.index for a, part in prior.clips.table.groupby("activity")}
+        deck: dict[str, list[int]] = defaultdict(list)
+        for number, row in enumerate(requests.to_dict("records")):
+            if (activity := row["activity"]) not in of:
+                continue
+            rng = np.random.default_rng(row["seed"])
+            deck[activity] = deck[activity] or rng.permutation(of[activity]).tolist()
+            whole = joints[deck[activity].pop()]
+            start = rng.integers(max(0, len(whole) - row["frames"]) + 1)
+            taken.append(whole[start : start + row["frames"]])
+            rows.append(row | {"frames": len(taken[-1]), "motion": number})
+        left = sorted(set(requests["activity"]) - set(of))
+        meta = {"rate": RATE, LEFT_OUT: [{"name": a, "reason": "not recorded"} for a in left]}
+        return Clips.from_list(rows, {"joints": taken}, meta)
+
+    def fits(self, prior: ReadMotions, motions: Clips, body: Body) -> Clips:
+        return fit(motions, body)
+
+    def network(self, prior: ReadMotions) -> dict:
+        minutes = prior.clips.table.groupby("activity")["frames"].sum() / RATE / 60
+        return {f"minutes of {a}": round(float(n), 1) for a, n in minutes.items()}
+
+
+GENERATOR, RECORDED = ExportedGenerator(), RecordedGenerator()

@@ -1,20 +1,21 @@
 """The families of motion models, all with the interface of `Generator`.
 
-A new one is a module here that ends with ``GENERATOR = ...``, its name in `FAMILIES`, and an entry
-of its name under ``generators`` in a track. Nothing else of the study knows which there are.
+A new one is a module here, its name in `FAMILIES`, and an entry of its name under ``generators`` in
+a track. Nothing else of the study knows which there are.
 """
 
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import model_validator
 from scipy.ndimage import gaussian_filter1d
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from t2imu_utils.body.fitting import fit
@@ -23,11 +24,15 @@ from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError
 from t2imu_utils.models.diffusion import ANCESTRAL, Solver
 from t2imu_utils.models.text import TextEncoder
-from t2imu_utils.motion.corpus import MotionClip, Normaliser
-from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints, velocity_weights
-from t2imu_utils.tracks import GeneratorSection, Section, Track, checked
+from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.motion.features import MIN_FRAMES, RATE, features_to_joints
+from t2imu_utils.tracks import Count, GeneratorSection, Section, Track, checked
 
-FAMILIES = ("exported", "mdm", "momask", "recorded", "remodiffuse", "t2mgpt")
+# By name, the module in this folder and what it calls its generator.
+FAMILIES = {
+    name: (name, "GENERATOR") for name in ("exported", "mdm", "momask", "remodiffuse", "t2mgpt")
+}
+FAMILIES["recorded"] = ("exported", "RECORDED")
 
 
 class Trained(Protocol):
@@ -37,6 +42,27 @@ class Trained(Protocol):
     text_encoder: TextEncoder
     history: list[dict[str, Any]]
     velocity_weight: float | list[float]
+
+
+class TransformerSizes(Section):
+    """Sizes that a track gives to every network that is trained here."""
+
+    width: Count
+    layers: Count
+    heads: Count
+    feedforward: Count
+
+    @model_validator(mode="after")
+    def _heads_part_the_width(self) -> Self:
+        if self.width % 2 or self.width % self.heads:
+            raise ValueError(
+                f"width {self.width}: not even, or not divisible by {self.heads} heads"
+            )
+        return self
+
+
+def normaliser_of(clips: Sequence[MotionClip]) -> Normaliser:
+    return Normaliser(*statistics([clip.features for clip in clips]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +96,7 @@ class Generator:
       to them; sizes None where the files say their own.
     - ``train(prior, clips, settings, folder, held_out, device, processes=1)``: a copy trained from
       scratch, and its curves (a row a step and a validation, a column a term). folder: of states
-      to resume from. processes: that share each batch; a family that knows only one refuses more.
+      to resume from. processes: that share each batch, where it is `parallel`.
     - ``refine(...)``: the same, of a copy trained on with the losses of `settings.weights`.
     - ``validation(prior, held_out, settings, device)``: losses by name, as its training reports
       them.
@@ -91,6 +117,8 @@ class Generator:
     examined: ClassVar[bool] = True
     # Whether its motions were made elsewhere: they are read, and neither trained nor refined.
     ready_made: ClassVar[bool] = False
+    # Whether several processes can share its batches.
+    parallel: ClassVar[bool] = False
     # Names of the solvers that it can be sampled with, where there is a choice.
     solvers: ClassVar[Sequence[str]] = ()
 
@@ -107,13 +135,10 @@ class Generator:
             "Leave solver and evaluations out of its entry in the track.",
         )  # fmt: skip
 
-    def trained(self, prior: Any) -> list[nn.Module]:
-        """The networks that are trained."""
-        return [prior.model]
-
     def parameters(self, prior: Any) -> int:
-        """Number of trained parameters."""
-        return sum(p.numel() for network in self.trained(prior) for p in network.parameters())
+        """How many a prior has."""
+        networks = getattr(prior, "networks", None) or {"": prior.model}
+        return sum(p.numel() for network in networks.values() for p in network.parameters())
 
     def sample(
         self,
@@ -128,16 +153,15 @@ class Generator:
     ) -> Clips:
         """One motion for each row of requests (columns ``prompt``, ``frames``, ``seed``), in order.
 
-        Args:
-            velocity_weight: of the read-out of positions (`motion.features.features_to_joints`);
-                None is the prior's own, 0 the official one, which knows no velocities.
-            smooth: standard deviation, in frames, of a Gaussian that features are smoothed by.
+        velocity_weight: of the read-out of positions (`motion.features.features_to_joints`); None
+        is the prior's own, 0 the official one, which knows no velocities. smooth: standard
+        deviation, in frames, of a Gaussian that features are smoothed by.
 
         Returns:
             The requests' table with a column ``motion`` (number of the request), and arrays
-            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres, read with the prior's
-            `velocity_weight`; meta ``rate`` 20. Of a generator that is `ready_made` only the
-            requests that it answers, ``joints`` alone, and ``left_out`` in the meta.
+            ``features`` (F, 263), raw, and ``joints`` (F, 22, 3) in metres; meta ``rate`` 20. Of a
+            generator that is `ready_made` only the requests that it answers, ``joints`` alone, and
+            ``left_out`` in the meta.
         """
         columns = (requests[name].tolist() for name in ("prompt", "frames", "seed"))
         features = self.generate(prior, *columns, guidance, batch_size, device, progress)
@@ -154,11 +178,7 @@ class Generator:
 
 
 def check_requests(
-    prior: Any,
-    prompts: Sequence[str],
-    frames: Sequence[int],
-    seeds: Sequence[int],
-    batch_size: int,
+    prior: Any, prompts: Sequence[str], frames: Sequence[int], seeds: Sequence[int], batch_size: int
 ) -> None:
     """Refuse what a prior cannot make, before anything is computed; frames at 20 fps."""
     counts = [len(prompts), len(frames), len(seeds)]
@@ -211,46 +231,14 @@ def in_batches(
     return motions
 
 
-@torch.inference_mode()
-def fitted_velocity_weight(
-    denoise: Denoiser, clips: Sequence[MotionClip], device: torch.device | str = "cpu"
-) -> list[float]:
-    """The weight of each joint's velocities that suits a model (`motion.features`).
-
-    From its guesses of held-out clips at a tenth of its noise levels, where what it adds itself
-    outweighs what the noise has hidden; the ratio is the same within 15 % up to two fifths of them.
-    """
-    predicted, true = [], []
-    for number, clip in enumerate(clips):
-        frames = min(len(clip.features), denoise.max_frames) // denoise.stride * denoise.stride
-        raw = torch.from_numpy(clip.features[:frames])
-        x0 = denoise.normaliser.normalise(raw)[None].to(device)
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(number)).to(device)
-        level = torch.full((1,), denoise.levels // 10, device=device)
-        mask = torch.ones(1, frames, dtype=torch.bool, device=device)
-        guess = denoise.normaliser.denormalise(denoise([clip], x0, mask, level, noise))
-        predicted.append(guess[0].cpu().numpy())
-        true.append(raw.numpy())
-    return velocity_weights(predicted, true).tolist()
-
-
-def refuse_processes(name: str, processes: int) -> None:
-    """For families that are trained by one process."""
-    if processes != 1:
-        raise InputError(
-            f"num_processes of {name}", str(processes), "1",
-            "MDM alone is trained by several processes; leave num_processes at 1.",
-        )  # fmt: skip
-
-
 def family(name: str) -> Generator:
-    """The generator that the module of this name defines."""
     if name not in FAMILIES:
         raise InputError(
             f"generator {name!r}", "no such family", f"one of {', '.join(FAMILIES)}",
             "Check its spelling, or write a module of that name in t2imu_utils/models.",
         )  # fmt: skip
-    return importlib.import_module(f"t2imu_utils.models.{name}").GENERATOR
+    module, attribute = FAMILIES[name]
+    return getattr(importlib.import_module(f"t2imu_utils.models.{module}"), attribute)
 
 
 def section_of(track: Track, name: str) -> GeneratorSection:

@@ -19,7 +19,11 @@ WEIGHTED = TERMS[1:]
 # What L_acc is taken of: the equation as printed, joints in m/s², or the spectrum of these.
 AccVariant = Literal["features", "joints", "spectrum"]
 VARIANTS = get_args(AccVariant)
-LossFunction = Callable[[Tensor, Tensor, Tensor], Float[Tensor, "B"]]
+# Of a batch: normalised features, joints in metres, valid frames (a prefix of each row), and a loss
+# for each sample.
+Features, Joints = Float[Tensor, "B T C"], Float[Tensor, "B T J 3"]
+Mask, PerSample = Bool[Tensor, "B T"], Float[Tensor, "B"]
+LossFunction = Callable[[Features, Features, Mask], PerSample]
 # Of the spectrum: bands of equal width up to half the frame rate; points of the transform, more
 # than HumanML3D's longest motion has frames; and what is added to powers, (m/s²)², so that a motion
 # at rest has a logarithm.
@@ -44,16 +48,11 @@ class LossWeights:
 
     def __post_init__(self):
         for name in WEIGHTED:
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(
-                    f"LossWeights: {name}", str(getattr(self, name)), "a finite weight >= 0",
-                    "Set it to 0 to leave the term out.",
-                )  # fmt: skip
-        if self.acc_variant not in VARIANTS:
-            raise InputError(
-                "LossWeights: acc_variant", repr(self.acc_variant), f"one of {', '.join(VARIANTS)}",
-                "Choose one of them.",
-            )  # fmt: skip
+            if not 0 <= (weight := getattr(self, name)) < float("inf"):
+                raise InputError(f"LossWeights: {name}", f"{weight}", "0 or more", "Change it.")
+        if (variant := self.acc_variant) not in VARIANTS:
+            known = f"one of {', '.join(VARIANTS)}"
+            raise InputError("LossWeights: acc_variant", repr(variant), known, "Choose one.")
 
 
 def recorded(fields: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,63 +79,41 @@ def _over_frames(square: Float[Tensor, "B K C"], valid: Bool[Tensor, "B K"], n: 
     return (square.mean(-1) * valid).sum(1) / n.clamp(min=1)
 
 
-def l_simple(
-    x: Float[Tensor, "B T C"], x_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+def l_simple(x: Features, x_hat: Features, mask: Mask) -> PerSample:
     """Eq. (2): squared difference of normalised features, mean over channels and the N frames."""
     return _over_frames((x - x_hat).square(), mask, mask.sum(1))
 
 
-def l_pos(
-    joints: Float[Tensor, "B T J 3"],
-    joints_hat: Float[Tensor, "B T J 3"],
-    mask: Bool[Tensor, "B T"],
-) -> Float[Tensor, "B"]:
+def l_pos(joints: Joints, joints_hat: Joints, mask: Mask) -> PerSample:
     """Eq. (3), m²: squared distance of joints (m), mean over joints, sum over frames / N."""
     return _over_frames((joints - joints_hat).square().sum(-1), mask, mask.sum(1))
 
 
-def l_foot(
-    joints_hat: Float[Tensor, "B T 22 3"],
-    contact: Float[Tensor, "B T 4"],
-    mask: Bool[Tensor, "B T"],
-) -> Float[Tensor, "B"]:
+def l_foot(joints_hat: Joints, contact: Float[Tensor, "B T 4"], mask: Mask) -> PerSample:
     """Eq. (4), m²: squared step of the predicted feet in frames where the true contact exceeds
     0.5, mean over the four foot joints, sum over frames / (N - 1)."""
     step = first_difference(joints_hat[:, :, list(FEET)]).square().sum(-1)
     return _over_frames(step * (contact[:, :-1] > 0.5), mask[:, 1:], mask.sum(1) - 1)
 
 
-def l_vel(
-    x: Float[Tensor, "B T C"], x_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+def l_vel(x: Features, x_hat: Features, mask: Mask) -> PerSample:
     """Eq. (5): squared difference of first differences, mean over channels, sum / (N - 1)."""
     return _over_frames(first_difference(x - x_hat).square(), mask[:, 1:], mask.sum(1) - 1)
 
 
-def l_acc(
-    x: Float[Tensor, "B T C"], x_hat: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+def l_acc(x: Features, x_hat: Features, mask: Mask) -> PerSample:
     """L_acc as printed: squared difference of second differences of normalised features, mean over
     channels, sum over N - 2 frames / (N - 1)."""
     return _over_frames(second_difference(x - x_hat).square(), mask[:, 2:], mask.sum(1) - 1)
 
 
-def l_acc_joints(
-    joints: Float[Tensor, "B T J 3"],
-    joints_hat: Float[Tensor, "B T J 3"],
-    mask: Bool[Tensor, "B T"],
-) -> Float[Tensor, "B"]:
+def l_acc_joints(joints: Joints, joints_hat: Joints, mask: Mask) -> PerSample:
     """L_acc of joints (m), in (m/s²)²: the squared length, averaged over joints."""
     apart = second_difference(joints - joints_hat) * RATE**2
     return _over_frames(apart.square().sum(-1), mask[:, 2:], mask.sum(1) - 1)
 
 
-def l_acc_spectrum(
-    joints: Float[Tensor, "B T J 3"],
-    joints_hat: Float[Tensor, "B T J 3"],
-    mask: Bool[Tensor, "B T"],
-) -> Float[Tensor, "B"]:
+def l_acc_spectrum(joints: Joints, joints_hat: Joints, mask: Mask) -> PerSample:
     """`spectral_difference` of the accelerations of joints (m): how much they are accelerated at
     which frequency is compared, and not when."""
     a, a_hat = (second_difference(x).flatten(2) * RATE**2 for x in (joints, joints_hat))
@@ -144,13 +121,13 @@ def l_acc_spectrum(
 
 
 def motion_losses(
-    x0: Float[Tensor, "B T 263"],
-    x0_hat: Float[Tensor, "B T 263"],
-    mask: Bool[Tensor, "B T"],
+    x0: Features,
+    x0_hat: Features,
+    mask: Mask,
     weights: LossWeights,
     normaliser: Normaliser,
     all_terms: bool = False,
-) -> dict[str, Float[Tensor, "B"]]:
+) -> dict[str, PerSample]:
     """Terms of eq. (6) for each sample; `total` is their weighted sum.
 
     x0, x0_hat: clean and predicted motion, normalised features. mask: valid frames, a prefix of
@@ -174,10 +151,9 @@ def motion_losses(
     if "vel" in wanted:
         terms["vel"] = l_vel(x0, x0_hat, mask)
     if "acc" in wanted:
-        spectrum = weights.acc_variant == "spectrum"
-        loss = (l_acc_spectrum if spectrum else l_acc_joints) if of_joints else l_acc
+        loss = {"features": l_acc, "joints": l_acc_joints, "spectrum": l_acc_spectrum}
         compared = (joints, joints_hat) if of_joints else (x0, x0_hat)
-        terms["acc"] = loss(*compared, mask)
+        terms["acc"] = loss[weights.acc_variant](*compared, mask)
     for name, loss in weights.functions.items():
         if name in (*asked, "simple"):
             terms[name] = loss(x0, x0_hat, mask)
@@ -193,7 +169,7 @@ def spectral_difference(
     a_hat: Float[Tensor, "B K C"],
     valid: Bool[Tensor, "B K"],
     floor: float = FLOOR,
-) -> Float[Tensor, "B"]:
+) -> PerSample:
     """Squared difference of the logarithms of power in each of `BANDS` bands of frequency, mean
     over bands and channels. floor: added to all powers.
 

@@ -7,7 +7,6 @@ extra token (`trans_enc`, the CLIP variant).
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,11 +22,11 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
 from t2imu_utils.models.diffusion import SCHEMES, Solver, guided, item_noise, sample, schedule
-from t2imu_utils.models.generator import check_requests, in_batches
+from t2imu_utils.models.generator import TransformerSizes, check_requests, in_batches, normaliser_of
 from t2imu_utils.models.text import TextEncoder
 from t2imu_utils.models.trainer import STEP, Batch, DiffusionGenerator, prefix
-from t2imu_utils.motion.corpus import Normaliser, statistics
-from t2imu_utils.tracks import Count, Fraction, Section, data_root
+from t2imu_utils.motion.corpus import Normaliser
+from t2imu_utils.tracks import Count, Fraction, data_root
 
 # The scale of the official examples.
 GUIDANCE = 2.5
@@ -86,14 +85,6 @@ class MDMConfig:
     max_frames: int = 196
     diffusion_steps: int = 50
 
-    def __post_init__(self):
-        if self.arch not in ("trans_dec", "trans_enc") or self.width % 2 or self.width % self.heads:
-            raise InputError(
-                "MDMConfig: arch, width", f"{self.arch!r}, {self.width} with {self.heads} heads",
-                "trans_dec or trans_enc; an even width divisible by the number of heads",
-                "Change them.",
-            )  # fmt: skip
-
 
 def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     """Sinusoidal position table of Vaswani et al. (2017): even columns sin, odd columns cos."""
@@ -138,7 +129,7 @@ class Layer(nn.Module):
     def __init__(self, config: MDMConfig):
         super().__init__()
         width, dropout = config.width, config.dropout
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
         self.crosses = config.arch == "trans_dec"
         self.self_attn = Attention(width, config.heads, dropout)
         if self.crosses:
@@ -149,18 +140,15 @@ class Layer(nn.Module):
         if self.crosses:
             self.norm3 = nn.LayerNorm(width)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
-
     def forward(
         self, x: Tensor, bias: Tensor | None, memory: Tensor | None, memory_bias: Tensor | None
     ) -> Tensor:
-        x = self.norm1(x + self._drop(self.self_attn(x, None, bias)))
+        x = self.norm1(x + self.drop(self.self_attn(x, None, bias)))
         if self.crosses:
-            x = self.norm2(x + self._drop(self.multihead_attn(x, memory, memory_bias)))
-        hidden = self._drop(F.gelu(self.linear1(x)))
+            x = self.norm2(x + self.drop(self.multihead_attn(x, memory, memory_bias)))
+        hidden = self.drop(F.gelu(self.linear1(x)))
         last_norm = self.norm3 if self.crosses else self.norm2
-        return last_norm(x + self._drop(self.linear2(hidden)))
+        return last_norm(x + self.drop(self.linear2(hidden)))
 
 
 class Stack(nn.Module):
@@ -256,8 +244,8 @@ def fast_guided(
     mask: Bool[Tensor, "B T"],
     guidance: float,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """`diffusion.guided` for sampling: the same function of (x_t, t), without gradients or dropout,
-    up to rounding. What does not change from step to step is computed once.
+    """x̂_0 with guidance as a function of (x_t, t), for sampling: `diffusion.guided` up to
+    rounding. What does not change from step to step is computed once.
 
     In a layer of `trans_dec`, frames x attend to memory tokens m_l = E y_l + e + τ(t) of text
     states y_l, a bias e and the step's time vector τ(t):
@@ -365,7 +353,6 @@ class Prior:
 
     @property
     def config(self) -> MDMConfig:
-        """Sizes of the network."""
         return self.model.config
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
@@ -456,61 +443,46 @@ def longest_frames(prior: Prior) -> int:
     return min(max(told, default=0) or prior.config.max_frames, prior.config.max_frames)
 
 
-def read_mdm(
-    source: Path, normaliser: Normaliser | None = None, encoder: TextEncoder | None = None
-) -> Prior:
+def read_mdm(source: Path, encoder: TextEncoder | None = None) -> Prior:
     """Read a prior from an official checkpoint, in evaluation mode on the CPU.
 
-    source: ``model<step>.pt``, or its folder, of which the highest step is read, with ``args.json``
-    beside it: fields and keys are those of GuyTevet/motion-diffusion-model, in its first release as
-    well as in the later ones. Averaged weights (`model_avg`) are preferred to the last ones
-    (`model`); the oldest files hold nothing else than the weights. The entry of `history` says what
-    was read.
+    Fields and keys are those of GuyTevet/motion-diffusion-model, in its first release as well as in
+    the later ones. Averaged weights are preferred to the last ones. Statistics are ``Mean.npy`` and
+    ``Std.npy`` beside the weights, else those in ``humanml3d``, the dataset's own.
 
     Args:
-        normaliser: the statistics that the weights were trained with. None looks for ``Mean.npy``
-            and ``Std.npy`` beside the weights, then in ``humanml3d``: official MDM is trained with
-            those of the dataset. They are never computed from data.
-        encoder: must be the one that the checkpoint names (bert: `distilbert`, clip: `clip_mdm`);
-            None loads it.
+        source: a folder of ``model<step>.pt``, of which the highest step is read, and
+            ``args.json``; or one of its files of weights.
+        encoder: must be the one that the checkpoint names (`ENCODERS`); None loads it.
     """
-    path = _weights_file(Path(source))
-    config, named, args = _read_args(path.with_name(ARGS))
-    encoder = checkpoints.official_encoder(path.with_name(ARGS), encoder, named)
-    where = "argument"
-    if normaliser is None:
-        normaliser, where = _find_statistics(path.parent)
-    prior = new_prior(config, normaliser, encoder, seed=0)
-    _, weights = checkpoints.load_official(
-        path, prior.model, ("model_avg", "model", ""), f"those of {config}",
-        f"Check that {ARGS} belongs to these weights, and that the file is whole.",
-        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"),
-    )  # fmt: skip
-    step = re.fullmatch(r"model(\d+)\.pt", path.name)
-    origin = {
-        "folder": path.resolve().parent.name,
-        "file": path.name,
-        "sha256": sha256(path),
-        "step": int(step[1]) if step else None,
-        "weights": weights or "state dict",
-        "statistics": where,
-        "cond_mask_prob": float(args["cond_mask_prob"]),
-    }
-    return replace(prior, history=[origin])
-
-
-def _weights_file(source: Path) -> Path:
-    if source.is_file():
-        return source
-    matches = {path: re.fullmatch(r"model(\d+)\.pt", path.name) for path in source.glob("*")}
-    found = {int(match[1]): path for path, match in matches.items() if match}
+    found = sorted(path for path in source.glob("model*.pt") if path.stem[5:].isdecimal())
+    found = [source] if source.is_file() else found
     if not found:
         raise InputError(
             source, "no model<step>.pt" if source.is_dir() else "nothing",
             f"an official MDM checkpoint: model<step>.pt with its {ARGS}",
             "Unpack the published archive there; `t2imu data status` says where to get it.",
         )  # fmt: skip
-    return found[max(found)]
+    path, folder = found[-1], found[-1].parent
+    config, named, args = _read_args(folder / ARGS)
+    encoder = checkpoints.official_encoder(folder / ARGS, encoder, named)
+    normaliser, where = _find_statistics(folder)
+    prior = new_prior(config, normaliser, encoder, seed=0)
+    _, weights = checkpoints.load_official(
+        path, prior.model, ("model_avg", "model", ""), f"those of {config}",
+        f"Check that {ARGS} belongs to these weights, and that the file is whole.",
+        ignored=lambda name: name.startswith("clip_model.") or name.endswith(".pe"),
+    )  # fmt: skip
+    origin = {
+        "folder": folder.resolve().name,
+        "file": path.name,
+        "sha256": sha256(path),
+        "step": int(path.stem[5:]) if path.stem[5:].isdecimal() else None,
+        "weights": weights or "state dict",
+        "statistics": where,
+        "cond_mask_prob": float(args["cond_mask_prob"]),
+    }
+    return replace(prior, history=[origin])
 
 
 def _read_args(path: Path) -> tuple[MDMConfig, str, dict[str, Any]]:
@@ -555,20 +527,14 @@ def _find_statistics(folder: Path) -> tuple[Normaliser, str]:
 
 
 # ---------------------------------------------------------------- the family
-class Sizes(Section):
-    """Sizes of the transformer (decoder) and of its diffusion."""
+class Sizes(TransformerSizes):
+    """Sizes of the transformer decoder and of its diffusion."""
 
-    layers: Count
-    width: Count
-    heads: Count
-    feedforward: Count
     dropout: Fraction
     diffusion_steps: Count
 
 
 class MDMGenerator(DiffusionGenerator):
-    """See the module."""
-
     Sizes = Sizes
     solvers = tuple(SCHEMES)
     predict = staticmethod(predict)
@@ -588,11 +554,10 @@ class MDMGenerator(DiffusionGenerator):
 
     def untrained(self, sizes, clips, encoder, seed):
         config = MDMConfig(arch="trans_dec", **sizes.model_dump())
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
-        return new_prior(config, normaliser, encoder, seed)
+        return new_prior(config, normaliser_of(clips), encoder, seed)
 
     def published(self, folder, sizes, encoder):
-        return read_mdm(folder, encoder=encoder)
+        return read_mdm(folder, encoder)
 
     def save(self, path, prior):
         return [checkpoints.save(path, FORMAT, {"": prior.model}, prior)]

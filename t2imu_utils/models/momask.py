@@ -26,8 +26,6 @@ from t2imu_utils.tracks import Count
 
 # Score of a token that stays: higher than any probability.
 KEPT = 1e5
-# Widths of the length estimator.
-WIDTHS = (512, 256, 128)
 # Share of items that are trained without their text.
 TEXT_DROPOUT = {"mask": 0.1, "residual": 0.2}
 # Of the masked tokens, so many are replaced by a random code; of the rest, so many by the mask.
@@ -44,7 +42,6 @@ FILES = {
         "tres_nlayer8_ld384_ff1024_rvq6ns_cdp0.2_sw/model/net_best_fid.tar",
         ("res_transformer",),
     ),
-    "lengths": ("length_estimator/model/finest.tar", ("estimator",)),
 }
 
 
@@ -68,7 +65,7 @@ class TokenTransformerConfig:
     max_tokens: int = 49
 
     def stack(self) -> MDMConfig:
-        """Sizes of the transformer itself, checked: it has the layers of MDM's encoder."""
+        """Sizes of the transformer itself, which has the layers of MDM's encoder."""
         return MDMConfig(
             "trans_enc", self.layers, self.width, self.heads, self.feedforward, self.dropout
         )
@@ -193,23 +190,6 @@ class ResidualTransformer(_Trunk):
         return hidden @ outputs[level - 1].transpose(1, 2)
 
 
-class LengthEstimator(nn.Module):
-    """Pooled text to logits of the number of tokens; names of the official checkpoint."""
-
-    def __init__(self, text_width: int, classes: int):
-        super().__init__()
-        first, second, third = WIDTHS
-        self.output = nn.Sequential(
-            *(nn.Linear(text_width, first), nn.LayerNorm(first), nn.LeakyReLU(0.2)),
-            *(nn.Dropout(0.2), nn.Linear(first, second), nn.LayerNorm(second), nn.LeakyReLU(0.2)),
-            *(nn.Dropout(0.2), nn.Linear(second, third), nn.LayerNorm(third), nn.LeakyReLU(0.2)),
-            nn.Linear(third, classes),
-        )
-
-    def forward(self, text: Float[Tensor, "B W"]) -> Float[Tensor, "B classes"]:
-        return self.output(text)
-
-
 @dataclass(frozen=True)
 class MoMaskConfig:
     """Sizes of a MoMask and how it is sampled; the defaults are the official ones.
@@ -229,7 +209,6 @@ class MoMaskConfig:
 
     @property
     def max_frames(self) -> int:
-        """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
 
@@ -388,7 +367,7 @@ class MoMaskGenerator(TokenGenerator):
     format, stream = "t2imu-momask-1", 12
     stages = (Stage("rvq", 0.5), Stage("mask", 0.25), Stage("residual", 0.25))
     level_dropout = 0.2
-    files, meta, optional = FILES, f"{RVQ_FOLDER}/meta", ("lengths",)
+    files, meta = FILES, f"{RVQ_FOLDER}/meta"
     remedy = "Take the files of the official release (checkpoints/t2m) as they are."
     losses = staticmethod(losses)
 
@@ -398,7 +377,6 @@ class MoMaskGenerator(TokenGenerator):
             "rvq": partial(RVQ, config.rvq),
             "mask": partial(MaskTransformer, sizes),
             "residual": partial(ResidualTransformer, sizes),
-            "lengths": partial(LengthEstimator, sizes.text_width, sizes.max_tokens + 1),
         }
 
     def configuration(self, sizes):

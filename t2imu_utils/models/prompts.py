@@ -48,12 +48,8 @@ _LISTED = re.compile(r"^[ \t]*(?:\d{1,3}[.):]|[-*•])[ \t]+(.+)$", re.MULTILINE
 
 
 def load_prompts(path: Path | str = PROMPTS) -> dict[str, list[str]]:
-    """Read the prompts of each activity, in the paper's order of activities.
-
-    Args:
-        path: YAML with a list of sentences for each activity, or a transcript (``.json``) that
-            `write_prompts` left; neither needs a key or a network.
-    """
+    """The prompts of each activity, in the paper's order of activities, from YAML with a list of
+    sentences for each, or from a transcript (``.json``) of `write_prompts`."""
     path = Path(path)
     try:
         whole = path.suffix == ".json"
@@ -82,10 +78,8 @@ def load_prompts(path: Path | str = PROMPTS) -> dict[str, list[str]]:
 
 
 def fault_of(sentence: Any) -> str | None:
-    """Why a sentence cannot be a prompt, or None where it can.
-
-    A prompt is one line of `WORDS` words in ASCII letters, digits and common punctuation.
-    """
+    """Why a sentence cannot be a prompt: one line of `WORDS` words in ASCII letters, digits and
+    common punctuation; None where it can."""
     shown = repr(sentence)[:80]
     if not isinstance(sentence, str):
         return f"no sentence: {shown}"
@@ -110,14 +104,10 @@ def draw_requests(
 ) -> pd.DataFrame:
     """One row for every motion to be generated: activity, prompt, repetition, frames, seed.
 
-    Length and noise seed follow from the prompt, the repetition and, where it is not 0, `seed`, so
-    every model is asked for the same lengths from the same noise, and adding a prompt changes no
-    other motion.
-
-    Args:
-        repetitions: how many of each prompt, or which.
-        seconds: shortest and longest motion.
-        rate: frames per second.
+    Length (between two `seconds`, at `rate` frames a second) and noise seed follow from the prompt,
+    the repetition and, where it is not 0, `seed`: every model is asked for the same lengths from
+    the same noise, and adding a prompt changes no other motion. repetitions: how many of each
+    prompt, or which.
     """
     numbers = range(repetitions) if isinstance(repetitions, int) else repetitions
     extra = f"|{seed}" if seed else ""
@@ -147,9 +137,8 @@ def write_prompts(
     parameters, the generation goes on where it was, or returns at once where it was whole.
 
     Args:
-        base_url: address of the server, such as ``https://api.openai.com/v1`` or
-            ``http://localhost:8000/v1``; without password or query, since it is stored. A key is
-            taken from the environment (`KEY`), and written nowhere.
+        base_url: of the server, such as ``https://api.openai.com/v1``, without password or query,
+            since it is stored. A key is taken from the environment (`KEY`), and written nowhere.
         model: the name by which the server knows the model.
         out: the transcript, a ``.json`` file.
         seed: of the sampling; None leaves it to the server.

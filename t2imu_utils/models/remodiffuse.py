@@ -15,20 +15,20 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models import checkpoints
 from t2imu_utils.models.diffusion import Schedule, ddim_step, item_noise, schedule_of
-from t2imu_utils.models.generator import check_requests, in_batches
+from t2imu_utils.models.generator import TransformerSizes, check_requests, in_batches, normaliser_of
 from t2imu_utils.models.retrieval import (
     Database,
     build_database,
@@ -40,10 +40,10 @@ from t2imu_utils.models.retrieval import (
 )
 from t2imu_utils.models.text import TextEncoder, pooled
 from t2imu_utils.models.trainer import Batch, DiffusionGenerator, prefix, sentences_of
-from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import CONTACTS
 from t2imu_utils.runs import cache_dir
-from t2imu_utils.tracks import Count, Section
+from t2imu_utils.tracks import Count
 
 # Sampling steps in each fifth of the timesteps, from the clean end on.
 SECTIONS = (15, 15, 8, 6, 6)
@@ -83,17 +83,6 @@ class ReMoDiffuseConfig:
     channels: int = 263
     max_frames: int = 196
     diffusion_steps: int = 1000
-
-    def __post_init__(self):
-        pairs = ((self.width, self.heads), (self.text_width, self.heads))
-        pairs += ((self.width, 2), (self.text_latent, self.text_heads))
-        if any(size % parts for size, parts in pairs) or self.diffusion_steps < 5 * max(SECTIONS):
-            raise InputError(
-                "ReMoDiffuseConfig: width, text_width, text_latent, diffusion_steps",
-                f"{self.width}, {self.text_width}, {self.text_latent}, {self.diffusion_steps}",
-                f"widths divisible by their heads, {5 * max(SECTIONS)} steps or more",
-                "Change them.",
-            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,12 +129,9 @@ class Condition:
 
     def repeat(self, times: int) -> "Condition":
         """The items over again, `times` times, for that many branches."""
-        return Condition(
-            tuple(torch.cat([x] * times) for x in self.keys),
-            tuple(torch.cat([x] * times) for x in self.values),
-            torch.cat([self.text_valid] * times),
-            torch.cat([self.retrieved_valid] * times),
-        )
+        keys, values = ([x.repeat(times, 1, 1) for x in each] for each in (self.keys, self.values))
+        masks = (mask.repeat(times, 1) for mask in (self.text_valid, self.retrieved_valid))
+        return Condition(tuple(keys), tuple(values), *masks)
 
     def valid(self, text_on: Tensor, retrieval_on: Tensor) -> Bool[Tensor, "B N"]:
         """Tokens that each item may look at, given which of its conditions are on (B,)."""
@@ -229,7 +215,6 @@ class ModulatedAttention(nn.Module):
     def condition(
         self, text: Float[Tensor, "B L D"], retrieved: Retrieved
     ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B N C"]]:
-        """Keys and values of prompt and retrieval."""
         text = self.text_norm(text)
         frames = retrieved.motion
         said = retrieved.text.expand(-1, -1, frames.shape[2], -1)
@@ -412,11 +397,9 @@ class ReMoDiffusePrior:
 
     @property
     def config(self) -> ReMoDiffuseConfig:
-        """Sizes of the network."""
         return self.model.config
 
     def condition(self, texts: Sequence[str]) -> tuple[Float[Tensor, "B L W"], Bool[Tensor, "B L"]]:
-        """What the network is told of texts, and which of it is no padding."""
         return token_states(self.text_encoder, texts)
 
 
@@ -599,66 +582,17 @@ def neighbours(
     return np.split(rows, np.cumsum(counts)[:-1])
 
 
-# ---------------------------------------------------------------- files
-def read_remodiffuse(
-    path: Path,
-    database: Database,
-    normaliser: Normaliser | None = None,
-    encoder: TextEncoder | None = None,
-    config: ReMoDiffuseConfig | None = None,
-) -> ReMoDiffusePrior:
-    """Read a prior from an official HumanML3D checkpoint, in evaluation mode on the CPU.
-
-    The file (``logs/remodiffuse/remodiffuse_t2m/latest.pth``, of mmcv) contains CLIP, which is
-    passed over, but neither the statistics of the features nor the retrieval database. The mixture
-    is the official one. Licence of the published weights: S-Lab License 1.0, non-commercial use
-    only.
-
-    Args:
-        database: from ``t2m_text_train.npz`` (`retrieval.read_database`).
-        normaliser: the statistics the weights were trained with; None takes ``mean.npy`` and
-            ``std.npy`` beside the weights. They are never computed from data.
-        config: sizes, None for the official ones; `text_width` is set to that of the encoder.
-    """
-    path = Path(path)
-    encoder = checkpoints.official_encoder(path, encoder)
-    normaliser = normaliser or checkpoints.read_statistics(path.parent, PUBLISHED)
-    if (spread := float(np.mean(normaliser.std[CONTACTS]))) > CONTACT_SPREAD:
-        raise InputError(
-            "statistics", f"contacts that spread by {spread:.3g}", f"less than {CONTACT_SPREAD}",
-            "Take mean.npy and std.npy that were published with ReMoDiffuse.",
-        )  # fmt: skip
-    config = replace(config or ReMoDiffuseConfig(), text_width=encoder.width)
-    with torch.device("meta"):
-        model = ReMoDiffuse(config)
-    checkpoints.load_official(
-        path, model, ("state_dict",), f"those of {config}", OFFICIAL,
-        lambda key: f"model.{key}", lambda key: key.startswith("model.clip."),
-    )  # fmt: skip
-    origin = {
-        "folder": path.resolve().parent.name,
-        "file": path.name,
-        "sha256": sha256(path),
-        "licence": "S-Lab License 1.0: non-commercial use only",
-    }
-    return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
-
-
 # ---------------------------------------------------------------- the family
-class Sizes(Section):
+class Sizes(TransformerSizes):
     """Sizes of the network and of its diffusion."""
 
-    layers: Count
-    width: Count
-    heads: Count
-    feedforward: Count
     retrieval_layers: Count
     time_width: Count
     text_latent: Count
     text_layers: Count
     text_feedforward: Count
     max_frames: Count  # of a motion, and of those that are retrieved
-    diffusion_steps: Count
+    diffusion_steps: Annotated[int, Field(ge=5 * max(SECTIONS))]
 
 
 class ReMoDiffuseGenerator(DiffusionGenerator):
@@ -674,14 +608,38 @@ class ReMoDiffuseGenerator(DiffusionGenerator):
 
     def untrained(self, sizes, clips, encoder, seed):
         config = ReMoDiffuseConfig(**sizes.model_dump())
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
+        normaliser = normaliser_of(clips)
         database = build_database(clips, normaliser, encoder, config.max_frames)
         return new_remodiffuse_prior(config, normaliser, encoder, database, seed)
 
     def published(self, folder, sizes, encoder):
+        """The official HumanML3D checkpoint (``latest.pth``, of mmcv), its ``mean.npy`` and
+        ``std.npy``, and ``t2m_text_train.npz``; CLIP in it is passed over. Its licence is the S-Lab
+        License 1.0, for non-commercial use only."""
+        path, given = folder / WEIGHTS, {} if sizes is None else sizes.model_dump()
+        encoder = checkpoints.official_encoder(path, encoder)
         database = read_database(folder / OFFICIAL_DATABASE, encoder)
-        config = None if sizes is None else ReMoDiffuseConfig(**sizes.model_dump())
-        return read_remodiffuse(folder / WEIGHTS, database, encoder=encoder, config=config)
+        normaliser = checkpoints.read_statistics(folder, PUBLISHED)
+        if (spread := float(np.mean(normaliser.std[CONTACTS]))) > CONTACT_SPREAD:
+            raise InputError(
+                "statistics", f"contacts that spread by {spread:.3g}",
+                f"less than {CONTACT_SPREAD}",
+                "Take mean.npy and std.npy that were published with ReMoDiffuse.",
+            )  # fmt: skip
+        config = ReMoDiffuseConfig(**given, text_width=encoder.width)
+        with torch.device("meta"):
+            model = ReMoDiffuse(config)
+        checkpoints.load_official(
+            path, model, ("state_dict",), f"those of {config}", OFFICIAL,
+            lambda key: f"model.{key}", lambda key: key.startswith("model.clip."),
+        )  # fmt: skip
+        origin = {
+            "folder": folder.resolve().name,
+            "file": path.name,
+            "sha256": sha256(path),
+            "licence": "S-Lab License 1.0: non-commercial use only",
+        }
+        return ReMoDiffusePrior(model, normaliser, encoder, database, Mixture(), [origin])
 
     def retrieval(self, prior, clips, max_frames, held_out=False):
         """A clip never sees a retrieved motion of its own recording (`neighbours`)."""

@@ -67,7 +67,6 @@ class Database:
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, "N"]:
-        """Frames of each item."""
         return np.array([len(motion) for motion in self.motions])
 
     @cached_property
@@ -160,12 +159,8 @@ def retrieve(
 ) -> Int[np.ndarray, "Q count"]:
     """Rows of the best items for each query, best first; of equal ones the lower row.
 
-    Score of ReMoDiffuse: cos(query, caption) · exp(-length_weight · |l_i - l| / max(l_i, l)),
-    so caption and length both decide. The result is a function of a query alone.
-
-    Args:
-        pooled: pooled states of the queries. frames: their lengths. kin: rows that a query must
-            not get, such as `Database.kin` gives for a training clip.
+    Score of ReMoDiffuse: cos(query, caption) · exp(-length_weight · |l_i - l| / max(l_i, l)).
+    pooled, frames: of the queries. kin: rows that a query must not get (`Database.kin`).
     """
     lengths = np.asarray(frames, dtype=np.float64)
     unit = _unit(np.asarray(pooled))

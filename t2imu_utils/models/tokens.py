@@ -19,9 +19,10 @@ from t2imu_utils.models import checkpoints
 from t2imu_utils.models.generator import (
     Denoiser,
     Generator,
+    TransformerSizes,
     check_requests,
     in_batches,
-    refuse_processes,
+    normaliser_of,
 )
 from t2imu_utils.models.losses import TERMS, LossWeights
 from t2imu_utils.models.text import TextEncoder, pooled
@@ -38,7 +39,6 @@ from t2imu_utils.models.tokeniser import (
 )
 from t2imu_utils.models.trainer import (
     TrainConfig,
-    kept_row,
     key_of,
     normalised,
     prefix,
@@ -47,8 +47,8 @@ from t2imu_utils.models.trainer import (
     train,
     weights_hash,
 )
-from t2imu_utils.motion.corpus import MotionClip, Normaliser, statistics
-from t2imu_utils.tracks import Count, Fraction, Section
+from t2imu_utils.motion.corpus import MotionClip, Normaliser
+from t2imu_utils.tracks import Count, Fraction
 
 # Which of the random streams of a seed: batches of tokens.
 TOKENS = 11
@@ -165,20 +165,15 @@ class Stage(NamedTuple):
     betas: tuple[float, float] = (0.9, 0.99)
 
 
-class TokenSizes(Section):
+class TokenSizes(TransformerSizes):
     """Sizes of the tokeniser and of the transformers over its tokens."""
 
     tokeniser_width: Count
     codes: Count
-    width: Count
-    layers: Count
-    heads: Count
-    feedforward: Count
     dropout: Fraction
 
     def of_transformer(self) -> dict[str, Any]:
-        """Those that all transformers have."""
-        return self.model_dump(include={"width", "layers", "heads", "feedforward", "dropout"})
+        return self.model_dump(include={"dropout", *TransformerSizes.model_fields})
 
 
 @dataclass
@@ -197,7 +192,6 @@ class TokenPrior:
 
     @property
     def rvq(self) -> RVQ:
-        """The tokeniser."""
         return self.networks[RVQ_STAGE]
 
 
@@ -214,11 +208,10 @@ class TokenGenerator(Generator):
     stages: ClassVar[Sequence[Stage]]
     level_dropout: ClassVar[float] = 0.0
     # Official files: a network's, below their folder, with the keys its weights may stand under;
-    # the folder of the statistics; names that are passed over; and networks that may be absent.
+    # the folder of the statistics; and where to get them.
     files: ClassVar[dict[str, tuple[str, tuple[str, ...]]]]
     meta: ClassVar[str]
     remedy: ClassVar[str]
-    optional: ClassVar[Sequence[str]] = ()
 
     # Each family defines besides:
     #
@@ -241,32 +234,22 @@ class TokenGenerator(Generator):
     def new(self, config, normaliser, encoder, seed) -> TokenPrior:
         """An untrained prior; text_width, codes and levels of the transformer are set to fit."""
         config = self.fitted(config, encoder.pooled_width)
-        parts = self.parts(config)
-        networks = {stage.name: initialised(parts[stage.name], seed) for stage in self.stages}
+        networks = {name: initialised(make, seed) for name, make in self.parts(config).items()}
         return TokenPrior(config, networks, normaliser, encoder)
 
     def untrained(self, sizes, clips, encoder, seed):
-        normaliser = Normaliser(*statistics([clip.features for clip in clips]))
-        return self.new(self.configuration(sizes), normaliser, encoder, seed)
+        return self.new(self.configuration(sizes), normaliser_of(clips), encoder, seed)
 
     def published(self, folder, sizes, encoder):
-        config = self.Config() if sizes is None else self.configuration(sizes)
-        return self.read(folder, config, encoder)
-
-    def read(self, folder, config, encoder=None) -> TokenPrior:
-        """The official release (`files`, `meta`), in evaluation mode on the CPU.
-
-        encoder: CLIP; None loads the one below the data root. Statistics are read, never computed.
-        `history` names the files by their hashes and epochs.
-        """
+        """The official release (`files`, `meta`), in evaluation mode on the CPU; `history` names
+        the files by their hashes and epochs."""
         encoder = checkpoints.official_encoder(folder, encoder)
+        config = self.Config() if sizes is None else self.configuration(sizes)
         config = self.fitted(config, encoder.pooled_width)
         networks: dict[str, nn.Module] = {}
         found: dict[str, Any] = {}
         for name, make in self.parts(config).items():
             file, keys = self.files[name]
-            if name in self.optional and not (folder / file).exists():
-                continue
             networks[name] = make()
             content, _ = checkpoints.load_official(
                 folder / file, networks[name], keys, f"{name} of {config}", self.remedy,
@@ -287,9 +270,8 @@ class TokenGenerator(Generator):
         def build(config):
             return {name: make() for name, make in self.parts(config).items()}
 
-        networks, common, about = checkpoints.load(
-            path, (self.format,), self.Config, build, encoder, optional=self.optional
-        )
+        kinds = (self.format,)
+        networks, common, about = checkpoints.load(path, kinds, self.Config, build, encoder)
         return TokenPrior(about["config"], networks, **common)
 
     @torch.inference_mode()
@@ -319,14 +301,13 @@ class TokenGenerator(Generator):
         """Train copies of networks one after the other, the tokeniser first.
 
         `steps` are those of all stages together; each stage's learning rate rises first
-        (`WARMUP`), and early stopping chooses in each by its own `total`. The moving average is of
-        the transformers' weights, and of the decoder's in `refine`: a tokeniser that is trained
-        whole keeps its last weights, since its codebooks follow the encoder as it is at each step.
+        (`WARMUP`). The moving average is of the transformers' weights, and of the decoder's in
+        `refine`: a tokeniser that is trained whole keeps its last weights, since its codebooks
+        follow the encoder as it is at each step.
         The tokens are those of the tokeniser as it is after its own stage.
 
         Of the curves, `step` counts on from stage to stage, and terms of another stage are NaN.
         """
-        refuse_processes(type(self).__name__, processes)
         decoder_only, stages = stages is not None, stages or self.stages
         motions, unseen = (
             normalised(prior.normaliser, group, STRIDE) if len(group) else []
@@ -369,8 +350,7 @@ class TokenGenerator(Generator):
                 table = pd.DataFrame(part, columns=list(COLUMNS))
                 tables.append(table.assign(step=table["step"] + done, stage=name, split=split))
             if checks:
-                kept[name] = dict(kept_row(checks, settings.early_stopping))
-                kept[name]["step"] = float(kept[name]["step"] + done)
+                kept[name] = checks[-1] | {"step": float(checks[-1]["step"] + done)}
             done = end
         recorded = settings.record() | {"decoder_only": decoder_only}
         entry = {"config": recorded, "clips": len(clips), "data": motions_hash(motions)}
@@ -412,9 +392,6 @@ class TokenGenerator(Generator):
             return {"total": total / count, "accuracy": right / count}
 
         return losses, validate
-
-    def trained(self, prior):
-        return [prior.networks[stage.name] for stage in self.stages]
 
     def validation(self, prior, held_out, settings, device):
         motions = normalised(prior.normaliser, held_out, STRIDE)

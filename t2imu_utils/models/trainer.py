@@ -1,5 +1,5 @@
-"""One trainer for all families: exact resume, moving average, several processes, early stopping;
-and the training that MDM and ReMoDiffuse share.
+"""One trainer for all families: exact resume, moving average, several processes; and the training
+that MDM and ReMoDiffuse share.
 
 Everything random at a step (which clips, crops, captions, timesteps, noise, dropped texts) follows
 from the seed and the step's number alone. Models that differ in their losses thus see the same data
@@ -9,9 +9,13 @@ and the same noise, and a training that was interrupted ends where an uninterrup
 import copy
 import json
 import math
-import pickle
+import os
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,21 +25,19 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
 from t2imu_utils.models.diffusion import Schedule, add_noise
-from t2imu_utils.models.generator import Denoiser, Generator, refuse_processes
+from t2imu_utils.models.generator import Denoiser, Generator
 from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses, recorded
-from t2imu_utils.models.processes import Team, launch
 from t2imu_utils.models.text import unpadded
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import check_features
 
-# Settings that came later: where they have their defaults, nothing is said of them.
-LATER = ("early_stopping", "warmup", "anneal")
 # Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
 # the padding goes, while clips of one length (often of one activity) still meet others.
 CHUNK = 8
@@ -43,10 +45,10 @@ CHUNK = 8
 # what else draws from the global generator), checks.
 ORDER, STEP, VALIDATION, LAYERS, CHECKS = range(5)
 
-Rows = list[dict[str, float]]
+Rows, Terms = list[dict[str, float]], dict[str, Tensor]
 # (network, step, part, parts) -> scalar terms, "total" among them, of that part of the step's
 # batch; those of all parts add up to the batch's mean.
-Losses = Callable[[nn.Module, int, int, int], dict[str, Tensor]]
+Losses = Callable[[nn.Module, int, int, int], Terms]
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -59,8 +61,7 @@ class TrainConfig:
     weights. warmup: steps over which the learning rate rises linearly to its value. anneal:
     whether it then falls linearly to zero at the last step. max_frames: longer clips are cropped
     at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at the end
-    alone. early_stopping: whether the weights with the lowest loss on held-out clips are returned,
-    instead of the last.
+    alone.
     """
 
     steps: int
@@ -74,7 +75,6 @@ class TrainConfig:
     weights: LossWeights = field(default_factory=LossWeights)
     checkpoint_every: int = 500
     validate_every: int = 0
-    early_stopping: bool = False
     warmup: int = 0
     anneal: bool = False
 
@@ -84,21 +84,17 @@ class TrainConfig:
         return rate * (1 - step / self.steps) if self.anneal else rate
 
     def record(self, *left_out: str) -> dict[str, Any]:
-        """The settings by name, without those of `LATER` that have their defaults."""
-        usual = {f.name: f.default for f in fields(self) if f.name in LATER}
-        settings = asdict(self, dict_factory=recorded)
-        return {
-            name: value
-            for name, value in settings.items()
-            if name not in left_out and not (name in usual and value == usual[name])
-        }
+        """The settings by name; of `warmup` and `anneal` nothing is said where they are not used,
+        as before there were any."""
+        found = asdict(self, dict_factory=recorded)
+        unused = {name for name in ("warmup", "anneal") if not found[name]}
+        return {name: x for name, x in found.items() if name not in unused | {*left_out}}
 
 
 # ---------------------------------------------------------------- data
 def normalised(
     normaliser: Normaliser, clips: Sequence[MotionClip], min_frames: int
 ) -> list[Float[Tensor, "T 263"]]:
-    """Normalised features of clips, float32."""
     if not clips:
         raise InputError("clips", "none", "at least one clip to train on", "Check the split.")
     for clip in clips:
@@ -139,15 +135,124 @@ def step_items(
     return items[np.random.default_rng([seed, ORDER, 1, chunk]).permutation(batches)[place]]
 
 
+# ---------------------------------------------------------------- processes that share each batch
+# The others wait as long as the first process validates and writes.
+PATIENCE = timedelta(hours=24)
+
+
+class Team:
+    """The processes of a training (data-parallel), as one of them sees them.
+
+    device: of this process; of several the kind, "cpu" or "cuda". index: 0 is the one that
+    validates and writes. count: of all. told: what `tell` reports to (`launch`).
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", index: int = 0, count: int = 1, told: Any = None
+    ):
+        self.device, self.index, self.count = torch.device(device), index, count
+        self._told, self._accelerator = told, None
+        if count > 1:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+
+            # Buffers are constants, so the first process need not send them out at every step.
+            settings = DistributedDataParallelKwargs(broadcast_buffers=False)
+            self._accelerator = Accelerator(
+                cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[settings]
+            )
+            # accelerate numbers CPUs too, which torch.load does not know.
+            self.device = self.device if device == "cpu" else self._accelerator.device
+
+    def join(self, model: nn.Module) -> nn.Module:
+        """What to call in place of `model`, so that its gradients become the mean of all's."""
+        if self._accelerator is None:
+            return model
+        with warnings.catch_warnings():  # torch 2.13 has another name for `broadcast_buffers`
+            warnings.simplefilter("ignore", FutureWarning)
+            return self._accelerator.prepare_model(model)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over the processes; all have to call it."""
+        return self._accelerator.reduce(x, reduction="sum")
+
+    def tell(self, step: int, loss: float | None = None) -> None:
+        """Report how far the training is, for whoever draws the progress."""
+        if self.index == 0:
+            self._told[0] = step
+            if loss is not None:
+                self._told[1] = loss
+
+
+def launch(
+    task: tuple,
+    processes: int,
+    device: torch.device | str,
+    progress: Callable[[int, float | None], None],
+) -> None:
+    """Run ``_Training(team, *task)`` in several new processes at once and wait for all of them.
+
+    They start afresh (`accelerate.notebook_launcher` forks, which hangs once a library of the
+    notebook has used OpenMP), and join over gloo on a CPU, over NCCL on CUDA with one device each.
+    The threads of this process are divided among them. One that fails ends the others; all end
+    with this one. progress: called now and then with what the first process last told.
+    """
+    kind = torch.device(device).type
+    there = torch.cuda.device_count() if kind == "cuda" else processes if kind == "cpu" else 0
+    if there < processes:
+        raise InputError(
+            "training: processes", f"{processes} with {there} devices of the kind {kind}",
+            "cpu, or a CUDA device for each process", f"Set num_processes to at most {there or 1}.",
+        )  # fmt: skip
+    # By value where it is of a notebook, whose functions no other process can import.
+    import cloudpickle
+
+    threads = max(1, torch.get_num_threads() // processes)
+    told = torch.multiprocessing.get_context("spawn").Array("d", [-1.0, math.nan])
+    with tempfile.TemporaryDirectory(prefix="t2imu-training-") as name:
+        torch.save(task, Path(name) / "task.pt", pickle_module=cloudpickle)
+        context = start_processes(
+            _start, (processes, kind, threads, name, told), processes, join=False
+        )
+        try:
+            while not context.join(timeout=0.5):
+                step, loss = told[:]
+                if step >= 0:
+                    progress(int(step), None if loss != loss else loss)
+        finally:
+            for process in context.processes:
+                process.kill()
+                process.join()
+
+
+def _start(index: int, count: int, kind: str, threads: int, folder: str, told: Any) -> None:
+    """What a new process does; what is trained ends in the state file."""
+    place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(x) for name, x in place.items()}, OMP_NUM_THREADS=str(threads))
+    torch.set_num_threads(threads)
+    if sys.platform == "linux":  # else gloo asks the name service, which may not know this machine
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if kind == "cuda":
+        torch.cuda.set_device(index)
+    # They find each other through a file: a port chosen here could be taken by then.
+    torch.distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=index,
+        world_size=count,
+        timeout=PATIENCE,
+    )
+    # Its tensors stay in the file until they are used. Written a moment ago by our own parent.
+    task = torch.load(Path(folder) / "task.pt", mmap=True, weights_only=False)
+    team = Team(kind, index, count, told)
+    _Training(team, *task).run(team.tell)
+    torch.distributed.destroy_process_group()
+
+
 # ---------------------------------------------------------------- training
 def ema_decay_at(decay: float, updates: int) -> float:
     """Decay of the moving average after `updates` steps; small at first."""
     return min(decay, (1 + updates) / (10 + updates))
-
-
-def kept_row(validated: Rows, early_stopping: bool) -> dict[str, float]:
-    """Of all validations that of the weights that a training returns."""
-    return min(validated, key=lambda row: row["total"]) if early_stopping else validated[-1]
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -176,17 +281,16 @@ def train(
 ) -> tuple[nn.Module, Rows, Rows]:
     """Train a copy of `model` with AdamW.
 
+    The same call goes on where it was interrupted, bit for bit on a CPU, and returns at once when
+    it had ended.
+
     Args:
         losses: see `Losses`; minimised is "total". What it draws must follow from the step alone or
             come from torch's global generator, which is seeded at every step and left as it was
             found. What the model keeps beside its weights (codebook sums) must be buffers.
-            Parameters that need no gradient are left as they are.
         path: the state file; its stem gets a hash of `key`, `config` and the weights at the start.
-            The same call goes on where it was interrupted, bit for bit on a CPU, and returns at
-            once when it had ended.
         key: hash of all else that `losses` depends on.
-        validate: (averaged model in evaluation mode) -> terms, without gradients; early stopping
-            goes by "total".
+        validate: (averaged model in evaluation mode) -> terms, without gradients.
         stream: first of which random streams the layers draw from, then what it ends with.
         processes: more than 1 trains data-parallel in new processes, on as many CUDA devices where
             `device` is one; losses and weights are the same up to the order of sums where the model
@@ -212,20 +316,10 @@ def train(
             with torch.random.fork_rng():
                 state.run(tell)
         elif state.step < config.steps:
-            launch(_work, task, processes, device, tell)
+            launch(task, processes, device, tell)
             state.load()
             tell(state.step, None)
-    if state.step < config.steps:
-        raise KeyboardInterrupt(f"training: interrupted after step {state.step} of {config.steps}")
-    trained = state.averaged
-    if config.early_stopping:
-        trained.load_state_dict(state.best["weights"])
-    return trained.eval(), state.rows, state.validated
-
-
-def _work(team: Team, task: tuple) -> None:
-    """One process of several; what is trained ends in the state file."""
-    _Training(team, *task).run(team.tell)
+    return state.averaged.eval(), state.rows, state.validated
 
 
 class _Training:
@@ -253,7 +347,6 @@ class _Training:
         )
         self.rows: Rows = []
         self.validated: Rows = []
-        self.best: dict[str, Any] = {"step": 0, "loss": math.inf, "weights": {}}
         self._pending: list[dict[str, Tensor]] = []
         # How often the state is written is no part of what is trained.
         self.key = key_of(key, config.record("checkpoint_every"), weights_hash(model))
@@ -263,7 +356,6 @@ class _Training:
 
     @property
     def averaged(self) -> nn.Module:
-        """What is validated and returned."""
         return self.model if self.ema is None else self.ema
 
     def run(self, tell: Callable[[int, float | None], None]) -> None:
@@ -307,14 +399,10 @@ class _Training:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Validate, and keep the weights if they are the best so far."""
         torch.manual_seed(_seed(self.config.seed, CHECKS, 0))
         terms = self.validate(self.averaged.eval())
         self.model.train()
         self.validated.append({"step": self.step, **terms})
-        if self.config.early_stopping and terms["total"] < self.best["loss"]:
-            weights = {k: x.detach().clone() for k, x in self.averaged.state_dict().items()}
-            self.best = {"step": self.step, "loss": terms["total"], "weights": weights}
 
     def flush(self) -> None:
         """Read the losses of the last steps; refuse those that are not finite."""
@@ -323,20 +411,18 @@ class _Training:
             table = torch.stack([torch.stack(list(terms.values())) for terms in pending])
             summed = self.team.sum(table).tolist()
             pending = [dict(zip(self._pending[0], row, strict=True)) for row in summed]
-        for i, terms in enumerate(pending, start=first + 1):
-            row = {"step": i, **{name: float(x) for name, x in terms.items()}}
-            if not np.isfinite(row["total"]):
-                raise self._diverged(i, str(row["total"]))
-            self.rows.append(row)
+        rows = [
+            {"step": i, **{name: float(x) for name, x in terms.items()}}
+            for i, terms in enumerate(pending, start=first + 1)
+        ]
+        broken = [row["step"] for row in rows if not np.isfinite(row["total"])]
+        if broken or not all(bool(p.isfinite().all()) for p in self.trained):
+            raise InputError(
+                f"training, step {min(broken, default=self.step)}", "no finite number",
+                "a finite loss", "Lower learning_rate or the weights of the losses.",
+            )  # fmt: skip
+        self.rows += rows
         self._pending = []
-        if not all(bool(p.isfinite().all()) for p in self.trained):
-            raise self._diverged(self.step, "weights that are not finite")
-
-    def _diverged(self, step: int, found: str) -> InputError:
-        return InputError(
-            f"training, step {step}: loss", found, "a finite loss",
-            "Lower learning_rate or the weights of the losses.",
-        )  # fmt: skip
 
     def save(self) -> None:
         """Write the state atomically, after making sure that it is still sound."""
@@ -350,7 +436,6 @@ class _Training:
             "optimiser": self.optimiser.state_dict(),
             "rows": self.rows,
             "validated": self.validated,
-            "best": self.best,
         }
         with atomic_write(self.path) as temporary:
             torch.save(content, temporary)
@@ -363,11 +448,9 @@ class _Training:
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema"])
             self.optimiser.load_state_dict(content["optimiser"])
-            names = ("step", "rows", "validated", "best")
-            self.step, self.rows, self.validated, self.best = (content[name] for name in names)
-        except (
-            RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError,
-        ) as error:  # fmt: skip
+            self.step = content["step"]
+            self.rows, self.validated = content["rows"], content["validated"]
+        except Exception as error:  # a damaged file may raise anything
             raise InputError(
                 self.path, f"unreadable ({type(error).__name__})",
                 "the state of an interrupted training", "Delete the file to train from the start.",
@@ -398,9 +481,8 @@ class Batch:
     retrieved: tuple[Tensor, ...] = ()
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        own = {name: x for name, x in vars(self).items() if name != "retrieved"}
-        changed = {name: change(x) for name, x in own.items()}
-        return Batch(**changed, retrieved=tuple(map(change, self.retrieved)))
+        *own, retrieved = vars(self).values()
+        return Batch(*map(change, own), tuple(map(change, retrieved)))
 
     def part(self, number: int, parts: int) -> "Batch":
         """One of as many nearly equal parts."""
@@ -408,7 +490,6 @@ class Batch:
         return self._each(lambda x: x[start:end])
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
         return self._each(lambda x: x.to(device))
 
 
@@ -500,15 +581,9 @@ def batch_losses(
 
 
 def step_losses(
-    model: nn.Module,
-    step: int,
-    part: int,
-    parts: int,
-    *,
-    data: Dataset,
-    config: TrainConfig,
+    model: nn.Module, step: int, part: int, parts: int, *, data: Dataset, config: TrainConfig,
     how: Diffusion,
-) -> dict[str, Tensor]:
+) -> Terms:  # fmt: skip
     """Losses of a part of a step's batch (`Losses`)."""
     whole = draw_batch(data, config, len(how.schedule.betas), step)
     batch = whole.part(part, parts).to(next(model.parameters()).device)
@@ -551,12 +626,9 @@ class DiffusionGenerator(Generator):
     schedule: ClassVar[Callable[[int], Schedule]]
     # First of which random streams its layers draw from, then what it ends with.
     stream: ClassVar[tuple[int, ...]] = (LAYERS,)
-    # Whether several processes can share its batches.
-    parallel: ClassVar[bool] = False
 
     def retrieval(self, prior, clips, max_frames, held_out=False):
-        """What retrieves for clips as it is trained, or validated (`held_out`), on them (see
-        `Dataset`)."""
+        """What retrieves for clips as it is trained on them, or validated (`Dataset`)."""
         return None
 
     def key(self, prior) -> list[Any]:
@@ -564,7 +636,6 @@ class DiffusionGenerator(Generator):
         return []
 
     def how(self, prior) -> Diffusion:
-        """What its losses are computed with."""
         steps = prior.config.diffusion_steps
         return Diffusion(type(self).predict, type(self).schedule(steps), prior.normaliser)
 
@@ -573,8 +644,6 @@ class DiffusionGenerator(Generator):
         return Dataset(prior, clips, retrieve)
 
     def train(self, prior, clips, settings, folder, held_out, device, processes=1):
-        if not self.parallel:
-            refuse_processes(type(self).__name__, processes)
         if settings.max_frames > prior.config.max_frames:
             raise InputError(
                 "TrainConfig: max_frames", str(settings.max_frames),
@@ -588,7 +657,6 @@ class DiffusionGenerator(Generator):
         if len(held_out):
             unseen = self._data(prior, held_out, settings, held_out=True)
             validate = partial(validation_losses, data=unseen, **given)
-            parts += [unseen.fingerprint] if settings.early_stopping else []
         network = copy.deepcopy(prior.model).requires_grad_(True)
         losses = partial(step_losses, data=data, **given)
         model, rows, validated = train(
@@ -597,7 +665,7 @@ class DiffusionGenerator(Generator):
         )  # fmt: skip
         entry = {"config": settings.record(), "clips": len(data), "data": data.fingerprint}
         if validated:
-            entry["validation"] = kept_row(validated, settings.early_stopping)
+            entry["validation"] = validated[-1]
         splits = {"train": rows, "validation": validated}
         table = [{**row, "split": split} for split, group in splits.items() for row in group]
         curves = pd.DataFrame(table, columns=["step", "split", *TERMS, "total"])

@@ -39,7 +39,7 @@ from t2imu_utils.body.fitting import N, without_jumps
 from t2imu_utils.body.smpl import BETAS, BONES, Body
 from t2imu_utils.clips import Clips
 from t2imu_utils.errors import InputError, Skipped
-from t2imu_utils.files import read_json
+from t2imu_utils.files import Inert, decode_array, read_json, read_pickle
 from t2imu_utils.motion.bvh import (
     JOINTS_FROM_BANDAI,
     JOINTS_FROM_REACTIDLE,
@@ -57,7 +57,6 @@ from t2imu_utils.motion.rotations import (
 )
 from t2imu_utils.motion.skeleton import RATE, check_joints, joint_weights, resample, weighted_joints
 from t2imu_utils.motion.takes import HEIGHT, implausible
-from t2imu_utils.pickles import Inert, decode_array, read_pickle
 
 Up = Literal["y", "z"]
 

@@ -11,8 +11,7 @@ from t2imu_utils.models import trainer as training
 from t2imu_utils.models.diffusion import Solver
 from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.models.mdm import GENERATOR, Prior, generate, new_prior
-from t2imu_utils.models.processes import Team
-from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, TrainConfig, step_items
+from t2imu_utils.models.trainer import CHUNK, Batch, Dataset, Team, TrainConfig, step_items
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import CONTACTS, WIDTH
 from tests.benchmarks.comparison import Comparison, within

@@ -20,8 +20,7 @@ from t2imu_utils.analysis import har
 from t2imu_utils.analysis.har import DeepConvLSTM
 from t2imu_utils.analysis.signals import SHAPE, catch24
 from t2imu_utils.demo import write_recordings
-from t2imu_utils.execute import KERNEL
-from t2imu_utils.parameters import TAG
+from t2imu_utils.execute import KERNEL, TAG
 from t2imu_utils.recordings.realworld import read_realworld
 from t2imu_utils.runs import ROOT
 from tests.benchmarks.comparison import Comparison, within

@@ -12,6 +12,7 @@ import torch
 
 from t2imu_utils.models.mdm import MDM, MDMConfig, Prior, new_prior, read_mdm
 from t2imu_utils.models.retrieval import build_database
+from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
 
 ARCHITECTURES = {
@@ -81,9 +82,9 @@ def golden(request, reference, layouts, tmp_path_factory) -> Golden:
     lines = (reference / f"mdm_{name}_state_dict.txt").read_text().splitlines()
     keys = {k: ast.literal_eval(s) for k, s in (line.split("\t") for line in lines)}
     path = layouts.write_official_mdm(tmp_path_factory.mktemp(name), config, shapes=keys)
-    plain = Normaliser(np.zeros(263, np.float32), np.ones(263, np.float32))
+    layouts.write_statistics(path.parent, 1.0)
     encoder = NamedEncoder({"clip": "clip_mdm"}.get(name, name), config.text_width)
-    prior = read_mdm(path, plain, encoder)
+    prior = read_mdm(path.parent, encoder)
     path.unlink()  # 100 MB
     return Golden(prior, arrays, keys)
 
@@ -107,3 +108,36 @@ def normaliser(clips):
 @pytest.fixture
 def database(clips, normaliser, encoder):
     return build_database(clips, normaliser, encoder, max_frames=24)
+
+
+CAPTIONS = ["a person walks", "a man runs", "the woman sits down", "someone jumps"]
+
+
+@pytest.fixture
+def clip_encoder(layouts, tmp_path, monkeypatch):
+    """A small CLIP with the widths of the official one."""
+    folder = tmp_path / "text_encoders" / "clip-vit-base-patch32"
+    layouts.write_clip(folder, width=512, pooled_width=512)
+    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
+    return load_text_encoder("clip")
+
+
+@pytest.fixture
+def official_database(clip_encoder, tmp_path):
+    """The five arrays of the official file, and the indexes that nothing reads."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([196, 40, 60, 120])
+    motions = rng.standard_normal((4, 196, 263)).astype(np.float32)
+    motions[np.arange(196)[None] >= lengths[:, None]] = 0
+    path = tmp_path / "t2m_text_train.npz"
+    np.savez(
+        path,
+        text_features=clip_encoder.encode_pooled(CAPTIONS).numpy(),
+        captions=np.array(CAPTIONS),
+        motions=motions,
+        m_lengths=lengths,
+        clip_seq_features=rng.standard_normal((4, 77, clip_encoder.width)).astype(np.float32),
+        train_indexes=np.zeros((4, 3), int),
+        test_indexes=np.zeros((4, 3), int),
+    )
+    return path

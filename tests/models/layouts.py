@@ -4,7 +4,6 @@ import ast
 import json
 import string
 import zlib
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -87,6 +86,13 @@ def write_official_mdm(
     return path
 
 
+def write_statistics(folder: Path, level: float, names=("Mean.npy", "Std.npy")) -> None:
+    """Mean and standard deviation of this level in all features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        np.save(folder / name, np.full(263, level))
+
+
 class Clip:
     """Stands in for the text encoder of the official checkpoints: its name, and made-up vectors."""
 
@@ -114,7 +120,7 @@ def write_by_rule(folder: Path, states: dict[str, dict], files: dict, meta: str)
     for name, state in states.items():
         file, (key, *_) = files[name]
         (folder / file).parent.mkdir(parents=True)
-        torch.save({key: state, "epoch" if name == "lengths" else "ep": 12}, folder / file)
+        torch.save({key: state, "ep": 12}, folder / file)
     (folder / meta).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name in ("mean", "std"):
@@ -157,9 +163,7 @@ def write_t2mgpt(folder: Path, prior) -> None:
 
 
 def write_momask(folder: Path, prior) -> None:
-    """MoMask's files and statistics; a length estimator drawn at random."""
-    lengths = momask.GENERATOR.parts(prior.config)["lengths"]()
-    prior = replace(prior, networks={**prior.networks, "lengths": lengths})
+    """MoMask's files and statistics."""
     write_official(folder, prior, momask.FILES, momask.GENERATOR.meta)
 
 

@@ -91,14 +91,6 @@ def test_what_is_wrong_in_a_file_is_told(saved, encoder, change, told):
         load_prior(saved, encoder)
 
 
-def test_a_damaged_file_is_told(saved, encoder):
-    content = saved.read_bytes()
-    for damaged in (b"", content[: len(content) // 2], b"x" * 99):
-        saved.write_bytes(damaged)
-        with pytest.raises(InputError, match="nothing readable"):
-            load_prior(saved, encoder)
-
-
 # ---------------------------------------------------------------- official files
 class Calls:
     """What makes a folder when it is unpickled."""

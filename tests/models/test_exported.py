@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.ndimage import gaussian_filter1d
 
 from t2imu_utils import data, runs
 from t2imu_utils import finetuning as arms
@@ -9,11 +12,14 @@ from t2imu_utils.body.fitting import fit_summary, fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
-from t2imu_utils.models.exported import POSE
-from t2imu_utils.motion.exports import read_exports, read_poses
+from t2imu_utils.models.exported import POSE, RECORDED
+from t2imu_utils.models.generator import Generator
+from t2imu_utils.motion.corpus import MotionClip
+from t2imu_utils.motion.exports import read_poses
+from t2imu_utils.motion.features import features_to_joints
 from t2imu_utils.tracks import OPEN_BODY, TRACKS, load_track
 from tests.motion.test_exports import write_mdm
-from tests.motion.test_poses import Z_UP, amass, joints_of, moving, rest_pelvis
+from tests.motion.test_poses import amass, joints_of, moving, rest_pelvis
 
 # Asked for in this order; nobody makes the second.
 PROMPTS = ["A person walks.", "a person sits", "A person runs.", "a person walks"]
@@ -118,24 +124,6 @@ def test_poses_are_taken_as_they_are(root, body):
     }  # fmt: skip
 
 
-def test_plain_joints_with_what_the_track_says_of_them(root, body):
-    for i, seconds in enumerate((3.0, 4.0, 3.5)):
-        joints = 100 * joints_of(body, moving(40.0, seconds))[:, :22] @ Z_UP.T
-        # Names in the order of their numbers, not of their letters.
-        np.save(root / "theirs" / f"take{(2, 10, 1)[i]}.npy", joints)
-    (root / "theirs" / "prompts.txt").write_text("\ufeffa person runs\nA person walks\n\n", "utf-8")
-    given = {"rate": 40, "up": "z", "scale": 0.01, "made_by": "lab"}
-    study = study_of(root, prompts="theirs/prompts.txt", **given)
-    found, fits = sampled(study)
-    direct, _ = read_exports(root / "theirs", **given)
-    assert direct.table["file"].tolist() == ["take1.npy", "take2.npy", "take10.npy"]
-    assert found.table["file"].tolist() == ["take2.npy", "take1.npy"]
-    np.testing.assert_array_equal(found[0]["joints"], direct[1]["joints"])
-    assert found.table["native_rate"].tolist() == [40, 40] and found.meta["rate"] == 20
-    assert fits.arrays["joint_error"].mean() < 5e-3
-    assert {"take10.npy"} < {each["name"] for each in found.meta["left_out"]}
-
-
 def test_there_is_no_model_to_train_or_to_examine(root, motions):
     write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
     study = study_of(root)
@@ -169,3 +157,51 @@ def test_bad_input_is_told(root, motions, options, message):
     with pytest.raises(InputError) as caught:
         study_of(root, **options).start()
     assert message in str(caught.value)
+
+
+# ---------------------------------------------------------------- recorded motion
+def test_each_request_gets_a_clip_of_its_activity(tmp_path):
+    clips = [
+        MotionClip(name, np.zeros((frames, 263), np.float32), ["-"], "", activity)
+        for name, frames, activity in (
+            ("a", 50, "walking"), ("b", 90, "walking"), ("c", 30, "walking"), ("d", 60, "gesture"),
+            ("e", 45, "running"),
+        )
+    ]  # fmt: skip
+    read = RECORDED.read(None, None, clips)
+    assert read.clips.table["name"].tolist() == ["a", "b", "e"] and read.skipped[0].name == "c"
+    requests = pd.DataFrame(
+        {"activity": ["walking", "walking", "running", "lying"], "prompt": "-", "frames": 60,
+         "seed": range(4)}
+    )  # fmt: skip
+    found = RECORDED.sample(read, requests, None, 1)
+    # Different clips as long as there are any, whole or cut to what was asked for.
+    assert sorted(found.table["frames"][:2]) == [50, 60] and found.table["frames"][2] == 45
+    assert found.table["motion"].tolist() == [0, 1, 2]
+    assert [left["name"] for left in found.meta["left_out"]] == ["lying"]
+    path = tmp_path / "prior.safetensors"
+    RECORDED.save(path, read)
+    again = RECORDED.sample(RECORDED.load(path), requests, None, 1)
+    np.testing.assert_array_equal(again.arrays["joints"], found.arrays["joints"])
+
+
+def test_a_readout_and_a_gaussian_may_be_asked_for():
+    features = np.random.default_rng(0).normal(0, 0.1, (30, 263)).astype(np.float32)
+
+    class Fixed(Generator):
+        def generate(self, *_):
+            return [features]
+
+    prior = SimpleNamespace(velocity_weight=3.0)
+    requests = pd.DataFrame({"prompt": ["-"], "frames": [30], "seed": [0]})
+    sample = Fixed().sample
+    for given, weight in ((None, 3.0), (0.0, 0.0)):
+        joints = sample(prior, requests, None, 1, velocity_weight=given).arrays["joints"]
+        np.testing.assert_allclose(joints, features_to_joints(features, weight), atol=1e-6)
+    smooth = sample(prior, requests, None, 1, smooth=1.0).arrays["features"]
+    np.testing.assert_allclose(
+        smooth, gaussian_filter1d(features, 1.0, axis=0, mode="nearest"), atol=1e-6
+    )
+    assert smooth.std() == pytest.approx(
+        0.53 * features.std(), rel=0.1
+    )  # 1 / (2 sqrt(pi)) of power

@@ -1,7 +1,7 @@
 """Every family behind the one interface: made, trained, kept, sampled, examined, published."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,9 @@ from t2imu_utils import finetuning as arms
 from t2imu_utils import runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.finetuning import Study, pretraining
-from t2imu_utils.models import remodiffuse as remodiffuse_checkpoints
 from t2imu_utils.models import trainer
 from t2imu_utils.models.generator import family, generator_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
-from t2imu_utils.models.remodiffuse import ReMoDiffuseConfig
 from t2imu_utils.models.retrieval import build_database
 from t2imu_utils.models.text import load_text_encoder
 from t2imu_utils.motion.corpus import Normaliser
@@ -224,21 +222,6 @@ def test_a_motion_is_denoised_as_if_it_were_alone(study, prior):
         torch.testing.assert_close(together[i][mask[i]], alone[0][own[0]], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["remodiffuse"])
-def test_no_clip_is_shown_its_own_motion(study, prior):
-    database = prior.database
-    assert database.names == [clip.name for clip in study.clips]
-    before = shown(study, prior, study.clips[:1])[0]
-
-    def with_others(rows):
-        motions = [x + 1.0 if i in rows else x for i, x in enumerate(database.motions)]
-        other = replace(prior, database=replace(database, motions=motions))
-        return shown(study, other, study.clips[:1])[0]
-
-    assert torch.equal(with_others([0]), before)
-    assert not torch.equal(with_others(range(1, len(database))), before)
-
-
 def test_a_solver_is_taken_where_there_is_a_choice(tiny):
     def with_solver(name, **chosen):
         section = tiny.generators[name].model_copy(update=chosen)
@@ -280,23 +263,6 @@ ENCODERS = {"mdm": "distilbert"}  # of the others: clip
 FOLDER = "weights"
 
 
-@dataclass(frozen=True)
-class Small(ReMoDiffuseConfig):
-    """In place of the sizes of the official file, which says none."""
-
-    layers: int = 1
-    width: int = 16
-    heads: int = 2
-    feedforward: int = 24
-    time_width: int = 20
-    text_latent: int = 12
-    text_layers: int = 1
-    text_feedforward: int = 20
-    retrieval_layers: int = 1
-    diffusion_steps: int = 200
-    max_frames: int = 24
-
-
 WRITERS = {
     "mdm": write_mdm,
     "momask": write_momask,
@@ -332,7 +298,6 @@ def published(
     data.mkdir()
     (data / "text_encoders").symlink_to(downloads / "text_encoders")
     monkeypatch.setenv("T2IMU_DATA", str(data))
-    monkeypatch.setattr(remodiffuse_checkpoints, "ReMoDiffuseConfig", Small)
     generator, encoder = family(name), load_text_encoder(ENCODERS.get(name, "clip"))
     untrained = generator.untrained(generator.Sizes(**sizes[name]), clips[:9], encoder, 3)
     if name == "remodiffuse":
@@ -341,8 +306,7 @@ def published(
     settings = replace(arms.pretraining(tiny, name), steps=8)
     prior, _ = generator.train(untrained, clips[:9], settings, tmp_path, [], "cpu")
     WRITERS[name](data / FOLDER, prior)
-    # Sizes where the file does not say its own.
-    own = sizes[name] if name in ("momask", "t2mgpt") else {}
+    own = {} if name == "mdm" else sizes[name]  # of which the file says its own
     section = GeneratorSection(checkpoint=FOLDER, text_encoder=encoder.name, **own)
     track = tiny.model_copy(update={"generators": {**tiny.generators, name: section}})
     return Study(track, name, clips[:9], clips[9:], {"corpus": "a" * 64}), prior

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils.models import losses
 from t2imu_utils.models.losses import (
     BANDS,
     VARIANTS,
@@ -127,33 +126,6 @@ def test_padding_changes_neither_losses_nor_gradients(variant):
     short = motion_losses(x0[:1, :N], motion(1)[:1, :N], MASK[:1, :N], weights, PLAIN)
     for name in clean:
         torch.testing.assert_close(short[name], clean[name][:1], rtol=1e-5, atol=0)
-
-
-K = 64
-CYCLES = torch.arange(K) * 2 * torch.pi / K
-WHOLE = torch.ones(1, K, dtype=torch.bool)
-
-
-def wave(cycles, amplitude=1.0, phase=0.0):
-    """One channel of a sine of so many cycles in K frames: (1, K, 1)."""
-    return amplitude * torch.sin(cycles * CYCLES + phase)[None, :, None]
-
-
-def test_a_spectrum_tells_in_which_band_a_motion_accelerates(monkeypatch):
-    """Of a Hann window's three lines, those of 14 cycles in 64 frames are all in the fourth of
-    eight bands of four lines, with a sixteenth of 64 frames times the squared amplitude as mean."""
-    monkeypatch.setattr(losses, "POINTS", K)  # lines of the transform as far apart as the cycles
-    floor, power = 1e-3, K / 16
-    twice = spectral_difference(wave(14), wave(14, 2.0), WHOLE, floor)
-    expected = math.log((4 * power + floor) / (power + floor)) ** 2 / BANDS
-    assert twice.item() == pytest.approx(expected, rel=1e-3)
-    # Elsewhere: two bands differ by all that stands above the floor.
-    moved = spectral_difference(wave(14), wave(22), WHOLE, floor)
-    expected = 2 * math.log((power + floor) / floor) ** 2 / BANDS
-    assert moved.item() == pytest.approx(expected, rel=1e-3)
-    # Channels are averaged.
-    a, b = torch.cat([wave(14), wave(3)], -1), torch.cat([wave(14, 2.0), wave(3)], -1)
-    torch.testing.assert_close(spectral_difference(a, b, WHOLE, floor), twice / 2)
 
 
 def noise(frames, channels, seed=0):

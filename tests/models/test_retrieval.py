@@ -12,7 +12,6 @@ from t2imu_utils.models.retrieval import (
     token_states,
     versioned,
 )
-from t2imu_utils.models.text import load_text_encoder
 
 
 def items(vectors, lengths, names=None, sources=None):
@@ -58,15 +57,10 @@ def test_twins_and_cuts_and_whatever_shares_a_recording_are_kin(clips):
     assert kin("000100") == []
 
 
-def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(
-    layouts, tmp_path, monkeypatch
-):
+def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(clip_encoder):
     from transformers import AutoTokenizer, CLIPTextModel
 
-    folder = tmp_path / "text_encoders" / "clip-vit-base-patch32"
-    layouts.write_clip(folder)
-    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
-    encoder = load_text_encoder("clip")
+    encoder, folder = clip_encoder, clip_encoder.folder
     texts = ["a person walks", "walks slowly on and on " * 40, "so"]
     states, valid = token_states(encoder, texts)
     assert states.shape == (3, 77, encoder.width) and valid.all()
@@ -82,9 +76,6 @@ def test_clip_states_are_77_and_end_with_padding_that_has_seen_the_text(
     torch.testing.assert_close(states[0][: kept[0].sum()], real[0][kept[0]], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(states[0, 76], states[2, 76], atol=1e-3)
     assert torch.equal(token_states(encoder, texts[2:])[0][0], states[2])
-
-
-CAPTIONS = ["a person walks", "a man runs", "the woman sits down", "someone jumps"]
 
 
 @pytest.fixture
@@ -127,45 +118,19 @@ def test_faults_of_a_file_are_told(saved, encoder, change, message):
         read_database(saved, encoder)
 
 
-@pytest.fixture
-def clip_encoder(layouts, tmp_path, monkeypatch):
-    layouts.write_clip(tmp_path / "text_encoders" / "clip-vit-base-patch32")
-    monkeypatch.setenv("T2IMU_DATA", str(tmp_path))
-    return load_text_encoder("clip")
-
-
-@pytest.fixture
-def official(clip_encoder, tmp_path):
-    """The five arrays of the official file, and the indexes that nothing reads."""
-    rng = np.random.default_rng(0)
-    lengths = np.array([196, 40, 60, 120])
-    motions = rng.standard_normal((4, 196, 263)).astype(np.float32)
-    motions[np.arange(196)[None] >= lengths[:, None]] = 0
-    path = tmp_path / "t2m_text_train.npz"
-    np.savez(
-        path,
-        text_features=clip_encoder.encode_pooled(CAPTIONS).numpy(),
-        captions=np.array(CAPTIONS),
-        motions=motions,
-        m_lengths=lengths,
-        clip_seq_features=rng.standard_normal((4, 77, clip_encoder.width)).astype(np.float32),
-        train_indexes=np.zeros((4, 3), int),
-        test_indexes=np.zeros((4, 3), int),
-    )
-    return path
-
-
-def test_the_official_layout_is_read(official, clip_encoder, clips):
-    database = read_database(official, clip_encoder)
+def test_the_official_layout_is_read(official_database, clip_encoder, clips):
+    database = read_database(official_database, clip_encoder)
     assert database.lengths.tolist() == [196, 40, 60, 120]
     assert database.encoder == ("clip", None) and database.names is None
     assert database.tokens[0].shape == (77, clip_encoder.width)
-    pooled = clip_encoder.encode_pooled(CAPTIONS[2:3]).numpy()
+    pooled = clip_encoder.encode_pooled(["the woman sits down"]).numpy()
     assert retrieve(database, pooled, [60])[0, 0] == 2
-    again = read_database(save_database(official.with_name("own.npz"), database), clip_encoder)
+    again = read_database(
+        save_database(official_database.with_name("own.npz"), database), clip_encoder
+    )
     assert again.version == database.version
     with pytest.raises(InputError, match="official files cannot be trained on"):
         database.kin(clips[0])
-    rewrite(official, lambda x: x.update(motions=x["motions"] + 1))
+    rewrite(official_database, lambda x: x.update(motions=x["motions"] + 1))
     with pytest.raises(InputError, match="no z-scores"):
-        read_database(official, clip_encoder)
+        read_database(official_database, clip_encoder)

@@ -1,5 +1,3 @@
-import copy
-import os
 from collections import Counter
 from dataclasses import replace
 
@@ -7,13 +5,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.multiprocessing import ProcessExitedException
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import trainer as training
 from t2imu_utils.models.losses import LossWeights
 from t2imu_utils.models.mdm import GENERATOR
-from t2imu_utils.models.processes import launch
 from t2imu_utils.models.trainer import TrainConfig, ema_decay_at, step_items, train
 
 LENGTHS = np.random.default_rng(0).integers(20, 200, 700)
@@ -48,9 +44,6 @@ def losses(model, step, part=0, parts=1):
     return {"fit": fit, "total": 2 * fit}
 
 
-TOTALS = {3: 2.0, 6: 1.0, 9: 4.0, 12: 3.0}
-
-
 def run(model, folder, config=CONFIG, terms=losses, key="data", validate=None):
     return train(model, terms, config, folder / "toy.pt", key, validate)
 
@@ -63,9 +56,8 @@ def state(model):
 def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
     model, tmp_path, ema_decay
 ):
-    """With early stopping, whose best weights were found before the interruption."""
-    config = replace(CONFIG, ema_decay=ema_decay, validate_every=3, early_stopping=True)
-    steps, shown, stop_at = [], {}, 0
+    config = replace(CONFIG, ema_decay=ema_decay, validate_every=3)
+    steps, stop_at = [], 0
 
     def counting(model, step, part, parts):
         steps.append(step + 1)
@@ -73,25 +65,20 @@ def test_an_interrupted_training_ends_bit_for_bit_where_a_whole_one_ends(
             raise KeyboardInterrupt
         return losses(model, step)
 
-    def scripted(averaged):
+    def validate(averaged):
         assert not averaged.training
-        shown[steps[-1]] = state(averaged).clone()
-        return {"total": TOTALS[steps[-1]]}
+        return {"total": float(state(averaged).sum())}
 
-    whole, rows, checks = run(model, tmp_path / "whole", config, counting, validate=scripted)
-    assert {row["step"]: row["total"] for row in checks} == TOTALS
+    whole, rows, checks = run(model, tmp_path / "whole", config, counting, validate=validate)
+    assert [row["step"] for row in checks] == [3, 6, 9, 12]
     assert [row["step"] for row in rows] == list(range(1, 13)) and set(rows[0]) > {"fit", "total"}
-    assert torch.equal(state(whole), shown[6]) and not torch.equal(shown[6], shown[12])
-    plain = replace(config, early_stopping=False)
-    last, _, _ = run(model, tmp_path / "whole", plain, counting, validate=scripted)
-    assert torch.equal(state(last), shown[12])
-    again, _, _ = run(model, tmp_path / "whole", config, None, validate=scripted)
+    again, _, _ = run(model, tmp_path / "whole", config, None, validate=validate)
     assert torch.equal(state(again), state(whole))  # ended, so it is not run again
     steps, stop_at = [], 12
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "parts", config, counting, validate=scripted)
+        run(model, tmp_path / "parts", config, counting, validate=validate)
     torch.randn(100)
-    resumed, *curves = run(model, tmp_path / "parts", config, counting, validate=scripted)
+    resumed, *curves = run(model, tmp_path / "parts", config, counting, validate=validate)
     assert steps == [*range(1, 13), 11, 12]
     assert torch.equal(state(resumed), state(whole)) and curves == [rows, checks]
 
@@ -215,19 +202,6 @@ def test_two_processes_train_as_one_does_and_go_on_with_its_state(prior, clips, 
     assert curves.equals(two[1])
 
 
-def test_one_step_is_adamw_on_the_mean_loss_bit_for_bit(prior, clips, tmp_path):
-    config = replace(SETTINGS, steps=1, ema_decay=0.0)
-    trained, curves = train_mdm(prior, clips, tmp_path, config)
-    model = copy.deepcopy(prior.model).train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-    batch = training.draw_batch(training.Dataset(prior, clips), config, 10, 0)
-    terms = training.batch_losses(model, batch, GENERATOR.how(prior), config.weights)
-    terms["total"].mean().backward()
-    optimiser.step()
-    assert torch.equal(weights(trained), state(model))
-    assert curves["total"].iloc[0] == float(terms["total"].detach().mean())
-
-
 def test_a_weight_of_zero_is_the_control_bit_for_bit(prior, clips, tmp_path):
     control, curves = train_mdm(prior, clips, tmp_path)
     zero = replace(SETTINGS, weights=LossWeights(acc_variant="spectrum"))
@@ -245,46 +219,3 @@ def test_lambda_acc_lowers_l_acc(prior, clips, tmp_path):
         accs.append(curves[curves.split == "validation"]["acc"].iloc[-1])
         firsts.append(curves["simple"].iloc[0])
     assert accs[1] < accs[0] and firsts[0] == firsts[1]
-
-
-# ---------------------------------------------------------------- processes
-WORK = """
-import os
-import signal
-import time
-
-import torch
-
-
-def work(team, task):
-    with open(f"{task['folder']}/{team.index}", "w") as file:
-        file.write(str(os.getpid()))
-    total = team.sum(torch.ones(2) * (team.index + 1))
-    assert total.tolist() == [3.0, 3.0] and torch.get_num_threads() == task["threads"]
-    team.tell(3, 0.5)
-    time.sleep(1.5)
-    if team.index == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
-"""
-
-
-def test_progress_is_told_threads_divided_and_a_killed_process_ends_the_others(
-    tmp_path, monkeypatch
-):
-    (tmp_path / "t2imu_work.py").write_text(WORK)
-    monkeypatch.syspath_prepend(tmp_path)
-    from t2imu_work import work
-
-    seen, before = [], torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        with pytest.raises(ProcessExitedException, match="SIGKILL"):
-            task = {"folder": str(tmp_path), "threads": 2}
-            launch(work, task, 2, progress=lambda step, loss: seen.append((step, loss)))
-    finally:
-        torch.set_num_threads(before)
-    assert set(seen) == {(3, 0.5)}
-    for number in "01":
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((tmp_path / number).read_text()), 0)
