@@ -3,7 +3,7 @@
 # make sweep ... [PROFILE=slurm]       the same for a grid: goes on where a cell fails, and shows
 #                                      what there is (workflow/CLUSTER.md)
 # make paper | sweep ... DRY_RUN=1     what it would execute, and why
-# make prior                           the open prior of data/prior, trained anew (hours)
+# make prior [GENERATORS=momask]       an open prior of data/prior, trained anew (hours)
 # make test                            the whole test suite
 # make bench [BENCH_ARGS="--quick"]   seconds of every hot path beside a plain reference
 # make book                            README and executed notebooks as a site, book/_build/html
@@ -62,7 +62,7 @@ sweep: $(STAMP)
 
 # The open prior, from raw recordings: hours, and it goes on where it was interrupted.
 prior: $(STAMP)
-	$(BIN)/python -m tools.make_prior
+	$(BIN)/python -m tools.make_prior $(GENERATORS)
 
 # One thread each: two of one worker would wait for another's. One worker more than cores, since
 # some tests wait for a cluster or a kernel.

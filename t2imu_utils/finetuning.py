@@ -15,13 +15,12 @@ from t2imu_utils.errors import InputError
 from t2imu_utils.files import sha256
 from t2imu_utils.models.generator import Generator, Trained, generator_of, section_of, sizes_of
 from t2imu_utils.models.losses import TERMS, LossWeights
-from t2imu_utils.models.mdm import load_prior
 from t2imu_utils.models.text import TextEncoder, load_text_encoder
 from t2imu_utils.models.trainer import TrainConfig
 from t2imu_utils.motion.corpus import MotionClip
 from t2imu_utils.runs import Run, cache_dir, finished_dir, record, require_run, same_run
 from t2imu_utils.style import label
-from t2imu_utils.tracks import BASE, OPEN_PRIOR, SHIPPED, Track, data_set
+from t2imu_utils.tracks import BASE, SHIPPED, Track, data_set, shipped_prior
 
 PRIOR = "prior.safetensors"
 HISTORY, STAGE = "history.parquet", TRAINING
@@ -68,7 +67,7 @@ class Study:
             body = data.bodies(self.track).neutral
             return self.generator.read(sizes, body, data.recorded(self.clips))
         if section.checkpoint == SHIPPED:
-            return load_prior(OPEN_PRIOR, self.encoder)
+            return self.generator.load(shipped_prior(section.family or self.name), self.encoder)
         if section.checkpoint is not None:
             return self.generator.published(data_set(section.checkpoint), sizes, self.encoder)
         return self.generator.untrained(sizes, self.clips, self.encoder, seed)
@@ -89,7 +88,9 @@ class Study:
                 arm, {"training": settings.record("checkpoint_every")}, self.inputs, again,
                 lambda folder: self.generator.train(prior, *self._given(settings, folder)),
             )  # fmt: skip
-        shipped = OPEN_PRIOR if section.checkpoint == SHIPPED else None
+        shipped = None
+        if section.checkpoint == SHIPPED:
+            shipped = shipped_prior(section.family or self.name)
         origin = {"file": shipped.name} if shipped else prior.history[-1]
         used = np.concatenate([prior.normaliser.mean, prior.normaliser.std])
         inputs = self.inputs | {
@@ -170,7 +171,14 @@ def finetuning(
 ) -> TrainConfig:
     """How an arm is trained: the same for all arms but for the weights of their losses."""
     steps = steps or track.training.finetune_steps
-    names = ("batch_size", "ema_decay", "condition_dropout", "max_frames", "checkpoint_every")
+    names = (
+        "batch_size",
+        "ema_decay",
+        "condition_dropout",
+        "max_frames",
+        "checkpoint_every",
+        "precision",
+    )
     return TrainConfig(
         steps=steps,
         learning_rate=track.training.finetune_learning_rate,

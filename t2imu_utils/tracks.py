@@ -16,7 +16,6 @@ from t2imu_utils.runs import ROOT
 TRACKS = ROOT / "workflow" / "tracks"
 PROMPTS = ROOT / "data" / "prompts" / "activities.yaml"
 OPEN_BODY = ROOT / "data" / "body" / "open_body.npz"
-OPEN_PRIOR = ROOT / "data" / "prior" / "mdm_open.safetensors"
 PAPER_VALUES = ROOT / "data" / "paper_values.json"
 
 # The generator that the paper refines.
@@ -25,7 +24,9 @@ BASE = "mdm"
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-# What a track calls the MDM that the project ships.
+# What networks multiply in. It decides numbers, so it is set, whatever the processor is.
+Precision = Literal["float32", "bfloat16"]
+# What a track calls weights that the project ships (`shipped_prior`).
 SHIPPED = "open"
 # Families whose motions are read, neither trained nor refined: those of other projects, and what
 # was recorded.
@@ -84,6 +85,7 @@ class GeneratorSection(Section):
     guidance: Positive | None = None  # scale of the text; by default the family's own
     solver: str | None = None  # of a diffusion (`models.diffusion`); by default as its authors do
     evaluations: Count | None = None  # of the model for one motion; by default the solver's own
+    precision: Precision | None = None  # of the same; by default float32
     # Of sampled motion (`models.generator.Generator.sample`).
     velocity_weight: Annotated[float, Field(ge=0)] | None = None
     smooth: Positive | None = None
@@ -101,6 +103,7 @@ class TrainingSection(Section):
     ema_decay: Fraction
     condition_dropout: Fraction
     checkpoint_every: Count
+    precision: Precision = "float32"  # of networks that predict clean motions
 
 
 class SamplingSection(Section):
@@ -182,12 +185,21 @@ class Track(Section):
                 "training.pretrain_learning_rate; or published, which needs checkpoint"
             )
         for name, section in self.generators.items():
-            if section.checkpoint == SHIPPED and (section.family or name) != BASE:
-                raise ValueError(f"{name}: the checkpoint {SHIPPED} is of {BASE}")
+            weights = shipped_prior(section.family or name)
+            if section.checkpoint == SHIPPED and not weights.is_file():
+                raise ValueError(f"{name}: the repository has no weights of it, {weights.name}")
             given = [field for field in GeneratorSection.model_fields if getattr(section, field)]
             if name in ready and (wrong := [field for field in given if field != "family"]):
                 raise ValueError(f"{name}: motions that others made take no {', '.join(wrong)}")
         return self
+
+
+def shipped_prior(family: str) -> Path:
+    """Where the weights of a family lie that `make prior` makes."""
+    return ROOT / "data" / "prior" / f"{family}_{SHIPPED}.safetensors"
+
+
+OPEN_PRIOR = shipped_prior(BASE)
 
 
 def track_file(name: str) -> Path:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from t2imu_utils import inputs, runs
 from t2imu_utils.cli import main
 from t2imu_utils.errors import InputError
-from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
+from t2imu_utils.models.mdm import GENERATOR, MDMConfig, new_prior
 from t2imu_utils.motion.features import Normaliser
 
 
@@ -127,7 +127,7 @@ def prior(clips, words, tmp_path):
         layers=1, width=16, heads=2, feedforward=24, dropout=0.0, max_frames=24, diffusion_steps=12
     )
     made = new_prior(config, normaliser, words, 0)
-    return str(write_open_prior(tmp_path / "open.safetensors", made, {}))
+    return str(GENERATOR.save(tmp_path / "open.safetensors", made, half=True)[0])
 
 
 def test_a_sentence_becomes_sensors_and_a_picture(folder, prior, tmp_path):

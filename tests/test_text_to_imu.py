@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from t2imu_utils.activities import SITES
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
-from t2imu_utils.models.mdm import MDMConfig, new_prior, write_open_prior
+from t2imu_utils.models.mdm import GENERATOR, MDMConfig, new_prior
 from t2imu_utils.models.text import TEXT_ENCODERS
 from t2imu_utils.motion.cmu import TARGET_OFFSETS
 from t2imu_utils.motion.features import Normaliser, joints_to_features
@@ -36,7 +36,8 @@ def prior(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TEXT_ENCODERS, WordEncoder.name, lambda cache: WordEncoder())
         new = new_prior(config, Normaliser(features.mean(0), np.full(263, 0.02)), WordEncoder(), 3)
-        yield write_open_prior(tmp_path_factory.mktemp("prior") / "tiny.safetensors", new, {})
+        path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+        yield GENERATOR.save(path, new, half=True)[0]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from t2imu_utils.errors import InputError
+from t2imu_utils.tracks import Precision
 
 ANCESTRAL = "ancestral"
 # Whether the equation is stochastic, and the order. First order is DDIM or its stochastic form,
@@ -29,6 +30,11 @@ SCHEMES = {
 # Evaluations: the fewest that are allowed, and what the second order takes by default (notebook 03
 # shows what they cost).
 FEWEST, FAST = 2, 10
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Where matrix products are computed in `precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Schedule(NamedTuple):
@@ -118,10 +124,13 @@ class Solver:
     name: "ancestral", as MDM does; "ddim", the Euler scheme of the ordinary equation; "dpm++2m"
     and "sde-dpm++2m", second order on the ordinary and on the stochastic one. evaluations: of the
     model for one motion; None takes all steps of the training for "ancestral", else `FAST`.
+    precision: in which the network multiplies; on a processor without units for it bfloat16 gives
+    the same motions, slowly.
     """
 
     name: str = ANCESTRAL
     evaluations: int | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self):
         if self.name not in SCHEMES:
@@ -182,10 +191,15 @@ def sample(
     recording). solver: None is ancestral sampling over all steps.
     """
     solver, steps = solver or Solver(), len(schedule.betas)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        with autocast(x_t.device, solver.precision):
+            return predict_x0(x_t, t).float()
+
     if solver.name == ANCESTRAL and solver.count(steps) == steps:
-        return ancestral(predict_x0, noise, schedule)
+        return ancestral(predict, noise, schedule)
     stochastic, order = SCHEMES[solver.name]
-    return dpm_solver(predict_x0, noise, schedule, solver.timesteps(steps), order, stochastic)
+    return dpm_solver(predict, noise, schedule, solver.timesteps(steps), order, stochastic)
 
 
 def ddim_step(

@@ -100,7 +100,8 @@ class Generator:
     - ``refine(...)``: the same, of a copy trained on with the losses of `settings.weights`.
     - ``validation(prior, held_out, settings, device)``: losses by name, as its training reports
       them.
-    - ``save(path, prior)``, all files of it, and ``load(path, encoder=None)``.
+    - ``save(path, prior)``, all files of it, and ``load(path, encoder=None)``; with ``about`` and
+      ``half`` as in `checkpoints.save` where the project ships weights of it.
     - ``generate(prior, prompts, frames, seeds, guidance, batch_size, device, progress=True)``: one
       motion for each prompt, as raw features (T, 263) at 20 fps (`mdm.generate`).
     - ``denoiser(prior, device)``: a `Denoiser`, to measure losses on.
@@ -255,9 +256,12 @@ def generator_of(track: Track, name: str) -> Generator:
     """The family of one of a track's generators, sampled as the track says."""
     section = section_of(track, name)
     generator = family(section.family or name)
-    if section.solver is None and section.evaluations is None:
+    if not (section.solver or section.evaluations or section.precision):
         return generator
-    return generator.with_solver(Solver(section.solver or ANCESTRAL, section.evaluations))
+    solver = Solver(
+        section.solver or ANCESTRAL, section.evaluations, section.precision or "float32"
+    )
+    return generator.with_solver(solver)
 
 
 def sizes_of(track: Track, name: str) -> Section | None:

@@ -30,7 +30,7 @@ from t2imu_utils.tracks import Count, Fraction, data_root
 
 # The scale of the official examples.
 GUIDANCE = 2.5
-# Formats of own files: as trained, and in half precision with its provenance, as shipped.
+# Formats of own files; the second is that of older ones.
 FORMAT, OPEN_FORMAT = "t2imu-prior-1", "t2imu-open-prior-1"
 ARGS = "args.json"
 # (arch, text_encoder_type) -> our encoder: what MDM here is conditioned on.
@@ -417,17 +417,8 @@ def generate(
 
 
 # ---------------------------------------------------------------- files
-def write_open_prior(path: Path, prior: Prior, provenance: dict[str, Any]) -> Path:
-    """Write a trained prior in half precision, as the project ships it.
-
-    provenance: where the weights come from and under which terms; must be JSON-able.
-    """
-    about = {"provenance": provenance}
-    return checkpoints.save(path, OPEN_FORMAT, {"": prior.model}, prior, about, half=True)
-
-
 def load_prior(path: Path, text_encoder: TextEncoder | None = None) -> Prior:
-    """Read what `write_open_prior` or the generator wrote (`checkpoints.load`)."""
+    """Read what the generator wrote (`checkpoints.load`)."""
 
     def build(config: MDMConfig) -> dict[str, nn.Module]:
         return {"": MDM(config)}
@@ -559,8 +550,8 @@ class MDMGenerator(DiffusionGenerator):
     def published(self, folder, sizes, encoder):
         return read_mdm(folder, encoder)
 
-    def save(self, path, prior):
-        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior)]
+    def save(self, path, prior, about=None, half=False):
+        return [checkpoints.save(path, FORMAT, {"": prior.model}, prior, about, half)]
 
     load = staticmethod(load_prior)
 

@@ -263,8 +263,8 @@ class TokenGenerator(Generator):
     def official(self, name, key):
         return key
 
-    def save(self, path, prior):
-        return [checkpoints.save(path, self.format, prior.networks, prior)]
+    def save(self, path, prior, about=None, half=False):
+        return [checkpoints.save(path, self.format, prior.networks, prior, about, half)]
 
     def load(self, path, encoder=None):
         def build(config):

@@ -31,12 +31,13 @@ from tqdm import tqdm
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.files import atomic_write, sha256
-from t2imu_utils.models.diffusion import Schedule, add_noise
+from t2imu_utils.models.diffusion import Schedule, add_noise, autocast
 from t2imu_utils.models.generator import Denoiser, Generator
 from t2imu_utils.models.losses import TERMS, LossWeights, motion_losses, recorded
 from t2imu_utils.models.text import unpadded
 from t2imu_utils.motion.corpus import MotionClip, Normaliser
 from t2imu_utils.motion.features import check_features
+from t2imu_utils.tracks import Precision
 
 # Batches are cut from at most this many batches' worth of shuffled clips, sorted by length. Most of
 # the padding goes, while clips of one length (often of one activity) still meet others.
@@ -61,7 +62,7 @@ class TrainConfig:
     weights. warmup: steps over which the learning rate rises linearly to its value. anneal:
     whether it then falls linearly to zero at the last step. max_frames: longer clips are cropped
     at random. checkpoint_every, validate_every: in steps; validate_every 0 validates at the end
-    alone.
+    alone. precision: of the matrix products of a network that predicts clean motions.
     """
 
     steps: int
@@ -77,6 +78,7 @@ class TrainConfig:
     validate_every: int = 0
     warmup: int = 0
     anneal: bool = False
+    precision: Precision = "float32"
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step; 0 is the first."""
@@ -573,10 +575,17 @@ class Diffusion(NamedTuple):
 
 
 def batch_losses(
-    model: nn.Module, batch: Batch, how: Diffusion, weights: LossWeights, all_terms: bool = False
+    model: nn.Module,
+    batch: Batch,
+    how: Diffusion,
+    weights: LossWeights,
+    all_terms: bool = False,
+    precision: Precision = "float32",
 ) -> dict[str, Float[Tensor, "B"]]:
     """Noise a batch, predict it clean, and compare: eqs. (2)-(6), one value a sample."""
-    x0_hat = how.predict(model, add_noise(batch.x0, batch.noise, batch.t, how.schedule), batch)
+    x_t = add_noise(batch.x0, batch.noise, batch.t, how.schedule)
+    with autocast(x_t.device, precision):
+        x0_hat = how.predict(model, x_t, batch).float()
     return motion_losses(batch.x0, x0_hat, batch.mask, weights, how.normaliser, all_terms)
 
 
@@ -588,7 +597,7 @@ def step_losses(
     whole = draw_batch(data, config, len(how.schedule.betas), step)
     batch = whole.part(part, parts).to(next(model.parameters()).device)
     share = len(batch.t) / len(whole.t)
-    terms = batch_losses(model, batch, how, config.weights)
+    terms = batch_losses(model, batch, how, config.weights, precision=config.precision)
     return {name: x.mean() * share for name, x in terms.items()}
 
 

@@ -18,21 +18,19 @@ from t2imu_utils.models.checkpoints import (
     read_checkpoint,
     read_statistics,
 )
-from t2imu_utils.models.mdm import GENERATOR, load_prior, write_open_prior
+from t2imu_utils.models.mdm import GENERATOR, load_prior
 from t2imu_utils.motion.corpus import Normaliser
 from t2imu_utils.tracks import OPEN_PRIOR
 
 OFFICIAL = "Take the official file."
 
 
-@pytest.fixture(params=["as trained", "as shipped"])
+@pytest.fixture(params=[False, True], ids=["as trained", "as shipped"])
 def saved(request, prior, tmp_path):
     prior.history.append({"config": {"steps": 5}, "clips": 12})
     prior.velocity_weight = [0.5] * 22
     path = tmp_path / "new" / "prior.safetensors"
-    if request.param == "as shipped":
-        return write_open_prior(path, prior, {"a": 1})
-    return GENERATOR.save(path, prior)[0]
+    return GENERATOR.save(path, prior, {"provenance": {"a": 1}}, half=request.param)[0]
 
 
 def rewrite(path, change):

@@ -6,7 +6,7 @@ import torch
 
 from t2imu_utils.errors import InputError
 from t2imu_utils.models import diffusion
-from t2imu_utils.models.diffusion import ancestral, item_noise, schedule
+from t2imu_utils.models.diffusion import Solver, ancestral, item_noise, sample, schedule
 from t2imu_utils.models.mdm import (
     GENERATOR,
     MDM,
@@ -104,6 +104,20 @@ def test_fifty_guided_steps_equal_the_official_sample(golden):
     recorded = iter([golden.motion("x_T"), *golden.motion("step_noise")])
     x = ancestral(predict, recorded, schedule(50))
     torch.testing.assert_close(x, golden.motion("sample"), atol=1e-3, rtol=0)
+
+
+def test_bfloat16_is_a_choice_and_makes_nearly_the_same_motion():
+    model, (text, valid, mask) = shaken(CONFIG), inputs()
+    predict = fast_guided(model, text, valid, mask, 1.5)
+
+    def made(precision):
+        generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        solver = Solver("sde-dpm++2m", 10, precision)
+        return sample(predict, item_noise(LENGTHS, generators), schedule(50), solver)
+
+    whole, half = made("float32"), made("bfloat16")
+    assert half.dtype == torch.float32
+    assert 0 < (half - whole)[mask].square().mean() < 1e-3 * whole[mask].square().mean()
 
 
 def test_the_longest_motion_is_what_was_trained(prior):

@@ -210,6 +210,12 @@ def test_a_weight_of_zero_is_the_control_bit_for_bit(prior, clips, tmp_path):
     assert curves[curves.split == "train"]["acc"].isna().all()
 
 
+def test_bfloat16_is_a_choice_and_trains_nearly_alike(prior, clips, tmp_path):
+    half = replace(SETTINGS, precision="bfloat16")
+    whole, other = (train_mdm(prior, clips, tmp_path, x)[1]["total"] for x in (SETTINGS, half))
+    assert 0 < abs(whole[0] - other[0]) < 0.02 * whole[0]
+
+
 def test_lambda_acc_lowers_l_acc(prior, clips, tmp_path):
     config = replace(SETTINGS, steps=40, checkpoint_every=40, validate_every=0)
     accs, firsts = [], []
