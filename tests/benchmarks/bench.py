@@ -23,6 +23,7 @@ from pathlib import Path
 import click
 import torch
 
+from t2imu_utils.tracks import Precision
 from tests.benchmarks import rows_body, rows_priors, rows_signals, rows_windows
 from tests.benchmarks.comparison import Comparison, Disagreement, Row, header, measure, table
 from tests.benchmarks.machine import Machine, measure_machine
@@ -63,11 +64,20 @@ def write(path: Path, machine: Machine, repeats: int, rows: Sequence[Row]) -> No
 @click.command(help=__doc__)
 @click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Rows; all if not told.")
 @click.option("--repeats", default=3, show_default=True, help="Of each way.")
+@click.option(
+    "--precision",
+    default="float32",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of our networks; bfloat16 concerns sampling, solver, training and windows.",
+)
 @click.option("--quick", is_flag=True, help="Miniature sizes.")
 @click.option("--out", multiple=True, type=click.Path(path_type=Path), help=".json or .md")
-def main(only: Sequence[str], repeats: int, quick: bool, out: Sequence[Path]) -> None:
+def main(
+    only: Sequence[str], repeats: int, precision: Precision, quick: bool, out: Sequence[Path]
+) -> None:
     sizes = QUICK if quick else FULL
-    machine = measure_machine("cuda" if torch.cuda.is_available() else "cpu", sizes.machine)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = measure_machine(device, sizes.machine, precision)
     rows, wrong = [], []
     for name in only or ROWS:
         click.echo(f"{name} ...", err=True)

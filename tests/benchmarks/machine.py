@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from t2imu_utils.tracks import Precision
+
 # Side of the square matrices that are multiplied, and bytes that are copied.
 SIDES = {"cpu": 1536, "cuda": 8192}
 COPIED = {"cpu": 2**27, "cuda": 2**31}
@@ -23,13 +25,15 @@ class Machine:
 
     Attributes:
         device: of torch, "cpu" or "cuda".
-        rate: operations a second (multiplications and additions) of large float32 products.
+        rate: operations a second (multiplications and additions) of large matrix products.
         copied: bytes a second, read and written, of a copy that fits into no cache.
+        precision: of these products, and of the networks that sample or are trained.
     """
 
     device: str
     rate: float
     copied: float
+    precision: Precision = "float32"
 
     def operations(self, count: float) -> float:
         """Seconds that so many operations take at least."""
@@ -47,8 +51,8 @@ class Machine:
             f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
             f"{pages / 2**30:.0f} GB; torch {torch.__version__}; {date.today().isoformat()}",
             f"GPU: {on}",
-            f"on {self.device}, measured in this run: {self.rate / 1e9:,.0f} GFLOP/s in float32; "
-            f"copy {self.copied / 1e9:.1f} GB/s",
+            f"on {self.device}, measured in this run: {self.rate / 1e9:,.0f} GFLOP/s in "
+            f"{self.precision}; copy {self.copied / 1e9:.1f} GB/s",
         ]
 
 
@@ -80,15 +84,15 @@ def _best(run: Callable[[], Any], device: str, times: int = 5) -> float:
     return min(seconds(run, device)[0] for _ in range(times))
 
 
-def measure_machine(device: str, share: float = 1.0) -> Machine:
+def measure_machine(device: str, share: float = 1.0, precision: Precision = "float32") -> Machine:
     """Rates of this machine, the best of five; `share` shrinks the matrices and the copy."""
     side = int(SIDES[device] * share)
-    a = torch.ones(side, side, device=device)
+    a = torch.ones(side, side, device=device, dtype=getattr(torch, precision))
     rate = 2 * side**3 / _best(lambda: a @ a, device)
     source = torch.ones(int(COPIED[device] * share) // 4, device=device)
     target = torch.empty_like(source)
     copied = 2 * 4 * len(source) / _best(lambda: target.copy_(source), device)
-    return Machine(device, rate, copied)
+    return Machine(device, rate, copied, precision)
 
 
 def peak_memory(run: Callable[[], Any], device: str) -> float | None:

@@ -35,7 +35,7 @@ from t2imu_utils.synthesis import (
     with_bodies,
 )
 from t2imu_utils.text_to_imu import GUIDANCE, SOLVER
-from t2imu_utils.tracks import OPEN_PRIOR
+from t2imu_utils.tracks import OPEN_PRIOR, Precision
 from tests.benchmarks.comparison import Comparison, within
 from tests.benchmarks.machine import Machine
 from tests.benchmarks.operations import mdm_guided
@@ -48,9 +48,9 @@ EIGHTH = 8  # the reference makes one of so many shards
 INGREDIENTS = {"prior": OPEN_PRIOR.name}
 
 
-def shipped() -> Tools:
+def shipped(precision: Precision = "float32") -> Tools:
     """The shipped prior as `t2imu generate` samples it, and the bodies of Table I."""
-    generator = MDMGenerator(Solver(SOLVER))
+    generator = MDMGenerator(Solver(SOLVER, precision=precision))
     return with_bodies(generator, load_prior(OPEN_PRIOR), load_bodies())
 
 
@@ -68,7 +68,7 @@ def plan_for(motions: int, seconds: float = SECONDS, shard_size: int = 25) -> Pl
 
 def windows_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
     """One process makes some of the shards, and one process for each core makes all."""
-    tools, plan, workers = shipped(), plan_for(sizes.motions), processors()
+    tools, plan, workers = shipped(machine.precision), plan_for(sizes.motions), processors()
     parts = min(EIGHTH, len(plan.shards))
     share = sum(map(len, plan.part(1, parts)))
     calls = iter(range(1000))
@@ -98,7 +98,7 @@ def windows_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         name="windows",
         title=f"text to windows: {plan.motions} motions of {SECONDS:g} s x "
         f"{len(tools.shapes)} bodies x {len(SITES)} sensors, {evaluations} evaluations, "
-        f"{workers} processes against one",
+        f"{machine.precision}, {workers} processes against one",
         unit="motion",
         reference=lambda: made(1, parts),
         ours=lambda: made(workers, 1),

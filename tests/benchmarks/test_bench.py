@@ -94,7 +94,7 @@ def test_peak_memory_is_that_of_the_call():
 
 
 def test_the_command_writes_its_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "measure_machine", lambda device, share: MACHINE)
+    monkeypatch.setattr(bench, "measure_machine", lambda device, share, precision: MACHINE)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     out = [tmp_path / "bench.json", tmp_path / "bench.md"]
     arguments = ["--quick", "--only", "features", "--repeats", "2"]
