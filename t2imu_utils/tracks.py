@@ -185,9 +185,6 @@ class Track(Section):
                 "training.pretrain_learning_rate; or published, which needs checkpoint"
             )
         for name, section in self.generators.items():
-            weights = shipped_prior(section.family or name)
-            if section.checkpoint == SHIPPED and not weights.is_file():
-                raise ValueError(f"{name}: the repository has no weights of it, {weights.name}")
             given = [field for field in GeneratorSection.model_fields if getattr(section, field)]
             if name in ready and (wrong := [field for field in given if field != "family"]):
                 raise ValueError(f"{name}: motions that others made take no {', '.join(wrong)}")
