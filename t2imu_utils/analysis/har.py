@@ -142,7 +142,6 @@ def train_classifier(
     config: HarConfig,
     groups: Sequence | None = None,
     device: torch.device | str = "cpu",
-    progress: bool = True,
     network: Callable[..., nn.Module] = DeepConvLSTM,
 ) -> Classifier:
     """Train a `network`; the same arguments give the same weights (on one kind of machine).
@@ -173,8 +172,7 @@ def train_classifier(
         network = network(x.shape[2], len(classes), *sizes).to(device)
         optimiser = torch.optim.Adam(network.parameters(), config.learning_rate)
         best_state, best_loss, waited = network.state_dict(), float("inf"), 0
-        bar = tqdm(range(config.epochs), desc="DeepConvLSTM", mininterval=2, disable=not progress)
-        for epoch in bar:
+        for epoch in range(config.epochs):
             network.train()
             losses = []
             order = fit[balanced_rows(target[fit], per_class, rng)]
@@ -256,7 +254,7 @@ def train_on_real(
     for fit, test in splitter.split(real.x, real.labels, real.subjects):
         known = [name for name in classes if name in real.labels[fit]]
         given = real.x[fit], real.labels[fit], known, config, real.subjects[fit], device
-        found[test] = predict(train_classifier(*given, False, network), real.x[test])
+        found[test] = predict(train_classifier(*given, network), real.x[test])
     return found.astype(str)
 
 
@@ -282,7 +280,7 @@ def repeat(
             found = train_on_real(test, classes, config, section.folds, device, network)
         else:
             given = train.x, train.labels, classes, config, train.groups, device
-            found = predict(train_classifier(*given, False, network), test.x)
+            found = predict(train_classifier(*given, network), test.x)
         columns = {"seed": seed, "subject": test.subjects, "truth": test.labels, "found": found}
         rows.append(pd.DataFrame(columns))
     return pd.concat(rows).groupby(COLUMNS).size().rename("windows").reset_index()

@@ -70,7 +70,7 @@ def test_the_seed_decides_everything():
     x, y = toy(60, 0)
     state = torch.get_rng_state()
     first, again, other = (
-        train_classifier(x, y, CLASSES, config, progress=False).network.state_dict()
+        train_classifier(x, y, CLASSES, config).network.state_dict()
         for config in (dataclasses.replace(SMALL, epochs=2, seed=seed) for seed in (0, 0, 1))
     )
     assert torch.equal(torch.get_rng_state(), state)

@@ -92,7 +92,7 @@ def growths(sizes: Sizes, device: str, quick: bool = False) -> dict[str, Growth]
         names = [f"activity {i}" for i in range(4)]
         labels, groups = np.array(names)[np.arange(count) % 4], np.arange(count) // 4
         config = HarConfig(epochs=1, filters=sizes.filters, units=sizes.units)
-        return lambda: train_classifier(x, labels, names, config, groups, device, progress=False)
+        return lambda: train_classifier(x, labels, names, config, groups, device)
 
     def embedding(count: int) -> Callable[[], Any]:
         features = np.random.default_rng(0).random((count, 66))

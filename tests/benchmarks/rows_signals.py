@@ -170,9 +170,7 @@ def recognition_row(sizes: Sizes, machine: Machine, folder: Path) -> Comparison:
         f"{config.filters} filters",
         unit="epoch",
         reference=reference,
-        ours=lambda: har.train_classifier(
-            x, labels, classes, config, groups, device, progress=False
-        ),
+        ours=lambda: har.train_classifier(x, labels, classes, config, groups, device),
         agree=agree,
         reach=NEAR,
         floor=machine.operations(needed),

@@ -163,5 +163,5 @@ def test_the_classifier_in_the_cell_is_trained():
     rng = np.random.default_rng(0)
     given = rng.standard_normal((24, 40, 6)), ["a", "b", "c"] * 8, ["a", "b", "c"]
     config = har.HarConfig(epochs=1, batch_size=8, filters=4, units=5)
-    trained = har.train_classifier(*given, config, progress=False, network=ours)
+    trained = har.train_classifier(*given, config, network=ours)
     assert type(trained.network) is ours
