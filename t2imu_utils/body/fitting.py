@@ -103,8 +103,8 @@ def _constants() -> tuple[list[int], Float[Tensor, "54 3 22"]]:
 
 FRAME_OF, SHIFTS = _constants()
 # (22, 17, 1): 1 where a joint hangs below an active bone; all hang below the pelvis.
-BELOW = torch.cat((torch.ones(1, N), SHIFTS[: N - 1, 0]))[list(ACTIVE)].T[..., None].clone()
-BELOW[ACTIVE, range(len(ACTIVE))] = 0
+BELOW = torch.cat((torch.ones(1, N), SHIFTS[: N - 1, 0]))[list(ACTIVE)].T[:, None].clone()
+BELOW[ACTIVE, 0, range(len(ACTIVE))] = 0
 
 
 def fit(
@@ -402,7 +402,7 @@ def calibrate(
 
     state, cost = posed(local, root, constants)
     for _ in range(30):
-        jacobian, residual, normal, gradient = _equations(target, local, state, *priors)
+        jacobian, residual, normal, gradient, _ = _equations(target, local, state, *priors)
         diagonal = torch.diagonal(normal, dim1=1, dim2=2)
         diagonal += damping * diagonal + 1e-6
         turned = state[0][:, FRAME_OF]
@@ -453,34 +453,38 @@ def solve_pose(
     if skeleton[:, 1:].any():  # start again from where that pose puts the centres
         _, centres, given, _ = _state(local, root, skeleton)
         local = _analytic_start(target - given + centres, skeleton[:, 0])
+    else:
+        skeleton = skeleton[:, :1]
     damping = torch.full((len(target),), 1e-6).to(target)
     rest, time = _weights(target)
 
-    def step(rows: Tensor, mean: Tensor, time: Tensor) -> None:
+    def step(rows: Tensor | slice, mean: Tensor, time: Tensor) -> None:
         goal, bones, near = target[rows], skeleton[rows], (rest, time, mean[rows])
-        state = _state(local[rows], root[rows], bones)
-        _, _, normal, gradient = _equations(goal, local[rows], state, *near)
+        turned, place = local[rows], root[rows]
+        state = _state(turned, place, bones)
+        _, _, normal, gradient, before = _equations(goal, turned, state, *near)
         diagonal = torch.diagonal(normal, dim1=1, dim2=2)
         diagonal += damping[rows, None] * diagonal + 1e-7
         factor, failed = torch.linalg.cholesky_ex(normal)
         change = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         change = torch.where((failed == 0)[:, None], change, torch.zeros_like(change))
-        new = _moved(local[rows], root[rows], state[0], change)
-        before = _cost(goal, local[rows], state[2], *near)
+        new = _moved(turned, place, state[0], change)
         better = _cost(goal, new[0], _state(*new, bones)[2], *near) <= before
         damping[rows] *= torch.where(better, 0.1, 30.0)
-        local[rows[better]], root[rows[better]] = new[0][better], new[1][better]
+        local[rows] = torch.where(better[:, None, None, None], new[0], turned)
+        root[rows] = torch.where(better[:, None], new[1], place)
 
-    def errors(rows: Tensor) -> Tensor:
-        given = [_state(local[r], root[r], skeleton[r])[2] for r in rows.split(BLOCK)]
-        return (torch.cat(given) - target[rows]).norm(dim=-1).mean(1)
+    def errors(blocks: Sequence[Tensor | slice]) -> Tensor:
+        off = [_state(local[r], root[r], skeleton[r])[2] - target[r] for r in blocks]
+        return torch.cat(off).norm(dim=-1).mean(1)
 
-    every = torch.arange(len(target), device=target.device)
+    every = [slice(start, start + BLOCK) for start in range(0, len(target), BLOCK)]
     for count in range(iterations):
         # Neighbours hold each other back from what the prior prefers, so they join in half way.
-        close = time if 2 * count >= iterations else 0 * time
-        mean = _smooth(local[:, ACTIVE], clip, rate)
-        for rows in every.split(BLOCK):
+        joined = 2 * count >= iterations
+        mean = _smooth(local[:, ACTIVE], clip, rate) if joined else local[:, ACTIVE]
+        close = time if joined else 0 * time
+        for rows in every:
             step(rows, mean, close)
     error = errors(every)
     lengths = torch.unique_consecutive(clip, return_counts=True)[1].tolist()
@@ -494,7 +498,7 @@ def solve_pose(
         for _ in range(iterations):
             for rows in doubtful.split(BLOCK):
                 step(rows, mean, time)
-        again = errors(doubtful)
+        again = errors(doubtful.split(BLOCK))
         worse = again > error[doubtful]
         local[doubtful[worse]], root[doubtful[worse]] = (x[worse] for x in kept)
         error[doubtful] = torch.minimum(again, error[doubtful])
@@ -529,12 +533,14 @@ def _smooth(
 def _state(
     local: Float[Tensor, "F 22 3 3"],
     root: Float[Tensor, "F 3"],
-    skeleton: Float[Tensor, "F 3 22 3"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    skeleton: Float[Tensor, "F 1|3 22 3"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Rotations of the bones, their centres, the given joints, and their offset by the own bone."""
-    rest, above, own = skeleton.unbind(1)
-    rotations, centres = forward_kinematics(local, rest, PARENTS)
+    rotations, centres = forward_kinematics(local, skeleton[:, 0], PARENTS)
     centres = centres + root[:, None]
+    if skeleton.shape[1] == 1:  # the joints are the centres
+        return rotations, centres, centres, None
+    above, own = skeleton[:, 1:].unbind(1)
     own = (rotations @ own[..., None])[..., 0]
     return rotations, centres, centres + (rotations[:, UP] @ above[..., None])[..., 0] + own, own
 
@@ -543,12 +549,13 @@ def _moved(
     local: Tensor, root: Tensor, rotations: Tensor, step: Float[Tensor, "F 54"]
 ) -> tuple[Tensor, Tensor]:
     """Pose after a step: translation, then a small rotation of each active bone in world axes."""
-    turn = step[:, 3:].unflatten(1, (-1, 3))
+    step = step.unflatten(1, (3, -1))
+    turn = step[..., 1:].mT
     turn = turn / (turn.norm(dim=-1, keepdim=True) / 0.8).clamp(min=1)
     turn = (_frames(rotations).mT @ turn[..., None])[..., 0]
     local = local.clone()
     local[:, ACTIVE] = axis_angle_to_matrix(turn) @ local[:, ACTIVE]
-    return local, root + step[:, :3]
+    return local, root + step[..., 0]
 
 
 def _frames(rotations: Tensor) -> Float[Tensor, "F 17 3 3"]:
@@ -591,22 +598,27 @@ def _equations(
     rest: Tensor,
     time: Tensor,
     mean: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Jacobian (F, 66, 54) of the given joints, residual (F, 66), J^T J and J^T r with the priors.
+) -> tuple[Tensor, ...]:
+    """Jacobian (F, 66, 54), residual (F, 66), J^T J and J^T r with the priors, and the cost (F,).
 
-    Unknowns: translation, then for each active bone a small rotation in world axes about its
-    centre.
+    Unknowns, for each of the world's axes: translation along it, then for each active bone a small
+    rotation about it, around the bone's centre.
     """
     rotations, centres, given, own = state
-    arm = BELOW.to(target) * (given[:, :, None] - centres[:, None, ACTIVE])
-    arm[:, ACTIVE, range(len(ACTIVE))] = own[:, ACTIVE]
-    jacobian = torch.empty(len(target), N, 3, 1 + len(ACTIVE), 3).to(target)
-    jacobian[..., 0, :] = torch.eye(3).to(target)
-    jacobian[..., 1:, :] = _cross_matrix(arm).permute(0, 1, 4, 2, 3)
-    jacobian = jacobian.flatten(3).flatten(1, 2)
-    residual = (target - given).flatten(1)
-    normal = jacobian.mT @ jacobian
-    gradient = (jacobian.mT @ residual[..., None])[..., 0]
+    arm = BELOW.to(target) * (given[..., None] - centres[:, ACTIVE].mT[:, None])
+    if own is not None:
+        arm[:, ACTIVE, :, range(len(ACTIVE))] = own[:, ACTIVE].movedim(1, 0)
+    system = target.new_zeros(len(target), N, 3, 3 * (1 + len(ACTIVE)) + 1)
+    columns = system[..., :-1].unflatten(-1, (3, -1))
+    columns[..., 0] = torch.eye(3).to(target)
+    for x, y, z in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # turns cross arms
+        columns[:, :, x, y, 1:] = arm[:, :, z]
+        columns[:, :, y, x, 1:] = -arm[:, :, z]
+    system[..., -1] = target - given
+    system = system.flatten(1, 2)
+    jacobian, residual = system[..., :-1], system[..., -1]
+    products = jacobian.mT @ system
+    normal, gradient = products[..., :-1], products[..., -1]
 
     # A small turn d of the world turns the rotation vector by inverse_jacobian @ frame^T d.
     vectors = matrix_to_axis_angle(local[:, ACTIVE])
@@ -615,10 +627,11 @@ def _equations(
     away = _small_turn(mean @ local[:, ACTIVE].mT)
     blocks = slope.mT @ (rest[..., None] * slope) + torch.diag_embed(time.expand(-1, 3))
     pull = frames.mT @ (time * away)[..., None] - slope.mT @ (rest * vectors)[..., None]
-    gradient[:, 3:] += pull.flatten(1)
-    rows = 3 + torch.arange(3 * len(ACTIVE), device=target.device).view(-1, 3)
-    normal[:, rows[:, :, None], rows[:, None, :]] += blocks
-    return jacobian, residual, normal, gradient
+    gradient.unflatten(1, (3, -1))[..., 1:] += pull[..., 0].mT
+    tiles = normal.unflatten(2, (3, -1)).unflatten(1, (3, -1))
+    torch.diagonal(tiles, dim1=2, dim2=4)[..., 1:] += blocks.movedim(1, -1)
+    cost = (residual**2).sum(1) + (rest * vectors**2 + time * away**2).sum((1, 2))
+    return jacobian, residual, normal, gradient, cost
 
 
 def _small_turn(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
