@@ -696,6 +696,6 @@ def cost_trade_off(costs: pd.DataFrame, generator: str, measures: Mapping[str, s
         ax.set_title(name.replace(", ", "\n"))
         ax.set(xlabel="$L_\\mathrm{acc}$ of held-out clips", ylabel=unit.rstrip(")"))
         if measure.endswith("distance"):
-            ax.set_ylim(min(0, ax.get_ylim()[0]), None)
+            ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
     legend_above(figure, _handles([REAL, *shown]))
     return figure
