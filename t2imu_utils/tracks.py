@@ -85,7 +85,7 @@ class GeneratorSection(Section):
     guidance: Positive | None = None  # scale of the text; by default the family's own
     solver: str | None = None  # of a diffusion (`models.diffusion`); by default as its authors do
     evaluations: Count | None = None  # of the model for one motion; by default the solver's own
-    precision: Precision | None = None  # of the same; by default float32
+    precision: Precision | None = None  # of its network while it samples; by default float32
     # Of sampled motion (`models.generator.Generator.sample`).
     velocity_weight: Annotated[float, Field(ge=0)] | None = None
     smooth: Positive | None = None

@@ -26,16 +26,20 @@ from t2imu_utils.motion.sentences import grammar_sentences
 from t2imu_utils.tracks import BASE, data_root, shipped_prior
 
 HEAVIEST = 10.0  # weight of velocities: beyond, joints of sampled jumps drift (validation prompts)
-TRANSFORMER = {"width": 256, "heads": 4}
 SIZES: dict[str, dict[str, Any]] = {
-    "mdm": TRANSFORMER | {"layers": 4, "feedforward": 512, "dropout": 0.0, "diffusion_steps": 50},
-    "momask": TRANSFORMER
-    | {"layers": 4, "feedforward": 512, "dropout": 0.1, "iterations": 10}
-    | {"tokeniser_width": 192, "codes": 256, "levels": 4},
-    "t2mgpt": TRANSFORMER
-    | {"layers": 3, "feedforward": 768, "dropout": 0.1}
-    | {"tokeniser_width": 192, "codes": 512},
-}
+    "mdm": {
+        "width": 256, "layers": 4, "heads": 4, "feedforward": 512, "dropout": 0.0,
+        "diffusion_steps": 50,
+    },
+    "momask": {
+        "width": 256, "layers": 4, "heads": 4, "feedforward": 512, "dropout": 0.1,
+        "tokeniser_width": 192, "codes": 256, "levels": 4, "iterations": 10,
+    },
+    "t2mgpt": {
+        "width": 256, "layers": 3, "heads": 4, "feedforward": 768, "dropout": 0.1,
+        "tokeniser_width": 192, "codes": 512,
+    },
+}  # fmt: skip
 COMMON = {"ema_decay": 0.999, "max_frames": 196, "validate_every": 2000}
 OF_MDM = COMMON | {"learning_rate": 5e-4, "batch_size": 32}
 OF_TOKENS = COMMON | {"batch_size": 48}

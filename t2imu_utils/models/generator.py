@@ -137,7 +137,7 @@ class Generator:
         )  # fmt: skip
 
     def parameters(self, prior: Any) -> int:
-        """How many a prior has."""
+        """Number of parameters of a prior's networks."""
         networks = getattr(prior, "networks", None) or {"": prior.model}
         return sum(p.numel() for network in networks.values() for p in network.parameters())
 

@@ -6,8 +6,7 @@ import pytest
 import yaml
 from scipy.ndimage import gaussian_filter1d
 
-from t2imu_utils import data, runs
-from t2imu_utils import finetuning as arms
+from t2imu_utils import data, finetuning, runs
 from t2imu_utils.body.fitting import fit_summary, fitted_joints
 from t2imu_utils.body.smpl import load_body
 from t2imu_utils.errors import InputError
@@ -57,13 +56,13 @@ def track_with(root, **options):
 
 
 def study_of(root, **options):
-    return arms.Study(track_with(root, **options), "kimodo", [], [], {"corpus": "0" * 64})
+    return finetuning.Study(track_with(root, **options), "kimodo", [], [], {"corpus": "0" * 64})
 
 
 def sampled(study):
     """The motions of a finished stage 02, and what they are on a body."""
     study.make_base(study.start())
-    prior = arms.load_model(study.track, "kimodo")
+    prior = finetuning.load_model(study.track, "kimodo")
     requests, body = data.load_requests(study.track), data.bodies(study.track).neutral
     motions = study.generator.sample(prior, requests, None, 8)
     return motions, study.generator.fits(prior, motions, body)
@@ -76,7 +75,7 @@ def test_results_of_mdm_answer_the_requests(root, motions):
     base = study.make_base(study.start())
     assert base.inputs == study.inputs | {"motions": sha256(root / "theirs")}
     assert {path.name for path in base.dir.iterdir()} == {
-        "motions.npz", "motions.parquet", "left_out.parquet", arms.HISTORY, "run.json",
+        "motions.npz", "motions.parquet", "left_out.parquet", finetuning.HISTORY, "run.json",
     }  # fmt: skip
     counts = {"motions": 3, "left out": 0, "parameters": 0, "clips": 0, "steps": 0}
     assert base.metrics == {"validation": {}, **counts}
@@ -117,7 +116,7 @@ def test_poses_are_taken_as_they_are(root, body):
     )
     summary = fit_summary(fits, found, body)
     assert summary["joint error (mm)"] == 0 and summary["added acceleration (m/s²)"] < 1e-2
-    sources = runs.require_run("mine", "kimodo", arms.STAGE)["inputs"]
+    sources = runs.require_run("mine", "kimodo", finetuning.STAGE)["inputs"]
     assert sources == study.inputs | {
         "motions": sha256(root / "theirs"), "prompts": sha256(root / "prompts.txt"),
         "body": sha256(OPEN_BODY),
@@ -128,15 +127,15 @@ def test_there_is_no_model_to_train_or_to_examine(root, motions):
     write_mdm(root / "theirs" / "results.npy", motions, PROMPTS[:2], each=2)
     study = study_of(root)
     base = study.make_base(study.start())
-    assert not study.refined and not arms.has_losses(study.track, "kimodo")
+    assert not study.refined and not finetuning.has_losses(study.track, "kimodo")
     with pytest.raises(InputError, match="there is no model here"):
         study.generator.train(None, [], None, None, [], "cpu")
     with pytest.raises(InputError, match="there is no model here"):
         study.generator.denoiser(None, "cpu")
     # Notebook 02 has no curves to show, and 05 nothing to measure.
-    curves = pd.read_parquet(base.path(arms.HISTORY))
+    curves = pd.read_parquet(base.path(finetuning.HISTORY))
     assert curves.empty and not study.generator.curves
-    assert arms.final_losses({"kimodo": curves}).empty
+    assert finetuning.final_losses({"kimodo": curves}).empty
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2imu_utils import finetuning as arms
-from t2imu_utils import runs
+from t2imu_utils import finetuning, runs
 from t2imu_utils.errors import InputError
 from t2imu_utils.finetuning import Study, pretraining
 from t2imu_utils.models import trainer
@@ -118,21 +117,34 @@ def test_training_moves_the_weights_and_tells_its_losses(study, trained, setting
 
 
 def test_what_is_kept_comes_back_as_it_was(study, prior, words):
-    folder = runs.run_dir(study.track.name, study.name, arms.STAGE)
+    folder = runs.run_dir(study.track.name, study.name, finetuning.STAGE)
     prior.velocity_weight = [float(joint) for joint in range(22)]
-    files = study.generator.save(folder / arms.PRIOR, prior)
-    assert folder / arms.PRIOR in files and all(path.is_file() for path in files)
+    files = study.generator.save(folder / finetuning.PRIOR, prior)
+    assert folder / finetuning.PRIOR in files and all(path.is_file() for path in files)
     assert {path.name for path in folder.iterdir()} == {path.name for path in files}
     for encoder in (None, words):
-        loaded = study.generator.load(folder / arms.PRIOR, encoder)
+        loaded = study.generator.load(folder / finetuning.PRIOR, encoder)
         assert type(loaded) is type(prior) and not differing(loaded, prior)
         for one, other in zip(made(study, loaded), made(study, prior), strict=True):
             np.testing.assert_array_equal(one, other)
         assert study.generator.network(loaded) == study.generator.network(prior)
         assert len(loaded.history) == 1 and loaded.velocity_weight == prior.velocity_weight
     # Written over, as an arm that is trained again.
-    study.generator.save(folder / arms.PRIOR, study.start())
-    assert differing(study.generator.load(folder / arms.PRIOR), prior)
+    study.generator.save(folder / finetuning.PRIOR, study.start())
+    assert differing(study.generator.load(folder / finetuning.PRIOR), prior)
+
+
+# ReMoDiffuse retrieves from motions that are not ours to ship.
+@pytest.mark.parametrize("name", [family for family in FAMILIES if family != "remodiffuse"])
+def test_a_base_starts_from_shipped_weights(study, prior, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "shipped_prior", lambda family: tmp_path / family)
+    about = {"provenance": {"licence": "ours"}}
+    study.generator.save(tmp_path / study.name, prior, about, half=True)
+    section = GeneratorSection(checkpoint="open")
+    track = study.track.model_copy(update={"generators": {study.name: section}})
+    started = networks(replace(study, track=track).start())
+    for key, x in networks(prior).items():
+        torch.testing.assert_close(started[key], x, rtol=1e-3, atol=1e-4)
 
 
 def test_motions_are_as_long_as_was_asked_and_follow_their_seed(study, prior):
@@ -176,7 +188,7 @@ def test_requests_become_a_table_with_features_and_joints(study, prior):
 
 def test_refinement_trains_a_copy_with_the_losses_asked_for(study, prior, name, tmp_path):
     before = {key: x.clone() for key, x in networks(prior).items()}
-    settings = arms.finetuning(study.track, LossWeights(acc=2.0), 4, 0)
+    settings = finetuning.finetuning(study.track, LossWeights(acc=2.0), 4, 0)
     more, _ = study.generator.refine(
         prior, study.clips, settings, tmp_path / "a", study.held_out, "cpu"
     )
@@ -303,7 +315,7 @@ def published(
     if name == "remodiffuse":
         database = build_database(clips[:9], official_scale, encoder, 24)
         untrained = replace(untrained, normaliser=official_scale, database=database)
-    settings = replace(arms.pretraining(tiny, name), steps=8)
+    settings = replace(finetuning.pretraining(tiny, name), steps=8)
     prior, _ = generator.train(untrained, clips[:9], settings, tmp_path, [], "cpu")
     WRITERS[name](data / FOLDER, prior)
     own = {} if name == "mdm" else sizes[name]  # of which the file says its own
@@ -316,7 +328,7 @@ def test_published_weights_are_the_base_as_they_are(published):
     study, prior = published
     start = study.start()
     run = study.make_base(start)
-    kept = arms.load_model(study.track, study.name)
+    kept = finetuning.load_model(study.track, study.name)
     np.testing.assert_allclose(kept.normaliser.mean, prior.normaliser.mean, rtol=1e-6)
     np.testing.assert_allclose(kept.normaliser.std, prior.normaliser.std, rtol=1e-6)
     requests = (["a person walks", "a person jumps"], [24, 13], [1, 2], None, 2, "cpu", False)
@@ -324,7 +336,7 @@ def test_published_weights_are_the_base_as_they_are(published):
         *(study.generator.generate(p, *requests) for p in (kept, start)), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    settings = arms.finetuning(study.track, arms.LossWeights(), None, 0)
+    settings = finetuning.finetuning(study.track, finetuning.LossWeights(), None, 0)
     theirs, found = (
         study.generator.validation(p, study.held_out, settings, "cpu") for p in (prior, kept)
     )
@@ -333,7 +345,7 @@ def test_published_weights_are_the_base_as_they_are(published):
     assert reported == pytest.approx(found, rel=1e-6)
     assert run.metrics["clips"] == 0 and len(kept.history) == 1
     assert run.metrics["parameters"] == study.generator.parameters(prior)
-    curves = pd.read_parquet(run.path(arms.HISTORY))
+    curves = pd.read_parquet(run.path(finetuning.HISTORY))
     assert curves["split"].tolist() == ["validation"] and curves["step"].tolist() == [0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2imu_utils import finetuning as arms
+from t2imu_utils import finetuning
 from t2imu_utils.analysis import har, lacc
 from t2imu_utils.imu.sensors import virtual_imu
 from t2imu_utils.models.diffusion import Solver, schedule
@@ -58,7 +58,7 @@ def losses(prior):
     return {term: getattr(found, f"L_{term}") for term in TERMS}
 
 
-SETTINGS = arms.TrainConfig(steps=3, batch_size=4, max_frames=16, condition_dropout=0.5)
+SETTINGS = finetuning.TrainConfig(steps=3, batch_size=4, max_frames=16, condition_dropout=0.5)
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def silent(x0, x0_hat, mask):
 @pytest.mark.parametrize("name", ["mdm", "momask", "remodiffuse"])
 def test_a_changed_loss_is_trained_with(name, tiny, words, clips, runs_folder, losses):
     """L_acc that is always 0 makes the control; the notebook's own makes the package's model."""
-    study = arms.Study(tiny, name, clips, clips[:4], {})
+    study = finetuning.Study(tiny, name, clips, clips[:4], {})
     base = study.make_base(study.start())
 
     def ends(**given):
-        run = study.make_arm(base, arms.finetuning(tiny, LossWeights(**given), None, 0))
-        model = arms.load_model(tiny, run.dir.parent.name)
+        run = study.make_arm(base, finetuning.finetuning(tiny, LossWeights(**given), None, 0))
+        model = finetuning.load_model(tiny, run.dir.parent.name)
         network = model.rvq if name == "momask" else model.model
         return torch.cat([p.flatten() for p in network.parameters()]).detach(), run
 
