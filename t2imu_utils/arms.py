@@ -6,6 +6,7 @@ appended: ``mdm-acc0.1-vel0.5-joints-s1``. Names are made, never read: what a mo
 the `run.json` of its stage 02.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,6 +18,7 @@ from t2imu_utils.tracks import BASE, StudySection, Track
 
 TRAINING, RECOGNITION = "02_finetuning", "07_har"
 LOSSES = ("pos", "foot", "vel")
+_OF_VIRTUAL = re.compile("keep|phone|placement")  # words in the names of variants
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,17 @@ def papers_refined(models: Sequence[str], study: StudySection | None = None) -> 
 
 def varied(study: StudySection | None, models: Sequence[str]) -> list[tuple[str, str]]:
     """Models, and real recordings, whose recognition is done otherwise than in the paper, and the
-    name of the stage."""
-    slugs = study.variants if study else []
-    return [(model, stage_name(RECOGNITION, slug)) for model in (*models, REAL) for slug in slugs]
+    name of the stage.
+
+    Of models with L_acc those with the study's first weight. Real recordings are taken as they are:
+    what only virtual sensors can have is not theirs.
+    """
+    if study is None:
+        return []
+    kept = [m for m in models if arm(m).lambda_acc in (None, 0.0, study.weights[0])]
+    pairs = [(m, slug) for m in kept for slug in study.variants]
+    pairs += [(REAL, slug) for slug in study.variants if not _OF_VIRTUAL.search(slug)]
+    return [(model, stage_name(RECOGNITION, slug)) for model, slug in pairs]
 
 
 def classifier_seeds(track: Track, model: str, variant: str = "") -> list[int]:

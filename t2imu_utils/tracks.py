@@ -147,8 +147,8 @@ class StudySection(Section):
     # recognition that is done otherwise.
     classifiers: Count
     variant_classifiers: Count
-    # Names of `analysis.har.RecognitionVariant`, for all that notebook 07 compares and for real
-    # recordings.
+    # Names of `analysis.har.RecognitionVariant`, for real recordings and all models but those with
+    # further weights.
     variants: list[str]
 
 

@@ -93,5 +93,13 @@ def test_other_seeds_and_ways_get_fewer_classifiers(study):
     }  # fmt: skip
     found = {pair: len(arms.classifier_seeds(track, *pair)) for pair in counts}
     assert found == counts
-    varied = [(model, "07_har-gravity") for model in ("mdm", "momask", "real")]
-    assert arms.varied(study, ["mdm", "momask"]) == varied and arms.varied(None, ["mdm"]) == []
+
+
+def test_of_the_weights_the_first_is_recognised_in_other_ways(study):
+    study = study.model_copy(update={"variants": ["gravity", "gravity-placement"]})
+    models = ["mdm", "mdm-ft", "mdm-acc0.1", "mdm-acc1"]
+    named = [Arm("mdm"), *arms.repeated(study)]
+    found = arms.varied(study, [one.name for one in named if one.name in models])
+    expected = [(m, f"07_har-gravity{also}") for m in models[:3] for also in ("", "-placement")]
+    assert found == [*expected, ("real", "07_har-gravity")]
+    assert arms.varied(None, ["mdm"]) == []
