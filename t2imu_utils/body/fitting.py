@@ -397,7 +397,7 @@ def calibrate(
     def posed(local: Tensor, root: Tensor, constants: Tensor) -> tuple[tuple[Tensor, ...], float]:
         skeleton = base + torch.einsum("uks,ux->ksx", shifts, constants)
         state = _state(local, root, skeleton.expand(frames, -1, -1, -1))
-        cost = _cost(target, local, state[2], *priors).sum() + weight * (constants**2).sum()
+        cost = _cost(target, local, state, *priors).sum() + weight * (constants**2).sum()
         return state, float(cost)
 
     state, cost = posed(local, root, constants)
@@ -451,32 +451,38 @@ def solve_pose(
     local = _analytic_start(target, skeleton[:, 0])
     root = target[:, 0] - skeleton[:, 0, 0]
     if skeleton[:, 1:].any():  # start again from where that pose puts the centres
-        _, centres, given, _ = _state(local, root, skeleton)
+        _, centres, given, *_ = _state(local, root, skeleton)
         local = _analytic_start(target - given + centres, skeleton[:, 0])
     else:
         skeleton = skeleton[:, :1]
     damping = torch.full((len(target),), 1e-6).to(target)
     rest, time = _weights(target)
+    state = _state(local, root, skeleton)
+
+    def keep(rows: Tensor | slice, better: Tensor, now: Sequence[Tensor | None]) -> None:
+        for held, new in zip((local, root, *state), now, strict=True):
+            if new is not None:
+                chosen = better.view(-1, *[1] * (new.dim() - 1))
+                held[rows] = torch.where(chosen, new, held[rows])
 
     def step(rows: Tensor | slice, mean: Tensor, time: Tensor) -> None:
         goal, bones, near = target[rows], skeleton[rows], (rest, time, mean[rows])
         turned, place = local[rows], root[rows]
-        state = _state(turned, place, bones)
-        _, _, normal, gradient, before = _equations(goal, turned, state, *near)
+        here = [x if x is None else x[rows] for x in state]
+        _, _, normal, gradient, before = _equations(goal, turned, here, *near)
         diagonal = torch.diagonal(normal, dim1=1, dim2=2)
         diagonal += damping[rows, None] * diagonal + 1e-7
         factor, failed = torch.linalg.cholesky_ex(normal)
         change = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         change = torch.where((failed == 0)[:, None], change, torch.zeros_like(change))
-        new = _moved(turned, place, state[0], change)
-        better = _cost(goal, new[0], _state(*new, bones)[2], *near) <= before
+        new = _moved(turned, place, here[0], change)
+        there = _state(*new, bones)
+        better = _cost(goal, new[0], there, *near) <= before
         damping[rows] *= torch.where(better, 0.1, 30.0)
-        local[rows] = torch.where(better[:, None, None, None], new[0], turned)
-        root[rows] = torch.where(better[:, None], new[1], place)
+        keep(rows, better, (*new, *there))
 
-    def errors(blocks: Sequence[Tensor | slice]) -> Tensor:
-        off = [_state(local[r], root[r], skeleton[r])[2] - target[r] for r in blocks]
-        return torch.cat(off).norm(dim=-1).mean(1)
+    def errors() -> Tensor:
+        return (state[2] - target).norm(dim=-1).mean(1)
 
     every = [slice(start, start + BLOCK) for start in range(0, len(target), BLOCK)]
     for count in range(iterations):
@@ -486,22 +492,24 @@ def solve_pose(
         close = time if joined else 0 * time
         for rows in every:
             step(rows, mean, close)
-    error = errors(every)
+    error = errors()
     lengths = torch.unique_consecutive(clip, return_counts=True)[1].tolist()
     usual = torch.cat([own.median().expand(len(own)) for own in error.split(lengths)])
     doubtful = torch.nonzero(error > DOUBTFUL * usual)[:, 0]
     if len(doubtful):
         mean = _smooth(local[:, ACTIVE], clip, rate, error)
-        kept = local[doubtful], root[doubtful]
-        local[doubtful[:, None], ACTIVE] = mean[doubtful]
+        kept = [x if x is None else x[doubtful] for x in (local, root, *state)]
+        again = local[doubtful]
+        again[:, ACTIVE] = mean[doubtful]
+        tried = again, root[doubtful]
+        always = torch.ones(len(doubtful), dtype=torch.bool, device=target.device)
+        keep(doubtful, always, (*tried, *_state(*tried, skeleton[doubtful])))
         damping[doubtful] = 1e-6
         for _ in range(iterations):
             for rows in doubtful.split(BLOCK):
                 step(rows, mean, time)
-        again = errors(doubtful.split(BLOCK))
-        worse = again > error[doubtful]
-        local[doubtful[worse]], root[doubtful[worse]] = (x[worse] for x in kept)
-        error[doubtful] = torch.minimum(again, error[doubtful])
+        keep(doubtful, errors()[doubtful] > error[doubtful], kept)
+        error = errors()
     pelvis = root + skeleton[:, 0, 0] + centre[:, 0]
     return quat_to_matrix(matrix_to_quat(local)), pelvis, error
 
@@ -534,15 +542,17 @@ def _state(
     local: Float[Tensor, "F 22 3 3"],
     root: Float[Tensor, "F 3"],
     skeleton: Float[Tensor, "F 1|3 22 3"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Rotations of the bones, their centres, the given joints, and their offset by the own bone."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """Rotations of the bones, their centres, the given joints, their offset by the own bone, and
+    the rotation vectors of the active bones."""
     rotations, centres = forward_kinematics(local, skeleton[:, 0], PARENTS)
-    centres = centres + root[:, None]
+    centres, vectors = centres + root[:, None], matrix_to_axis_angle(local[:, ACTIVE])
     if skeleton.shape[1] == 1:  # the joints are the centres
-        return rotations, centres, centres, None
+        return rotations, centres, centres, None, vectors
     above, own = skeleton[:, 1:].unbind(1)
     own = (rotations @ own[..., None])[..., 0]
-    return rotations, centres, centres + (rotations[:, UP] @ above[..., None])[..., 0] + own, own
+    given = centres + (rotations[:, UP] @ above[..., None])[..., 0] + own
+    return rotations, centres, given, own, vectors
 
 
 def _moved(
@@ -583,9 +593,14 @@ def _standing(joints: Float[Tensor, "F 22 3"]) -> Float[Tensor, "F"]:
 
 
 def _cost(
-    target: Tensor, local: Tensor, given: Tensor, rest: Tensor, time: Tensor, mean: Tensor
+    target: Tensor,
+    local: Tensor,
+    state: Sequence[Tensor | None],
+    rest: Tensor,
+    time: Tensor,
+    mean: Tensor,
 ) -> Float[Tensor, "F"]:
-    vectors = matrix_to_axis_angle(local[:, ACTIVE])
+    _, _, given, _, vectors = state
     away = _small_turn(mean @ local[:, ACTIVE].mT)
     prior = rest * vectors**2 + time * away**2
     return ((target - given) ** 2).sum((1, 2)) + prior.sum((1, 2))
@@ -594,7 +609,7 @@ def _cost(
 def _equations(
     target: Tensor,
     local: Tensor,
-    state: tuple[Tensor, ...],
+    state: Sequence[Tensor | None],
     rest: Tensor,
     time: Tensor,
     mean: Tensor,
@@ -604,7 +619,7 @@ def _equations(
     Unknowns, for each of the world's axes: translation along it, then for each active bone a small
     rotation about it, around the bone's centre.
     """
-    rotations, centres, given, own = state
+    rotations, centres, given, own, vectors = state
     arm = BELOW.to(target) * (given[..., None] - centres[:, ACTIVE].mT[:, None])
     if own is not None:
         arm[:, ACTIVE, :, range(len(ACTIVE))] = own[:, ACTIVE].movedim(1, 0)
@@ -621,7 +636,6 @@ def _equations(
     normal, gradient = products[..., :-1], products[..., -1]
 
     # A small turn d of the world turns the rotation vector by inverse_jacobian @ frame^T d.
-    vectors = matrix_to_axis_angle(local[:, ACTIVE])
     frames = _frames(rotations).mT
     slope = _inverse_jacobian(vectors) @ frames
     away = _small_turn(mean @ local[:, ACTIVE].mT)
