@@ -229,7 +229,9 @@ def read_columns(
     if absent := [str(c) for c in every if c not in table.columns]:
         raise Refused(f"no column {', '.join(absent)}; found {', '.join(map(str, table.columns))}")
     raw = table[list(columns)]
-    values = raw.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    numeric = all(kind.kind in "iuf" for kind in raw.dtypes)
+    numbers = raw if numeric else raw.apply(pd.to_numeric, errors="coerce")
+    values = numbers.to_numpy(np.float64)
     good = np.isfinite(values).all(1)
     bad = int((~good).sum())
     told = ""
