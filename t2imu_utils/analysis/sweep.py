@@ -285,7 +285,8 @@ def claims(change: pd.DataFrame, accuracy: Mapping[str, pd.DataFrame]) -> pd.Dat
 
     Returns:
         Columns ``claim``, ``arm``, ``seeds``, ``change`` (percent of L_acc, or points of balanced
-        accuracy), ``low``, ``high`` (95 %) and ``verdict``.
+        accuracy), ``low``, ``high`` (95 %), ``least`` (the smallest effect that could have been
+        seen: the larger distance to an end of the interval) and ``verdict``.
     """
     own = change[(change["generator"] == MDM) & (change["reference"] == CONTROL)]
     own, rows = own[~own["arm"].isin(TRIVIAL)], []
@@ -299,7 +300,10 @@ def claims(change: pd.DataFrame, accuracy: Mapping[str, pd.DataFrame]) -> pd.Dat
             claim = f"accuracy, {slug or 'raw axes'}"
             rows.append((claim, arm, seeds, gain, low, high, _verdict(low, high)))
     columns = ["claim", "arm", "seeds", "change", "low", "high", "verdict"]
-    return pd.DataFrame(rows, columns=columns).astype({"seeds": int})
+    table = pd.DataFrame(rows, columns=columns).astype({"seeds": int})
+    least = np.fmax(table["change"] - table["low"], table["high"] - table["change"])
+    table.insert(len(columns) - 1, "least", least)
+    return table
 
 
 def _verdict(low: float, high: float) -> str:
