@@ -67,6 +67,15 @@ def test_recognition(study, rows):
     person = study["sources"]["person"]
     official, own = (person[model]["mean"] for model in ("official", "mdm"))
     assert f"({official:.1f} against {own:.1f} % on UMAFall, four trainings each)" in page
+    base, recorded, real = (
+        study["sources"]["gravity"][m]["mean"] for m in ("mdm", "recorded", "real")
+    )
+    page = " ".join(page.split())
+    told = f"motion to {base:.1f} %, recorded motion to {recorded:.1f} % and real sensors"
+    told += f" to {real:.1f} %"
+    assert told in page
+    told = f"recorded motion reaches {100 * recorded / real:.0f} % of what real sensors do"
+    assert f"{told}, and sampled motion {100 * base / recorded:.0f} % of recorded" in page
     # What is said of the claims: L_acc falls; all else is not supported.
     verdicts = {row["claim"]: row["verdict"] for row in study["claims"]}
     assert verdicts.pop("L_acc, held-out clips") == "supported"
